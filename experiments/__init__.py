@@ -1,0 +1,1 @@
+"""Experiments on recurrent networks: the impure edge with flags, files and pictures."""

@@ -1,0 +1,86 @@
+"""The cell that a flag names: one of the library's, or one from a file of the user's own."""
+
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import recurrent
+from experiments.errors import UserError, did_you_mean
+from recurrent import Cell
+
+
+def library_cells() -> dict[str, Callable[..., Cell]]:
+    """The library's public functions from (input_size, hidden_size) to a cell."""
+    public = {name: getattr(recurrent, name) for name in recurrent.__all__}
+    return {
+        name: value
+        for name, value in public.items()
+        if inspect.isfunction(value)
+        and list(inspect.signature(value).parameters)[:2] == ["input_size", "hidden_size"]
+        and inspect.signature(value).return_annotation is Cell
+    }
+
+
+def help_text() -> str:
+    """The meaning of ``--cell``."""
+    return f"the cell: {', '.join(library_cells())}, or one of your own as FILE.py:FUNCTION"
+
+
+def make_cell(name: str, input_size: int, hidden_size: int) -> Cell:
+    """The cell of these sizes that ``--cell=name`` stands for.
+
+    Raises:
+      UserError: as `cell_factory` does, and where the function returns something else.
+    """
+    cell = cell_factory(name)(input_size, hidden_size)
+    if not isinstance(cell, Cell):
+        raise UserError(
+            f"--cell: expected {name} to return a recurrent.Cell, got {type(cell).__name__}."
+        )
+    return cell
+
+
+def cell_factory(name: str) -> Callable[..., Cell]:
+    """The function that ``--cell=name`` stands for.
+
+    Raises:
+      UserError: for a name that is none, a file that is not there or is not Python, or a
+        function that the file does not define.
+    """
+    file, colon, function = name.rpartition(":")
+    if colon:
+        return _function_in(Path(file), function)
+    known = library_cells()
+    if name not in known:
+        raise UserError(
+            f"--cell: expected one of {', '.join(known)}, or FILE.py:FUNCTION, got {name!r}."
+            + did_you_mean(name, known)
+        )
+    return known[name]
+
+
+def _function_in(file: Path, function: str) -> Callable[..., Cell]:
+    if not file.is_file():
+        raise UserError(f"--cell: there is no file {str(file)!r}.")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--cell: {str(file)!r} is not a Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"--cell: {file}, line {error.lineno}: {error.msg}.") from error
+    if not callable(getattr(module, function, None)):
+        names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+        raise UserError(
+            f"--cell: {file} defines no function {function!r}.{did_you_mean(function, names)}"
+        )
+    return getattr(module, function)
+
+
+def source_hash(name: str) -> str | None:
+    """SHA-256 of the file in ``FILE.py:FUNCTION``; None for a cell of the library."""
+    file, colon, _ = name.rpartition(":")
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if colon else None

@@ -1,0 +1,89 @@
+"""Saving and restoring a run's state, on Orbax."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.errors import UserError
+
+
+@contextlib.contextmanager
+def checkpoints(folder: Path, keep: int = 2) -> Iterator[Any]:
+    """An Orbax manager whose last save has ended when the block does."""
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+        yield manager
+
+
+def save(manager: Any, step: int, tree: Any, notes: dict[str, Any]) -> None:
+    """Writes the tree and the notes (JSON) as the checkpoint of a step, in the background."""
+    import orbax.checkpoint as ocp
+
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardSave(_without_keys(tree)),
+        notes=ocp.args.JsonSave(notes | {"shapes": _shapes(tree)}),
+    )
+    manager.save(step, args=arguments, force=True)
+
+
+def restore(manager: Any, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    """The newest checkpoint as a tree like ``like``, and its notes; None where there is none.
+
+    Args:
+      manager: of `checkpoints`.
+      like: a tree of arrays or `jax.ShapeDtypeStruct`.
+
+    Raises:
+      UserError: where the checkpoint holds another tree, naming the first difference.
+    """
+    import orbax.checkpoint as ocp
+
+    step = manager.latest_step()
+    if step is None:
+        return None
+    notes_only = ocp.args.Composite(notes=ocp.args.JsonRestore())
+    notes = manager.restore(step, args=notes_only)["notes"]
+    _check_shapes(manager.directory / str(step), notes.pop("shapes"), _shapes(like))
+    target = ocp.args.StandardRestore(jax.eval_shape(_without_keys, like))
+    found = manager.restore(step, args=ocp.args.Composite(state=target))
+    return _with_keys(found["state"], like), notes
+
+
+def _check_shapes(folder: Any, found: dict[str, str], expected: dict[str, str]) -> None:
+    for path in {**expected, **found}:
+        if found.get(path) != expected.get(path):
+            raise UserError(
+                f"The checkpoint {folder} is of another model: {path} is "
+                f"{found.get(path, 'absent')} there and {expected.get(path, 'absent')} here. "
+                "Choose another --name, or begin anew with --overwrite."
+            )
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _without_keys(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, tree)
+
+
+def _with_keys(tree: Any, like: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, model: jax.random.wrap_key_data(leaf) if _is_key(model) else leaf, tree, like
+    )

@@ -1,0 +1,256 @@
+"""Files from the web, verified by their SHA-256 and kept in the data folder."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import sys
+import urllib.request
+from collections.abc import Callable, Generator
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+from urllib.error import HTTPError
+
+from experiments.data.cache import data_dir
+from experiments.errors import UserError, unknown
+
+_TIMEOUT_SECONDS = 30.0
+_CHUNK_BYTES = 2**16
+
+
+class RemoteFile(NamedTuple):
+    """A file to download.
+
+    Attributes:
+      path: where it is kept, relative to `data_dir()`.
+      url: its http or https address.
+      sha256: of the file as distributed, in lower-case hexadecimal digits.
+    """
+
+    path: str
+    url: str
+    sha256: str
+
+
+def _mnist(name: str, sha256: str) -> RemoteFile:
+    url = f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}"
+    return RemoteFile(f"mnist/{name}", url, sha256)
+
+
+# A data set without files comes with a package that is installed anyway.
+REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
+    "digits": (),
+    "mnist": (
+        _mnist(
+            "train-images-idx3-ubyte.gz",
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        ),
+        _mnist(
+            "train-labels-idx1-ubyte.gz",
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        ),
+        _mnist(
+            "t10k-images-idx3-ubyte.gz",
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        ),
+        _mnist(
+            "t10k-labels-idx1-ubyte.gz",
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
+    ),
+}
+
+
+def download_dataset(name: str) -> list[Path]:
+    """Downloads what is missing of one data set, or of `all`.
+
+    Args:
+      name: a key of `REMOTE_FILES`, or `all`.
+
+    Returns:
+      The local files; none for a data set that needs no download, which is said on stderr.
+
+    Raises:
+      UserError: there is no such data set, or a file can be neither found nor downloaded.
+    """
+    if name == "all":
+        return [path for each in REMOTE_FILES for path in download_dataset(each)]
+    if name not in REMOTE_FILES:
+        raise UserError(unknown("data set", name, [*REMOTE_FILES, "all"]))
+    if not REMOTE_FILES[name]:
+        _say(f"{name} needs no download: it comes with an installed package.")
+    return [fetch(file) for file in REMOTE_FILES[name]]
+
+
+def fetch(file: RemoteFile) -> Path:
+    """The local path of a file, which is downloaded if it is not there.
+
+    A local file is taken as it is, also when it is the uncompressed one (the name without
+    `.gz`): its hash is not checked, since mirrors compress anew. A download is written to
+    `NAME.part`, continued there after an interruption, and renamed once its hash is right, so
+    that a file with its final name is always whole.
+
+    Raises:
+      UserError: the file cannot be downloaded, is not what was expected, or cannot be written.
+        The sentence says which file is wanted, from where, and where to put it.
+    """
+    destination = data_dir() / file.path
+    local = _local_copy(destination)
+    if local:
+        return local
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_only_writer(destination.parent))
+        except OSError as error:
+            raise _unwritable(file, destination, error) from error
+        return _local_copy(destination) or _download(file, destination)
+
+
+def _local_copy(destination: Path) -> Path | None:
+    candidates = [destination]
+    if destination.suffix == ".gz":
+        candidates.append(destination.with_suffix(""))
+    # Path.is_file raises where a folder may not be entered; this answers no.
+    return next((path for path in candidates if os.path.isfile(path)), None)
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Generator[None]:
+    """Holds off other processes that download into the folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"waiting for another process that downloads into {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _download(file: RemoteFile, destination: Path) -> Path:
+    part = destination.with_name(f"{destination.name}.part")
+    try:
+        _save(file, part)
+        sha256 = _sha256(part)
+        if sha256 != file.sha256:
+            part.unlink()
+            raise _wrong_hash(file, destination, sha256)
+        return part.replace(destination)
+    except (OSError, HTTPException, ValueError) as error:
+        raise _failed(file, destination, error) from error
+
+
+def _save(file: RemoteFile, part: Path) -> None:
+    """Appends to the part what is missing, or writes all of it if the server sends all."""
+    held = part.stat().st_size if part.exists() else 0
+    with _open_url(file.url, held) as response:
+        resumed = response.status == 206
+        start = held if resumed else 0
+        length = response.length
+        with (
+            part.open("ab" if resumed else "wb") as stream,
+            _progress(file, start, length and start + length) as advance,
+        ):
+            received = _copy(response, stream, advance)
+    if length is not None and received != length:
+        raise ConnectionError(f"the connection closed after {received} of {length} bytes")
+
+
+def _open_url(url: str, offset: int) -> HTTPResponse:
+    headers = {"Range": f"bytes={offset}-"} if offset else {}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 (the opener allows http alone)
+    try:
+        return _web_only_opener().open(request, timeout=_TIMEOUT_SECONDS)
+    except HTTPError as error:
+        error.close()
+        range_not_satisfiable = error.code == 416
+        if range_not_satisfiable and offset:
+            return _open_url(url, 0)
+        raise
+
+
+def _web_only_opener() -> urllib.request.OpenerDirector:
+    """An opener without the file, ftp and data schemes of the standard one."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
+def _copy(response: HTTPResponse, stream: BinaryIO, advance: Callable[[int], object]) -> int:
+    received = 0
+    while chunk := response.read(_CHUNK_BYTES):
+        stream.write(chunk)
+        received += len(chunk)
+        advance(len(chunk))
+    stream.flush()
+    os.fsync(stream.fileno())
+    return received
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _progress(
+    file: RemoteFile, start: int, total: int | None
+) -> Generator[Callable[[int], object]]:
+    """A bar on a terminal, one line elsewhere; yields what is called with each byte count."""
+    if not sys.stderr.isatty():
+        size = f" ({total / 1e6:.1f} MB)" if total else ""
+        resumed = f", resumed at {start / 1e6:.1f} MB" if start else ""
+        _say(f"downloading {file.path}{size} from {file.url}{resumed}")
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(
+        desc=file.path, initial=start, total=total, unit="B", unit_scale=True, file=sys.stderr
+    ) as bar:
+        yield bar.update
+
+
+def _failed(file: RemoteFile, destination: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{file.path} is missing and its download from {file.url} failed ({_reason(error)}): "
+        f"run the same command again when it can be reached, or put the file at {destination}."
+    )
+
+
+def _wrong_hash(file: RemoteFile, destination: Path, sha256: str) -> UserError:
+    return UserError(
+        f"The download of {file.path} from {file.url} has SHA-256 {sha256} where {file.sha256} "
+        f"was expected, so it was removed: run the same command again, or put the right file "
+        f"at {destination}."
+    )
+
+
+def _unwritable(file: RemoteFile, destination: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{file.path} is missing and {destination.parent} cannot be written "
+        f"({_reason(error)}): put the file from {file.url} at {destination}, or set "
+        f"RECURRENT_DATA_DIR to a folder that can."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    inner = getattr(error, "reason", None)
+    if isinstance(inner, BaseException):
+        return _reason(inner)
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

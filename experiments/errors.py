@@ -1,0 +1,25 @@
+"""The one exception that the launcher turns into a sentence, and help in wording it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that one sentence explains: what was expected, what came, what to do.
+
+    The launcher prints it without a traceback and exits with status 2. Parsers of
+    untrusted files raise nothing else.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`` Did you mean "lstm"?`` where a known word is close, else nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def unknown(kind: str, word: str, known: Iterable[str]) -> str:
+    """The sentence for a word that is none of the known ones."""
+    known = list(known)
+    sentence = f"There is no {kind} {word!r}; choose from {', '.join(known)}."
+    return sentence + did_you_mean(word, known)

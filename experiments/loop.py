@@ -1,0 +1,239 @@
+"""The one training loop: calls of a Program, epoch by epoch, surviving stops and crashes."""
+
+import contextlib
+import functools
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from experiments import rundir
+from experiments.checkpoint import checkpoints, restore, save
+from experiments.config import TrainingConfig, traced
+from experiments.events import event_writer
+from experiments.program import Numbers, Program
+from experiments.progress import progress
+from recurrent.losses import Average
+
+SECONDS_BETWEEN_SAVES = 2.0
+NON_FINITE_STEPS_ALLOWED = 20
+
+
+class RunState(NamedTuple):
+    """All that a resumed run needs.
+
+    Attributes:
+      train: the Program's own state.
+      sums: the training metrics of the epoch so far.
+      best_params: the params of the highest score.
+      best_score: that score, ``[]``.
+      best_step: the step it was reached at, ``[]``; 0 before the first evaluation.
+    """
+
+    train: Any
+    sums: Any
+    best_params: Any
+    best_score: Array
+    best_step: Array
+
+
+class Moment(NamedTuple):
+    """Where the run stands after one call; ``row`` is there when an epoch ended with it."""
+
+    state: RunState
+    step: int
+    words: str
+    row: dict[str, Any] | None
+
+
+class Outcome(NamedTuple):
+    """A finished training: its last state, rows of metrics and seconds over all its parts."""
+
+    state: RunState
+    rows: list[dict[str, Any]]
+    seconds: float
+
+
+class Stopped(Exception):
+    """A signal ended the run early, after its state was saved."""
+
+    def __init__(self, signum: int, step: int, total: int):
+        super().__init__(f"Stopped and saved at step {step} of {total}")
+        self.signum = signum
+
+
+class Diverged(Exception):
+    """Too many steps in a row had a gradient that was not finite."""
+
+
+def train(
+    program: Program, config: TrainingConfig, folder: Path, started: Callable[[int], None]
+) -> Outcome:
+    """Trains to the end of the last epoch, from the latest checkpoint in ``folder`` if any.
+
+    Args:
+      program: what to train.
+      config: epochs, steps_per_call and the traced numbers.
+      folder: the run directory, for ``checkpoints``, ``metrics.jsonl`` and ``events``.
+      started: called with the number of steps already taken, just before the first step.
+
+    Raises:
+      Stopped: after SIGINT or SIGTERM.
+      Diverged: after `NON_FINITE_STEPS_ALLOWED` skipped steps in a row.
+    """
+    begun = time.monotonic()
+    total = config.epochs * program.steps_per_epoch
+    numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
+    with (
+        stop_requests() as stops,
+        checkpoints(folder / "checkpoints" / "latest", keep=2) as latest,
+        checkpoints(folder / "checkpoints" / "best", keep=1) as best,
+        event_writer(folder / "events") as write_events,
+    ):
+        call = jax.jit(program.train, static_argnums=3, donate_argnums=0)
+        fresh = first_state(program, call, numbers, config.steps_per_call)
+        state, notes = restore(latest, fresh) or (fresh, {})
+        begun -= notes.get("train_seconds", 0.0)
+        first = int(state.train.step)
+        rows = rundir.rows_until(folder / "metrics.jsonl", first)
+
+        def keep(state: RunState, step: int) -> None:
+            save(latest, step, state, {"train_seconds": time.monotonic() - begun})
+            if int(state.best_step) not in (0, best.latest_step()):
+                save(best, int(state.best_step), state.best_params, {})
+
+        saved = time.monotonic()
+        with progress(first, total) as show:
+            for moment in moments(program, call, config, numbers, state, lambda: started(first)):
+                state = moment.state
+                show(moment.step, moment.words)
+                if moment.row is not None:
+                    rows.append(moment.row)
+                    rundir.append_row(folder / "metrics.jsonl", moment.row)
+                    write_events(moment.row)
+                stop = bool(stops) or moment.step == total
+                if stop or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                    keep(state, moment.step)
+                    saved = time.monotonic()
+                if stops:
+                    raise Stopped(stops[0], moment.step, total)
+    return Outcome(state, rows, time.monotonic() - begun)
+
+
+def first_state(program: Program, call: Any, numbers: Numbers, steps_per_call: int) -> RunState:
+    """The state of a run that has not begun."""
+    state = jax.jit(program.init)(numbers)
+    steps = next_call(0, program.steps_per_epoch, steps_per_call)
+    _, shapes = jax.eval_shape(call, state, numbers, program.data["train"], steps)
+    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    best = jax.tree.map(jnp.copy, state.params)
+    return RunState(state, sums, best, jnp.float32(-jnp.inf), jnp.int32(0))
+
+
+def moments(
+    program: Program,
+    call: Any,
+    config: TrainingConfig,
+    numbers: Numbers,
+    state: RunState,
+    started: Callable[[], None],
+) -> Iterator[Moment]:
+    """The training itself: one compiled call after the other, an evaluation after each epoch."""
+    data = program.data["train"]
+    step, total = int(state.train.step), config.epochs * program.steps_per_epoch
+    evaluate = jax.jit(program.evaluate)
+
+    @functools.cache
+    def compiled(steps: int) -> Any:
+        return call.lower(state.train, numbers, data, steps).compile()
+
+    if step < total:
+        compiled(next_call(step, program.steps_per_epoch, config.steps_per_call))
+        started()
+    while step < total:
+        steps = next_call(step, program.steps_per_epoch, config.steps_per_call)
+        train_state, sums = compiled(steps)(state.train, numbers, data)
+        step += steps
+        state = state._replace(train=train_state, sums=jax.tree.map(jnp.add, state.sums, sums))
+        refuse_divergence(int(train_state.skipped), step)
+        row = None
+        if step % program.steps_per_epoch == 0:
+            valid = evaluate(train_state.params, program.data["valid"])
+            row = epoch_row(step, program.steps_per_epoch, state.sums, valid)
+            state = after_epoch(program, state, valid)
+        words = shown(means(sums), program.metric)
+        yield Moment(state, step, words, row)
+
+
+def next_call(step: int, steps_per_epoch: int, limit: int) -> int:
+    """How many steps the next call takes: even parts of an epoch, none above the limit."""
+    part = math.ceil(steps_per_epoch / math.ceil(steps_per_epoch / limit))
+    return min(part, steps_per_epoch - step % steps_per_epoch)
+
+
+def after_epoch(program: Program, state: RunState, valid: dict[str, Average]) -> RunState:
+    """The state with empty sums, and with new best params where the score has risen."""
+    state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+    score = program.score({name: float(value.mean) for name, value in valid.items()})
+    if not score > float(state.best_score):
+        return state
+    return state._replace(
+        best_params=jax.tree.map(jnp.copy, state.train.params),
+        best_score=jnp.float32(score),
+        best_step=state.train.step.copy(),
+    )
+
+
+def epoch_row(
+    step: int, steps_per_epoch: int, train: dict[str, Average], valid: dict[str, Average]
+) -> dict[str, Any]:
+    """A row of ``metrics.jsonl``: only what is the same in every repetition, so no seconds."""
+    row: dict[str, Any] = {"step": step, "epoch": step // steps_per_epoch}
+    row |= {f"train_{name}": value for name, value in means(train).items()}
+    return row | {f"valid_{name}": value for name, value in means(valid).items()}
+
+
+def means(metrics: dict[str, Average]) -> dict[str, float | None]:
+    """Means as JSON numbers, None for what is not finite."""
+    values = {name: float(value.mean) for name, value in metrics.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def shown(values: dict[str, float | None], metric: str) -> str:
+    """Loss and metric in a few characters."""
+    return ", ".join(
+        f"{name} {values[name]:.4f}" for name in ("loss", metric) if values.get(name) is not None
+    )
+
+
+def refuse_divergence(skipped: int, step: int) -> None:
+    """Raises `Diverged` where too many steps in a row were skipped."""
+    if skipped >= NON_FINITE_STEPS_ALLOWED:
+        raise Diverged(
+            f"Training diverged: the last {skipped} steps up to step {step} had gradients that "
+            "are not finite. Try a lower --learning_rate or a --clip_norm."
+        )
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list; a second one raises KeyboardInterrupt."""
+    received: list[int] = []
+
+    def note(signum: int, frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(signum)
+
+    before = {name: signal.signal(name, note) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

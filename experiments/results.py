@@ -1,0 +1,90 @@
+"""What a finished run leaves: result.json, pictures and the report page."""
+
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments import rundir
+from experiments.config import TrainingConfig, options
+from experiments.loop import Outcome, means
+from experiments.program import Program
+from experiments.report import write_report
+
+
+def finish(
+    experiment: str,
+    question: str,
+    program: Program,
+    config: TrainingConfig,
+    outcome: Outcome,
+    folder: Path,
+    command: str,
+) -> dict[str, Any]:
+    """Reads the test split, once, with the best params; draws, reports and returns the result.
+
+    ``result.json`` is written last: where it is, the run is complete.
+    """
+    test = means(jax.jit(program.evaluate)(outcome.state.best_params, program.data["test"]))
+    result = final_numbers(experiment, config, outcome, test)
+    pictures = []
+    (folder / "figures").mkdir(exist_ok=True)
+    for picture in program.pictures(outcome.state.best_params, outcome.rows):
+        file = folder / "figures" / f"{picture.name}.png"
+        picture.figure.savefig(file)
+        pictures.append((picture.heading, file, picture.caption))
+    write_report(
+        folder / "report.html",
+        title=experiment,
+        question=question,
+        headline=headline(program, result),
+        figures=pictures,
+        result=result,
+        config={
+            name: (getattr(config, name), option.default, option.help)
+            for name, option in options(config).items()
+        },
+        command=command,
+    )
+    rundir.write_json(folder / "result.json", result)
+    return result
+
+
+def final_numbers(
+    experiment: str, config: TrainingConfig, outcome: Outcome, test: dict[str, float | None]
+) -> dict[str, Any]:
+    """The flat object of ``result.json``."""
+    best = int(outcome.state.best_step)
+    at_best = next((row for row in outcome.rows if row["step"] == best), {})
+    leaves = jax.tree.leaves(outcome.state.best_params)
+    return {
+        "experiment": experiment,
+        "seed": config.seed,
+        "steps": int(outcome.state.train.step),
+        "epochs": config.epochs,
+        "best_step": best,
+        **{f"test_{name}": value for name, value in test.items()},
+        **{name: value for name, value in at_best.items() if name.startswith("valid_")},
+        "parameters": sum(leaf.size for leaf in leaves),
+        "train_seconds": round(outcome.seconds, 3),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+def headline(program: Program, result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The few numbers that the report shows large."""
+    metric = result[f"test_{program.metric}"]
+    shown = "not finite" if metric is None else f"{metric:.2%}"
+    if metric is not None and program.metric != "accuracy":
+        shown = f"{metric:.4g}"
+    return [
+        (f"test {program.metric}", shown),
+        ("training", f"{result['train_seconds']:.1f} s"),
+        ("steps", f"{result['steps']:,}"),
+        ("parameters", f"{result['parameters']:,}"),
+    ]

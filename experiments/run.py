@@ -1,0 +1,260 @@
+"""The launcher: the only reader of flags. Turns a command line into a run directory."""
+
+import dataclasses
+import hashlib
+import os
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import catalogue, config
+from experiments.config import Option, option
+from experiments.errors import UserError, did_you_mean
+
+DEFAULT = "sequential_digits"
+ROOT = Path(__file__).resolve().parent.parent
+
+USAGE = """\
+./launch.sh                               runs the default experiment, {default}
+./launch.sh EXPERIMENT [--flag=value ...] runs an experiment, or goes on with it
+./launch.sh EXPERIMENT --help             its flags
+./launch.sh list                          all experiments
+./launch.sh download DATASET|all          fetches data sets
+./launch.sh test [pytest arguments]       lints, checks types and runs the tests
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """Flags of every run that say where, not what."""
+
+    name: str = option("", "name of the run directory; by default the flags that were changed")
+    workdir: str = option("", "the run directory itself, instead of runs/EXPERIMENT/NAME")
+    overwrite: bool = option(False, "delete an earlier run in that directory first")
+
+
+def main(arguments: list[str]) -> int:
+    """Does what the command line says; returns the exit status."""
+    try:
+        return dispatch(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+def dispatch(arguments: list[str]) -> int:
+    """`main` without the handling of errors."""
+    word, *rest = arguments or [DEFAULT]
+    if word in ("help", "--help", "-h"):
+        print(USAGE.format(default=DEFAULT), end="")
+    elif word == "list":
+        for name, question in catalogue.experiments().items():
+            print(f"{name:20} {question}")
+    elif word == "download":
+        download(rest)
+    elif word.startswith("-"):
+        return run(DEFAULT, arguments)
+    else:
+        return run(word, rest)
+    return 0
+
+
+def download(names: list[str]) -> None:
+    """Fetches the data sets named."""
+    from experiments.data.download import download_dataset
+
+    if not names:
+        raise UserError("download: say which data set, or all, as in ./launch.sh download mnist.")
+    for name in names:
+        for path in download_dataset(name):
+            print(path)
+
+
+def run(experiment: str, arguments: list[str]) -> int:
+    """Trains an experiment, goes on with it, or says that it is finished."""
+    module = catalogue.load(experiment)
+    if any(word in ("--help", "-h", "--helpfull") for word in arguments):
+        print(help_page(experiment, module))
+        return 0
+    launch, settings = read_flags(arguments, Launch, module.Config)
+    folder = run_directory(experiment, launch, settings)
+    command = shlex.join(["./launch.sh", experiment, *arguments])
+    return train(experiment, module, settings, folder, launch.overwrite, command)
+
+
+def train(
+    experiment: str, module: Any, settings: Any, folder: Path, overwrite: bool, command: str
+) -> int:
+    """`run` after the flags were read."""
+    from experiments import loop, results, rundir
+
+    identity = {
+        "experiment": experiment,
+        "config": dataclasses.asdict(settings),
+        "sources": source_hashes(settings),
+    }
+    question = module.__doc__.partition("\n")[0]
+    with rundir.claim(folder, identity, overwrite):
+        if (folder / "result.json").exists():
+            return say_finished(folder, rundir.read_json(folder / "result.json"))
+        compile_cache()
+        program = module.program(settings)
+        try:
+            outcome = loop.train(program, settings, folder, say_started(experiment, folder))
+        except loop.Stopped as stop:
+            print(f"{stop}; the same command goes on from there.", file=sys.stderr)
+            return 128 + stop.signum
+        except loop.Diverged as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 3
+        result = results.finish(experiment, question, program, settings, outcome, folder, command)
+    return say_result(folder, result)
+
+
+def read_flags(arguments: list[str], *classes: type) -> list[Any]:
+    """One value of each dataclass from the flags, every one typed and checked.
+
+    Raises:
+      UserError: for a flag that is unknown, repeated without sense, ill-typed or out of bounds.
+    """
+    known = {name: field for cls in classes for name, field in config.options(cls).items()}
+    values = flags.FlagValues()
+    for name, field in known.items():
+        define(values, name, field)
+    try:
+        _, *extra = values(["launch.sh", *arguments])
+    except flags.UnrecognizedFlagError as error:
+        hint = did_you_mean(error.flagname, known)
+        raise UserError(f"There is no flag --{error.flagname}.{hint} See --help.") from error
+    except flags.Error as error:
+        raise UserError(f"{error}") from error
+    if extra:
+        raise UserError(f"Unexpected argument {extra[0]!r}: flags are written --name=value.")
+    return [cls(**{name: values[name].value for name in config.options(cls)}) for cls in classes]
+
+
+class _Parser(flags.ArgumentParser):
+    def __init__(self, name: str, field: Option):
+        self.name, self.field = name, field
+
+    def parse(self, argument: Any) -> Any:
+        if not isinstance(argument, str) or argument is self.field.default:
+            return argument
+        return config.parse(self.name, self.field, argument)
+
+
+def define(values: flags.FlagValues, name: str, field: Option) -> None:
+    """Adds the flag of one option."""
+    if field.type is bool:
+        flags.DEFINE_boolean(name, field.default, field.help, flag_values=values)
+    else:
+        flags.DEFINE(_Parser(name, field), name, field.default, field.help, flag_values=values)
+
+
+def help_page(experiment: str, module: Any) -> str:
+    """The experiment's fields, each with type, default and meaning; then the launcher's own."""
+    lines = [module.__doc__.strip(), "", f"Flags of {experiment} (* sweeps in one program):"]
+    lines += [help_line(*item) for item in config.options(module.Config).items()]
+    lines += ["", "Flags of every run:"]
+    return "\n".join(lines + [help_line(*item) for item in config.options(Launch).items()])
+
+
+def help_line(name: str, field: Option) -> str:
+    """One flag's type, default, bounds and meaning."""
+    kinds = {int: "whole number", float: "number", bool: "true/false", str: "text"}
+    kind = "|".join(field.choices) or kinds[field.type]
+    star = "*" if field.traced else " "
+    default = f'"{field.default}"' if field.type is str else str(field.default).lower()
+    return f" {star} --{name:16} {kind}, default {default}\n{'':22} {field.help}"
+
+
+def run_directory(experiment: str, launch: Launch, settings: Any) -> Path:
+    """Where the run lives: --workdir, or runs/EXPERIMENT/NAME beside launch.sh."""
+    if launch.workdir:
+        return Path(launch.workdir)
+    name = launch.name or default_name(settings)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,119}", name):
+        raise UserError(
+            f"--name: expected letters, digits and ._=,+- (at most 120), got {name!r}; "
+            "use --workdir for a path."
+        )
+    return ROOT / "runs" / experiment / name
+
+
+def default_name(settings: Any) -> str:
+    """The changed fields, such as ``cell=gru,seed=1``; ``default`` where there are none."""
+    changed = [
+        f"{name}={getattr(settings, name)}"
+        for name, field in config.options(settings).items()
+        if getattr(settings, name) != field.default
+    ]
+    name = re.sub(r"[^A-Za-z0-9._=,+-]", "-", ",".join(changed)) or "default"
+    if len(name) <= 100:
+        return name
+    return f"{name[:80]}-{hashlib.sha256(','.join(changed).encode()).hexdigest()[:12]}"
+
+
+def source_hashes(settings: Any) -> dict[str, str]:
+    """The hashes of the user's own files that the Config names, so that an edit is noticed."""
+    from experiments.cells import source_hash
+
+    cell = getattr(settings, "cell", None)
+    digest = source_hash(cell) if cell else None
+    return {"cell": digest} if digest else {}
+
+
+def compile_cache() -> None:
+    """Keeps compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where already."""
+    import jax
+
+    from experiments.data.cache import cache_dir
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def say_started(experiment: str, folder: Path) -> Any:
+    """A function that says where the run goes and how long the start took."""
+    since = float(os.environ.get("RECURRENT_STARTED", time.time()))
+
+    def say(step: int) -> None:
+        begins = f"goes on from step {step}" if step else "begins"
+        waited = time.time() - since
+        print(f"{experiment} {begins} in {folder} ({waited:.1f} s to the first step)", flush=True)
+
+    return say
+
+
+def say_finished(folder: Path, result: dict[str, Any]) -> int:
+    """Says that there is nothing left to do."""
+    print("This run is finished already; --overwrite begins it anew.")
+    return say_result(folder, result)
+
+
+def say_result(folder: Path, result: dict[str, Any]) -> int:
+    """The numbers that people wait for, and where the rest is."""
+    scores = [f"{name} {value:.4g}" for name, value in result.items() if is_score(name, value)]
+    print(", ".join([*scores, f"train_seconds {result.get('train_seconds')}"]))
+    print(f"report: {folder / 'report.html'}")
+    return 0
+
+
+def is_score(name: str, value: Any) -> bool:
+    """Whether a number of the result is a measurement on the test split."""
+    return name.startswith("test_") and isinstance(value, float)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,142 @@
+"""The run directory: who owns it, what was asked, what was measured."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UserError
+from experiments.files import write_atomically
+
+
+@contextlib.contextmanager
+def claim(path: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[Path]:
+    """Makes or reopens the run directory for ``identity``, held against other processes.
+
+    Args:
+      path: the directory.
+      identity: what ``config.json`` records: the experiment, its Config and the hashes of the
+        user's own files. A run is only continued under the same identity.
+      overwrite: delete an earlier run in the directory first.
+
+    Raises:
+      UserError: where the path cannot be written, holds something that is not a run, holds a
+        run of another identity, or is in use by another process. Nothing is changed then.
+    """
+    _refuse_other_things(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with open(path / "lock", "a+") as lock:
+            _lock(lock, path)
+            if overwrite:
+                _clear(path)
+            _check_identity(path / "config.json", identity)
+            yield path
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise UserError(f"The run directory {path} cannot be written: {error.strerror}.") from error
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        raise UserError(f"The run directory {path} cannot be written: {error.strerror}.") from error
+
+
+_READ_ONLY = (30,)  # EROFS has no exception class of its own
+
+
+def _refuse_other_things(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"The run directory {path} is a file; choose another --workdir or --name.")
+    ours = path / "config.json", path / "lock"
+    if path.is_dir() and any(path.iterdir()) and not any(file.exists() for file in ours):
+        raise UserError(
+            f"The directory {path} holds files but no run; choose another --workdir or --name."
+        )
+
+
+def _lock(lock: Any, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read().strip() or "another process"
+        raise UserError(f"The run directory {path} is in use by {owner}.") from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+    lock.flush()
+
+
+def _clear(path: Path) -> None:
+    for entry in path.iterdir():
+        if entry.name == "lock":
+            continue
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def _check_identity(file: Path, identity: dict[str, Any]) -> None:
+    if not file.exists():
+        return write_json(file, identity)
+    earlier, now = flat(read_json(file)), flat(json.loads(json.dumps(identity)))
+    different = [name for name in {**earlier, **now} if earlier.get(name) != now.get(name)]
+    if different:
+        shown = "; ".join(f"{n} was {earlier.get(n)!r}, now {now.get(n)!r}" for n in different[:3])
+        raise UserError(
+            f"{file.parent} holds a run of another configuration ({shown}). Choose another --name "
+            "or --workdir, or begin it anew with --overwrite."
+        )
+    return None
+
+
+def flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of nested dicts by their own name, or ``outer.inner`` where names meet."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        inner = flat(value) if isinstance(value, dict) else {"": value}
+        leaves |= {f"{name}.{key}" if key else name: leaf for key, leaf in inner.items()}
+    return leaves
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+      UserError: where the file holds something else.
+    """
+    try:
+        value = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged: {error}. Restore it, or use --overwrite.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} is damaged: expected an object. Restore it, or use --overwrite.")
+    return value
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Writes the file whole or not at all."""
+    write_atomically(file, json.dumps(value, indent=2) + "\n")
+
+
+def rows_until(file: Path, step: int) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl`` up to a step; later ones, and a torn last one, are cut."""
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            row = json.loads(line)
+            keep = row["step"] <= step
+        except (ValueError, TypeError, KeyError):
+            break
+        if not keep:
+            break
+        rows.append(row)
+    write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def append_row(file: Path, row: dict[str, Any]) -> None:
+    """Adds one line to ``metrics.jsonl``."""
+    with open(file, "a") as stream:
+        stream.write(json.dumps(row) + "\n")

@@ -1,0 +1,93 @@
+"""How well does a recurrent network read a handwritten digit, one row at a time?
+
+Command: ./launch.sh sequential_digits [--data=mnist] [--order=pixel] [--cell=gru]
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+import recurrent
+from experiments import cells
+from experiments.classification import CLASSES, Classifier, ClassifierConfig, classification
+from experiments.config import option
+from experiments.data.images import ImageSet, load_images
+from experiments.program import Picture, Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(ClassifierConfig):
+    """The fields of this experiment."""
+
+    cell: str = option("lstm", cells.help_text(), check=cells.cell_factory)
+    hidden_size: int = option(128, "H, the size of the hidden state", minimum=1)
+    order: str = option(
+        "row",
+        "what a time step shows: a row, a pixel, or a pixel in an order shuffled once",
+        choices=("row", "pixel", "permuted"),
+    )
+    epochs: int = 100
+    learning_rate: float = 3e-3
+
+
+def program(config: Config) -> Program:
+    """The training run that ``config`` describes."""
+    splits = load_images(config.data, config.split_seed)
+    read = reader(config.order, splits.train.images.shape[1:])
+    features = read(splits.train.images[:1] / 255).shape[-1]
+    cell = cells.make_cell(config.cell, features, config.hidden_size)
+
+    def pictures(params: Any, test: ImageSet) -> Iterator[Picture]:
+        yield hidden_picture(cell, params["cell"], read(test.images[:1] / 255), test.labels[0])
+
+    return classification(config, splits, sequence_classifier(cell, read), pictures)
+
+
+def reader(order: str, image_shape: tuple[int, ...]) -> Callable[[Any], Any]:
+    """The function from images ``[B, height, width]``, 0 to 1, to a sequence ``[T, B, D]``.
+
+    Rows give T = height and D = width; pixels T = height * width and D = 1.
+    """
+    pixels = np.arange(np.prod(image_shape))
+    if order == "permuted":
+        pixels = np.random.default_rng(0).permutation(pixels)
+
+    def read(images: Any) -> Any:
+        centred = 2 * images - 1
+        if order == "row":
+            return centred.swapaxes(0, 1)
+        return centred.reshape(len(images), -1).T[pixels, :, None]
+
+    return read
+
+
+def sequence_classifier(cell: recurrent.Cell, read: Callable[[Array], Array]) -> Classifier:
+    """The cell reads the sequence; a readout of its last output names the class."""
+    head = recurrent.dense(recurrent.output_shape(cell)[-1], CLASSES)
+
+    def init(key: Array) -> Any:
+        cell_key, head_key = jax.random.split(key)
+        return {"cell": cell.init(cell_key), "head": head.init(head_key)}
+
+    def logits(params: Any, images: Array, dropout_rate: Any, key: Array | None) -> Array:
+        _, ys = recurrent.unroll(cell, params["cell"], read(images))
+        return head.apply(params["head"], recurrent.dropout(ys[-1], dropout_rate, key))
+
+    return Classifier(init, logits)
+
+
+def hidden_picture(cell: recurrent.Cell, params: Any, xs: np.ndarray, label: Any) -> Picture:
+    """What the cell's outputs do while it reads one image ``[T, 1, D]``."""
+    from experiments import figures
+
+    _, ys = recurrent.unroll(cell, params, jax.numpy.asarray(xs, "float32"))
+    return Picture(
+        "hidden_state",
+        "The hidden state over time",
+        f"What every hidden unit does while the network reads a {label} from the test set.",
+        figures.hidden_over_time(np.asarray(ys)[:, 0], xs[:, 0], f"Reading a {label}"),
+    )

@@ -1,0 +1,191 @@
+"""The idea: a recurrent cell is three pure functions, and `unroll` runs it over a sequence.
+
+Axis letters: T time, B batch (any number of axes), D input features, H hidden features.
+Sequences are time-major, ``[T, ..., D]``.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.core import Tracer
+
+Params = Any
+State = Any
+Shape = tuple[int, ...]
+
+
+class Sequence(Protocol):
+    """A whole-sequence form of a cell; same numbers as scanning its step."""
+
+    def __call__(
+        self, params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool
+    ) -> tuple[State, Any]:
+        """The arguments of `unroll`, checked; the state after the last input, and outputs."""
+        ...
+
+
+class Cell(NamedTuple):
+    """A recurrent cell.
+
+    Attributes:
+      init: ``key -> params``, a nested dict of arrays.
+      initial_state: ``(params, batch_shape) -> state``; the state before the first input.
+      step: ``(params, state, x) -> (state, y)`` with x of shape ``[..., *input_shape]``. The
+        order is that of `jax.lax.scan`, so ``partial(cell.step, params)`` is a scan body.
+      input_shape: the shape of one input without batch axes, ``(D,)`` for most cells.
+      sequence: ``(params, state, xs, *, mask, reset, reverse) -> (state, ys)``, a faster form
+        of scanning ``step``, or None where there is none.
+    """
+
+    init: Callable[[Array], Params]
+    initial_state: Callable[[Params, Shape], State]
+    step: Callable[[Params, State, Any], tuple[State, Any]]
+    input_shape: Shape
+    sequence: Sequence | None = None
+
+
+def unroll(
+    cell: Cell,
+    params: Params,
+    xs: Any,
+    state: State | None = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    reset: Any = None,
+    reverse: bool = False,
+    method: Literal["auto", "scan"] = "auto",
+) -> tuple[State, Any]:
+    """Runs a cell over a sequence.
+
+    Args:
+      cell: the cell.
+      params: its parameters.
+      xs: inputs ``[T, ..., *cell.input_shape]``.
+      state: the state before the first input read; the cell's initial state by default.
+      lengths: integers ``[...]``, 0 to T: steps at and beyond the length are padding. Traced
+        values cannot be checked against T.
+      mask: booleans ``[T, ...]``; where False the step is padding: the state is held, the
+        output is zero, and nothing of x (not even NaN) reaches values or gradients.
+      reset: booleans ``[T, ...]``; where True the state is put back to the cell's initial
+        state *before* x_t is read.
+      reverse: read from the last step to the first; outputs stay at their input's place.
+      method: ``"auto"`` takes the cell's fast sequence function where it has one; ``"scan"``
+        is the readable reference, and the one that forward-mode differentiation
+        (`jax.jvp`, `jax.jacfwd`, Hessians) can go through.
+
+    Returns:
+      The state after the last input read, and the outputs ``[T, ..., H]``.
+
+    Raises:
+      ValueError: for a wrong rank, feature size, mask or reset shape, a length outside 0 to T,
+        or an unknown method.
+    """
+    batch_shape = _batch_shape(cell, xs)
+    steps_shape = (xs.shape[0], *batch_shape)
+    mask = _flags("mask", mask, steps_shape)
+    reset = _flags("reset", reset, steps_shape)
+    if lengths is not None:
+        within = length_mask(lengths, xs.shape[0])
+        _flags("lengths, as a mask,", within, steps_shape)
+        mask = within if mask is None else mask & within
+    if state is None:
+        state = cell.initial_state(params, batch_shape)
+    if method not in ("auto", "scan"):
+        raise ValueError(f'method: expected "auto" or "scan", got {method!r}.')
+    run = scan_sequence if method == "scan" else sequence
+    return run(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
+
+
+def sequence(
+    cell: Cell, params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool
+) -> tuple[State, Any]:
+    """`unroll` without its checks, by the cell's own sequence function where it has one."""
+    run = cell.sequence or partial(scan_sequence, cell)
+    return run(params, state, xs, mask=mask, reset=reset, reverse=reverse)
+
+
+def scan_sequence(
+    cell: Cell, params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool
+) -> tuple[State, Any]:
+    """The reference for every sequence function: `jax.lax.scan` of the cell's step."""
+    initial = None
+    if reset is not None:
+        initial = cell.initial_state(params, _batch_shape(cell, xs))
+    if mask is not None:
+        xs = where_flag(mask, xs, jnp.zeros_like(xs))
+
+    def body(state, inputs):
+        x, real, fresh = inputs
+        if fresh is not None:
+            state = where_flag(fresh, initial, state)
+        new_state, y = cell.step(params, state, x)
+        if real is not None:
+            new_state = where_flag(real, new_state, state)
+            y = where_flag(real, y, jax.tree.map(jnp.zeros_like, y))
+        return new_state, y
+
+    return lax.scan(body, state, (xs, mask, reset), reverse=reverse)
+
+
+def output_shape(cell: Cell) -> Shape:
+    """The shape of one output of the cell without batch axes; nothing is computed."""
+
+    def output(key: Array) -> Any:
+        params = cell.init(key)
+        return cell.step(params, cell.initial_state(params, ()), jnp.zeros(cell.input_shape))[1]
+
+    return jax.eval_shape(output, jax.random.key(0)).shape
+
+
+def length_mask(lengths: Any, time: int) -> Array:
+    """Booleans ``[T, ...]``, True while the step lies within the length ``[...]``.
+
+    Raises:
+      ValueError: for lengths that are not integers or lie outside 0 to T.
+    """
+    lengths = jnp.asarray(lengths)
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(f"lengths: expected integers, got {lengths.dtype}.")
+    if not isinstance(lengths, Tracer):
+        outside = np.asarray(lengths)[(np.asarray(lengths) < 0) | (np.asarray(lengths) > time)]
+        if outside.size:
+            raise ValueError(f"lengths: expected values from 0 to T={time}, got {outside[0]}.")
+    steps = jnp.arange(time).reshape(-1, *[1] * lengths.ndim)
+    return steps < lengths
+
+
+def where_flag(flag: Array, chosen: Any, other: Any) -> Any:
+    """`jnp.where` over trees whose leaves have more trailing axes than the flag."""
+
+    def select(a: Array, b: Array) -> Array:
+        return jnp.where(flag.reshape(flag.shape + (1,) * (jnp.ndim(b) - flag.ndim)), a, b)
+
+    return jax.tree.map(select, chosen, other)
+
+
+def _batch_shape(cell: Cell, xs: Any) -> Shape:
+    features = len(cell.input_shape)
+    if xs.ndim < 1 + features or xs.shape[xs.ndim - features :] != cell.input_shape:
+        expected = ", ".join(["T", "...", *map(str, cell.input_shape)])
+        raise ValueError(f"xs: expected the shape [{expected}] (time first), got {list(xs.shape)}.")
+    return xs.shape[1 : xs.ndim - features]
+
+
+def _flags(name: str, flags: Any, shape: Shape) -> Array | None:
+    if flags is None:
+        return None
+    flags = jnp.asarray(flags)
+    if flags.shape != shape:
+        raise ValueError(
+            f"{name}: expected the shape {list(shape)}, as the first axes of xs, "
+            f"got {list(flags.shape)}."
+        )
+    if flags.dtype != jnp.bool_:
+        raise ValueError(f"{name}: expected booleans, got {flags.dtype}; compare it with 0 first.")
+    return flags

@@ -1,0 +1,149 @@
+"""One train step and one loop for every model: pure functions over a `TrainState`.
+
+A loss is ``(params, batch, key) -> (scalar, metrics)`` with metrics a dict of `Average`. Data is
+a dict of arrays whose first axis counts examples; a batch is the same dict with ``"mask"`` ``[B]``,
+False where a short last batch was filled up.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from recurrent.losses import Average
+
+Loss = Callable[[Any, Any, Array], tuple[Array, dict[str, Average]]]
+Metrics = dict[str, Average]
+
+
+class TrainState(NamedTuple):
+    """All that a step changes.
+
+    Attributes:
+      step: steps taken, skipped ones included; with ``key`` it decides data order and noise.
+      params: what is trained.
+      opt_state: the optimiser's.
+      key: the run's random key; never changes.
+      skipped: steps in a row, up to now, whose gradient was not finite.
+    """
+
+    step: Array
+    params: Any
+    opt_state: Any
+    key: Array
+    skipped: Array
+
+
+def init_state(
+    init: Callable[[Array], Any], optimizer: optax.GradientTransformation, key: Array
+) -> TrainState:
+    """The state before the first step, with ``init: key -> params``."""
+    init_key, run_key = jax.random.split(key)
+    params = init(init_key)
+    step, skipped = jnp.zeros((2,), jnp.int32)  # two arrays: a donated one must not stand twice
+    return TrainState(step, params, optimizer.init(params), run_key, skipped)
+
+
+def train_step(
+    loss: Loss, optimizer: optax.GradientTransformation, state: TrainState, batch: Any
+) -> tuple[TrainState, Metrics]:
+    """One optimiser step; one with a gradient that is not finite changes no weight or moment.
+
+    Finiteness is judged on the global norm before any clipping. The metrics are the loss's own
+    and ``gradient_norm``, none of which counts a skipped step, and ``skipped``.
+    """
+    key = jax.random.fold_in(_noise_key(state.key), state.step)
+    gradients, metrics = jax.grad(loss, has_aux=True)(state.params, batch, key)
+    norm = optax.global_norm(gradients)
+    finite = jnp.isfinite(norm)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+    )
+    one = jnp.ones_like(norm)
+    metrics = metrics | {"gradient_norm": Average(norm, one)}
+    metrics = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), metrics)
+    metrics = metrics | {"skipped": Average(jnp.where(finite, jnp.zeros_like(one), one), one)}
+    skipped = jnp.where(finite, 0, state.skipped + 1)
+    return TrainState(state.step + 1, params, opt_state, state.key, skipped), metrics
+
+
+def train_steps(
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    data: Any,
+    batch_size: int,
+    steps: int,
+) -> tuple[TrainState, Metrics]:
+    """Several steps of one epoch as a single `lax.scan`.
+
+    Each epoch visits every example once, in an order drawn from the state's key and the epoch's
+    number. ``steps`` must not cross the end of an epoch (``steps_per_epoch`` steps long).
+
+    Returns:
+      The new state, and each metric summed over the steps.
+    """
+    size = jax.tree.leaves(data)[0].shape[0]
+    epoch, first = jnp.divmod(state.step, steps_per_epoch(size, batch_size))
+    order, real = epoch_order(jax.random.fold_in(_order_key(state.key), epoch), size, batch_size)
+    rows = lax.dynamic_slice_in_dim(order, first, steps)
+    masks = lax.dynamic_slice_in_dim(real, first, steps)
+
+    def body(state: TrainState, row: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
+        return train_step(loss, optimizer, state, take(data, *row))
+
+    state, metrics = lax.scan(body, state, (rows, masks))
+    return state, jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
+
+
+def evaluate(
+    measure: Callable[[Any, Any], Metrics], params: Any, data: Any, batch_size: int
+) -> Metrics:
+    """``measure(params, batch) -> metrics`` summed over all examples, in one `lax.scan`."""
+    size = jax.tree.leaves(data)[0].shape[0]
+    rows = filled_batches(jnp.arange(size), batch_size)
+
+    def body(_: None, row: tuple[Array, Array]) -> tuple[None, Metrics]:
+        return None, measure(params, take(data, *row))
+
+    _, metrics = lax.scan(body, None, rows)
+    return jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
+
+
+def steps_per_epoch(size: int, batch_size: int) -> int:
+    """How many batches hold ``size`` examples, a short last one included."""
+    return -(-size // batch_size)
+
+
+def epoch_order(key: Array, size: int, batch_size: int) -> tuple[Array, Array]:
+    """Indices ``[S, B]`` of one epoch's batches in random order, and which of them are real."""
+    return filled_batches(jax.random.permutation(key, size), batch_size)
+
+
+def filled_batches(indices: Array, batch_size: int) -> tuple[Array, Array]:
+    """Indices ``[N]`` cut into ``[S, B]``, the last batch filled up with 0, and which are real."""
+    size = indices.shape[0]
+    steps = steps_per_epoch(size, batch_size)
+    filled = jnp.zeros(steps * batch_size, indices.dtype).at[:size].set(indices)
+    real = jnp.arange(steps * batch_size) < size
+    return filled.reshape(steps, batch_size), real.reshape(steps, batch_size)
+
+
+def take(data: dict[str, Array], indices: Array, mask: Array) -> dict[str, Array]:
+    """The batch of the examples at ``indices`` ``[B]``, with its mask."""
+    return {name: leaf[indices] for name, leaf in data.items()} | {"mask": mask}
+
+
+def _noise_key(key: Array) -> Array:
+    return jax.random.split(key)[0]
+
+
+def _order_key(key: Array) -> Array:
+    return jax.random.split(key)[1]

@@ -1,0 +1,317 @@
+"""Which room may import which, what no load path may call, and what the tree may not say."""
+
+import ast
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+FLAX_AT_THE_TOP = {"recurrent.convnet"}
+FLAX_INSIDE_FUNCTIONS = {"recurrent.interchange"}
+
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
+UNSAFE_CALLS = {"eval", "exec", "yaml.load", "torch.load", "os.system"}
+UNSAFE_METHODS = {"extractall"}
+UNSAFE_UNLESS_FALSE = {"allow_pickle", "shell"}
+
+# Written so that this file does not match itself.
+OUT_OF_PLACE = {
+    "a path of one machine": r"(?<![\w.$~}-])/(work|tmp|root|home/\w+|Users/\w+)/",
+    "the address of a package index": r"index[-]url|find[-]links|https?://\S*/simple\b",
+    "a folder outside the project": r"shared/(?!data\b)[A-Za-z]",
+    "a ticket's number": r"(?i)\bissues? #?\d{1,2}\b",
+}
+
+
+class Import(NamedTuple):
+    """An imported module, and whether importing the file is enough to import it."""
+
+    module: str
+    at_the_top: bool
+
+
+def imports(source: str, module: str, is_package: bool = False) -> list[Import]:
+    """All imports of a module; `from a import b` counts as `a` and `a.b`, which may be a module."""
+    tree = ast.parse(source)
+    lazy = {node for function in functions(tree) for node in ast.walk(function)}
+    return [
+        Import(name, node not in lazy)
+        for node in ast.walk(tree)
+        for name in imported_names(
+            node, module.split(".") if is_package else module.split(".")[:-1]
+        )
+    ]
+
+
+def functions(tree: ast.AST) -> Iterator[ast.AST]:
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    return (node for node in ast.walk(tree) if isinstance(node, kinds))
+
+
+def imported_names(node: ast.AST, package: list[str]) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    above = package[: len(package) - node.level + 1] if node.level else []
+    base = ".".join([*above, *([node.module] if node.module else [])])
+    return [base, *(f"{base}.{alias.name}" for alias in node.names)]
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def is_experiment(source: str) -> bool:
+    tree = ast.parse(source)
+    return any(isinstance(node, ast.ClassDef) and node.name == "Config" for node in tree.body)
+
+
+def cross_imports(experiments: dict[str, str]) -> list[str]:
+    """Imports of one experiment by another, of a mapping of module names to sources."""
+    return [
+        f"{module} imports {other}"
+        for module, source in experiments.items()
+        for other in experiments
+        if other != module
+        and any(is_within(found.module, other) for found in imports(source, module))
+    ]
+
+
+def flax_imports(module: str, source: str) -> list[str]:
+    if module in FLAX_AT_THE_TOP:
+        return []
+    return [
+        f"{module} imports {found.module}"
+        for found in imports(source, module)
+        if is_within(found.module, "flax")
+        and (found.at_the_top or module not in FLAX_INSIDE_FUNCTIONS)
+    ]
+
+
+def unsafe(source: str) -> list[str]:
+    """What could run code, or write outside its folder, when it reads a hostile file."""
+    tree = ast.parse(source)
+    modules = {found.module.split(".")[0] for found in imports(source, "module")}
+    calls = [call for node in ast.walk(tree) if isinstance(node, ast.Call) for call in risks(node)]
+    return sorted(modules & UNSAFE_MODULES) + calls
+
+
+def risks(call: ast.Call) -> list[str]:
+    name = ast.unparse(call.func)
+    keywords = [
+        f"{keyword.arg}={ast.unparse(keyword.value)}"
+        for keyword in call.keywords
+        if keyword.arg in UNSAFE_UNLESS_FALSE and ast.unparse(keyword.value) != "False"
+    ]
+    is_unsafe = name in UNSAFE_CALLS or name.rpartition(".")[2] in UNSAFE_METHODS
+    return ([name] if is_unsafe else []) + keywords
+
+
+def out_of_place(text: str) -> list[str]:
+    return [
+        f"line {number}: {what}: {line.strip()[:80]}"
+        for number, line in enumerate(text.splitlines(), start=1)
+        for what, pattern in OUT_OF_PLACE.items()
+        if re.search(pattern, line)
+    ]
+
+
+def sources(package: str) -> dict[str, str]:
+    """Module names and sources of a package of ours."""
+    files = sorted((ROOT / package).rglob("*.py"))
+    return {module_name(path): path.read_text(encoding="utf-8") for path in files}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_package(module: str) -> bool:
+    return (ROOT / module.replace(".", "/") / "__init__.py").exists()
+
+
+LIBRARY = sources("recurrent")
+EDGE = sources("experiments")
+
+
+@pytest.mark.parametrize("module", LIBRARY)
+def test_the_library_does_not_import_the_experiments(module: str) -> None:
+    found = imports(LIBRARY[module], module, is_package(module))
+    assert not [name for name, _ in found if is_within(name, "experiments")]
+
+
+def test_an_experiment_imports_no_other() -> None:
+    experiments = {module: source for module, source in EDGE.items() if is_experiment(source)}
+    assert not cross_imports(experiments)
+
+
+def test_cell_imports_no_other_room_and_is_imported() -> None:
+    found = imports(LIBRARY["recurrent.cell"], "recurrent.cell")
+    assert not [name for name, _ in found if is_within(name, "recurrent")]
+    others = [imports(source, module) for module, source in LIBRARY.items()]
+    assert any(name == "recurrent.cell" for found in others for name, _ in found)
+
+
+@pytest.mark.parametrize("module", [*LIBRARY, *EDGE])
+def test_flax_stays_in_its_room(module: str) -> None:
+    assert not flax_imports(module, {**LIBRARY, **EDGE}[module])
+
+
+@pytest.mark.parametrize("module", [*LIBRARY, *EDGE])
+def test_nothing_unsafe_is_called(module: str) -> None:
+    assert not unsafe({**LIBRARY, **EDGE}[module])
+
+
+def test_the_tree_speaks_of_the_project_alone() -> None:
+    complaints = [
+        f"{path} {complaint}"
+        for path in tracked_files()
+        for complaint in out_of_place(path.read_text(encoding="utf-8", errors="ignore"))
+    ]
+    assert not complaints
+
+
+def tracked_files() -> list[Path]:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("this is no git checkout, so which files belong to the project is not known")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = [ROOT / name for name in listed.split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+# The checks themselves, on samples that break the rules.
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("import a.b as c", ["a.b"]),
+        ("from a import b", ["a", "a.b"]),
+        ("from . import b", ["p", "p.b"]),
+        ("from .a import b", ["p.a", "p.a.b"]),
+        ("from ..a import b", ["a", "a.b"]),
+        ("if x:\n    import a", ["a"]),
+    ],
+)
+def test_imports_are_found(line: str, expected: list[str]) -> None:
+    module = "q.p.m" if ".." in line else "p.m"
+    found = [name.removeprefix("q.") for name, _ in imports(line, module)]
+    assert found == expected
+
+
+def test_imports_of_a_package_are_relative_to_itself() -> None:
+    assert imports("from .a import b", "p", is_package=True)[0].module == "p.a"
+
+
+def test_lazy_imports_are_told_apart() -> None:
+    source = "import a\ndef f():\n  import b\nclass C:\n  import c\n  def g(self):\n    import d"
+    found = dict(imports(source, "m"))
+    assert found == {"a": True, "b": False, "c": True, "d": False}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from experiments import two",
+        "from experiments.two import Config",
+        "import experiments.two as t",
+        "from . import two",
+        "from .two import Config",
+        "def f():\n    from experiments import two",
+    ],
+)
+def test_cross_imports_are_caught(line: str) -> None:
+    config = "class Config: ...\n"
+    samples = {"experiments.one": config + line, "experiments.two": config}
+    assert is_experiment(samples["experiments.one"])
+    assert cross_imports(samples) == ["experiments.one imports experiments.two"]
+
+
+def test_a_shared_room_or_a_similar_name_is_no_cross_import() -> None:
+    one = "from experiments import errors, two_more\nfrom experiments.data import mnist"
+    assert not cross_imports({"experiments.one": one, "experiments.two": ""})
+    assert not is_experiment("def f():\n    class Config: ...")
+
+
+def test_flax_is_caught_where_it_is_not_allowed() -> None:
+    line = "from flax import linen as nn"
+    assert flax_imports("recurrent.cells", line)
+    assert flax_imports("recurrent.cells", f"def f():\n    {line}")
+    assert flax_imports("recurrent.interchange", line)
+    assert not flax_imports("recurrent.interchange", f"def f():\n    {line}")
+    assert not flax_imports("recurrent.convnet", line)
+    assert not flax_imports("recurrent.cells", "import flaxen")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "def f():\n    import cloudpickle",
+        "eval('1')",
+        "exec(code)",
+        "yaml.load(text)",
+        "torch.load(path)",
+        "tarfile.open(path).extractall()",
+        "np.load(path, allow_pickle=True)",
+        "np.load(path, allow_pickle=flag)",
+        "subprocess.run(command, shell=True)",
+        "os.system(command)",
+    ],
+)
+def test_unsafe_lines_are_caught(line: str) -> None:
+    assert unsafe(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["np.load(path, allow_pickle=False)", "jax.eval_shape(f)", "model.eval()", "yaml.safe_load(s)"],
+)
+def test_safe_lines_pass(line: str) -> None:
+    assert not unsafe(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "see |work|main",
+        "'|tmp|x'",
+        "cd |root|project",
+        "|home|ada|thesis",
+        "|Users|ada|thesis",
+        "pip install --index~url x",
+        "--find~links=here",
+        "https://example.org|pypi|simple",
+        "..|shared|tools|thing",
+        "as issue~2 says".replace("~", " "),
+        "Issue #|14".replace("|", ""),
+    ],
+)
+def test_lines_out_of_place_are_caught(line: str) -> None:
+    # Masked above, so that this file itself passes.
+    assert out_of_place(line.replace("|", "/").replace("~", "-"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "$HOME/tmp/x",
+        "docs/work/x",
+        "../shared/data",
+        "jax issue 40101",
+        "https://x.org/a/b",
+        "a/root/b",
+    ],
+)
+def test_ordinary_lines_pass(line: str) -> None:
+    assert not out_of_place(line)
