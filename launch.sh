@@ -228,7 +228,7 @@ prepare() {
     make_venv || return 1
   fi
   requirements=(--constraint "$root/requirements.lock" --editable "${root}[$(extras_to_install)]")
-  say "installing $(extras_to_install) with $installer; this takes a minute or two"
+  say "installing $(extras_to_install) with $installer; this can take a minute or two"
 }
 
 extras_to_install() {

@@ -15,12 +15,16 @@ from experiments.program import Numbers, Picture, Program
 from recurrent import augment, losses, optimizers, train
 
 CLASSES = 10
+EPOCHS = {"digits": 100, "mnist": 6}
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierConfig(TrainingConfig):
     """The fields of every image classifier."""
 
+    epochs: int = option(
+        0, "passes over the training images; 0 takes 100 for digits and 6 for mnist", minimum=0
+    )
     data: str = option(
         "digits", "the images: scikit-learn's 8x8 or MNIST's 28x28", choices=DATASETS
     )
@@ -71,6 +75,7 @@ def classification(
 ) -> Program:
     """The Program that trains ``model`` on ``splits``; ``own_pictures`` come after the common."""
     data = {name: as_arrays(split) for name, split in splits._asdict().items()}
+    epochs = config.epochs or EPOCHS[config.data]
     steps_per_epoch = train.steps_per_epoch(len(splits.train.labels), config.batch_size)
 
     def optimizer(numbers: Numbers):
@@ -82,7 +87,7 @@ def classification(
             clip_norm=numbers["clip_norm"],
             schedule=config.schedule,
             warmup_steps=round(config.warmup_epochs * steps_per_epoch),
-            total_steps=config.epochs * steps_per_epoch,
+            total_steps=epochs * steps_per_epoch,
         )
 
     def init(numbers: Numbers) -> train.TrainState:
@@ -106,7 +111,15 @@ def classification(
         yield from own_pictures(params, splits.test)
 
     return Program(
-        init, train_steps, evaluate, data, steps_per_epoch, "accuracy", lowest_loss, pictures
+        init=init,
+        train=train_steps,
+        evaluate=evaluate,
+        data=data,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        metric="accuracy",
+        score=lowest_loss,
+        pictures=pictures,
     )
 
 

@@ -1,6 +1,7 @@
 """TensorBoard events."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,18 +9,33 @@ from typing import Any
 
 @contextlib.contextmanager
 def event_writer(folder: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yields a function that adds a row of metrics to the event file in ``folder``."""
+    """Yields a function that adds a row of metrics to the event file in ``folder``.
+
+    A row is on the disk when the function returns, so that a killed run has lost none that its
+    checkpoint counts. The first row makes TensorBoard forget what an earlier process wrote for
+    that step and later ones.
+    """
     writer = None
 
     def write(row: dict[str, Any]) -> None:
         nonlocal writer
-        if writer is None:  # the import takes a second, so not before it is needed
-            from tensorboardX import SummaryWriter
+        # the import takes a second, so not before it is needed; and not SummaryWriter, whose
+        # queue holds rows back for minutes
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-            writer = SummaryWriter(str(folder), purge_step=row["step"])
+        step, now = row["step"], time.time()
+        if writer is None:
+            folder.mkdir(exist_ok=True)
+            writer = EventsWriter(str(folder / "events"), f".{step}")
+            begins = SessionLog(status=SessionLog.START)
+            writer.write_event(Event(session_log=begins, step=step, wall_time=now))
         for name, value in row.items():
             if name not in ("step", "epoch") and value is not None:
-                writer.add_scalar(name.replace("_", "/", 1), value, row["step"])
+                summary = scalar(name.replace("_", "/", 1), value)
+                writer.write_event(Event(summary=summary, step=step, wall_time=now))
+        writer.flush()
 
     try:
         yield write

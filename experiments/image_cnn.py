@@ -19,7 +19,6 @@ from experiments.program import Picture, Program
 class Config(ClassifierConfig):
     """The fields of this experiment."""
 
-    epochs: int = 30
     learning_rate: float = 1e-3
 
 

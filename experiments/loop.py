@@ -79,7 +79,7 @@ def train(
 
     Args:
       program: what to train.
-      config: epochs, steps_per_call and the traced numbers.
+      config: steps_per_call and the traced numbers.
       folder: the run directory, for ``checkpoints``, ``metrics.jsonl`` and ``events``.
       started: called with the number of steps already taken, just before the first step.
 
@@ -88,7 +88,7 @@ def train(
       Diverged: after `NON_FINITE_STEPS_ALLOWED` skipped steps in a row.
     """
     begun = time.monotonic()
-    total = config.epochs * program.steps_per_epoch
+    total = program.epochs * program.steps_per_epoch
     numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
     with (
         stop_requests() as stops,
@@ -105,9 +105,9 @@ def train(
 
         def keep(state: RunState, step: int) -> None:
             save(latest, step, state, {"train_seconds": time.monotonic() - begun})
-            if int(state.best_step) not in (0, best.latest_step()):
-                save(best, int(state.best_step), state.best_params, {})
+            keep_best(best, state)
 
+        keep_best(best, state)  # which a crash may have kept from following the latest
         saved = time.monotonic()
         with progress(first, total) as show:
             for moment in moments(program, call, config, numbers, state, lambda: started(first)):
@@ -124,6 +124,12 @@ def train(
                 if stops:
                     raise Stopped(stops[0], moment.step, total)
     return Outcome(state, rows, time.monotonic() - begun)
+
+
+def keep_best(manager: Any, state: RunState) -> None:
+    """Saves the best params, unless they are saved already."""
+    if int(state.best_step) not in (0, *manager.all_steps()):
+        save(manager, int(state.best_step), state.best_params, {})
 
 
 def first_state(program: Program, call: Any, numbers: Numbers, steps_per_call: int) -> RunState:
@@ -146,7 +152,7 @@ def moments(
 ) -> Iterator[Moment]:
     """The training itself: one compiled call after the other, an evaluation after each epoch."""
     data = program.data["train"]
-    step, total = int(state.train.step), config.epochs * program.steps_per_epoch
+    step, total = int(state.train.step), program.epochs * program.steps_per_epoch
     evaluate = jax.jit(program.evaluate)
 
     @functools.cache

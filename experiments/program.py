@@ -35,6 +35,7 @@ class Program(NamedTuple):
         static.
       evaluate: ``(params, data) -> metrics`` over a whole split.
       data: the splits ``"train"``, ``"valid"`` and ``"test"``, each a tree of arrays.
+      epochs: passes over the training split.
       steps_per_epoch: of the training split.
       metric: the name of the metric that people read.
       score: ``means of the validation metrics -> number``; the params of the highest are kept.
@@ -45,6 +46,7 @@ class Program(NamedTuple):
     train: Callable[[Any, Numbers, Any, int], tuple[Any, Any]]
     evaluate: Callable[[Any, Any], Any]
     data: dict[str, Any]
+    epochs: int
     steps_per_epoch: int
     metric: str
     score: Callable[[dict[str, float]], float]

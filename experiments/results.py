@@ -28,7 +28,7 @@ def finish(
     ``result.json`` is written last: where it is, the run is complete.
     """
     test = means(jax.jit(program.evaluate)(outcome.state.best_params, program.data["test"]))
-    result = final_numbers(experiment, config, outcome, test)
+    result = final_numbers(experiment, program, config, outcome, test)
     pictures = []
     (folder / "figures").mkdir(exist_ok=True)
     for picture in program.pictures(outcome.state.best_params, outcome.rows):
@@ -53,7 +53,11 @@ def finish(
 
 
 def final_numbers(
-    experiment: str, config: TrainingConfig, outcome: Outcome, test: dict[str, float | None]
+    experiment: str,
+    program: Program,
+    config: TrainingConfig,
+    outcome: Outcome,
+    test: dict[str, float | None],
 ) -> dict[str, Any]:
     """The flat object of ``result.json``."""
     best = int(outcome.state.best_step)
@@ -63,7 +67,7 @@ def final_numbers(
         "experiment": experiment,
         "seed": config.seed,
         "steps": int(outcome.state.train.step),
-        "epochs": config.epochs,
+        "epochs": program.epochs,
         "best_step": best,
         **{f"test_{name}": value for name, value in test.items()},
         **{name: value for name, value in at_best.items() if name.startswith("valid_")},

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     try:
         return dispatch(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
@@ -104,11 +104,11 @@ def train(
         "sources": source_hashes(settings),
     }
     question = module.__doc__.partition("\n")[0]
+    compile_cache()
+    program = module.program(settings)  # first, since what it refuses must touch no earlier run
     with rundir.claim(folder, identity, overwrite):
         if (folder / "result.json").exists():
             return say_finished(folder, rundir.read_json(folder / "result.json"))
-        compile_cache()
-        program = module.program(settings)
         try:
             outcome = loop.train(program, settings, folder, say_started(experiment, folder))
         except loop.Stopped as stop:
@@ -131,6 +131,9 @@ def read_flags(arguments: list[str], *classes: type) -> list[Any]:
     values = flags.FlagValues()
     for name, field in known.items():
         define(values, name, field)
+    for special in ("flagfile", "undefok"):
+        if any(re.match(f"--?{special}(=|$)", word) for word in arguments):
+            raise UserError(f"There is no flag --{special}. See --help.")
     try:
         _, *extra = values(["launch.sh", *arguments])
     except flags.UnrecognizedFlagError as error:
@@ -138,6 +141,9 @@ def read_flags(arguments: list[str], *classes: type) -> list[Any]:
         raise UserError(f"There is no flag --{error.flagname}.{hint} See --help.") from error
     except flags.Error as error:
         raise UserError(f"{error}") from error
+    for name in known:
+        if values[name].present > 1:
+            raise UserError(f"--{name}: expected one value, got {values[name].present}.")
     if extra:
         raise UserError(f"Unexpected argument {extra[0]!r}: flags are written --name=value.")
     return [cls(**{name: values[name].value for name in config.options(cls)}) for cls in classes]

@@ -27,31 +27,26 @@ def claim(path: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[Pat
       UserError: where the path cannot be written, holds something that is not a run, holds a
         run of another identity, or is in use by another process. Nothing is changed then.
     """
-    _refuse_other_things(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with open(path / "lock", "a+") as lock:
-            _lock(lock, path)
+    with contextlib.ExitStack() as held:
+        try:
+            _refuse_other_things(path)
+            path.mkdir(parents=True, exist_ok=True)
+            _lock(held.enter_context(open(path / "lock", "a+")), path)
             if overwrite:
                 _clear(path)
             _check_identity(path / "config.json", identity)
-            yield path
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise UserError(f"The run directory {path} cannot be written: {error.strerror}.") from error
-    except OSError as error:
-        if error.errno not in _READ_ONLY:
-            raise
-        raise UserError(f"The run directory {path} cannot be written: {error.strerror}.") from error
-
-
-_READ_ONLY = (30,)  # EROFS has no exception class of its own
+        except OSError as error:
+            raise UserError(
+                f"The run directory {path} cannot be written: {error.strerror}."
+            ) from error
+        yield path
 
 
 def _refuse_other_things(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise UserError(f"The run directory {path} is a file; choose another --workdir or --name.")
-    ours = path / "config.json", path / "lock"
-    if path.is_dir() and any(path.iterdir()) and not any(file.exists() for file in ours):
+    # not config.json: other programs have one too, and --overwrite would delete their files
+    if path.is_dir() and any(path.iterdir()) and not (path / "lock").exists():
         raise UserError(
             f"The directory {path} holds files but no run; choose another --workdir or --name."
         )
@@ -123,7 +118,7 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
 def rows_until(file: Path, step: int) -> list[dict[str, Any]]:
     """The rows of ``metrics.jsonl`` up to a step; later ones, and a torn last one, are cut."""
     rows = []
-    for line in file.read_text().splitlines() if file.exists() else []:
+    for line in file.read_bytes().splitlines() if file.exists() else []:
         try:
             row = json.loads(line)
             keep = row["step"] <= step

@@ -30,7 +30,6 @@ class Config(ClassifierConfig):
         "what a time step shows: a row, a pixel, or a pixel in an order shuffled once",
         choices=("row", "pixel", "permuted"),
     )
-    epochs: int = 100
     learning_rate: float = 3e-3
 
 

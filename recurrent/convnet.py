@@ -5,6 +5,7 @@ from typing import Any
 from flax import linen as nn
 from jax import Array
 
+from recurrent.convolution import convolve, max_pool_2x2
 from recurrent.dropout import dropout
 
 
@@ -26,7 +27,7 @@ class ConvNet(nn.Module):
         """Images ``[B, height, width, channels]`` to logits ``[B, classes]``."""
         x = images
         for features in (32, 64):
-            x = nn.relu(nn.Conv(features, (3, 3))(x))
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = nn.relu(nn.Conv(features, (3, 3), conv_general_dilated=convolve)(x))
+            x = max_pool_2x2(x)
         x = nn.relu(nn.Dense(128)(x.reshape(x.shape[0], -1)))
         return nn.Dense(self.classes)(dropout(x, dropout_rate, key))

@@ -162,6 +162,16 @@ def test_runs_in_the_users_folder_with_the_project_importable(clone: Clone) -> N
     assert result.stdout == f"in {clone.bin} with {clone.root}:mine\n"
 
 
+def test_a_folder_of_the_same_name_where_the_user_stands_is_not_run(clone: Clone) -> None:
+    clone.took("x")
+    (clone.root / ".venv" / "bin" / "python").unlink()
+    (clone.root / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    for folder, words in ((clone.root, "ours"), (clone.fakes, "theirs")):
+        (folder / "experiments").mkdir()
+        (folder / "experiments" / "run.py").write_text(f"print('{words}')")
+    assert clone.launch("x").stdout == "ours\n"
+
+
 def test_passes_on_the_exit_status(clone: Clone) -> None:
     assert clone.launch("x", FAKE_STATUS="143").returncode == 143
 

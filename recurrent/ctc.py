@@ -1,0 +1,221 @@
+"""Decoding of connectionist temporal classification (CTC), without a language model.
+
+A path has one symbol per frame. Its labels are what is left after repeated symbols are merged
+and then blanks dropped, so that equal labels in a row need a blank between them. The probability
+of labels is the sum over their paths. The loss for training is `optax.ctc_loss`, which is
+batch-major.
+
+Letters: T frames, B batch, V symbols with the blank, K beams.
+
+Reference: Graves et al., Connectionist temporal classification, 2006.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from recurrent.cell import length_mask, where_flag
+from recurrent.decode import check_at_least_one, check_token
+
+
+class Labels(NamedTuple):
+    """``labels`` is int32 ``[B, T]``, filled up with the blank; ``lengths`` is int32 ``[B]``."""
+
+    labels: Array
+    lengths: Array
+
+
+class LabelBeams(NamedTuple):
+    """The K best label sequences per batch element, best first.
+
+    Attributes:
+      labels: int32 ``[B, K, T]``, filled up with the blank.
+      lengths: int32 ``[B, K]``, how many labels there are.
+      log_probs: ``[B, K]`` in nats; -inf where fewer than K were found, and there the length
+        is 0.
+    """
+
+    labels: Array
+    lengths: Array
+    log_probs: Array
+
+
+def ctc_greedy(log_probs: Any, lengths: Any, blank: int = 0) -> Labels:
+    """The labels of the best path: the largest symbol of each frame, the lowest of equal ones.
+
+    Args:
+      log_probs: ``[T, B, V]``; logits do as well.
+      lengths: integers ``[B]``, 0 to T: frames at and beyond the length are not read.
+      blank: the symbol that is no label; static.
+
+    Raises:
+      ValueError: for log-probabilities of another rank or not of a float type, lengths that are
+        not integers ``[B]`` from 0 to T, or a blank outside the symbols.
+    """
+    log_probs, lengths = _checked(log_probs, lengths, blank)
+    time, batch, _ = log_probs.shape
+    path = log_probs.argmax(axis=-1).astype(jnp.int32)
+    previous = jnp.concatenate([jnp.full((1, batch), blank, jnp.int32), path[:-1]])
+    is_label = (path != blank) & (path != previous) & length_mask(lengths, time)
+    places = jnp.where(is_label, jnp.cumsum(is_label, axis=0) - 1, time)
+    labels = jnp.full((batch, time), blank, jnp.int32)
+    labels = labels.at[jnp.arange(batch), places].set(path, mode="drop")
+    return Labels(labels, is_label.sum(axis=0, dtype=jnp.int32))
+
+
+def ctc_prefix_beam(log_probs: Any, lengths: Any, *, beam_size: int, blank: int = 0) -> LabelBeams:
+    """Searches for the most probable labels, summing over the paths of each (prefix search).
+
+    Keeps the K most probable label prefixes after each frame, each with two probabilities: that
+    of its paths that end with a blank, and of those that end with its last label. Of equal ones
+    the earlier beam stays, then the lower symbol. The log-probabilities returned are exact where
+    K is as large as the number of prefixes, and lower bounds otherwise, since the paths through
+    prefixes that were dropped are missing. Sums are in log space, in float32 or wider. Time
+    O(T K (K + V + T)) per batch element.
+
+    Args:
+      log_probs: ``[T, B, V]``, each frame normalised over V; -inf excludes a symbol.
+      lengths: integers ``[B]``, 0 to T: frames at and beyond the length are not read. A length
+        of 0 gives no labels, of probability 1.
+      beam_size: K; static.
+      blank: the symbol that is no label; static.
+
+    Raises:
+      ValueError: as `ctc_greedy` does, and for a beam size below 1.
+
+    References:
+      Hannun et al., First-pass large vocabulary continuous speech recognition using
+      bi-directional recurrent DNNs, 2014, algorithm 1. Departure: no language model and no
+      insertion bonus.
+    """
+    check_at_least_one(beam_size=beam_size)
+    log_probs, lengths = _checked(log_probs, lengths, blank)
+    search = partial(_search, beam_size=beam_size, blank=blank)
+    return jax.vmap(search, in_axes=(1, 0))(log_probs, lengths)
+
+
+class _Prefixes(NamedTuple):
+    """K label prefixes, all different but for those of probability zero.
+
+    Attributes:
+      labels: ``[K, T]``.
+      lengths: ``[K]``.
+      last: ``[K]``, the last label, the blank where there is none.
+      ends_blank: ``[K]``, log-probability of the paths that end with a blank.
+      ends_label: ``[K]``, log-probability of the paths that end with the last label.
+      starts: ``[K, K]``, whether prefix i is how prefix j starts, or all of it.
+    """
+
+    labels: Array
+    lengths: Array
+    last: Array
+    ends_blank: Array
+    ends_label: Array
+    starts: Array
+
+    @property
+    def total(self) -> Array:
+        return jnp.logaddexp(self.ends_blank, self.ends_label)
+
+
+def _search(log_probs: Array, length: Array, *, beam_size: int, blank: int) -> LabelBeams:
+    """One example: ``log_probs`` is ``[T, V]``."""
+    time, _ = log_probs.shape
+    impossible = jnp.full(beam_size, -jnp.inf, log_probs.dtype)
+    start = _Prefixes(
+        labels=jnp.full((beam_size, time), blank, jnp.int32),
+        lengths=jnp.zeros(beam_size, jnp.int32),
+        last=jnp.full(beam_size, blank, jnp.int32),
+        ends_blank=impossible.at[0].set(0),
+        ends_label=impossible,
+        starts=jnp.eye(beam_size, dtype=bool),
+    )
+
+    def body(prefixes: _Prefixes, inputs: Any) -> tuple[_Prefixes, None]:
+        frame, real = inputs
+        return where_flag(real, _read(prefixes, frame, blank), prefixes), None
+
+    prefixes, _ = lax.scan(body, start, (log_probs, jnp.arange(time) < length))
+    possible = prefixes.total != -jnp.inf
+    return LabelBeams(
+        jnp.where(possible[:, None], prefixes.labels, blank),
+        jnp.where(possible, prefixes.lengths, 0),
+        prefixes.total,
+    )
+
+
+def _read(prefixes: _Prefixes, frame: Array, blank: int) -> _Prefixes:
+    """The K best prefixes after one more frame ``[V]``."""
+    total, last = prefixes.total, prefixes.last
+    symbols = jnp.arange(frame.shape[0])
+    repeats = symbols == last[:, None]
+    extended = jnp.where(repeats, prefixes.ends_blank[:, None], total[:, None]) + frame
+    parents = _parents(prefixes)
+    reached = jnp.where(parents >= 0, extended[parents, last], -jnp.inf)
+    held = prefixes._replace(
+        ends_blank=total + frame[blank],
+        ends_label=jnp.logaddexp(prefixes.ends_label + frame[last], reached),
+    )
+    beyond = frame.shape[0]
+    extended = extended.at[parents, jnp.where(parents >= 0, last, beyond)].set(
+        -jnp.inf, mode="drop"
+    )
+    # The blank adds no label, so that its column stands for the prefix itself.
+    candidates = extended.at[:, blank].set(held.total)
+    _, places = lax.top_k(candidates.reshape(-1), total.shape[0])
+    sources, labels = jnp.divmod(places, frame.shape[0])
+    return _chosen(held, extended, sources, labels, labels == blank)
+
+
+def _parents(prefixes: _Prefixes) -> Array:
+    """The place ``[K]`` of each prefix without its last label among the prefixes, or -1."""
+    possible = prefixes.total != -jnp.inf
+    one_longer = prefixes.lengths == prefixes.lengths[:, None] + 1
+    is_parent = prefixes.starts & one_longer & possible & possible[:, None]
+    return jnp.where(is_parent.any(axis=0), is_parent.argmax(axis=0), -1)
+
+
+def _chosen(
+    held: _Prefixes, extended: Array, sources: Array, labels: Array, holds: Array
+) -> _Prefixes:
+    """Prefix k is prefix ``sources[k]``, with ``labels[k]`` after it unless ``holds[k]``."""
+    beams, time = held.labels.shape
+    lengths = held.lengths[sources]
+    places = jnp.where(holds, time, lengths)
+    return _Prefixes(
+        labels=held.labels[sources].at[jnp.arange(beams), places].set(labels, mode="drop"),
+        lengths=jnp.where(holds, lengths, lengths + 1),
+        last=jnp.where(holds, held.last[sources], labels),
+        ends_blank=jnp.where(holds, held.ends_blank[sources], -jnp.inf),
+        ends_label=jnp.where(holds, held.ends_label[sources], extended[sources, labels]),
+        starts=_starts(held, sources, labels, holds),
+    )
+
+
+def _starts(held: _Prefixes, sources: Array, labels: Array, holds: Array) -> Array:
+    """`_Prefixes.starts` of the chosen; no loop over labels, which would cost K * K * T."""
+    is_next = jnp.minimum(held.lengths[sources], held.labels.shape[1] - 1)
+    next_label = held.labels[sources[None, :], is_next[:, None]]
+    differ = sources[:, None] != sources
+    still_starts = holds[:, None] | (differ & (next_label == labels[:, None]))
+    started = held.starts[sources[:, None], sources]
+    return jnp.eye(len(sources), dtype=bool) | (started & still_starts)
+
+
+def _checked(log_probs: Any, lengths: Any, blank: int) -> tuple[Array, Array]:
+    log_probs, lengths = jnp.asarray(log_probs), jnp.asarray(lengths)
+    if log_probs.ndim != 3 or 0 in log_probs.shape:
+        raise ValueError(
+            f"log_probs: expected the shape [T, B, V], none of them 0, got {list(log_probs.shape)}."
+        )
+    if not jnp.issubdtype(log_probs.dtype, jnp.floating):
+        raise ValueError(f"log_probs: expected floats, got {log_probs.dtype}.")
+    time, batch, vocabulary = log_probs.shape
+    if lengths.shape != (batch,):
+        raise ValueError(f"lengths: expected the shape [B={batch}], got {list(lengths.shape)}.")
+    length_mask(lengths, time)
+    check_token("blank", blank, vocabulary)
+    return log_probs.astype(jnp.promote_types(log_probs.dtype, jnp.float32)), lengths

@@ -1,0 +1,430 @@
+"""Decoding of any model that gives logits token by token: sampling, greedy, beam search.
+
+A model is a pure function ``step(state, tokens) -> (state, logits)`` with tokens ``[B]`` and
+logits ``[B, V]``. A cell with an embedding and a readout is one:
+
+    def step(state, tokens):
+        state, hidden = cell.step(params["cell"], state, params["embedding"][tokens])
+        return state, readout.apply(params["readout"], hidden)
+
+and so is a transformer whose state is a key-value cache. Every array of the state has B as its
+first axis, or is a scalar that all sequences share, such as a position. To continue a prompt,
+read all of it but its last token with `recurrent.unroll` and pass that token as ``first_token``.
+
+Letters: B batch, V vocabulary, K beams, T length.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.core import Tracer
+
+from recurrent.cell import State
+
+Step = Callable[[State, Array], tuple[State, Array]]
+
+
+class Decoded(NamedTuple):
+    """One sequence per batch element.
+
+    Attributes:
+      tokens: int32 ``[T, B]``, without the first token; the stop token fills what follows it.
+      log_probs: ``[T, B]`` in nats, of each token under the model itself
+        (``log_softmax(logits)``, whatever the temperature and the filters); zero after the stop
+        token. It is differentiable, the choice of tokens is not.
+      lengths: int32 ``[B]``, how many tokens there are, the stop token included.
+    """
+
+    tokens: Array
+    log_probs: Array
+    lengths: Array
+
+
+class Beams(NamedTuple):
+    """The K best sequences per batch element, best first.
+
+    Attributes:
+      sequences: int32 ``[B, K, T]``, without the first token; the stop token (0 where there is
+        none) fills what follows it.
+      scores: ``[B, K]``, log-probability in nats over length penalty; -inf where there are
+        fewer than K sequences of probability above zero, and there the length is 0.
+      lengths: int32 ``[B, K]``, how many tokens there are, the stop token included.
+    """
+
+    sequences: Array
+    scores: Array
+    lengths: Array
+
+
+def filter_logits(
+    logits: Any, temperature: Any = 1.0, top_k: Any = None, top_p: Any = None
+) -> Array:
+    """The logits of the distribution that `sample` draws from.
+
+    In this order: divides by the temperature, keeps the k largest, keeps the nucleus of what is
+    left: the smallest set of largest probabilities whose sum reaches p. Of equal logits the one
+    of the lower index counts as larger. ``temperature``, ``top_k`` and ``top_p`` are numbers or
+    arrays ``[...]``, and may be traced; traced values are not checked.
+
+    Args:
+      logits: floats ``[..., V]``; -inf excludes a token.
+      temperature: 0 or more; at 0 only the largest logit is kept.
+      top_k: integer, 1 or more; V or more keeps all, as None does.
+      top_p: above 0, up to 1; 1 keeps all, as None does.
+
+    Returns:
+      ``[..., V]`` in float32 or wider, shifted so that the largest is 0; -inf where a token is
+      not kept. At least one is kept.
+
+    Raises:
+      ValueError: for logits without axes or not of a float type, a temperature that is negative
+        or not finite, ``top_k`` below 1 or no integer, or ``top_p`` outside (0, 1].
+
+    References:
+      Top-k: Fan et al., Hierarchical neural story generation, 2018. Nucleus: Holtzman et al.,
+      The curious case of neural text degeneration, 2020.
+    """
+    logits = _wide_floats("logits", logits)
+    if logits.ndim < 1:
+        raise ValueError("logits: expected the shape [..., V], got a scalar.")
+    _check_filters(temperature, top_k, top_p)
+    temperature = jnp.asarray(temperature, logits.dtype)[..., None]
+    is_greedy = temperature == 0
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    largest = jnp.arange(logits.shape[-1]) == logits.argmax(axis=-1, keepdims=True)
+    logits = logits / jnp.where(is_greedy, 1, temperature)
+    kept = ~is_greedy | largest
+    if top_k is not None or top_p is not None:
+        kept &= _in_top(logits, top_k, top_p)
+    return jnp.where(kept, logits, -jnp.inf)
+
+
+def sample(
+    step: Step,
+    state: State,
+    first_token: Any,
+    key: Array,
+    length: int,
+    *,
+    temperature: Any = 1.0,
+    top_k: Any = None,
+    top_p: Any = None,
+    stop_token: int | None = None,
+) -> Decoded:
+    """Draws tokens one by one, each from `filter_logits` of the model's logits.
+
+    Args:
+      step: the model, ``(state, tokens) -> (state, logits)``; see the module's text.
+      state: its state before the first token is read.
+      first_token: integers ``[B]``, read first and not returned.
+      key: a random key. The first tokens drawn do not depend on ``length``.
+      length: T, how many tokens to draw; static.
+      temperature: see `filter_logits`; this and the next two are numbers or arrays ``[B]``, and
+        may be traced.
+      top_k: see `filter_logits`.
+      top_p: see `filter_logits`.
+      stop_token: a sequence ends with the first such token; static. None: all have T tokens.
+
+    Raises:
+      ValueError: as `filter_logits` does, and for first tokens that are not integers ``[B]``,
+        a length below 1, a stop token outside the vocabulary, or a step that returns logits of
+        a shape other than ``[B, V]`` or a state unlike the one that it was given.
+    """
+    _check_filters(temperature, top_k, top_p)
+
+    def draw(logits: Array, time: Array) -> Array:
+        logits = filter_logits(logits, temperature, top_k, top_p)
+        return jax.random.categorical(jax.random.fold_in(key, time), logits)
+
+    return _generate(step, state, first_token, length, stop_token, draw)
+
+
+def greedy(
+    step: Step, state: State, first_token: Any, length: int, *, stop_token: int | None = None
+) -> Decoded:
+    """Takes the token of the largest logit at each step; the lowest of equal ones.
+
+    Arguments, result and errors are those of `sample`.
+    """
+
+    def largest(logits: Array, _: Array) -> Array:
+        return logits.argmax(axis=-1)
+
+    return _generate(step, state, first_token, length, stop_token, largest)
+
+
+def beam_search(
+    step: Step,
+    state: State,
+    first_token: Any,
+    *,
+    beam_size: int,
+    max_length: int,
+    stop_token: int | None,
+    length_penalty: Any = 0.0,
+) -> Beams:
+    """Searches for the sequences of the highest score.
+
+    A sequence is complete where it ends with its first stop token or has ``max_length`` tokens.
+    Its score is ``log P / ((5 + n) / 6) ** length_penalty`` with n tokens, the stop token
+    included. Each step extends the K live prefixes by all tokens; what ends there competes for
+    the K finished places by score, the rest for the K live places by log-probability; equal ones
+    keep their order of beam, then token. With ``beam_size >= V ** max_length`` it is exhaustive.
+
+    It ends early once no live prefix can beat the worst of K finished sequences, for every batch
+    element: a log-probability never rises and the divisor is largest at ``max_length``, so that
+    ``log P / ((5 + max_length) / 6) ** length_penalty`` bounds the score of all continuations.
+
+    Args:
+      step: the model, ``(state, tokens) -> (state, logits)``; see the module's text. It sees B
+        sequences at a time (K such calls are `jax.vmap`-ed), so that it may close over arrays
+        that start with B, such as an encoder's outputs. Logits of -inf exclude a token.
+      state: its state before the first token is read.
+      first_token: integers ``[B]``, read first and not returned.
+      beam_size: K; static.
+      max_length: T; static.
+      stop_token: the token that ends a sequence; static. None: all have T tokens.
+      length_penalty: 0 or more; may be traced.
+
+    Raises:
+      ValueError: for a size below 1, a negative length penalty, a stop token outside the
+        vocabulary, first tokens that are not integers ``[B]``, an array of the state that is
+        neither a scalar nor starts with B, or a step that returns logits of a shape other than
+        ``[B, V]`` or a state unlike the one that it was given.
+
+    References:
+      Wu et al., Google's neural machine translation system, 2016, equation 14. Departures: no
+      coverage penalty, and no pruning by a margin below the best.
+    """
+    check_at_least_one(beam_size=beam_size, max_length=max_length)
+    _check_values("length_penalty", length_penalty, lambda a: a >= 0, "0 or more")
+    state, tokens, scores = _checked_start(step, state, first_token, stop_token)
+    _check_batch_first(state, tokens.shape[0])
+    step_beams = _over_beams(step, state)
+    sizes = jnp.arange(1, max_length + 1, dtype=scores.dtype)
+    divisors = ((5 + sizes) / 6) ** jnp.asarray(length_penalty, scores.dtype)
+
+    def can_improve(search: _Search) -> Array:
+        bound = search.live.scores.max(axis=1) / divisors[-1]
+        return (search.time < max_length) & (bound > search.finished.scores.min(axis=1)).any()
+
+    def extend(search: _Search) -> _Search:
+        state, logits = step_beams(search.state, search.tokens)
+        log_probs = jax.nn.log_softmax(logits.astype(scores.dtype))
+        return _extend(search, state, log_probs, divisors, stop_token)
+
+    start = _start(state, tokens, scores.dtype, beam_size, max_length, stop_token)
+    search = lax.while_loop(can_improve, extend, start)
+    truncated = search.live._replace(scores=search.live.scores / divisors[-1])
+    best = _best(search.finished, truncated)
+    return _blank_where_impossible(best, _fill(stop_token))
+
+
+class _Search(NamedTuple):
+    """``live.scores`` are log-probabilities, ``finished.scores`` are divided by the penalty."""
+
+    time: Array
+    state: State
+    tokens: Array
+    live: Beams
+    finished: Beams
+
+
+def _start(
+    state: State, tokens: Array, dtype: Any, beam_size: int, max_length: int, stop_token: int | None
+) -> _Search:
+    shape = (tokens.shape[0], beam_size)
+    nothing = Beams(
+        jnp.full((*shape, max_length), _fill(stop_token), jnp.int32),
+        jnp.full(shape, -jnp.inf, dtype),
+        jnp.full(shape, max_length, jnp.int32),
+    )
+    live = nothing._replace(scores=nothing.scores.at[:, 0].set(0))
+    places = jnp.zeros(shape, jnp.int32)
+    state = _take(jax.tree.map(lambda leaf: leaf[:, None] if leaf.ndim else leaf, state), places)
+    tokens = _take(tokens[:, None], places)
+    return _Search(jnp.zeros((), jnp.int32), state, tokens, live, nothing)
+
+
+def _extend(
+    search: _Search, state: State, log_probs: Array, divisors: Array, stop_token: int | None
+) -> _Search:
+    time, live, finished = search.time, search.live, search.finished
+    batch, beam_size, vocabulary = log_probs.shape
+    totals = live.scores[..., None] + log_probs
+    if stop_token is not None:
+        ended = live._replace(
+            scores=totals[..., stop_token] / divisors[time],
+            lengths=jnp.full_like(live.lengths, time + 1),
+        )
+        finished = _best(finished, ended)
+        totals = totals.at[..., stop_token].set(-jnp.inf)
+    scores, places = lax.top_k(totals.reshape(batch, -1), beam_size)
+    parents, tokens = jnp.divmod(places, vocabulary)
+    sequences = _take(live.sequences, parents).at[:, :, time].set(tokens)
+    live = live._replace(sequences=sequences, scores=scores)
+    return _Search(time + 1, _take(state, parents), tokens, live, finished)
+
+
+def _best(kept: Beams, others: Beams) -> Beams:
+    """As many as ``kept`` holds, best first; of equal ones those in ``kept`` stay."""
+    pool = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), kept, others)
+    _, places = lax.top_k(pool.scores, kept.scores.shape[1])
+    return _take(pool, places)
+
+
+def _take(tree: Any, places: Array) -> Any:
+    """Entries ``[B, K, ...]`` of arrays ``[B, N, ...]`` at places ``[B, K]``; scalars stay."""
+
+    def take(leaf: Array) -> Array:
+        return jax.vmap(lambda rows, chosen: rows[chosen])(leaf, places) if leaf.ndim else leaf
+
+    return jax.tree.map(take, tree)
+
+
+def _over_beams(step: Step, state: State) -> Step:
+    """The step on state arrays ``[B, K, ...]`` and tokens ``[B, K]``."""
+    axes = jax.tree.map(lambda leaf: 1 if leaf.ndim else None, state)
+    return jax.vmap(step, in_axes=(axes, 1), out_axes=(axes, 1))
+
+
+def _blank_where_impossible(beams: Beams, fill: int) -> Beams:
+    possible = beams.scores != -jnp.inf
+    return Beams(
+        jnp.where(possible[..., None], beams.sequences, fill),
+        beams.scores,
+        jnp.where(possible, beams.lengths, 0),
+    )
+
+
+def _generate(
+    step: Step,
+    state: State,
+    first_token: Any,
+    length: int,
+    stop_token: int | None,
+    choose: Callable[[Array, Array], Array],
+) -> Decoded:
+    check_at_least_one(length=length)
+    state, first, _ = _checked_start(step, state, first_token, stop_token)
+    stop = -1 if stop_token is None else stop_token
+
+    def body(carry: Any, time: Array) -> tuple[Any, Any]:
+        state, token, ended = carry
+        state, logits = step(state, token)
+        logits = _wide_floats("logits", logits)
+        token = jnp.where(ended, stop, choose(logits, time)).astype(jnp.int32)
+        log_probs = jax.nn.log_softmax(logits)
+        log_prob = jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
+        outputs = (token, jnp.where(ended, 0, log_prob), ~ended)
+        return (state, token, ended | (token == stop)), outputs
+
+    carry = (state, first, jnp.zeros(first.shape, bool))
+    _, (tokens, log_probs, real) = lax.scan(body, carry, jnp.arange(length))
+    return Decoded(tokens, log_probs, real.sum(axis=0, dtype=jnp.int32))
+
+
+def _in_top(logits: Array, top_k: Any, top_p: Any) -> Array:
+    order = jnp.argsort(logits, axis=-1, descending=True, stable=True)
+    rank = jnp.arange(logits.shape[-1])
+    kept = jnp.ones(logits.shape, bool)
+    if top_k is not None:
+        kept &= rank < jnp.asarray(top_k)[..., None]
+    if top_p is not None:
+        top_p = jnp.asarray(top_p, logits.dtype)[..., None]
+        sorted_logits = jnp.take_along_axis(logits, order, axis=-1)
+        probs = jax.nn.softmax(jnp.where(kept, sorted_logits, -jnp.inf))
+        before = jnp.cumsum(probs[..., :-1], axis=-1)
+        before = jnp.concatenate([jnp.zeros_like(probs[..., :1]), before], axis=-1)
+        # Rounding may bring the sum to 1 before the last token.
+        kept &= (before < top_p) | (top_p >= 1)
+    return jnp.take_along_axis(kept, jnp.argsort(order, axis=-1), axis=-1)
+
+
+def _fill(stop_token: int | None) -> int:
+    return 0 if stop_token is None else stop_token
+
+
+def _wide_floats(name: str, values: Any) -> Array:
+    values = jnp.asarray(values)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(f"{name}: expected floats, got {values.dtype}.")
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
+def check_at_least_one(**sizes: int) -> None:
+    """Raises ValueError for a size below 1, by its name."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}: expected at least 1, got {size}.")
+
+
+def check_token(name: str, token: int, vocabulary: int) -> None:
+    """Raises ValueError for a token that is not below V."""
+    if not 0 <= token < vocabulary:
+        raise ValueError(f"{name}: expected a token from 0 to {vocabulary - 1}, got {token}.")
+
+
+def _check_filters(temperature: Any, top_k: Any, top_p: Any) -> None:
+    _check_values(
+        "temperature", temperature, lambda a: (a >= 0) & np.isfinite(a), "finite and 0 or more"
+    )
+    if top_k is not None:
+        if not jnp.issubdtype(jnp.asarray(top_k).dtype, jnp.integer):
+            raise ValueError(f"top_k: expected an integer, got {jnp.asarray(top_k).dtype}.")
+        _check_values("top_k", top_k, lambda a: a >= 1, "at least 1")
+    if top_p is not None:
+        _check_values("top_p", top_p, lambda a: (a > 0) & (a <= 1), "above 0, up to 1")
+
+
+def _check_values(name: str, value: Any, is_right: Callable[[Any], Any], expected: str) -> None:
+    if not isinstance(value, Tracer) and not np.all(is_right(np.asarray(value))):
+        raise ValueError(f"{name}: expected {expected}, got {value}.")
+
+
+def _checked_start(
+    step: Step, state: State, first_token: Any, stop_token: int | None
+) -> tuple[State, Array, jax.ShapeDtypeStruct]:
+    """The state and first tokens as arrays, and the shape ``[B, V]`` and type of the scores."""
+    tokens = jnp.asarray(first_token)
+    if tokens.ndim != 1 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(
+            f"first_token: expected integers [B], got {tokens.dtype} {list(tokens.shape)}."
+        )
+    state, tokens = jax.tree.map(jnp.asarray, state), tokens.astype(jnp.int32)
+    new_state, logits = jax.eval_shape(step, state, tokens)
+    if logits.ndim != 2 or logits.shape[0] != tokens.shape[0]:
+        raise ValueError(
+            f"step: expected logits [B={tokens.shape[0]}, V], got {list(logits.shape)}."
+        )
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"step: expected logits of a float type, got {logits.dtype}.")
+    _check_same_state(state, new_state)
+    if stop_token is not None:
+        check_token("stop_token", stop_token, logits.shape[1])
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    return state, tokens, jax.ShapeDtypeStruct(logits.shape, dtype)
+
+
+def _check_same_state(state: State, new_state: State) -> None:
+    def signature(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: f"{leaf.dtype} {list(leaf.shape)}", tree)
+
+    if signature(state) != signature(new_state):
+        raise ValueError(
+            f"step: expected a state like the one that it was given, {signature(state)}, "
+            f"got {signature(new_state)}."
+        )
+
+
+def _check_batch_first(state: State, batch: int) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if leaf.ndim and leaf.shape[0] != batch:
+            raise ValueError(
+                f"state{jax.tree_util.keystr(path)}: expected a scalar or the shape [B={batch}, "
+                f"...], got {list(leaf.shape)}."
+            )
