@@ -1,7 +1,6 @@
 """What an experiment's Config is made of: typed fields with help, bounds and choices."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_type_hints
 
@@ -90,6 +89,8 @@ def parse(name: str, option: Option, text: str) -> Any:
     except (ValueError, KeyError):
         raise UserError(f"--{name}: expected {words[option.type]}, got {text!r}.") from None
     check_value(name, option, value)
+    if option.type is str and (not text or text.startswith("--")):  # an unset shell variable
+        raise UserError(f"--{name}: expected a text, got {text!r}.")
     return value
 
 
@@ -103,8 +104,8 @@ def check_value(name: str, option: Option, value: Any) -> None:
         raise UserError(
             f"--{name}: {expected}, got {value!r}.{did_you_mean(value, option.choices)}"
         )
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"--{name}: expected a finite number, got {value}.")
+    if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT32:
+        raise UserError(f"--{name}: expected a finite number in float32, got {value}.")
     bounds = [
         (option.minimum, "at least", lambda bound: value >= bound),
         (option.above, "more than", lambda bound: value > bound),
@@ -116,6 +117,9 @@ def check_value(name: str, option: Option, value: Any) -> None:
             raise UserError(f"--{name}: expected {words} {bound}, got {value}.")
     if option.check is not None:
         option.check(value)
+
+
+_LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
 def traced(config: Any) -> dict[str, Any]:

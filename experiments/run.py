@@ -125,7 +125,7 @@ def read_flags(arguments: list[str], *classes: type) -> list[Any]:
     """One value of each dataclass from the flags, every one typed and checked.
 
     Raises:
-      UserError: for a flag that is unknown, repeated without sense, ill-typed or out of bounds.
+      UserError: for a flag that is unknown, repeated, ill-typed or out of bounds.
     """
     known = {name: field for cls in classes for name, field in config.options(cls).items()}
     values = flags.FlagValues()
@@ -146,7 +146,8 @@ def read_flags(arguments: list[str], *classes: type) -> list[Any]:
             raise UserError(f"--{name}: expected one value, got {values[name].present}.")
     if extra:
         raise UserError(f"Unexpected argument {extra[0]!r}: flags are written --name=value.")
-    return [cls(**{name: values[name].value for name in config.options(cls)}) for cls in classes]
+    given = {name: values[name].value for name in known if values[name].present}
+    return [cls(**{n: given[n] for n in config.options(cls) if n in given}) for cls in classes]
 
 
 class _Parser(flags.ArgumentParser):
@@ -154,17 +155,15 @@ class _Parser(flags.ArgumentParser):
         self.name, self.field = name, field
 
     def parse(self, argument: Any) -> Any:
-        if not isinstance(argument, str) or argument is self.field.default:
-            return argument
         return config.parse(self.name, self.field, argument)
 
 
 def define(values: flags.FlagValues, name: str, field: Option) -> None:
     """Adds the flag of one option."""
     if field.type is bool:
-        flags.DEFINE_boolean(name, field.default, field.help, flag_values=values)
+        flags.DEFINE_boolean(name, None, field.help, flag_values=values)
     else:
-        flags.DEFINE(_Parser(name, field), name, field.default, field.help, flag_values=values)
+        flags.DEFINE(_Parser(name, field), name, None, field.help, flag_values=values)
 
 
 def help_page(experiment: str, module: Any) -> str:

@@ -59,6 +59,9 @@ def unroll(
     mask: Any = None,
     reset: Any = None,
     reverse: bool = False,
+    remat: int | None = None,
+    truncate: int | None = None,
+    return_states: bool = False,
     method: Literal["auto", "scan"] = "auto",
 ) -> tuple[State, Any]:
     """Runs a cell over a sequence.
@@ -75,6 +78,11 @@ def unroll(
       reset: booleans ``[T, ...]``; where True the state is put back to the cell's initial
         state *before* x_t is read.
       reverse: read from the last step to the first; outputs stay at their input's place.
+      remat: every so many steps the backward pass finds a stored state and recomputes what
+        lies between (Chen et al. 2016), so memory falls from T to T / remat + remat states.
+      truncate: no gradient crosses from one run of so many steps to the one before, counted
+        from the first input read (truncated backpropagation); the state itself is carried on.
+      return_states: give outputs as pairs ``(ys, states)``, with the state after every step.
       method: ``"auto"`` takes the cell's fast sequence function where it has one; ``"scan"``
         is the readable reference, and the one that forward-mode differentiation
         (`jax.jvp`, `jax.jacfwd`, Hessians) can go through.
@@ -84,7 +92,7 @@ def unroll(
 
     Raises:
       ValueError: for a wrong rank, feature size, mask or reset shape, a length outside 0 to T,
-        or an unknown method.
+        a remat or truncate below 1, or an unknown method.
     """
     batch_shape = _batch_shape(cell, xs)
     steps_shape = (xs.shape[0], *batch_shape)
@@ -98,7 +106,13 @@ def unroll(
         state = cell.initial_state(params, batch_shape)
     if method not in ("auto", "scan"):
         raise ValueError(f'method: expected "auto" or "scan", got {method!r}.')
+    if return_states:
+        cell = _with_states(cell)
     run = scan_sequence if method == "scan" else sequence
+    if remat is not None:
+        run = in_chunks(run, _at_least_one("remat", remat), jax.checkpoint)
+    if truncate is not None:
+        run = in_chunks(run, _at_least_one("truncate", truncate), _cut)
     return run(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
 
 
@@ -131,6 +145,54 @@ def scan_sequence(
         return new_state, y
 
     return lax.scan(body, state, (xs, mask, reset), reverse=reverse)
+
+
+def in_chunks(run: Callable[..., Any], most: int, wrap: Callable[..., Any]) -> Callable[..., Any]:
+    """`sequence` or `scan_sequence` in pieces of ``most`` steps, each run by ``wrap(piece)``."""
+
+    def run_chunks(cell, params, state, xs, *, mask, reset, reverse):
+        time = xs.shape[0]
+        size = max(1, min(most, time))
+        filler = -time % size
+        if filler and mask is None:
+            mask = jnp.ones((time, *_batch_shape(cell, xs)), bool)
+        pad = (filler, 0) if reverse else (0, filler)  # so that pieces count from the first read
+
+        def cut(leaf: Array) -> Array:
+            padded = jnp.pad(leaf, [pad] + [(0, 0)] * (leaf.ndim - 1))
+            return padded.reshape(-1, size, *leaf.shape[1:])
+
+        def piece(params, state, inputs):
+            xs, mask, reset = inputs
+            return run(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
+
+        def body(state, inputs):
+            return wrap(piece)(params, state, inputs)
+
+        pieces = jax.tree.map(cut, (xs, mask, reset))
+        state, ys = lax.scan(body, state, pieces, reverse=reverse)
+        whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), ys)
+        return state, jax.tree.map(lambda leaf: leaf[pad[0] : pad[0] + time], whole)
+
+    return run_chunks
+
+
+def _cut(piece: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda params, state, inputs: piece(params, lax.stop_gradient(state), inputs)
+
+
+def _with_states(cell: Cell) -> Cell:
+    def step(params: Params, state: State, x: Any) -> tuple[State, Any]:
+        state, y = cell.step(params, state, x)
+        return state, (y, state)
+
+    return cell._replace(step=step, sequence=None)
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}.")
+    return value
 
 
 def output_shape(cell: Cell) -> Shape:
