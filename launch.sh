@@ -8,6 +8,7 @@
 #   RECURRENT_ACCELERATOR  cpu, cuda12, cuda13 or tpu (default: what nvidia-smi shows at set-up)
 set -euo pipefail
 unset CDPATH
+export RECURRENT_STARTED=${EPOCHREALTIME:-$(date +%s)} # a run says how long its start took
 
 directory_of() { # follows links by hand: readlink -f is missing on older systems
   local path=$1 target

@@ -32,12 +32,21 @@ def make_cell(name: str, input_size: int, hidden_size: int) -> Cell:
     """The cell of these sizes that ``--cell=name`` stands for.
 
     Raises:
-      UserError: as `cell_factory` does, and where the function returns something else.
+      UserError: as `cell_factory` does, and where the function refuses the sizes or returns
+        something else.
     """
-    cell = cell_factory(name)(input_size, hidden_size)
+    try:
+        cell = cell_factory(name)(input_size, hidden_size)
+    except ValueError as error:
+        raise UserError(f"--cell: {name} refuses these sizes: {error}") from error
     if not isinstance(cell, Cell):
         raise UserError(
             f"--cell: expected {name} to return a recurrent.Cell, got {type(cell).__name__}."
+        )
+    if cell.input_shape != (input_size,):
+        raise UserError(
+            f"--cell: expected a cell that reads vectors of {input_size} numbers; {name} reads "
+            f"inputs of shape {cell.input_shape}."
         )
     return cell
 

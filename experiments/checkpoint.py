@@ -18,7 +18,9 @@ def checkpoints(folder: Path, keep: int = 2) -> Iterator[Any]:
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").setLevel(logging.ERROR)
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=True, cleanup_tmp_directories=True
+    )
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         yield manager
 

@@ -177,7 +177,7 @@ def common_pictures(
         "Learning curves",
         "Loss and accuracy after each epoch. Training images are distorted and thinned by "
         "dropout, so their curve may lie below that of the validation images.",
-        figures.learning_curves(rows, "accuracy"),
+        figures.learning_curves(rows, "accuracy", best_step(rows)),
     )
     yield Picture(
         "confusion_matrix",
@@ -197,6 +197,12 @@ def common_pictures(
             len(test.labels),
         ),
     )
+
+
+def best_step(rows: list[dict[str, Any]]) -> int | None:
+    """The step whose params `lowest_loss` chose."""
+    finite = [row for row in rows if row.get("valid_loss") is not None]
+    return min(finite, key=lambda row: row["valid_loss"])["step"] if finite else None
 
 
 def class_probabilities(model: Classifier, params: Any, images: np.ndarray) -> np.ndarray:

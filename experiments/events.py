@@ -22,19 +22,20 @@ def event_writer(folder: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
         # the import takes a second, so not before it is needed; and not SummaryWriter, whose
         # queue holds rows back for minutes
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar
 
+        proto: Any = event_pb2  # generated, so without types
         step, now = row["step"], time.time()
         if writer is None:
             folder.mkdir(exist_ok=True)
             writer = EventsWriter(str(folder / "events"), f".{step}")
-            begins = SessionLog(status=SessionLog.START)
-            writer.write_event(Event(session_log=begins, step=step, wall_time=now))
+            begins = proto.SessionLog(status=proto.SessionLog.START)
+            writer.write_event(proto.Event(session_log=begins, step=step, wall_time=now))
         for name, value in row.items():
             if name not in ("step", "epoch") and value is not None:
                 summary = scalar(name.replace("_", "/", 1), value)
-                writer.write_event(Event(summary=summary, step=step, wall_time=now))
+                writer.write_event(proto.Event(summary=summary, step=step, wall_time=now))
         writer.flush()
 
     try:

@@ -41,7 +41,9 @@ class Launch:
 def main(arguments: list[str]) -> int:
     """Does what the command line says; returns the exit status."""
     try:
-        return dispatch(arguments)
+        status = dispatch(arguments)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
@@ -49,6 +51,7 @@ def main(arguments: list[str]) -> int:
         print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed again at exit
         return 141
 
 
@@ -232,7 +235,8 @@ def compile_cache() -> None:
 
 def say_started(experiment: str, folder: Path) -> Any:
     """A function that says where the run goes and how long the start took."""
-    since = float(os.environ.get("RECURRENT_STARTED", time.time()))
+    text = os.environ.get("RECURRENT_STARTED", "").replace(",", ".")  # bash writes it by locale
+    since = float(text or time.time())
 
     def say(step: int) -> None:
         begins = f"goes on from step {step}" if step else "begins"

@@ -53,6 +53,7 @@ def cross_entropy(
         logits = jnp.where(mask.astype(bool)[..., None], logits, 0)
         labels = jnp.where(mask.astype(bool), labels, 0)
     right = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    right = jnp.where(labels < 0, jnp.nan, right)  # it would count from the last class
     even = -jax.nn.log_softmax(logits).mean(axis=-1)
     return masked_average((1 - label_smoothing) * right + label_smoothing * even, mask)
 

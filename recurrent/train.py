@@ -57,7 +57,7 @@ def train_step(
     """
     key = jax.random.fold_in(_noise_key(state.key), state.step)
     gradients, metrics = jax.grad(loss, has_aux=True)(state.params, batch, key)
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(norm)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -1,0 +1,273 @@
+"""Real processes, killed and stopped: the same command again ends at the same bits."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tests.test_experiments import assert_events, snapshot
+
+ROOT = Path(__file__).resolve().parents[2]
+EPOCHS, STEPS_PER_EPOCH = 16, 20
+TOTAL = EPOCHS * STEPS_PER_EPOCH
+FLAGS = (
+    *("--cell=elman", "--hidden_size=8", f"--epochs={EPOCHS}", "--steps_per_call=3"),
+    "--learning_rate=0.01",
+)
+COMMAND = (sys.executable, "-m", "experiments.run")
+# The same with a save after every call, so that a kill at any moment falls into a save or near.
+ALWAYS_SAVING = (
+    *(sys.executable, "-c"),
+    "import sys; from experiments import loop, run; loop.SECONDS_BETWEEN_SAVES = -1;"
+    "sys.exit(run.main(sys.argv[1:]))",
+)
+Launch = Callable[..., "contextlib.AbstractContextManager[Process]"]
+
+
+class Process:
+    """A run of the launcher, with its output in files."""
+
+    def __init__(self, command: tuple[str, ...], run: Path, cache: Path):
+        self.run = run
+        self.out, self.err = (run.parent / name for name in ("stdout", "stderr"))
+        environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
+            "JAX_PLATFORMS": "cpu",
+        }
+        arguments = [*command, "sequential_digits", *FLAGS, f"--workdir={run}"]
+        with open(self.out, "w") as out, open(self.err, "w") as err:
+            self.popen = subprocess.Popen(
+                arguments, cwd=ROOT, env=environment, stdout=out, stderr=err
+            )
+
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        """Waits for something that must come before the end."""
+        deadline = time.monotonic() + 120
+        while not reached():
+            assert self.popen.poll() is None, self.out.read_text() + self.err.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def end(self) -> int:
+        return self.popen.wait(timeout=120)
+
+    def succeed(self) -> str:
+        """Its output, after it has ended well."""
+        assert self.end() == 0, self.err.read_text()
+        return self.out.read_text()
+
+    def first_step(self) -> int:
+        """The step that it says it goes on from; 0 where it begins."""
+        text = self.out.read_text()
+        found = re.search(r"sequential_digits (?:begins|goes on from step (\d+)) in ", text)
+        assert found, text
+        return int(found[1] or 0)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled programs of all these processes, whichever worker starts them."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+
+
+@pytest.fixture
+def launch(cache: Path, tmp_path: Path) -> Launch:
+    @contextlib.contextmanager
+    def start(command: tuple[str, ...] = COMMAND, cache: Path = cache) -> Iterator[Process]:
+        process = Process(command, tmp_path / "run", cache)
+        try:
+            yield process
+        finally:
+            process.popen.kill()
+            process.popen.wait()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def whole(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of an uninterrupted run."""
+    process = Process(COMMAND, tmp_path_factory.mktemp("whole") / "run", cache)
+    process.succeed()
+    return process.run
+
+
+def saved_steps(folder: Path) -> list[int]:
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def saving(run: Path) -> bool:
+    """Whether a save is under way."""
+    folders = [run / "checkpoints" / name for name in ("latest", "best")]
+    return any("tmp" in entry.name for folder in folders for entry in folder.iterdir())
+
+
+def row_count(run: Path) -> int:
+    file = run / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def arrays(folder: Path) -> list[tuple[str, str, bytes]]:
+    """Path, dtype and bytes of every array in a folder's newest checkpoint."""
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(folder) as manager:
+        raw: Any = ocp.args.StandardRestore()
+        found = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=raw))
+    leaves = jax.tree_util.tree_leaves_with_path(found["state"])
+    return [
+        (jax.tree_util.keystr(path), str(np.asarray(leaf).dtype), np.asarray(leaf).tobytes())
+        for path, leaf in leaves
+    ]
+
+
+def lasting(run: Path) -> dict[str, Any]:
+    """The numbers of ``result.json`` that a repetition must reproduce."""
+    result = json.loads((run / "result.json").read_text())
+    return {k: v for k, v in result.items() if k not in ("train_seconds", "finished")}
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert (run / "config.json").read_bytes() == (whole / "config.json").read_bytes()
+    assert lasting(run) == lasting(whole)
+    assert lasting(run)["steps"] == TOTAL
+    for name in ("latest", "best"):
+        folders = [path / "checkpoints" / name for path in (run, whole)]
+        assert saved_steps(folders[0])[-1] == saved_steps(folders[1])[-1]
+        assert arrays(folders[0]) == arrays(folders[1])
+    assert_events(run)
+    assert not saving(run), "what killed saves have left is cleaned up"
+
+
+def kill_in_training(process: Process, calls: int, delay: float, amid: bool) -> bool:
+    """Kills the process some calls after its first save; returns whether it was saving.
+
+    ``amid`` waits for the next save after that to be under way.
+    """
+    latest = process.run / "checkpoints" / "latest"
+    step = max(saved_steps(latest), default=0) + 3 * calls
+    process.wait_until(lambda: max(saved_steps(latest), default=0) > step)
+    time.sleep(delay)
+    if amid:
+        process.wait_until(lambda: saving(process.run))
+    assert process.popen.poll() is None, "it ended too soon for the test to mean anything"
+    process.popen.kill()
+    assert process.end() == -signal.SIGKILL
+    return saving(process.run)
+
+
+def assert_survives(launch: Launch, whole: Path, kills: int) -> None:
+    moment, steps, amid = random.Random(kills), [], 0
+    for kill in range(kills):
+        with launch(ALWAYS_SAVING) as process:
+            calls, delay = moment.randrange(1 + 36 // kills), moment.uniform(0, 0.1)
+            amid += kill_in_training(process, calls, delay, amid=kill % 2 == 0)
+            steps.append(process.first_step())
+    with launch() as process:
+        process.wait_until((process.run / "figures").exists)
+        process.popen.kill()
+        assert process.end() == -signal.SIGKILL
+        steps.append(process.first_step())
+    with launch() as process:
+        process.succeed()
+    assert steps[0] == 0
+    assert steps == sorted(set(steps)), "every part goes on from where a later save was complete"
+    print(f"went on from steps {steps}; {amid} of {kills} kills fell into a save")
+    assert_same(process.run, whole)
+
+
+def test_killed_three_times_it_ends_at_the_same_bits(launch: Launch, whole: Path):
+    assert_survives(launch, whole, kills=3)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_it_ends_at_the_same_bits(launch: Launch, whole: Path):
+    assert_survives(launch, whole, kills=20)
+
+
+def assert_stopped(process: Process, signum: int, rows: int) -> int:
+    """Stops the process after some rows of metrics; returns the step that it has saved."""
+    process.wait_until(lambda: row_count(process.run) >= rows)
+    process.popen.send_signal(signum)
+    assert process.end() == 128 + signum
+    lines = process.err.read_text().splitlines()
+    (last,) = [line for line in lines if not line.startswith("step ")]
+    found = re.fullmatch(
+        rf"Stopped and saved at step (\d+) of {TOTAL}; the same command goes on from there\.", last
+    )
+    assert found, last
+    assert lines[-1] == last
+    assert saved_steps(process.run / "checkpoints" / "latest")[-1] == int(found[1])
+    assert not saving(process.run)
+    assert not (process.run / "result.json").exists()
+    return int(found[1])
+
+
+def test_stopped_twice_it_ends_at_the_same_bits(launch: Launch, whole: Path):
+    with launch() as process:
+        first = assert_stopped(process, signal.SIGTERM, rows=3)
+    with launch() as process:
+        second = assert_stopped(process, signal.SIGINT, rows=first // STEPS_PER_EPOCH + 3)
+        assert process.first_step() == first
+    assert 0 < first < second < TOTAL
+    with launch() as process:
+        process.succeed()
+        assert process.first_step() == second
+    assert_same(process.run, whole)
+
+
+@pytest.mark.slow
+def test_stopped_while_it_compiles_it_saves_its_first_call(
+    launch: Launch, whole: Path, tmp_path: Path
+):
+    with launch(cache=tmp_path / "empty") as process:
+        process.wait_until((process.run / "checkpoints" / "best").exists)
+        assert assert_stopped(process, signal.SIGTERM, rows=0) == 3
+    with launch() as process:
+        process.succeed()
+        assert process.first_step() == 3
+    assert_same(process.run, whole)
+
+
+def test_a_finished_run_is_left_alone(cache: Path, whole: Path):
+    before = snapshot(whole)
+    process = Process(COMMAND, whole, cache)
+    out = process.succeed()
+    assert "This run is finished already" in out
+    assert f"test_accuracy {lasting(whole)['test_accuracy']:.4g}" in out
+    assert "begins in" not in out
+    assert "goes on from" not in out
+    assert snapshot(whole) == before
+
+
+def test_one_directory_has_one_owner_until_it_dies(launch: Launch, tmp_path: Path, cache: Path):
+    with launch(ALWAYS_SAVING) as owner:
+        owner.wait_until(lambda: row_count(owner.run) > 0)
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "run").symlink_to(owner.run)
+        intruder = Process(COMMAND, tmp_path / "other" / "run", cache)
+        assert intruder.end() == 2
+        (line,) = intruder.err.read_text().splitlines()
+        assert f"in use by process {owner.popen.pid} on {os.uname().nodename}" in line
+        assert owner.popen.poll() is None, "it ended too soon for the test to mean anything"
+        owner.popen.kill()
+        owner.end()
+    with launch() as heir:
+        heir.wait_until(lambda: "goes on" in heir.out.read_text())
+        assert heir.first_step() > 0

@@ -1,0 +1,171 @@
+"""Losses against closed forms, scipy and torch; what is masked counts nowhere."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy.special import log_softmax
+
+from recurrent import losses
+from recurrent.losses import Average, masked_average
+
+cross_entropy = jax.jit(losses.cross_entropy)
+accuracy = jax.jit(losses.accuracy)
+
+TIME, BATCH, CLASSES = 5, 3, 7
+RNG = np.random.default_rng(0)
+LOGITS = 3 * RNG.normal(size=(TIME, BATCH, CLASSES))
+LABELS = RNG.integers(0, CLASSES, (TIME, BATCH))
+MASK = RNG.random((TIME, BATCH)) < 0.6
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def smoothed(labels: np.ndarray, smoothing: float) -> np.ndarray:
+    return (1 - smoothing) * np.eye(CLASSES)[labels] + smoothing / CLASSES
+
+
+def test_even_logits_cost_the_logarithm_of_the_classes() -> None:
+    average = cross_entropy(jnp.full((BATCH, CLASSES), 2.5), jnp.arange(BATCH))
+    np.testing.assert_allclose(average.mean, np.log(CLASSES), rtol=1e-14)
+    assert average.weight == BATCH
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_cross_entropy_equals_scipy(smoothing: float) -> None:
+    each = -(smoothed(LABELS, smoothing) * log_softmax(LOGITS, axis=-1)).sum(-1)
+    average = cross_entropy(LOGITS, LABELS, label_smoothing=smoothing)
+    np.testing.assert_allclose(average, (each.sum(), TIME * BATCH), rtol=1e-13)
+    average = cross_entropy(LOGITS, LABELS, MASK, label_smoothing=smoothing)
+    np.testing.assert_allclose(average, (each[MASK].sum(), MASK.sum()), rtol=1e-13)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_equals_torch_in_value_and_gradient(smoothing: float) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed: it is in the bench extra")
+    logits = torch.tensor(LOGITS, requires_grad=True)
+    labels = torch.tensor(np.where(MASK, LABELS, -100))
+    expected = torch.nn.functional.cross_entropy(
+        logits.reshape(-1, CLASSES), labels.reshape(-1), label_smoothing=smoothing
+    )
+    expected.backward()
+
+    def loss(logits):
+        return cross_entropy(logits, LABELS, MASK, label_smoothing=smoothing).mean
+
+    value, gradient = jax.value_and_grad(loss)(LOGITS)
+    np.testing.assert_allclose(value, expected.item(), rtol=1e-13)
+    np.testing.assert_allclose(gradient, logits.grad.numpy(), rtol=1e-11, atol=1e-15)
+
+
+def test_cross_entropy_of_sure_logits_is_finite() -> None:
+    def loss(logits):
+        return cross_entropy(logits, jnp.array([0, 1]), label_smoothing=0.1).mean
+
+    logits = jnp.array([[1e4, -1e4, 0.0], [1e4, -1e4, 0.0]])
+    value, gradient = jax.value_and_grad(loss)(logits)
+    # Smoothed over three classes: 0.1 of (0 + 2e4 + 1e4) / 3 each, and 0.9 of 0 and of 2e4.
+    np.testing.assert_allclose(value, 0.1 * 1e4 + 0.9 * 2e4 / 2, rtol=1e-12)
+    assert np.isfinite(gradient).all()
+
+
+def test_cross_entropy_gradient_equals_finite_differences() -> None:
+    def loss(logits):
+        return cross_entropy(logits, LABELS, MASK, label_smoothing=0.1).mean
+
+    check_grads(loss, (LOGITS,), order=1, modes=["fwd", "rev"], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fill", [np.nan, np.inf, -np.inf, 1e30])
+def test_masked_logits_reach_neither_value_nor_gradient(fill: float) -> None:
+    def parts(logits, labels):
+        total, weight = cross_entropy(logits, labels, MASK, label_smoothing=0.1)
+        return total / weight, accuracy(logits, labels, MASK)
+
+    def differentiate(fill_logits, fill_label):
+        logits = np.where(MASK[..., None], LOGITS, fill_logits)
+        labels = np.where(MASK, LABELS, fill_label)
+        return jax.value_and_grad(parts, has_aux=True)(logits, labels)
+
+    (value, right), gradient = differentiate(fill, CLASSES + 5)
+    (expected, expected_right), expected_gradient = differentiate(0.0, 0)
+    assert np.isfinite(expected)
+    assert value == expected
+    assert right == expected_right
+    np.testing.assert_array_equal(gradient, expected_gradient)
+    np.testing.assert_array_equal(gradient[~MASK], 0)
+    assert np.any(gradient[MASK] != 0)
+
+
+@pytest.mark.parametrize("label", [CLASSES, CLASSES + 100, -1])
+def test_a_label_out_of_range_gives_nan(label: int) -> None:
+    labels = LABELS.copy()
+    labels[1, 2] = label
+    assert np.isnan(cross_entropy(LOGITS, labels).mean)
+
+
+def test_accuracy_counts_right_answers_among_the_real() -> None:
+    logits = jnp.array([[0.1, 0.9, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 5.0], [1.0, 2.0, 3.0]])
+    labels = jnp.array([1, 1, 2, 0])
+    assert accuracy(logits, labels).mean == 0.5
+    average = accuracy(logits, labels, jnp.array([True, False, True, True]))
+    assert average == (2, 3)
+    np.testing.assert_allclose(average.mean, 2 / 3)
+
+
+def test_averages_of_ragged_batches_add_up_to_the_whole() -> None:
+    whole = cross_entropy(LOGITS, LABELS, MASK)
+    pieces = [slice(0, 1), slice(1, 4), slice(4, 5)]
+    parts = [cross_entropy(LOGITS[p], LABELS[p], MASK[p]) for p in pieces]
+    assert len({float(part.weight) for part in parts}) > 1
+    added = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+    assert isinstance(added, Average)
+    np.testing.assert_allclose(added, whole, rtol=1e-13)
+    np.testing.assert_allclose(added.mean, whole.mean, rtol=1e-13)
+
+
+def test_an_empty_mask_gives_zero_and_a_zero_gradient() -> None:
+    def loss(logits):
+        return cross_entropy(logits, LABELS, np.zeros_like(MASK)).mean
+
+    value, gradient = jax.value_and_grad(loss)(LOGITS)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)
+    assert accuracy(LOGITS, LABELS, np.zeros_like(MASK)) == (0, 0)
+
+
+def test_a_mask_over_the_leading_axes_covers_the_rest() -> None:
+    average = masked_average(jnp.asarray(LOGITS), jnp.asarray(MASK))
+    expected = LOGITS[MASK]
+    np.testing.assert_allclose(average, (expected.sum(), expected.size), rtol=1e-13)
+    np.testing.assert_allclose(average.mean, expected.mean(), rtol=1e-13)
+    whole = masked_average(jnp.asarray(LOGITS))
+    np.testing.assert_allclose(whole.mean, LOGITS.mean(), rtol=1e-13)
+
+
+def test_a_mask_may_be_numbers() -> None:
+    values = jnp.array([1.0, 10.0, 100.0])
+    assert masked_average(values, jnp.array([1.0, 0.0, 1.0])) == (101, 2)
+    assert masked_average(values, jnp.array([1, 0, 1])) == (101, 2)
+
+
+def test_label_smoothing_is_traced() -> None:
+    traces = []
+
+    @jax.jit
+    def loss(smoothing: Any) -> Any:
+        traces.append(smoothing)
+        return cross_entropy(LOGITS, LABELS, label_smoothing=smoothing).mean
+
+    for smoothing in (0.0, 0.3):
+        expected = cross_entropy(LOGITS, LABELS, label_smoothing=smoothing).mean
+        np.testing.assert_allclose(loss(smoothing), expected, rtol=1e-13)
+    assert len(traces) == 1
