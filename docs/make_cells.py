@@ -13,14 +13,14 @@ import numpy as np
 
 from experiments.cells import library_cells
 from recurrent import Cell
-from recurrent.gated import gated_sequence
+from recurrent.gated import gated_sequence, mapped_sequence
 
 HEAD = """\
 # Cells
 
 Made from the code by `docs/make_cells.py`; a test keeps it current. D is the input size, H the
-hidden size. Every cell streams step by step, with the same numbers as over a whole sequence. *Forms*
-says how a whole sequence runs: **gated**, a loop whose backward pass is derived from the gate;
+hidden size. Every cell streams step by step, with the same numbers as over a whole sequence.
+*Forms* says how a whole sequence runs: **gated**, a loop whose backward pass is derived from the gate;
 **own**, a form of the cell's own, such as a parallel scan; **scan**, `jax.lax.scan` of the step.
 Parameters are counted at the default options.
 
@@ -68,7 +68,8 @@ def form(cell: Cell) -> str:
     """How a whole sequence runs."""
     if cell.sequence is None:
         return "scan"
-    derived = isinstance(cell.sequence, functools.partial) and cell.sequence.func is gated_sequence
+    run = cell.sequence
+    derived = isinstance(run, functools.partial) and run.func in (gated_sequence, mapped_sequence)
     return "gated" if derived else "own"
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,20 +38,43 @@ def save(manager: Any, step: int, tree: Any, notes: dict[str, Any]) -> None:
 
 
 def restore(manager: Any, like: Any) -> tuple[Any, dict[str, Any]] | None:
-    """The newest checkpoint as a tree like ``like``, and its notes; None where there is none.
+    """The newest readable checkpoint as a tree like ``like``, and its notes; None without any.
+
+    A damaged checkpoint is deleted, with one line of warning, and the one before it is taken.
 
     Args:
       manager: of `checkpoints`.
       like: a tree of arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
-      UserError: where the checkpoint holds another tree, naming the first difference.
+      UserError: where the checkpoint holds another tree, naming the first difference; where all
+        checkpoints are damaged.
     """
+    reasons = {}
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            found = _restore_step(manager, step, like)
+        except UserError:
+            raise
+        except Exception as error:  # whatever Orbax meets in a damaged file
+            reasons[step] = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+            continue
+        for damaged, reason in reasons.items():
+            print(f"warning: checkpoint {damaged} is damaged ({reason})", file=sys.stderr)
+            manager.delete(damaged)
+        return found
+    if reasons:
+        step, reason = next(iter(reasons.items()))
+        raise UserError(
+            f"All checkpoints in {manager.directory} are damaged (step {step}: {reason}). Restore "
+            "them, or begin anew with --overwrite."
+        )
+    return None
+
+
+def _restore_step(manager: Any, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
     import orbax.checkpoint as ocp
 
-    step = manager.latest_step()
-    if step is None:
-        return None
     notes_only = ocp.args.Composite(notes=ocp.args.JsonRestore())
     notes = manager.restore(step, args=notes_only)["notes"]
     _check_shapes(manager.directory / str(step), notes.pop("shapes"), _shapes(like))

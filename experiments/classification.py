@@ -23,7 +23,10 @@ class ClassifierConfig(TrainingConfig):
     """The fields of every image classifier."""
 
     epochs: int = option(
-        0, "passes over the training images; 0 takes 100 for digits and 6 for mnist", minimum=0
+        0,
+        "passes over the training images; 0 takes 100 for digits and 6 for mnist",
+        minimum=0,
+        maximum=10**6,
     )
     data: str = option(
         "digits", "the images: scikit-learn's 8x8 or MNIST's 28x28", choices=DATASETS

@@ -138,14 +138,14 @@ class TrainingConfig:
         minimum=0,
         maximum=2**31 - 1,
     )
-    epochs: int = option(10, "passes over the training data", minimum=1)
-    batch_size: int = option(64, "examples in one step", minimum=1)
+    epochs: int = option(10, "passes over the training data", minimum=1, maximum=10**6)
+    batch_size: int = option(64, "examples in one step", minimum=1, maximum=10**7)
     optimizer: str = option("adamw", "the optimiser", choices=("sgd", "rmsprop", "adam", "adamw"))
     learning_rate: float = option(1e-3, "the peak learning rate", traced=True, above=0)
     schedule: str = option(
         "cosine", "the learning rate after warm-up", choices=("constant", "cosine")
     )
-    warmup_epochs: float = option(1.0, "epochs of linear warm-up", minimum=0)
+    warmup_epochs: float = option(1.0, "epochs of linear warm-up", minimum=0, maximum=10**6)
     momentum: float = option(0.9, "momentum of sgd and rmsprop", traced=True, minimum=0, below=1)
     weight_decay: float = option(
         0.0, "decay of kernels: decoupled in adamw, L2 elsewhere", traced=True, minimum=0

@@ -229,11 +229,11 @@ def refuse_divergence(skipped: int, step: int) -> None:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list; a second one raises KeyboardInterrupt."""
+    """Collects SIGINT and SIGTERM in a list; a second Ctrl-C raises KeyboardInterrupt."""
     received: list[int] = []
 
     def note(signum: int, frame: Any) -> None:
-        if received:
+        if received and signum == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(signum)
 

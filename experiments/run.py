@@ -189,7 +189,7 @@ def help_line(name: str, field: Option) -> str:
 def run_directory(experiment: str, launch: Launch, settings: Any) -> Path:
     """Where the run lives: --workdir, or runs/EXPERIMENT/NAME beside launch.sh."""
     if launch.workdir:
-        return Path(launch.workdir)
+        return Path(launch.workdir).expanduser()
     name = launch.name or default_name(settings)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,119}", name):
         raise UserError(

@@ -24,7 +24,7 @@ class Config(ClassifierConfig):
     """The fields of this experiment."""
 
     cell: str = option("lstm", cells.help_text(), check=cells.cell_factory)
-    hidden_size: int = option(128, "H, the size of the hidden state", minimum=1)
+    hidden_size: int = option(128, "H, the size of the hidden state", minimum=1, maximum=10**5)
     order: str = option(
         "row",
         "what a time step shows: a row, a pixel, or a pixel in an order shuffled once",

@@ -1,5 +1,6 @@
 """Checkpoints: the same bits come back, of the newest step, into the same model or none."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -145,9 +146,9 @@ def test_another_model_is_refused_naming_the_difference(
 
 def test_what_a_killed_save_left_is_no_checkpoint_and_is_cleaned_up(tmp_path: Path):
     written(tmp_path, 8)
-    (tmp_path / "8").rename(tmp_path / "9.orbax-checkpoint-tmp")
-    written(tmp_path, 8)
-    (tmp_path / "9.orbax-checkpoint-tmp" / "state" / "manifest.ocdbt").write_bytes(b"half")
+    torn = tmp_path / "9.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "8", torn)
+    (torn / "state" / "manifest.ocdbt").write_bytes(b"half")
     with checkpoints(tmp_path) as manager:
         found = restore(manager, arrays())
         assert [entry.name for entry in tmp_path.iterdir()] == ["8"]
@@ -158,3 +159,45 @@ def test_what_a_killed_save_left_is_no_checkpoint_and_is_cleaned_up(tmp_path: Pa
         again = restore(manager, arrays())
     assert again is not None
     assert bits(again[0]) == bits(arrays(9))
+
+
+def damaged_files(folder: Path) -> list[Path]:
+    """What truncating the largest array file of a checkpoint touches."""
+    return sorted(folder.rglob("d/*"), key=lambda file: file.stat().st_size)[-1:]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capfd: Any) -> None:
+    trees = {step: {"weights": jnp.arange(1000.0) * step} for step in (3, 7)}
+    with checkpoints(tmp_path / "latest") as manager:
+        for step, tree in trees.items():
+            save(manager, step, tree, {"step": step})
+    for file in damaged_files(tmp_path / "latest" / "7"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with checkpoints(tmp_path / "latest") as manager:
+        found = restore(manager, trees[3])
+        assert found is not None
+        np.testing.assert_array_equal(found[0]["weights"], trees[3]["weights"])
+        assert found[1] == {"step": 3}
+        save(manager, 7, trees[7], {"step": 7})
+    warnings = [line for line in capfd.readouterr().err.splitlines() if "warning:" in line]
+    assert len(warnings) == 1
+    assert "checkpoint 7 is damaged" in warnings[0]
+    with checkpoints(tmp_path / "latest") as manager:
+        again = restore(manager, trees[3])
+    assert again is not None
+    assert again[1] == {"step": 7}
+
+
+def test_all_checkpoints_damaged_is_an_error_and_deletes_nothing(tmp_path: Path) -> None:
+    tree = {"weights": jnp.arange(1000.0)}
+    with checkpoints(tmp_path / "latest") as manager:
+        save(manager, 3, tree, {})
+    for file in damaged_files(tmp_path / "latest" / "3"):
+        file.write_bytes(b"")
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with (
+        checkpoints(tmp_path / "latest") as manager,
+        pytest.raises(UserError, match=r"All checkpoints in .* are damaged"),
+    ):
+        restore(manager, tree)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before

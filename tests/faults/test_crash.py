@@ -22,6 +22,7 @@ from tests.test_experiments import assert_events, snapshot
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS, STEPS_PER_EPOCH = 16, 20
 TOTAL = EPOCHS * STEPS_PER_EPOCH
+PATIENCE = 300  # seconds, on a machine that is busy with other things
 FLAGS = (
     *("--cell=elman", "--hidden_size=8", f"--epochs={EPOCHS}", "--steps_per_call=3"),
     "--learning_rate=0.01",
@@ -55,14 +56,14 @@ class Process:
 
     def wait_until(self, reached: Callable[[], bool]) -> None:
         """Waits for something that must come before the end."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while not reached():
             assert self.popen.poll() is None, self.out.read_text() + self.err.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
     def end(self) -> int:
-        return self.popen.wait(timeout=120)
+        return self.popen.wait(timeout=PATIENCE)
 
     def succeed(self) -> str:
         """Its output, after it has ended well."""
