@@ -316,14 +316,18 @@ def test_params_that_are_never_scored_are_never_the_best(tmp_path: Path):
     assert list((tmp_path / "checkpoints" / "best").iterdir()) == []
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_does_not_wait(tmp_path: Path, at_step: Any, signum: int):
+@pytest.mark.parametrize(
+    ("signum", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, loop.Stopped)]
+)
+def test_a_second_ctrl_c_does_not_wait_and_a_second_sigterm_does(
+    tmp_path: Path, at_step: Any, signum: int, ends: type[BaseException]
+):
     def twice(step: int) -> None:
         os.kill(os.getpid(), signum)
         os.kill(os.getpid(), signum)
 
     at_step(twice)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(ends):
         run(tmp_path, toy())
 
 

@@ -203,7 +203,7 @@ def test_the_default_experiment(monkeypatch: pytest.MonkeyPatch, arguments: list
 def test_flags_arrive_as_typed_values(data: st.DataObject):
     strategies = {
         "seed": st.integers(0, 2**31 - 1),
-        "hidden_size": st.integers(1, 10**6),
+        "hidden_size": st.integers(1, 10**5),
         "learning_rate": st.floats(1e-9, 1e9),
         "dropout": st.floats(0, 0.99),
         "cell": st.sampled_from(["elman", "gru", "lstm"]),
