@@ -76,12 +76,13 @@ def unroll(
       mask: booleans ``[T, ...]``; where False the step is padding: the state is held, the
         output is zero, and nothing of x (not even NaN) reaches values or gradients.
       reset: booleans ``[T, ...]``; where True the state is put back to the cell's initial
-        state *before* x_t is read.
+        state *before* x_t is read; a padded step does not reset.
       reverse: read from the last step to the first; outputs stay at their input's place.
       remat: every so many steps the backward pass finds a stored state and recomputes what
         lies between (Chen et al. 2016), so memory falls from T to T / remat + remat states.
       truncate: no gradient crosses from one run of so many steps to the one before, counted
-        from the first input read (truncated backpropagation); the state itself is carried on.
+        from the first input read (truncated backpropagation); the state itself is carried on,
+        and the gradient of the first run reaches the state given.
       return_states: give outputs as pairs ``(ys, states)``, with the state after every step.
       method: ``"auto"`` takes the cell's fast sequence function where it has one; ``"scan"``
         is the readable reference, and the one that forward-mode differentiation
@@ -92,27 +93,35 @@ def unroll(
 
     Raises:
       ValueError: for a wrong rank, feature size, mask or reset shape, a length outside 0 to T,
-        a remat or truncate below 1, or an unknown method.
+        float64 inputs where 64 bits are off, a remat or truncate below 1, or an unknown method;
+        by the cell, for inputs that are no floating-point numbers.
     """
+    xs = _as_array("xs", xs)
     batch_shape = _batch_shape(cell, xs)
     steps_shape = (xs.shape[0], *batch_shape)
     mask = _flags("mask", mask, steps_shape)
     reset = _flags("reset", reset, steps_shape)
     if lengths is not None:
         within = length_mask(lengths, xs.shape[0])
-        _flags("lengths, as a mask,", within, steps_shape)
+        _flags("the mask of lengths", within, steps_shape)
         mask = within if mask is None else mask & within
     if state is None:
         state = cell.initial_state(params, batch_shape)
     if method not in ("auto", "scan"):
         raise ValueError(f'method: expected "auto" or "scan", got {method!r}.')
-    if return_states:
-        cell = _with_states(cell)
+    if mask is not None and reset is not None:
+        reset = reset & mask
     run = scan_sequence if method == "scan" else sequence
+    if return_states:
+        run = partial(scan_sequence, keep_states=True)
+    if remat is not None or truncate is not None:
+        jax.eval_shape(cell.step, params, state, jnp.zeros_like(xs, shape=xs.shape[1:]))
     if remat is not None:
-        run = in_chunks(run, _at_least_one("remat", remat), jax.checkpoint)
+        check_sizes(remat=remat)
+        run = in_chunks(run, remat, recomputed)
     if truncate is not None:
-        run = in_chunks(run, _at_least_one("truncate", truncate), _cut)
+        check_sizes(truncate=truncate)
+        run = in_chunks(run, truncate, cut)
     return run(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
 
 
@@ -125,9 +134,20 @@ def sequence(
 
 
 def scan_sequence(
-    cell: Cell, params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool
+    cell: Cell,
+    params: Params,
+    state: State,
+    xs: Any,
+    *,
+    mask: Any,
+    reset: Any,
+    reverse: bool,
+    keep_states: bool = False,
 ) -> tuple[State, Any]:
-    """The reference for every sequence function: `jax.lax.scan` of the cell's step."""
+    """The reference for every sequence function: `jax.lax.scan` of the cell's step.
+
+    With ``keep_states`` outputs are pairs ``(ys, states)``.
+    """
     initial = None
     if reset is not None:
         initial = cell.initial_state(params, _batch_shape(cell, xs))
@@ -142,13 +162,24 @@ def scan_sequence(
         if real is not None:
             new_state = where_flag(real, new_state, state)
             y = where_flag(real, y, jax.tree.map(jnp.zeros_like, y))
-        return new_state, y
+        return new_state, (y, new_state) if keep_states else y
 
     return lax.scan(body, state, (xs, mask, reset), reverse=reverse)
 
 
-def in_chunks(run: Callable[..., Any], most: int, wrap: Callable[..., Any]) -> Callable[..., Any]:
-    """`sequence` or `scan_sequence` in pieces of ``most`` steps, each run by ``wrap(piece)``."""
+Piece = Callable[[Params, State, Any], tuple[State, Any]]
+Wrap = Callable[[Piece], Callable[[Params, State, Any, Array], tuple[State, Any]]]
+
+
+def in_chunks(run: Callable[..., Any], most: int, wrap: Wrap) -> Callable[..., Any]:
+    """`sequence` or `scan_sequence` in pieces of ``most`` steps, each run by ``wrap(piece)``.
+
+    Args:
+      run: either of them.
+      most: steps in a piece, but for the last one read.
+      wrap: from ``piece(params, state, inputs)`` to the same with whether it is the first one
+        read as a fourth argument; `recomputed` or `cut`.
+    """
 
     def run_chunks(cell, params, state, xs, *, mask, reset, reverse):
         time = xs.shape[0]
@@ -158,7 +189,7 @@ def in_chunks(run: Callable[..., Any], most: int, wrap: Callable[..., Any]) -> C
             mask = jnp.ones((time, *_batch_shape(cell, xs)), bool)
         pad = (filler, 0) if reverse else (0, filler)  # so that pieces count from the first read
 
-        def cut(leaf: Array) -> Array:
+        def split(leaf: Array) -> Array:
             padded = jnp.pad(leaf, [pad] + [(0, 0)] * (leaf.ndim - 1))
             return padded.reshape(-1, size, *leaf.shape[1:])
 
@@ -167,42 +198,69 @@ def in_chunks(run: Callable[..., Any], most: int, wrap: Callable[..., Any]) -> C
             return run(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
 
         def body(state, inputs):
-            return wrap(piece)(params, state, inputs)
+            is_first, *inputs = inputs
+            return wrap(piece)(params, state, inputs, is_first)
 
-        pieces = jax.tree.map(cut, (xs, mask, reset))
-        state, ys = lax.scan(body, state, pieces, reverse=reverse)
+        pieces = jax.tree.map(split, (xs, mask, reset))
+        count = (time + filler) // size
+        is_first = jnp.arange(count) == (count - 1 if reverse else 0)
+        state, ys = lax.scan(body, state, (is_first, *pieces), reverse=reverse)
         whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), ys)
         return state, jax.tree.map(lambda leaf: leaf[pad[0] : pad[0] + time], whole)
 
     return run_chunks
 
 
-def _cut(piece: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda params, state, inputs: piece(params, lax.stop_gradient(state), inputs)
+def recomputed(piece: Piece) -> Callable[[Params, State, Any, Array], tuple[State, Any]]:
+    """The piece, of which nothing but its arguments is kept for the backward pass."""
+    return lambda params, state, inputs, is_first: jax.checkpoint(piece)(params, state, inputs)
 
 
-def _with_states(cell: Cell) -> Cell:
-    def step(params: Params, state: State, x: Any) -> tuple[State, Any]:
-        state, y = cell.step(params, state, x)
-        return state, (y, state)
+def cut(piece: Piece) -> Callable[[Params, State, Any, Array], tuple[State, Any]]:
+    """The piece, from which no gradient goes to the one before."""
 
-    return cell._replace(step=step, sequence=None)
+    def run(params: Params, state: State, inputs: Any, is_first: Array) -> tuple[State, Any]:
+        return piece(params, where_flag(is_first, state, lax.stop_gradient(state)), inputs)
+
+    return run
 
 
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}.")
-    return value
+def check_sizes(**sizes: int) -> None:
+    """Raises `ValueError` for the first size below 1, by its name."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}: expected at least 1, got {size}.")
 
 
 def output_shape(cell: Cell) -> Shape:
     """The shape of one output of the cell without batch axes; nothing is computed."""
 
-    def output(key: Array) -> Any:
+    def outputs(key: Array) -> Any:
         params = cell.init(key)
-        return cell.step(params, cell.initial_state(params, ()), jnp.zeros(cell.input_shape))[1]
+        # By convention an input without axes is a token.
+        xs = jnp.zeros((1, *cell.input_shape), None if cell.input_shape else int)
+        state = cell.initial_state(params, ())
+        return sequence(cell, params, state, xs, mask=None, reset=None, reverse=False)[1]
 
-    return jax.eval_shape(output, jax.random.key(0)).shape
+    return jax.eval_shape(outputs, jax.random.key(0)).shape[1:]
+
+
+def as_input(x: Any, input_shape: Shape, dtype: Any) -> Array:
+    """The input of a step, or of many, in the type of a cell's params.
+
+    Raises:
+      ValueError: for last axes other than ``input_shape``, or numbers that are not real
+        floating-point ones, or float64 where 64 bits are off. It is raised at trace time.
+    """
+    x = _as_array("x", x)
+    fits = x.shape[x.ndim - len(input_shape) :] == input_shape
+    if not fits or not jnp.issubdtype(x.dtype, jnp.floating):
+        expected = ", ".join(["...", *map(str, input_shape)])
+        raise ValueError(
+            f"x: expected floating-point numbers of the shape [{expected}], got {x.dtype} of the "
+            f"shape {list(x.shape)}."
+        )
+    return x.astype(dtype)
 
 
 def length_mask(lengths: Any, time: int) -> Array:
@@ -211,11 +269,12 @@ def length_mask(lengths: Any, time: int) -> Array:
     Raises:
       ValueError: for lengths that are not integers or lie outside 0 to T.
     """
-    lengths = jnp.asarray(lengths)
+    if not isinstance(lengths, Tracer):
+        lengths = np.asarray(lengths)  # jnp.asarray would trace even a constant inside jit
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths: expected integers, got {lengths.dtype}.")
-    if not isinstance(lengths, Tracer):
-        outside = np.asarray(lengths)[(np.asarray(lengths) < 0) | (np.asarray(lengths) > time)]
+    if isinstance(lengths, np.ndarray):
+        outside = lengths[(lengths < 0) | (lengths > time)]
         if outside.size:
             raise ValueError(f"lengths: expected values from 0 to T={time}, got {outside[0]}.")
     steps = jnp.arange(time).reshape(-1, *[1] * lengths.ndim)
@@ -229,6 +288,16 @@ def where_flag(flag: Array, chosen: Any, other: Any) -> Any:
         return jnp.where(flag.reshape(flag.shape + (1,) * (jnp.ndim(b) - flag.ndim)), a, b)
 
     return jax.tree.map(select, chosen, other)
+
+
+def _as_array(name: str, x: Any) -> Array:
+    """As a JAX array that has lost no digits."""
+    if getattr(x, "dtype", None) == np.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            f"{name}: expected float32 or narrower, got float64, of which JAX would drop half the "
+            'digits; cast it, or set jax.config.update("jax_enable_x64", True).'
+        )
+    return jnp.asarray(x)
 
 
 def _batch_shape(cell: Cell, xs: Any) -> Shape:

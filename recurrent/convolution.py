@@ -1,9 +1,13 @@
 """Convolution and pooling that are quick on a CPU too, inside a training scan."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
+
+from recurrent.gated import product
 
 
 def convolve(images: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
@@ -33,25 +37,78 @@ def convolve(images: Array, kernel: Array, strides: Any, padding: Any, **options
         return by_xla(images, kernel)
 
     def by_product(images: Array, kernel: Array) -> Array:
-        return patch_product(images, kernel, padding, options.get("precision"))
+        pads = padding
+        if isinstance(padding, str):
+            pads = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], (1, 1), padding)
+        return patch_product(images, kernel, pads, precision=options.get("precision"))
 
     return lax.platform_dependent(images, kernel, cpu=by_product, default=by_xla)
 
 
-def patch_product(images: Array, kernel: Array, padding: Any, precision: Any = None) -> Array:
-    """Convolution of stride 1 as one matrix product: every patch of the image is a row."""
-    height, width, _, features = kernel.shape
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(images.shape[1:3], (height, width), (1, 1), padding)
-    padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
-    rows, columns = padded.shape[1] - height + 1, padded.shape[2] - width + 1
-    patches = [
-        padded[:, top : top + rows, left : left + columns]
-        for top in range(height)
-        for left in range(width)
-    ]
-    matrix = kernel.reshape(-1, features)
-    return jnp.matmul(jnp.concatenate(patches, axis=-1), matrix, precision=precision)
+def convolve_same(x: Array, kernel: Array, product_dtype: Any = None) -> Array:
+    """Convolution of stride 1 with zeros around, so that sizes stay; on a CPU as in `convolve`.
+
+    Args:
+      x: ``[..., *sizes, C]``, with one to three sizes.
+      kernel: ``[*kernel sizes, C, F]``.
+      product_dtype: as in `recurrent.gated`; with it, a product of patches on every platform.
+
+    Returns:
+      ``[..., *sizes, F]``.
+    """
+    pads = [((size - 1) // 2, size // 2) for size in kernel.shape[:-2]]
+
+    def by_product(x: Array, kernel: Array) -> Array:
+        return patch_product(x, kernel, pads, product_dtype=product_dtype)
+
+    def by_xla(x: Array, kernel: Array) -> Array:
+        rank = len(pads)
+        axes = "DHW"[-rank:]
+        batch = x.shape[: x.ndim - rank - 1]
+        z = lax.conv_general_dilated(
+            x.reshape(-1, *x.shape[len(batch) :]),
+            kernel,
+            window_strides=(1,) * rank,
+            padding=pads,
+            dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+        )
+        return z.reshape(*batch, *z.shape[1:])
+
+    if product_dtype is not None:
+        return by_product(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=by_product, default=by_xla)
+
+
+def patch_product(
+    x: Array,
+    kernel: Array,
+    padding: Sequence[tuple[int, int]],
+    *,
+    precision: Any = None,
+    product_dtype: Any = None,
+) -> Array:
+    """Convolution of stride 1 as one matrix product: every patch of the image is a row.
+
+    Args:
+      x: ``[..., *sizes, C]``.
+      kernel: ``[*kernel sizes, C, F]``.
+      padding: zeros before and after along each of the sizes.
+      precision: of the product, as in `jax.numpy.matmul`.
+      product_dtype: as in `recurrent.gated`.
+    """
+    *kernel_sizes, _, features = kernel.shape
+    rank = len(kernel_sizes)
+    padded = jnp.pad(x, [(0, 0)] * (x.ndim - rank - 1) + [*padding, (0, 0)])
+    ends = padded.shape[x.ndim - rank - 1 : -1]
+    sizes = [end - size + 1 for end, size in zip(ends, kernel_sizes, strict=True)]
+
+    def shifted(offsets: tuple[int, ...]) -> Array:
+        cuts = [slice(low, low + size) for low, size in zip(offsets, sizes, strict=True)]
+        return padded[(..., *cuts, slice(None))]
+
+    offsets = itertools.product(*map(range, kernel_sizes))
+    patches = jnp.concatenate([shifted(each) for each in offsets], axis=-1)
+    return product(patches, kernel.reshape(-1, features), product_dtype, precision)
 
 
 def max_pool_2x2(images: Array) -> Array:

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from recurrent.cell import length_mask, where_flag
-from recurrent.decode import check_at_least_one, check_token
+from recurrent.cell import check_sizes, length_mask, where_flag
+from recurrent.decode import check_token
 
 
 class Labels(NamedTuple):
@@ -91,7 +91,7 @@ def ctc_prefix_beam(log_probs: Any, lengths: Any, *, beam_size: int, blank: int 
       bi-directional recurrent DNNs, 2014, algorithm 1. Departure: no language model and no
       insertion bonus.
     """
-    check_at_least_one(beam_size=beam_size)
+    check_sizes(beam_size=beam_size)
     log_probs, lengths = _checked(log_probs, lengths, blank)
     search = partial(_search, beam_size=beam_size, blank=blank)
     return jax.vmap(search, in_axes=(1, 0))(log_probs, lengths)

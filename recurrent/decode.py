@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
-from recurrent.cell import State
+from recurrent.cell import State, check_sizes
 
 Step = Callable[[State, Array], tuple[State, Array]]
 
@@ -178,6 +178,7 @@ def beam_search(
     It ends early once no live prefix can beat the worst of K finished sequences, for every batch
     element: a log-probability never rises and the divisor is largest at ``max_length``, so that
     ``log P / ((5 + max_length) / 6) ** length_penalty`` bounds the score of all continuations.
+    The loop is a `jax.lax.while_loop`, through which no reverse-mode gradient passes.
 
     Args:
       step: the model, ``(state, tokens) -> (state, logits)``; see the module's text. It sees B
@@ -197,10 +198,10 @@ def beam_search(
         ``[B, V]`` or a state unlike the one that it was given.
 
     References:
-      Wu et al., Google's neural machine translation system, 2016, equation 14. Departures: no
+      Wu et al., Google's neural machine translation system, 2016, section 7. Departures: no
       coverage penalty, and no pruning by a margin below the best.
     """
-    check_at_least_one(beam_size=beam_size, max_length=max_length)
+    check_sizes(beam_size=beam_size, max_length=max_length)
     _check_values("length_penalty", length_penalty, lambda a: a >= 0, "0 or more")
     state, tokens, scores = _checked_start(step, state, first_token, stop_token)
     _check_batch_first(state, tokens.shape[0])
@@ -309,7 +310,7 @@ def _generate(
     stop_token: int | None,
     choose: Callable[[Array, Array], Array],
 ) -> Decoded:
-    check_at_least_one(length=length)
+    check_sizes(length=length)
     state, first, _ = _checked_start(step, state, first_token, stop_token)
     stop = -1 if stop_token is None else stop_token
 
@@ -342,7 +343,8 @@ def _in_top(logits: Array, top_k: Any, top_p: Any) -> Array:
         before = jnp.concatenate([jnp.zeros_like(probs[..., :1]), before], axis=-1)
         # Rounding may bring the sum to 1 before the last token.
         kept &= (before < top_p) | (top_p >= 1)
-    return jnp.take_along_axis(kept, jnp.argsort(order, axis=-1), axis=-1)
+    nothing = jnp.zeros(logits.shape, bool)
+    return jnp.put_along_axis(nothing, order, kept, axis=-1, inplace=False)
 
 
 def _fill(stop_token: int | None) -> int:
@@ -354,13 +356,6 @@ def _wide_floats(name: str, values: Any) -> Array:
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(f"{name}: expected floats, got {values.dtype}.")
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))
-
-
-def check_at_least_one(**sizes: int) -> None:
-    """Raises ValueError for a size below 1, by its name."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}: expected at least 1, got {size}.")
 
 
 def check_token(name: str, token: int, vocabulary: int) -> None:

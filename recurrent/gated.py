@@ -5,7 +5,7 @@ gradient in each step. Here the backward loop carries the gradient of the state 
 gradients of the pre-activations; each weight gradient is then one product over all T * B rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from recurrent.cell import Cell, Params, Shape, scan_sequence, where_flag
+from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, scan_sequence, where_flag
+from recurrent.initializers import GateBias, Initializer, drawn_bias, drawn_blocks, named
 
-Initializer = Callable[..., Array]
 Gate = Callable[..., Any]
+Apply = Callable[[Params, Array], Array]
 
 
 class Hidden(NamedTuple):
@@ -30,13 +31,14 @@ def gated(
     input_size: int,
     hidden_size: int,
     *,
-    gates: int,
+    gates: int | Sequence[str],
+    recurrent_gates: int | None = None,
     state: Any = Hidden,
     recurrent_bias: bool = False,
-    input_init: Initializer = jax.nn.initializers.glorot_uniform(),
-    recurrent_init: Initializer = jax.nn.initializers.orthogonal(),
-    bias_init: Initializer = jax.nn.initializers.zeros,
-    gate_params: Callable[[Array], dict[str, Array]] | None = None,
+    input_init: Initializer | str = "glorot_uniform",
+    recurrent_init: Initializer | str = "orthogonal",
+    bias_init: Initializer | GateBias | str = "zeros",
+    gate_params: Callable[[Array], dict[str, Any]] | None = None,
     product_dtype: Any = None,
 ) -> Cell:
     """A cell from its gate function.
@@ -51,13 +53,17 @@ def gated(
         ``[..., H]``. It must act on each batch element alone.
       input_size: D.
       hidden_size: H.
-      gates: how many blocks of H columns the kernels have.
+      gates: how many blocks of H columns the kernels have, or their names in order, which is what
+        `recurrent.initializers.chrono` needs.
+      recurrent_gates: how many of them h has too, the first ones; all by default.
       state: a NamedTuple of arrays ``[..., H]``, one of them called ``hidden``; zero at first.
       recurrent_bias: whether h has a bias of its own, as in cuDNN and torch. It makes a
         difference only where the gate does not simply add zx and zh.
-      input_init: draws each gate's block ``[D, H]``.
+      input_init: draws each gate's block ``[D, H]``; a function ``(key, shape) -> array`` or the
+        name of one in `recurrent.initializers`.
       recurrent_init: draws each gate's block ``[H, H]``.
-      bias_init: draws the biases ``[gates * H]``.
+      bias_init: draws each gate's bias ``[H]``, or is a `recurrent.initializers.GateBias`, which
+        draws b_x, b_h then being zero.
       gate_params: ``key -> dict`` of further parameters (peepholes, gains), which reach the gate
         as keyword arguments and stand in the params under ``"gate"``.
       product_dtype: such as ``jnp.bfloat16``: both products take operands of this type and
@@ -65,50 +71,140 @@ def gated(
 
     Returns:
       The cell. Its params are ``{"input": {"kernel": [D, gates * H], "bias": [gates * H]},
-      "recurrent": {"kernel": [H, gates * H]}}``, with ``"bias"`` in the latter on request.
+      "recurrent": {"kernel": [H, gates * H]}}``, with ``"bias"`` in the latter on request. Inputs
+      are cast to the params' type.
 
     Raises:
-      ValueError: for a size below 1, or a state without the field ``hidden``.
+      ValueError: for a size below 1, a state without the field ``hidden``, or an unknown
+        initialiser; by the cell, for inputs of another size or that are no floating-point numbers.
     """
-    for name, size in {"input_size": input_size, "hidden_size": hidden_size}.items():
-        if size < 1:
-            raise ValueError(f"{name}: expected at least 1, got {size}.")
+    check_sizes(input_size=input_size, hidden_size=hidden_size)
     fields: tuple[str, ...] = state._fields
     if "hidden" not in fields:
         raise ValueError(f"state: expected a field called hidden, got the fields {fields}.")
-    width = gates * hidden_size
+    names = tuple(f"gate {i}" for i in range(gates)) if isinstance(gates, int) else tuple(gates)
+    recurrent_names = names[:recurrent_gates]
+    input_init = named(input_init, "input_init")
+    recurrent_init = named(recurrent_init, "recurrent_init")
+    bias_init = bias_init if isinstance(bias_init, GateBias) else named(bias_init, "bias_init")
 
     def init(key: Array) -> Params:
         input_key, recurrent_key, *bias_keys, gate_key = jax.random.split(key, 5)
-        recurrent = {"kernel": blocks(recurrent_init, recurrent_key, hidden_size)}
+        square = hidden_size, hidden_size
+        recurrent = {
+            "kernel": drawn_blocks(recurrent_init, recurrent_key, square, len(recurrent_names))
+        }
         if recurrent_bias:
-            recurrent["bias"] = bias_init(bias_keys[1], (width,))
-        kernel = blocks(input_init, input_key, input_size)
+            own = named("zeros", "bias_init") if isinstance(bias_init, GateBias) else bias_init
+            recurrent["bias"] = drawn_bias(own, bias_keys[1], recurrent_names, hidden_size)
         params = {
-            "input": {"kernel": kernel, "bias": bias_init(bias_keys[0], (width,))},
+            "input": {
+                "kernel": drawn_blocks(
+                    input_init, input_key, (input_size, hidden_size), len(names)
+                ),
+                "bias": drawn_bias(bias_init, bias_keys[0], names, hidden_size),
+            },
             "recurrent": recurrent,
         }
         return params | ({"gate": gate_params(gate_key)} if gate_params else {})
 
-    def blocks(draw: Initializer, key: Array, rows: int) -> Array:
-        keys = jax.random.split(key, gates)
-        return jnp.concatenate([draw(k, (rows, hidden_size)) for k in keys], axis=1)
+    def apply_gate(extra: dict[str, Any], zx: Array, zh: Array, state: Any) -> Any:
+        of_x, of_h = jnp.split(zx, len(names), -1), jnp.split(zh, len(recurrent_names), -1)
+        return gate(of_x, of_h, state, **extra)
+
+    maps = dense_maps(product_dtype)
+    shapes = [(hidden_size,)] * len(fields)
+    cell = gated_cell(init, apply_gate, (input_size,), state, shapes, maps)
+    return cell._replace(sequence=partial(gated_sequence, cell, apply_gate, product_dtype))
+
+
+class LinearMap(NamedTuple):
+    """An affine map and its gradients.
+
+    Attributes:
+      apply: ``(params, x) -> z``.
+      to_input: ``(params, x, d_z) -> d_x``.
+      to_params: ``(params, x, d_z) -> d_params``, with any leading axes.
+    """
+
+    apply: Apply
+    to_input: Callable[[Params, Array, Array], Array]
+    to_params: Callable[[Params, Array, Array], Params]
+
+
+class Maps(NamedTuple):
+    """How x_t and h_{t-1} reach the pre-activations of a gated cell: zx and zh."""
+
+    input: Apply
+    recurrent: LinearMap
+
+
+def gated_cell(
+    init: Callable[[Array], Params],
+    gate: Gate,
+    input_shape: Shape,
+    state: Any,
+    state_shapes: Sequence[Shape],
+    maps: Maps,
+) -> Cell:
+    """What `gated` is made of: a cell from its gate and any two affine maps.
+
+    Args:
+      init: ``key -> params`` with the keys ``"input"`` and ``"recurrent"``, each with a
+        ``"kernel"``, and ``"gate"`` where the gate has params.
+      gate: ``(gate params, zx, zh, state) -> state``. It must act on each batch element alone.
+      input_shape: of one input.
+      state: a NamedTuple with a field called ``hidden``; zero at first.
+      state_shapes: of its fields, without batch axes.
+      maps: of x and of h.
+    """
 
     def initial_state(params: Params, batch_shape: Shape) -> Any:
         dtype = params["recurrent"]["kernel"].dtype
-        return state(*[jnp.zeros((*batch_shape, hidden_size), dtype) for _ in fields])
-
-    def apply_gate(extra: dict[str, Array], zx: Array, zh: Array, state: Any) -> Any:
-        return gate(jnp.split(zx, gates, -1), jnp.split(zh, gates, -1), state, **extra)
+        zeros = [jnp.zeros((*batch_shape, *shape), dtype) for shape in state_shapes]
+        return state(*zeros)
 
     def step(params: Params, state: Any, x: Array) -> tuple[Any, Array]:
-        zx = affine(params["input"], x, product_dtype)
-        zh = affine(params["recurrent"], state.hidden, product_dtype)
-        state = apply_gate(params.get("gate", {}), zx, zh, state)
+        x = as_input(x, input_shape, params["input"]["kernel"].dtype)
+        zx = maps.input(params["input"], x)
+        zh = maps.recurrent.apply(params["recurrent"], state.hidden)
+        state = gate(params.get("gate", {}), zx, zh, state)
         return state, state.hidden
 
-    cell = Cell(init, initial_state, step, (input_size,))
-    return cell._replace(sequence=partial(gated_sequence, cell, apply_gate, product_dtype))
+    cell = Cell(init, initial_state, step, input_shape)
+    return cell._replace(sequence=partial(mapped_sequence, cell, gate, maps))
+
+
+def dense_maps(product_dtype: Any = None) -> Maps:
+    """`affine` for both x and h."""
+    return Maps(partial(affine, product_dtype=product_dtype), dense_map(product_dtype))
+
+
+def dense_map(product_dtype: Any = None) -> LinearMap:
+    """`affine`, with the products of its gradients narrowed like its own."""
+
+    def to_input(params: Params, x: Array, d_z: Array) -> Array:
+        return product(d_z, params["kernel"].T, product_dtype)
+
+    def to_params(params: Params, x: Array, d_z: Array) -> Params:
+        rows = d_z.reshape(-1, d_z.shape[-1])
+        kernel = product(x.reshape(-1, x.shape[-1]).T, rows, product_dtype)
+        bias = {"bias": rows.sum(axis=0)} if "bias" in params else {}
+        return {"kernel": kernel, **bias}
+
+    return LinearMap(partial(affine, product_dtype=product_dtype), to_input, to_params)
+
+
+def derived_map(apply: Apply) -> LinearMap:
+    """A map with the gradients that `jax.vjp` derives."""
+
+    def to_input(params: Params, x: Array, d_z: Array) -> Array:
+        return jax.vjp(partial(apply, params), x)[1](d_z)[0]
+
+    def to_params(params: Params, x: Array, d_z: Array) -> Params:
+        return jax.vjp(lambda params: apply(params, x), params)[1](d_z)[0]
+
+    return LinearMap(apply, to_input, to_params)
 
 
 def affine(params: Params, x: Array, product_dtype: Any = None) -> Array:
@@ -117,10 +213,10 @@ def affine(params: Params, x: Array, product_dtype: Any = None) -> Array:
     return z + params["bias"] if "bias" in params else z
 
 
-def product(a: Array, b: Array, dtype: Any = None) -> Array:
+def product(a: Array, b: Array, dtype: Any = None, precision: Any = None) -> Array:
     """``a @ b`` with operands of ``dtype``, accumulated in the type of ``b``."""
     if dtype is None:
-        return a @ b
+        return jnp.matmul(a, b, precision=precision)
     return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=b.dtype)
 
 
@@ -139,9 +235,16 @@ class Steps(NamedTuple):
 
 
 def gated_sequence(
+    cell: Cell, gate: Gate, product_dtype: Any, params: Params, state: Any, xs: Array, **flags: Any
+) -> tuple[Any, Array]:
+    """The fast sequence function of `gated`; `scan_sequence` is its reference."""
+    return mapped_sequence(cell, gate, dense_maps(product_dtype), params, state, xs, **flags)
+
+
+def mapped_sequence(
     cell: Cell,
     gate: Gate,
-    product_dtype: Any,
+    maps: Maps,
     params: Params,
     state: Any,
     xs: Array,
@@ -150,24 +253,27 @@ def gated_sequence(
     reset: Array | None,
     reverse: bool,
 ) -> tuple[Any, Array]:
-    """The fast sequence function of a gated cell; `scan_sequence` is its reference."""
+    """The fast sequence function of a `gated_cell`."""
     if xs.shape[0] == 0:
         return scan_sequence(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
+    xs = as_input(xs, cell.input_shape, params["input"]["kernel"].dtype)
     if mask is not None:
         xs = where_flag(mask, xs, jnp.zeros_like(xs))
-    initial = None if reset is None else cell.initial_state(params, xs.shape[1:-1])
-    steps = Steps(affine(params["input"], xs, product_dtype), mask, reset)
+    batch_shape = xs.shape[1 : xs.ndim - len(cell.input_shape)]
+    initial = None if reset is None else cell.initial_state(params, batch_shape)
+    steps = Steps(maps.input(params["input"], xs), mask, reset)
     weights = params["recurrent"], params.get("gate", {})
-    state, ys = gated_loop(gate, product_dtype, reverse, weights, state, initial, steps)
+    ran: Any = gated_loop(gate, maps.recurrent, reverse, weights, state, initial, steps)
+    state, ys = ran
     return state, ys if mask is None else where_flag(mask, ys, jnp.zeros_like(ys))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def gated_loop(
     gate: Gate,
-    product_dtype: Any,
+    recurrent_map: LinearMap,
     reverse: bool,
-    weights: tuple[Params, dict[str, Array]],
+    weights: tuple[Params, dict[str, Any]],
     state: Any,
     initial: Any,
     steps: Steps,
@@ -176,9 +282,9 @@ def gated_loop(
 
     Args:
       gate: ``(gate params, zx, zh, state) -> state``.
-      product_dtype: see `gated`.
+      recurrent_map: of h.
       reverse: from the last step to the first.
-      weights: the recurrent affine map and the gate's own params.
+      weights: the params of the recurrent map and the gate's own params.
       state: before the first step.
       initial: what a reset puts back; None where nothing resets.
       steps: the inputs, time first.
@@ -186,16 +292,16 @@ def gated_loop(
     Returns:
       The state after the last step, and h of every step.
     """
-    last, states = _loop_states(gate, product_dtype, reverse, weights, state, initial, steps)
+    last, states = _loop_states(gate, recurrent_map, reverse, weights, state, initial, steps)
     return last, states.hidden
 
 
-def _loop_states(gate, product_dtype, reverse, weights, state, initial, steps):
+def _loop_states(gate, recurrent_map, reverse, weights, state, initial, steps):
     recurrent, extra = weights
 
     def body(state, step):
         state = state if step.fresh is None else where_flag(step.fresh, initial, state)
-        zh = affine(recurrent, state.hidden, product_dtype)
+        zh = recurrent_map.apply(recurrent, state.hidden)
         new = gate(extra, step.zx, zh, state)
         new = new if step.real is None else where_flag(step.real, new, state)
         return new, new
@@ -203,17 +309,17 @@ def _loop_states(gate, product_dtype, reverse, weights, state, initial, steps):
     return lax.scan(body, state, steps, reverse=reverse)
 
 
-def _gated_loop_forward(gate, product_dtype, reverse, weights, state, initial, steps):
-    last, states = _loop_states(gate, product_dtype, reverse, weights, state, initial, steps)
+def _gated_loop_forward(gate, recurrent_map, reverse, weights, state, initial, steps):
+    last, states = _loop_states(gate, recurrent_map, reverse, weights, state, initial, steps)
     return (last, states.hidden), (weights, state, initial, steps, states)
 
 
-def _gated_loop_backward(gate, product_dtype, reverse, saved, gradients):
+def _gated_loop_backward(gate, recurrent_map, reverse, saved, gradients):
     weights, first, initial, steps, states = saved
     recurrent, extra = weights
     d_last, d_hidden = gradients
     befores = _states_before(first, initial, states, steps.fresh, reverse)
-    zh = affine(recurrent, befores.hidden, product_dtype)
+    zh = recurrent_map.apply(recurrent, befores.hidden)
 
     def body(carry, inputs):
         d_state, d_initial = carry
@@ -222,7 +328,7 @@ def _gated_loop_backward(gate, product_dtype, reverse, saved, gradients):
         d_new, d_held = (d_state, None) if step.real is None else _split(d_state, step.real)
         pullback = jax.vjp(partial(gate, extra), step.zx, zh, before)[1]
         d_zx, d_zh, d_before = pullback(d_new)
-        through = product(d_zh, recurrent["kernel"].T, product_dtype)
+        through = recurrent_map.to_input(recurrent, before.hidden, d_zh)
         d_before = d_before._replace(hidden=d_before.hidden + through)
         d_before = _plus(d_before, d_held)
         d_reset, d_before = (None, d_before) if step.fresh is None else _split(d_before, step.fresh)
@@ -234,7 +340,7 @@ def _gated_loop_backward(gate, product_dtype, reverse, saved, gradients):
         body, (d_last, d_initial), (steps, zh, befores, d_hidden), reverse=not reverse
     )
     (d_first, d_initial), (d_zx, d_zh, d_news) = carry, outputs
-    d_recurrent = _affine_gradient(recurrent, befores.hidden, d_zh, product_dtype)
+    d_recurrent = recurrent_map.to_params(recurrent, befores.hidden, d_zh)
     d_extra = extra
     if extra:
         d_extra = jax.vjp(lambda extra: gate(extra, steps.zx, zh, befores), extra)[1](d_news)[0]
@@ -263,13 +369,6 @@ def _split(gradient, flag):
 
 def _plus(gradient, more):
     return gradient if more is None else jax.tree.map(jnp.add, gradient, more)
-
-
-def _affine_gradient(params, inputs, d_outputs, product_dtype):
-    rows = d_outputs.reshape(-1, d_outputs.shape[-1])
-    kernel = product(inputs.reshape(-1, inputs.shape[-1]).T, rows, product_dtype)
-    bias = {"bias": rows.sum(axis=0)} if "bias" in params else {}
-    return {"kernel": kernel, **bias}
 
 
 gated_loop.defvjp(_gated_loop_forward, _gated_loop_backward)

@@ -34,7 +34,7 @@ def masked_average(values: Array, mask: Array | None = None) -> Average:
     mask = jnp.broadcast_to(
         mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.shape
     )
-    return Average(jnp.where(mask, values, 0).sum(), mask.sum().astype(values.dtype))
+    return Average(jnp.where(mask, values, 0).sum(), mask.sum().astype(jnp.float32))
 
 
 def cross_entropy(

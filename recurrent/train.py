@@ -137,8 +137,11 @@ def filled_batches(indices: Array, batch_size: int) -> tuple[Array, Array]:
 
 
 def take(data: dict[str, Array], indices: Array, mask: Array) -> dict[str, Array]:
-    """The batch of the examples at ``indices`` ``[B]``, with its mask."""
-    return {name: leaf[indices] for name, leaf in data.items()} | {"mask": mask}
+    """The examples at ``indices`` ``[B]``, zero where ``mask`` is False, and the mask."""
+    size = jax.tree.leaves(data)[0].shape[0]
+    within = jnp.where(mask, indices, size)  # what lies outside is filled with zeros
+    batch = {name: leaf.at[within].get(mode="fill", fill_value=0) for name, leaf in data.items()}
+    return batch | {"mask": mask}
 
 
 def _noise_key(key: Array) -> Array:

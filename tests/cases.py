@@ -7,11 +7,99 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+import pytest
 
-from recurrent import Cell, elman, gru, lstm
+from recurrent import (
+    Cell,
+    Layer,
+    antisymmetric_rnn,
+    attention_cell,
+    convolutional_lstm,
+    dense,
+    dense_connection,
+    diagonal_s5,
+    elman,
+    gated,
+    gated_deltanet,
+    griffin,
+    gru,
+    indrnn,
+    layer_norm,
+    layer_norm_gru,
+    layer_norm_lstm,
+    learned_state,
+    lru,
+    lstm,
+    lstmp,
+    min_gru,
+    min_lstm,
+    minimal_gated_unit,
+    mlstm,
+    residual,
+    rg_lru,
+    rms_norm,
+    selective_ssm,
+    skip_stack,
+    slstm,
+    stack,
+    ugrnn,
+)
 
 TIME, BATCH, INPUT, HIDDEN = 7, 3, 4, 5
+
+
+class Leaky(NamedTuple):
+    """A state whose ``hidden`` is not its first field."""
+
+    slow: Any
+    hidden: Any
+
+
+def own_gate(input_size: int, hidden_size: int) -> Cell:
+    """What a user may write: two fields, a bias on each side, parameters of the gate's own."""
+
+    def gate(zx, zh, state, rate, gain):
+        rate = jax.nn.sigmoid(rate)
+        slow = rate * state.slow + (1 - rate) * zx[0]
+        return Leaky(slow, jnp.tanh(slow + gain * zh[0] * zx[1] - zh[1]))
+
+    def gate_params(key):
+        return {"rate": jax.random.normal(key, (hidden_size,)), "gain": jnp.ones(())}
+
+    return gated(
+        gate,
+        input_size,
+        hidden_size,
+        gates=2,
+        state=Leaky,
+        recurrent_bias=True,
+        gate_params=gate_params,
+    )
+
+
+def convolutional(input_size: int, hidden_size: int) -> Cell:
+    """Between layers that make a line of its input and a vector of its output."""
+    line = Layer(lambda key: {}, lambda params, x: x[..., None])
+    vector = Layer(lambda key: {}, lambda params, x: x[..., 0])
+    cell = convolutional_lstm((hidden_size, 1), 1, peepholes=True)
+    return stack(dense(input_size, hidden_size), line, cell, vector, input_shape=(input_size,))
+
+
+def hybrid(input_size: int, hidden_size: int) -> Cell:
+    """Griffin, whose heads must have an even size."""
+    return stack(griffin(input_size, 6, depth=3, heads=1, window=4), dense(6, hidden_size))
+
+
+def deep(input_size: int, hidden_size: int) -> Cell:
+    """Everything that goes between and around cells, but for noise."""
+    inner = residual(stack(layer_norm(hidden_size), elman(hidden_size, hidden_size)))
+    skipped = skip_stack(min_gru(hidden_size, 2), learned_state(lstm(hidden_size + 2, 2)))
+    return stack(
+        *(dense(input_size, hidden_size), dense_connection(inner)),
+        *(dense(2 * hidden_size, hidden_size), skipped, rms_norm(4), dense(4, hidden_size)),
+        input_shape=(input_size,),
+    )
+
 
 CELLS: dict[str, Callable[[int, int], Cell]] = {
     "elman_tanh": elman,
@@ -20,16 +108,50 @@ CELLS: dict[str, Callable[[int, int], Cell]] = {
     "lstm": lstm,
     "lstm_without_forget_bias": partial(lstm, forget_bias=0.0),
     "gru": gru,
+    "own_gate": own_gate,
+    "lstm_peepholes": partial(lstm, peepholes=True),
+    "lstm_coupled": partial(lstm, coupled=True),
+    "lstmp": partial(lstmp, cell_size=7),
+    "gru_reset_before": partial(gru, reset="before"),
+    "minimal_gated_unit": minimal_gated_unit,
+    "ugrnn": ugrnn,
+    "indrnn": indrnn,
+    "antisymmetric_rnn": partial(antisymmetric_rnn, gated=True),
+    "layer_norm_lstm": layer_norm_lstm,
+    "layer_norm_gru": layer_norm_gru,
+    "slstm": slstm,
+    "slstm_heads": partial(slstm, heads=5, forget="exponential", recurrent_init="glorot_uniform"),
+    "mlstm": partial(mlstm, chunk_size=3),
+    "mlstm_heads": partial(mlstm, heads=5, key_size=4, forget="exponential"),
+    "min_gru": min_gru,
+    "min_lstm": min_lstm,
+    "lru": lru,
+    "diagonal_s5": diagonal_s5,
+    "rg_lru": rg_lru,
+    "selective_ssm": partial(selective_ssm, state_size=3),
+    "gated_deltanet": partial(gated_deltanet, key_size=3, chunk_size=3),
+    "attention_cell": partial(attention_cell, heads=1, head_size=4, window=4),
+    "griffin": hybrid,
+    "convolutional_lstm": convolutional,
+    "deep": deep,
 }
 
 
+# What differs from another cell by little is left to `-m slow`.
+SLOW = {
+    *("elman_relu", "elman_sigmoid", "lstm_without_forget_bias", "lstm_coupled"),
+    *("slstm_heads", "mlstm_heads", "min_lstm", "griffin"),
+}
+PARAMETERS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CELLS]
+
+
 class Case(NamedTuple):
-    """A cell with float64 params, state ``[B, ...]`` and inputs ``[T, B, D]``, all random."""
+    """A cell with random params, state ``[B, ...]`` and inputs ``[T, B, D]``, NumPy float64 all."""
 
     cell: Cell
     params: Any
     state: Any
-    xs: Array
+    xs: np.ndarray
 
 
 @lru_cache
@@ -40,18 +162,18 @@ def case_of(name: str) -> Case:
         cell = CELLS[name](INPUT, HIDDEN)
         params = disturbed(rng, cell.init(jax.random.key(0)))
         state = disturbed(rng, cell.initial_state(params, (BATCH,)))
-        return Case(cell, params, state, jnp.asarray(rng.normal(size=(TIME, BATCH, INPUT))))
+        return Case(cell, params, state, rng.normal(size=(TIME, BATCH, INPUT)))
 
 
 def disturbed(rng: np.random.Generator, tree: Any, amount: float = 0.3) -> Any:
-    """The tree with noise on each of its floating-point leaves."""
+    """The tree in NumPy, with noise on each of its floating-point leaves."""
 
-    def disturb(leaf: Array) -> Array:
+    def disturb(leaf: np.ndarray) -> np.ndarray:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf
-        return leaf + jnp.asarray(amount * rng.normal(size=leaf.shape), leaf.dtype)
+        return leaf + (amount * rng.normal(size=leaf.shape)).astype(leaf.dtype)
 
-    return jax.tree.map(disturb, tree)
+    return jax.tree.map(disturb, jax.device_get(tree))
 
 
 def values_and_gradients(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
@@ -61,9 +183,9 @@ def values_and_gradients(function: Callable[..., Any], *args: Any) -> tuple[Any,
 
 
 def random_like(tree: Any, seed: int = 0) -> Any:
-    """Normal noise in the shapes and types of a tree."""
+    """NumPy normal noise in the shapes and types of a tree."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), tree)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), tree)
 
 
 def to_dtype(tree: Any, dtype: Any) -> Any:

@@ -199,6 +199,8 @@ def wrong(**arguments: Any) -> None:
             r"xs: expected the shape \[T, ..., 3\] \(time first\), got \[3\]",
         ),
         ({"xs": jnp.ones(())}, r"xs: expected .* got \[\]"),
+        ({"xs": np.ones((TIME, BATCH, INPUT))}, r"xs: expected float32 .*got float64.*cast it"),
+        ({"xs": np.ones((TIME, BATCH, INPUT), int)}, r"x: expected floating-point .*got int32"),
         ({"xs": jnp.ones((TIME, BATCH, 7))}, r"xs: expected .*3\].* got \[5, 2, 7\]"),
         (
             {"mask": np.ones((BATCH, TIME), bool)},
@@ -269,9 +271,10 @@ def test_truncation_cuts_the_gradient_between_runs_of_steps(
         return unroll(adder(), params, xs, truncate=truncate, reverse=reverse)[1].sum()
 
     differentiate = jax.value_and_grad(total, argnums=(0, 1))
-    value, (_, d_xs) = differentiate(PARAMS, XS, 2)
+    value, (d_params, d_xs) = differentiate(PARAMS, XS, 2)
     whole, (_, d_whole) = differentiate(PARAMS, XS, TIME + 1)
     assert value == whole
+    assert d_params["start"] == 20, "the first run of steps reaches what it started from"
     np.testing.assert_array_equal(d_xs, of_xs)
     np.testing.assert_array_equal(np.sort(d_whole), [10, 20, 30, 40, 50])
 

@@ -1,0 +1,629 @@
+"""Attention: of a decoder to a memory, of a sequence to itself, and as a recurrent cell.
+
+Axis letters beside those of `recurrent.cell`: S steps of the memory, E its features, Q features
+of a query, N heads, K key-value heads, F features of a head. Everything is time-major at the
+interface.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, where_flag
+from recurrent.gated import affine
+from recurrent.layer import dense
+from recurrent.lookback import Steps, join, latest, without_padding
+
+_kernel_init = jax.nn.initializers.glorot_uniform()
+
+
+class Memory(NamedTuple):
+    """What a decoder attends to, prepared once per sequence.
+
+    Attributes:
+      values: ``[S, ..., E]``, zero where masked.
+      keys: ``[S, ..., A]``, the part of the scores that does not depend on the query.
+      mask: booleans ``[S, ...]``, True where a step is real; None where all are.
+    """
+
+    values: Array
+    keys: Array
+    mask: Array | None
+
+
+class Attention(NamedTuple):
+    """Attention of one query to a memory.
+
+    Attributes:
+      init: ``key -> params``.
+      remember: ``(params, values, mask=None) -> Memory`` with values ``[S, ..., E]`` and a mask
+        ``[S, ...]``, True where a step is real. Masked values, NaN included, reach nothing.
+      attend: ``(params, query, memory) -> (context, weights)`` with a query ``[..., Q]``, the
+        context ``[..., E]`` and weights ``[S, ...]``, which sum to 1. The weight of a masked
+        step is exactly 0; where all are masked, so is the context.
+      query_size: Q.
+      memory_size: E.
+    """
+
+    init: Callable[[Array], Params]
+    remember: Callable[..., Memory]
+    attend: Callable[[Params, Any, Memory], tuple[Array, Array]]
+    query_size: int
+    memory_size: int
+
+
+def additive_attention(query_size: int, memory_size: int, attention_size: int) -> Attention:
+    """Attention scored by a small network.
+
+    Equation, with the query q and the memory m_s: ``e_s = v^T tanh(W q + U m_s + b)``,
+    ``a = softmax(e)``, ``context = sum_s a_s m_s``. ``U m_s + b`` is computed once.
+
+    Args:
+      query_size: Q.
+      memory_size: E.
+      attention_size: A, the size of the hidden layer.
+
+    Returns:
+      The attention. Params: ``{"query": {"kernel": [Q, A]}, "key": {"kernel": [E, A],
+      "bias": [A]}, "score": {"kernel": [A, 1]}}``.
+
+    Raises:
+      ValueError: for a size below 1.
+
+    References:
+      Bahdanau et al. 2014, arXiv:1409.0473, appendix A.1.2. Departure: the bias b.
+    """
+    check_sizes(query_size=query_size, memory_size=memory_size, attention_size=attention_size)
+
+    def init(key):
+        query_key, memory_key, score_key = jax.random.split(key, 3)
+        return {
+            "query": _linear(query_key, query_size, attention_size),
+            "key": dense(memory_size, attention_size).init(memory_key),
+            "score": _linear(score_key, attention_size, 1),
+        }
+
+    def project(params, values):
+        return affine(params["key"], values)
+
+    def score(params, query, keys):
+        return affine(params["score"], jnp.tanh(affine(params["query"], query) + keys))[..., 0]
+
+    return _attention(init, project, score, query_size, memory_size)
+
+
+def multiplicative_attention(
+    query_size: int,
+    memory_size: int,
+    *,
+    score: Literal["general", "dot"] = "general",
+    scaled: bool = False,
+) -> Attention:
+    """Attention scored by a product.
+
+    Equation, with the query q and the memory m_s: ``e_s = q^T W m_s`` for the general score,
+    ``e_s = q^T m_s`` for the dot score, over ``sqrt(Q)`` if scaled; ``a = softmax(e)``,
+    ``context = sum_s a_s m_s``. ``W m_s`` is computed once.
+
+    Args:
+      query_size: Q.
+      memory_size: E.
+      score: ``"general"``, or ``"dot"``, which has no params and needs Q = E.
+      scaled: divide the scores by ``sqrt(Q)``.
+
+    Returns:
+      The attention. Params: ``{"key": {"kernel": [E, Q]}}`` for the general score, else ``{}``.
+
+    Raises:
+      ValueError: for a size below 1, an unknown score, or a dot score of different sizes.
+
+    References:
+      Luong et al. 2015, arXiv:1508.04025, section 3.1; scaled: Vaswani et al. 2017,
+      arXiv:1706.03762.
+    """
+    check_sizes(query_size=query_size, memory_size=memory_size)
+    if score not in ("general", "dot"):
+        raise ValueError(f'score: expected "general" or "dot", got {score!r}.')
+    if score == "dot" and query_size != memory_size:
+        raise ValueError(
+            f"query_size: expected memory_size={memory_size} for the dot score, got {query_size}; "
+            'take score="general" for different sizes.'
+        )
+    scale = query_size**-0.5 if scaled else 1.0
+
+    def init(key):
+        return {"key": _linear(key, memory_size, query_size)} if score == "general" else {}
+
+    def project(params, values):
+        return affine(params["key"], values) if score == "general" else values
+
+    def product(params, query, keys):
+        return jnp.einsum("...q,s...q->s...", query * scale, keys)
+
+    return _attention(init, project, product, query_size, memory_size)
+
+
+def last_context(query_size: int, memory_size: int) -> Attention:
+    """No attention: the context is the last real step of the memory, whatever the query.
+
+    For comparisons with attention, in its place. It has no params; ``remember`` keeps a memory
+    of one step.
+
+    References:
+      Cho et al. 2014, arXiv:1406.1078.
+    """
+    check_sizes(query_size=query_size, memory_size=memory_size)
+
+    def remember(params, values, mask=None):
+        if mask is None:
+            return attention.remember(params, values[-1:])
+        last = values.shape[0] - 1 - jnp.argmax(mask[::-1], axis=0)
+        values = jnp.take_along_axis(values, last[None, ..., None], axis=0)
+        return attention.remember(params, values, mask.any(axis=0, keepdims=True))
+
+    def score(params, query, keys):
+        return jnp.zeros(keys.shape[:-1], keys.dtype)
+
+    attention = _attention(
+        lambda key: {}, lambda params, values: values, score, query_size, memory_size
+    )
+    return attention._replace(remember=remember)
+
+
+def masked_softmax(scores: Any, mask: Any = None, axis: int = -1) -> Array:
+    """Softmax over the entries where the mask is True; exactly 0 elsewhere, and if none is True.
+
+    What is masked reaches neither values nor gradients. 16-bit scores are taken to float32
+    inside.
+    """
+    scores = jnp.asarray(scores)
+    mask = jnp.ones_like(scores, bool) if mask is None else mask
+    wide = jnp.where(mask, scores, 0).astype(jnp.promote_types(scores.dtype, jnp.float32))
+    top = jnp.max(wide, axis=axis, keepdims=True, where=mask, initial=-jnp.inf)
+    top = lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0))
+    exponentials = jnp.where(mask, jnp.exp(jnp.where(mask, wide - top, 0)), 0)
+    total = exponentials.sum(axis=axis, keepdims=True)
+    return (exponentials / jnp.where(total == 0, 1, total)).astype(scores.dtype)
+
+
+def rotary(x: Any, positions: Any, *, base: float = 10_000.0) -> Array:
+    """Rotary position embedding.
+
+    Equation: with the pairs of neighbours as complex numbers, ``z_j = x_2j + i x_2j+1``:
+    ``z_j * exp(i * position * base^(-2j / F))``. The product of a rotated query and a rotated
+    key depends on their positions by the difference alone.
+
+    Args:
+      x: ``[..., N, F]`` with F even.
+      positions: numbers that broadcast to the axes of x before N.
+      base: larger turns more slowly.
+
+    Raises:
+      ValueError: for an odd F.
+
+    References:
+      Su et al. 2021, arXiv:2104.09864, equation 34. Angles are in float32 or wider.
+    """
+    x = jnp.asarray(x)
+    size = x.shape[-1]
+    if size % 2:
+        raise ValueError(f"x: expected an even size of the last axis, got {size}.")
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    frequencies = base ** (-np.arange(0, size, 2) / size)
+    angles = jnp.asarray(positions, dtype)[..., None, None] * jnp.asarray(frequencies, dtype)
+    even, odd = x[..., 0::2].astype(dtype), x[..., 1::2].astype(dtype)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    pairs = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return pairs.reshape(x.shape).astype(x.dtype)
+
+
+class MultiHead(NamedTuple):
+    """Multi-head attention of a sequence to itself or to a memory.
+
+    Attributes:
+      init: ``key -> params``.
+      apply: ``(params, xs, memory=None, *, mask=None) -> ys`` with xs ``[T, ..., D]``, the
+        memory ``[S, ..., E]`` and ys ``[T, ..., D]``. Without a memory the sequence attends to
+        itself. The mask, booleans ``[S, ...]``, is True where a step of what is attended to is
+        real; the others, NaN included, reach nothing. A step that can attend to nothing has the
+        heads' output zero, and a masked step of self-attention the output zero.
+    """
+
+    init: Callable[[Array], Params]
+    apply: Callable[..., Array]
+
+
+def multi_head_attention(
+    size: int,
+    heads: int,
+    *,
+    memory_size: int | None = None,
+    key_value_heads: int | None = None,
+    head_size: int | None = None,
+    causal: bool = False,
+    window: int | None = None,
+    rotary_base: float | None = None,
+    bias: bool = False,
+) -> MultiHead:
+    """Scaled dot-product attention with several heads.
+
+    Equation, for each head: ``softmax(q k^T / sqrt(F)) v``, where q is an affine map of xs, and k
+    and v are affine maps of the memory; the heads side by side go through a last affine map.
+
+    Args:
+      size: D, of inputs and outputs.
+      heads: N.
+      memory_size: E; D by default.
+      key_value_heads: K, a divisor of N; each serves N / K heads in turn. N by default; 1 is
+        multi-query attention.
+      head_size: F; D / N by default.
+      causal: step t attends to the steps s <= t.
+      window: step t attends to the steps with ``|t - s| < window``, which count padding too.
+      rotary_base: the base of `rotary` positions, which only self-attention can have; None for
+        no positions.
+      bias: whether the four maps have biases.
+
+    Returns:
+      The attention. Params: ``{"query": {"kernel": [D, N * F]}, "key": {"kernel": [E, K * F]},
+      "value": {"kernel": [E, K * F]}, "output": {"kernel": [N * F, D]}}``, with ``"bias"`` on
+      request.
+
+    Raises:
+      ValueError: for a size below 1, a head count that does not divide its size, an odd head
+        size with rotary positions, or rotary positions and a memory.
+
+    References:
+      Vaswani et al. 2017, arXiv:1706.03762; grouped heads: Ainslie et al. 2023,
+      arXiv:2305.13245. Computed by `jax.nn.dot_product_attention`, whose softmax is in float32;
+      in float64 by a softmax of our own, since that one would lose half of the digits.
+    """
+    sizes = _head_sizes(size, heads, key_value_heads, head_size, rotary_base is not None)
+    memory_size = size if memory_size is None else memory_size
+    check_sizes(size=size, memory_size=memory_size, window=1 if window is None else window)
+
+    def init(key):
+        return _init_heads(key, size, memory_size, size, sizes, bias)
+
+    def apply(
+        params: Params, xs: Array, memory: Array | None = None, *, mask: Array | None = None
+    ) -> Array:
+        if memory is not None and rotary_base is not None:
+            raise ValueError("memory: expected None with rotary positions, got a memory.")
+        _check_features("xs", xs, size)
+        attended = xs if memory is None else memory
+        attended = _real_part("memory", attended, mask, memory_size)
+        queries = _heads(params["query"], xs if memory is not None else attended, sizes.size)
+        keys, values = (_heads(params[name], attended, sizes.size) for name in ("key", "value"))
+        if rotary_base is not None:
+            positions = jnp.arange(len(xs)).reshape(-1, *[1] * (xs.ndim - 2))
+            queries, keys = (rotary(a, positions, base=rotary_base) for a in (queries, keys))
+        contexts = _attend_to_real(queries, keys, values, mask, causal, window)
+        ys = affine(params["output"], contexts.reshape(*xs.shape[:-1], -1))
+        if mask is None or memory is not None:
+            return ys
+        return where_flag(mask, ys, jnp.zeros_like(ys))
+
+    return MultiHead(init, apply)
+
+
+class KeyValueCache(NamedTuple):
+    """The last ``window - 1`` steps that causal self-attention has seen, oldest first.
+
+    Attributes:
+      keys: ``[..., window - 1, K, F]``, without positions.
+      values: ``[..., window - 1, K, F]``.
+      filled: ``[..., window - 1]``, 1 where a step is stored and 0 where none is yet. Floats, so
+        that all of the state is of one type.
+    """
+
+    keys: Array
+    values: Array
+    filled: Array
+
+
+def attention_cell(
+    input_size: int,
+    hidden_size: int,
+    *,
+    heads: int = 4,
+    window: int = 256,
+    key_value_heads: int | None = None,
+    head_size: int | None = None,
+    rotary_base: float | None = 10_000.0,
+    bias: bool = False,
+) -> Cell:
+    """Causal self-attention as a recurrent cell whose state is a key-value cache.
+
+    Equation: that of `multi_head_attention`, where step t attends to itself and to the real
+    steps before it, back to the last reset, ``window`` steps in all. Streaming memory is
+    O(window). A whole sequence of T > window steps is computed in blocks, in memory
+    O(T * window), and all at once if it is shorter: for full attention let window be at least
+    the length of the longest sequence.
+
+    Args:
+      input_size: D.
+      hidden_size: H, the size of the output.
+      heads: N.
+      window: how many steps a step attends to, itself included; at least 2.
+      key_value_heads: K, a divisor of N; N by default.
+      head_size: F; H / N by default.
+      rotary_base: the base of `rotary` positions; None for no positions, so that the order of
+        the earlier steps makes no difference.
+      bias: whether the maps have biases.
+
+    Returns:
+      The cell. Params are those of `multi_head_attention`, with E = D and outputs of size H.
+
+    Raises:
+      ValueError: for a size below 1, a window below 2, a head count that does not divide its
+        size, or an odd head size with rotary positions.
+
+    References:
+      Vaswani et al. 2017, arXiv:1706.03762; Beltagy et al. 2020, arXiv:2004.05150 (windows); Su
+      et al. 2021, arXiv:2104.09864. The cache holds keys before their rotation, which is applied
+      relative to the window: no position grows with the length of the stream.
+    """
+    sizes = _head_sizes(hidden_size, heads, key_value_heads, head_size, rotary_base is not None)
+    check_sizes(input_size=input_size, hidden_size=hidden_size)
+    if window < 2:
+        raise ValueError(f"window: expected at least 2, got {window}.")
+    past = window - 1
+
+    def init(key):
+        return _init_heads(key, input_size, input_size, hidden_size, sizes, bias)
+
+    def initial_state(params: Params, batch_shape: Shape) -> KeyValueCache:
+        dtype = params["query"]["kernel"].dtype
+        stored = jnp.zeros((*batch_shape, past, sizes.key_value_heads, sizes.size), dtype)
+        return KeyValueCache(stored, stored, stored[..., 0, 0])
+
+    def read(params: Params, cache: KeyValueCache, xs: Array) -> tuple[Array, KeyValueCache]:
+        """The queries ``[B, T, N, F]``, and the cache with all new steps."""
+        xs = as_input(xs, (input_size,), params["query"]["kernel"].dtype)
+        queries, keys, values = (
+            _heads(params[name], xs, sizes.size) for name in ("query", "key", "value")
+        )
+        new = KeyValueCache(keys, values, jnp.ones(xs.shape[:2]))
+        return jnp.moveaxis(queries, 1, 0), jax.tree.map(join, cache, new)
+
+    def write(params: Params, contexts: Array) -> Array:
+        contexts = jnp.moveaxis(contexts, 0, 1)
+        return affine(params["output"], contexts.reshape(*contexts.shape[:2], -1))
+
+    def run(params: Params, cache: KeyValueCache, xs: Array, steps: Steps):
+        queries, joined = read(params, cache, xs)
+        since = None if steps.since is None else steps.since.T
+        if len(xs) > past:
+            contexts = _attend_in_blocks(queries, joined, since, window, rotary_base)
+        else:
+            new = jax.tree.map(lambda leaf: leaf[:, past:], joined)
+            # From an empty cache, as in most training, only the new steps cost time.
+            contexts = lax.cond(
+                jnp.any(cache.filled > 0.5),
+                lambda: _attend_to_window(queries, joined, since, window, rotary_base),
+                lambda: _attend_to_window(queries, new, since, window, rotary_base),
+            )
+        cache = jax.tree.map(lambda leaf: latest(leaf, past, steps), joined)
+        return cache, write(params, contexts)
+
+    def step(params: Params, state: KeyValueCache, x: Array) -> tuple[KeyValueCache, Array]:
+        cache = jax.tree.map(lambda leaf: _flat(leaf, x.ndim - 1), state)
+        queries, joined = read(params, cache, _flat(x, x.ndim - 1)[None])
+        ys = write(params, _attend_to_window(queries, joined, None, window, rotary_base))
+        cache = jax.tree.map(lambda old, leaf: leaf[:, 1:].reshape(old.shape), state, joined)
+        return cache, ys.reshape(*x.shape[:-1], -1)
+
+    return Cell(init, initial_state, step, (input_size,), without_padding(run))
+
+
+class _HeadSizes(NamedTuple):
+    heads: int
+    key_value_heads: int
+    size: int
+
+
+def _attend_in_blocks(
+    queries: Array, joined: KeyValueCache, since: Array | None, window: int, base: float | None
+) -> Array:
+    """`_attend_to_window` in blocks of ``window - 1`` steps, each with the block before it."""
+    past = window - 1
+    rows, time = queries.shape[:2]
+    count = -(-time // past)
+
+    def blocks(leaf: Array) -> Array:
+        padding = -leaf.shape[1] % past
+        leaf = jnp.pad(leaf, [(0, 0), (0, padding), *[(0, 0)] * (leaf.ndim - 2)])
+        return leaf.reshape(rows, -1, past, *leaf.shape[2:])
+
+    def with_the_block_before(leaf: Array) -> Array:
+        pairs = jnp.concatenate([blocks(leaf)[:, :-1], blocks(leaf)[:, 1:]], axis=2)
+        return pairs.reshape(rows * count, 2 * past, *leaf.shape[2:])
+
+    if since is not None:
+        starts = past * jnp.arange(count)[:, None]
+        since = (blocks(since) - starts).reshape(rows * count, past)
+    queries = blocks(queries).reshape(rows * count, past, *queries.shape[2:])
+    joined = jax.tree.map(with_the_block_before, joined)
+    contexts = _attend_to_window(queries, joined, since, window, base)
+    return contexts.reshape(rows, count * past, *contexts.shape[2:])[:, :time]
+
+
+def _attend_to_window(
+    queries: Array, joined: KeyValueCache, since: Array | None, window: int, base: float | None
+) -> Array:
+    """Attention of the last steps of the joined cache to themselves and to those before.
+
+    Args:
+      queries: ``[B, T, N, F]``, of the last T steps of the cache.
+      joined: the cache ``[B, P + T, ...]``.
+      since: ``[B, T]``, the first step that each step may look back to, where the first of the
+        T steps is number 0.
+      window: how many steps back, the step itself included.
+      base: of the rotary positions.
+    """
+    time = queries.shape[1]
+    key_steps = jnp.arange(time - joined.keys.shape[1], time)
+    distance = jnp.arange(time)[:, None] - key_steps
+    seen = ((distance >= 0) & (distance < window)) & (joined.filled > 0.5)[:, None, :]
+    if since is not None:
+        seen &= key_steps >= since[..., None]
+    keys = joined.keys
+    if base is not None:
+        queries = rotary(queries, jnp.arange(time), base=base)
+        keys = rotary(keys, key_steps, base=base)
+    return _dot_product_attention(queries, keys, joined.values, seen[:, None])
+
+
+def _attend_to_real(
+    queries: Array, keys: Array, values: Array, mask: Any, causal: bool, window: int | None
+) -> Array:
+    """Contexts ``[T, B, N, F]``, zero where a query sees nothing; the arguments time-major too."""
+    queries, keys, values = (_batch_first(a, 2) for a in (queries, keys, values))
+    seen = None if mask is None else _batch_first(mask, 0)[:, None, None, :]
+    contexts = _dot_product_attention(queries, keys, values, seen, causal, window)
+    if seen is not None:
+        sees_any = (seen & _near(queries, keys, causal, window)).any(axis=-1)[:, 0]
+        contexts = where_flag(sees_any, contexts, jnp.zeros_like(contexts))
+    return jnp.moveaxis(contexts, 0, 1)
+
+
+def _dot_product_attention(
+    queries: Array,
+    keys: Array,
+    values: Array,
+    seen: Array | None,
+    causal: bool = False,
+    window: int | None = None,
+) -> Array:
+    """Contexts ``[B, T, N, F]``; batch-first, as `jax.nn.dot_product_attention` has it.
+
+    ``seen`` is ``[B, 1, T or 1, S]``; a query that sees nothing has a context without meaning.
+    """
+    if queries.dtype == jnp.float64:
+        return _float64_attention(queries, keys, values, seen, causal, window)
+    return jax.nn.dot_product_attention(
+        queries,
+        keys,
+        values,
+        mask=seen,
+        is_causal=causal,
+        local_window_size=None if window is None else (window - 1, window - 1),
+    )
+
+
+def _float64_attention(
+    queries: Array, keys: Array, values: Array, seen: Any, causal: bool, window: int | None
+) -> Array:
+    rows, time, _, size = queries.shape
+    grouped = queries.reshape(rows, time, keys.shape[2], -1, size)
+    scores = jnp.einsum("btkgf,bskf->bkgts", grouped, keys) / np.sqrt(size)
+    near = _near(queries, keys, causal, window)
+    seen = near if seen is None else (near & seen)[:, :, None]
+    weights = masked_softmax(scores, jnp.broadcast_to(seen, scores.shape))
+    return jnp.einsum("bkgts,bskf->btkgf", weights, values).reshape(queries.shape)
+
+
+def _near(queries: Array, keys: Array, causal: bool, window: int | None) -> Array:
+    distance = jnp.arange(queries.shape[1])[:, None] - jnp.arange(keys.shape[1])
+    near = distance >= 0 if causal else jnp.ones_like(distance, bool)
+    return near if window is None else near & (abs(distance) < window)
+
+
+def _attention(
+    init: Callable[[Array], Params],
+    project: Callable[[Params, Array], Array],
+    score: Callable[[Params, Array, Array], Array],
+    query_size: int,
+    memory_size: int,
+) -> Attention:
+    """From ``project(params, values) -> keys`` and ``score(params, query, keys) -> scores``."""
+
+    def remember(params: Params, values: Array, mask: Array | None = None) -> Memory:
+        values = _real_part("values", values, mask, memory_size)
+        return Memory(values, project(params, values), mask)
+
+    def attend(params: Params, query: Array, memory: Memory) -> tuple[Array, Array]:
+        weights = masked_softmax(score(params, query, memory.keys), memory.mask, axis=0)
+        return jnp.einsum("s...,s...e->...e", weights, memory.values), weights
+
+    return Attention(init, remember, attend, query_size, memory_size)
+
+
+def _real_part(name: str, values: Array, mask: Array | None, size: int) -> Array:
+    """The values, checked, with zero where they are masked."""
+    _check_features(name, values, size)
+    if mask is None:
+        return values
+    shape = values.shape[:-1]
+    if mask.shape != shape or mask.dtype != jnp.bool_:
+        raise ValueError(
+            f"mask: expected booleans {list(shape)}, got {mask.dtype} {list(mask.shape)}."
+        )
+    return where_flag(mask, values, jnp.zeros_like(values))
+
+
+def _check_features(name: str, values: Array, size: int) -> None:
+    if values.ndim < 2 or values.shape[-1] != size:
+        raise ValueError(
+            f"{name}: expected the shape [time, ..., {size}] (time first), got "
+            f"{list(values.shape)}."
+        )
+
+
+def _init_heads(
+    key: Array, size: int, memory_size: int, output_size: int, heads: _HeadSizes, bias: bool
+) -> Params:
+    query_width, key_width = heads.heads * heads.size, heads.key_value_heads * heads.size
+    shapes = {
+        "query": (size, query_width),
+        "key": (memory_size, key_width),
+        "value": (memory_size, key_width),
+        "output": (query_width, output_size),
+    }
+    keys = jax.random.split(key, len(shapes))
+    return {
+        name: _linear(k, *shape, bias)
+        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+def _linear(key: Array, rows: int, columns: int, bias: bool = False) -> Params:
+    params = dense(rows, columns, kernel_init=_kernel_init).init(key)
+    return params if bias else {"kernel": params["kernel"]}
+
+
+def _heads(params: Params, xs: Array, size: int) -> Array:
+    projected = affine(params, xs)
+    return projected.reshape(*projected.shape[:-1], -1, size)
+
+
+def _batch_first(array: Array, features: int) -> Array:
+    """``[T, ..., *features]`` as ``[B, T, *features]``."""
+    shape = array.shape[array.ndim - features :]
+    return jnp.moveaxis(array.reshape(len(array), -1, *shape), 1, 0)
+
+
+def _flat(leaf: Array, batch_axes: int) -> Array:
+    return leaf.reshape(int(np.prod(leaf.shape[:batch_axes])), *leaf.shape[batch_axes:])
+
+
+def _head_sizes(
+    size: int, heads: int, key_value_heads: int | None, head_size: int | None, rotates: bool
+) -> _HeadSizes:
+    key_value_heads = heads if key_value_heads is None else key_value_heads
+    check_sizes(heads=heads, key_value_heads=key_value_heads)
+    if heads % key_value_heads:
+        raise ValueError(f"key_value_heads: expected a divisor of {heads}, got {key_value_heads}.")
+    if head_size is None and size % heads:
+        raise ValueError(
+            f"heads: expected a divisor of the size {size}, got {heads}; or give a head_size."
+        )
+    head_size = size // heads if head_size is None else head_size
+    check_sizes(head_size=head_size)
+    if rotates and head_size % 2:
+        raise ValueError(f"head_size: expected an even size for rotary positions, got {head_size}.")
+    return _HeadSizes(heads, key_value_heads, head_size)

@@ -1,0 +1,122 @@
+"""Whole-sequence forms of cells whose state is a window of the last steps.
+
+Such cells (attention, causal convolution) count real steps only: padding inside a sequence does
+not use up the window. So the padding is taken out first, the window then slides over neighbours,
+and the outputs are put back into their places.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from recurrent.cell import Params, Sequence, State, where_flag
+
+_NEVER = -(2**30)
+
+
+class Steps(NamedTuple):
+    """The steps of a sequence without its padding; indices count from its first real step.
+
+    Attributes:
+      real: ``[B]``, how many steps are real; None where all are.
+      since: ``[T, B]``, the first step that each step may look back to: where the last reset
+        was, or far below zero where there was none; None without resets.
+      last_since: ``[B]``, the same for a step after the last.
+    """
+
+    real: Array | None
+    since: Array | None
+    last_since: Array | None
+
+
+def without_padding(
+    run: Callable[[Params, State, Array, Steps], tuple[State, Array]],
+) -> Sequence:
+    """The sequence function of a cell from one that only reads forwards and knows no padding.
+
+    Args:
+      run: ``(params, state, xs, steps) -> (state, ys)`` with xs ``[T, B, D]``, T at least 1 and
+        one batch axis. Where ``steps.real`` is given, what follows that many steps is padding
+        of zeros, its outputs are not used and the state must not depend on it.
+    """
+
+    def sequence(
+        params: Params, state: State, xs: Array, *, mask: Any, reset: Any, reverse: bool
+    ) -> tuple[State, Array]:
+        if not len(xs):
+            one = jnp.zeros((1, *xs.shape[1:]), xs.dtype)
+            state, ys = sequence(
+                params, state, one, mask=jnp.zeros(one.shape[:2], bool), reset=None, reverse=False
+            )
+            return state, ys[:0]
+        if reverse:
+            xs, mask, reset = jax.tree.map(lambda a: a[::-1], (xs, mask, reset))
+        order = None
+        if mask is not None:
+            order = jnp.argsort(~mask, axis=0, stable=True)
+            xs = _take(where_flag(mask, xs, jnp.zeros_like(xs)), order)
+        state, ys = run(params, state, xs, _steps(order, mask, reset))
+        if mask is not None:
+            ys = where_flag(mask, _take(ys, _real_steps_before(mask)), jnp.zeros_like(ys))
+        return state, ys[::-1] if reverse else ys
+
+    return _with_one_batch_axis(sequence)
+
+
+def _with_one_batch_axis(run: Sequence) -> Sequence:
+    def sequence(
+        params: Params, state: State, xs: Array, *, mask: Any, reset: Any, reverse: bool
+    ) -> tuple[State, Array]:
+        time, *batch, features = xs.shape
+        rows = prod(batch)
+        mask, reset = jax.tree.map(lambda flags: flags.reshape(time, rows), (mask, reset))
+        flat = jax.tree.map(lambda leaf: leaf.reshape(rows, *leaf.shape[len(batch) :]), state)
+        flat, ys = run(
+            params, flat, xs.reshape(time, rows, features), mask=mask, reset=reset, reverse=reverse
+        )
+        state = jax.tree.map(lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]), flat)
+        return state, ys.reshape(time, *batch, *ys.shape[2:])
+
+    return sequence
+
+
+def join(past: Array, new: Array) -> Array:
+    """The past ``[B, P, ...]`` and then the new steps ``[T, B, ...]``, as ``[B, P + T, ...]``."""
+    return jnp.concatenate([past, jnp.moveaxis(new, 0, 1).astype(past.dtype)], axis=1)
+
+
+def latest(joined: Array, size: int, steps: Steps) -> Array:
+    """The last ``size`` real steps of the joined ones, zero where they lie before a reset."""
+    time = joined.shape[1] - size
+    if steps.real is None:
+        last, count = joined[:, time:], time
+    else:
+        count = steps.real[:, None]
+        index = (count + jnp.arange(size)).reshape(len(count), size, *[1] * (joined.ndim - 2))
+        last = jnp.take_along_axis(joined, index, axis=1)
+    if steps.last_since is None:
+        return last
+    kept = count - size + jnp.arange(size) >= steps.last_since[:, None]
+    return where_flag(kept, last, jnp.zeros_like(last))
+
+
+def _steps(order: Array | None, mask: Array | None, reset: Array | None) -> Steps:
+    count = None if mask is None else mask.sum(axis=0)
+    if reset is None:
+        return Steps(count, None, None)
+    index = _real_steps_before(jnp.ones_like(reset) if mask is None else mask)
+    since = lax.cummax(jnp.where(reset, index, _NEVER))
+    return Steps(count, since if order is None else _take(since, order), since[-1])
+
+
+def _real_steps_before(mask: Array) -> Array:
+    return jnp.cumsum(mask, axis=0) - mask
+
+
+def _take(values: Array, index: Array) -> Array:
+    index = index.reshape(index.shape + (1,) * (values.ndim - index.ndim))
+    return jnp.take_along_axis(values, index, axis=0)

@@ -1,0 +1,129 @@
+"""A cell invented on the spot, in this file alone, has all that the library's own have."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import run
+from recurrent import Hidden, bidirectional, dense, gated, residual, stack, unroll
+from tests.cases import disturbed, random_like, values_and_gradients
+from tests.traces import loops
+
+TIME, BATCH, SIZE = 6, 3, 4
+
+
+def softsign_gru(input_size, hidden_size):
+    def gate(zx, zh, state):
+        reset, update = jax.nn.sigmoid(zx[0] + zh[0]), jax.nn.sigmoid(zx[1] + zh[1])
+        candidate = jax.nn.soft_sign(zx[2] + reset * zh[2])
+        return Hidden((1 - update) * candidate + update * state.hidden)
+
+    return gated(gate, input_size, hidden_size, gates=3, recurrent_bias=True)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def sigmoid(z: Any) -> Any:
+    return 1 / (1 + np.exp(-z))
+
+
+def numpy_loop(params: Any, h: Any, xs: Any, mask: Any, reset: Any) -> tuple[Any, Any]:
+    ys = []
+    for x, real, fresh in zip(xs, mask[..., None], reset[..., None], strict=True):
+        h = np.where(fresh & real, 0, h)
+        zx, zh = (
+            np.split(v @ params[side]["kernel"] + params[side]["bias"], 3, -1)
+            for v, side in ((x, "input"), (h, "recurrent"))
+        )
+        r, u = sigmoid(zx[0] + zh[0]), sigmoid(zx[1] + zh[1])
+        n = zx[2] + r * zh[2]
+        new = (1 - u) * n / (1 + abs(n)) + u * h
+        h, y = np.where(real, new, h), np.where(real, new, 0)
+        ys.append(y)
+    return h, np.stack(ys)
+
+
+def given() -> tuple[Any, ...]:
+    rng = np.random.default_rng(0)
+    params = disturbed(rng, softsign_gru(SIZE, SIZE).init(jax.random.key(0)))
+    flags = rng.random((2, TIME, BATCH)) < [[[0.7]], [[0.3]]]
+    return (
+        params,
+        Hidden(rng.normal(size=(BATCH, SIZE))),
+        rng.normal(size=(TIME, BATCH, SIZE)),
+        *flags,
+    )
+
+
+@pytest.mark.usefixtures("float64")
+def test_masks_and_resets_equal_a_numpy_loop():
+    params, state, xs, mask, reset = given()
+    last, ys = unroll(softsign_gru(SIZE, SIZE), params, xs, state, mask=mask, reset=reset)
+    expected_last, expected = numpy_loop(params, state.hidden, xs, mask, reset)
+    np.testing.assert_allclose(ys, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(last.hidden, expected_last, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_backward_pass_is_the_fast_one_and_equals_autodiff_of_the_scan():
+    params, state, xs, mask, reset = given()
+
+    def gradients(method: Any, params: Any, state: Any, xs: Any) -> Any:
+        def whole(params: Any, state: Any, xs: Any) -> Any:
+            cell = softsign_gru(SIZE, SIZE)
+            return unroll(cell, params, xs, state, mask=mask, reset=reset, method=method)
+
+        return values_and_gradients(whole, params, state, xs)
+
+    chex.assert_trees_all_close(
+        *(jax.jit(partial(gradients, method))(params, state, xs) for method in ("auto", "scan")),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+    assert weights_carried(partial(gradients, "auto"), params, state, xs) == 0
+    assert weights_carried(partial(gradients, "scan"), params, state, xs) > 0
+
+
+def weights_carried(function: Any, *args: Any) -> int:
+    """How many loops carry an array as large as a kernel, which they then add to in every step."""
+    return sum((SIZE, 3 * SIZE) in loop.carried for loop in loops(function, *args))
+
+
+@pytest.mark.usefixtures("float64")
+def test_it_stacks_streams_and_goes_both_ways():
+    cell = stack(
+        *(softsign_gru(3, SIZE), residual(softsign_gru(SIZE, SIZE)), dense(SIZE, 2)),
+        input_shape=(3,),
+    )
+    params = cell.init(jax.random.key(1))
+    xs = random_like(jnp.zeros((TIME, BATCH, 3)))
+    _, whole = unroll(cell, params, xs)
+    state, ys = cell.initial_state(params, (BATCH,)), []
+    for x in xs:
+        state, y = cell.step(params, state, x)
+        ys.append(y)
+    np.testing.assert_allclose(np.stack(ys), whole, rtol=1e-12, atol=1e-12)
+    both = bidirectional(softsign_gru(3, 2), softsign_gru(3, 2))
+    assert unroll(both, both.init(jax.random.key(2)), xs)[1].shape == (TIME, BATCH, 4)
+
+
+def test_it_trains_by_a_flag(tmp_path: Path):
+    command = ["sequential_digits", f"--cell={__file__}:softsign_gru", f"--workdir={tmp_path}/run"]
+    assert run.main([*command, "--epochs=3", "--hidden_size=16", "--batch_size=256"]) == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    parameters = json.loads((tmp_path / "run" / "result.json").read_text())["parameters"]
+    assert parameters == 3 * 16 * (8 + 1 + 16 + 1) + 10 * (16 + 1)

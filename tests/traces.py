@@ -1,0 +1,56 @@
+"""What a traced function does, counted: guards of speed that need no clock."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Loop(NamedTuple):
+    """One `jax.lax.scan` of a trace.
+
+    Attributes:
+      length: how many steps it has.
+      carried: the shapes of what it carries.
+      products: how many matrix products one step does, inner loops left out.
+    """
+
+    length: int
+    carried: list[tuple[int, ...]]
+    products: int
+
+
+def loops(function: Callable[..., Any], *args: Any) -> list[Loop]:
+    """All scans in the trace of a function, outer before inner."""
+    return [as_loop(equation) for equation in equations(function, *args) if is_scan(equation)]
+
+
+def equations(function: Callable[..., Any], *args: Any) -> Iterator[Any]:
+    """All equations in the trace of a function, those inside of others too."""
+    return inside(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def inside(jaxpr: Any, enter: Callable[[Any], bool] = lambda equation: True) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        if enter(equation):
+            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=has_equations):
+                if has_equations(inner):
+                    yield from inside(getattr(inner, "jaxpr", inner), enter)
+
+
+def has_equations(value: Any) -> bool:
+    return hasattr(getattr(value, "jaxpr", value), "eqns")
+
+
+def is_scan(equation: Any) -> bool:
+    return equation.primitive.name == "scan"
+
+
+def as_loop(equation: Any) -> Loop:
+    body, parameters = equation.params["jaxpr"].jaxpr, equation.params
+    first = parameters["num_consts"]
+    carried = body.invars[first : first + parameters["num_carry"]]
+    own = inside(body, enter=lambda equation: not is_scan(equation))
+    products = sum(each.primitive.name == "dot_general" for each in own)
+    return Loop(parameters["length"], [each.aval.shape for each in carried], products)
