@@ -1,54 +1,90 @@
-"""Makes docs/cells.md from the code: `.venv/bin/python docs/make_cells.py > docs/cells.md`."""
+"""Makes docs/cells.md from the code: `.venv/bin/python -m docs.make_cells > docs/cells.md`."""
 
-import functools
 import inspect
 import itertools
 import re
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+import recurrent
 from experiments.cells import library_cells
 from recurrent import Cell
-from recurrent.gated import gated_sequence, mapped_sequence
 
 HEAD = """\
 # Cells
 
 Made from the code by `docs/make_cells.py`; a test keeps it current. D is the input size, H the
-hidden size. Every cell streams step by step, with the same numbers as over a whole sequence.
-*Forms* says how a whole sequence runs: **gated**, a loop whose backward pass is derived from the gate;
-**own**, a form of the cell's own, such as a parallel scan; **scan**, `jax.lax.scan` of the step.
-Parameters are counted at the default options.
+hidden size, and all counts are for the default options. Every cell streams step by step, with the
+same numbers as over a whole sequence, and takes masks, resets, either direction, `remat` and
+truncation.
 
-| cell | state | parameters | forms |
-|---|---|---|---|
+*Whole sequences* run as a **gated loop**, whose backward pass is derived from the gate; as a
+**linear scan**, serial or parallel over time; in **blocks** of matrix products; or as a **stack**
+of such parts. Any of them with a state of real numbers can be evaluated in parallel over time by
+[`recurrent.deer`](../recurrent/newton.py), and any by the plain `jax.lax.scan` of its step
+(`method="scan"`).
+
+| cell | state | parameters | whole sequences | paper |
+|---|---|---|---|---|
 """
+Factory = Callable[..., Cell]
+SIZES = 20, 48  # D and H, neither of which is the default of an option
 
 
 def page() -> str:
     """The whole page."""
-    cells = library_cells()
-    rows = "".join(row(name, factory) for name, factory in cells.items())
-    return HEAD + rows + "".join(section(name, factory) for name, factory in cells.items())
+    rows = "".join(row(name, *both) for name, both in cells().items())
+    return HEAD + rows + "".join(section(name, both[0]) for name, both in cells().items())
 
 
-def row(name: str, factory: Callable[..., Cell]) -> str:
+def cells() -> dict[str, tuple[Factory, Factory]]:
+    """Name to the public function, and the same as a function of D and H."""
+    vectors = {name: (factory, factory) for name, factory in library_cells().items()}
+
+    def on_pictures(channels: int, features: int) -> Cell:
+        return recurrent.convolutional_lstm((7, 9, channels), features)
+
+    pictures = {"convolutional_lstm": (recurrent.convolutional_lstm, on_pictures)}
+    return dict(sorted({**vectors, **pictures}.items()))
+
+
+def row(name: str, factory: Factory, sized: Factory) -> str:
     """One line of the table."""
-    cell = factory(8, 16)
-    return f"| [`{name}`](#{name}) | {state(cell)} | {parameters(factory)} | {form(cell)} |\n"
+    cell = sized(*SIZES)
+    columns = [f"[`{name}`](#{name})", state(cell), parameters(sized), form(cell), paper(factory)]
+    return f"| {' | '.join(columns)} |\n"
 
 
-def section(name: str, factory: Callable[..., Cell]) -> str:
+def section(name: str, factory: Factory) -> str:
     """The signature and docstring of one cell."""
     text = inspect.cleandoc(factory.__doc__ or "")
     text = re.sub(r"^(Args|Returns|Raises|References):$", r"**\1**\n", text, flags=re.MULTILINE)
     text = re.sub(r"^  (\*{0,2}\w+): ", r"- `\1`: ", text, flags=re.MULTILINE)
-    text = textwrap.indent(text, "").replace("``", "`")
-    return f"\n## {name}\n\n`{name}{inspect.signature(factory)}`\n\n{text}\n"
+    text = re.sub(r"^    ", "  ", text, flags=re.MULTILINE).replace("``", "`")
+    return f"\n## {name}\n\n`{name}{signature(factory)}`\n\n{text}\n"
+
+
+def signature(factory: Factory) -> str:
+    """Names and defaults; a function among them by its name, not by where it lies in memory."""
+
+    def shown(each: inspect.Parameter) -> inspect.Parameter:
+        named = callable(each.default) and each.default is not inspect.Parameter.empty
+        default = _Named(each.default) if named else each.default
+        return each.replace(default=default, annotation=inspect.Parameter.empty)
+
+    return str(inspect.Signature(list(map(shown, inspect.signature(factory).parameters.values()))))
+
+
+class _Named:
+    def __init__(self, function: Any):
+        self.name = getattr(function, "__name__", "...")
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 def state(cell: Cell) -> str:
@@ -59,21 +95,38 @@ def state(cell: Cell) -> str:
 
     leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(initial, jax.random.key(0)))
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    letters = {8: "D", 16: "H"}
+    if "layers" in names[0]:
+        return "`StackState`, one state for each part"
+    d, h = SIZES
+    letters = {d: "D", h: "H", 2 * h: "2 H", h // 2: "H / 2", h // 4: "H / 4"}
     shapes = [", ".join(str(letters.get(n, n)) for n in leaf.shape) for _, leaf in leaves]
     return ", ".join(f"`{name}` [{shape}]" for name, shape in zip(names, shapes, strict=True))
 
 
 def form(cell: Cell) -> str:
-    """How a whole sequence runs."""
-    if cell.sequence is None:
-        return "scan"
-    run = cell.sequence
-    derived = isinstance(run, functools.partial) and run.func in (gated_sequence, mapped_sequence)
-    return "gated" if derived else "own"
+    """How a whole sequence runs, as its trace shows."""
+
+    def run(key: Any, xs: Any) -> Any:
+        return recurrent.unroll(cell, cell.init(key), xs)
+
+    if "StackState" in state(cell):
+        return "stack"
+    trace = str(jax.make_jaxpr(run)(jax.random.key(0), jnp.zeros((3, 2, *cell.input_shape))))
+    for word, meaning in {"name=gated_loop": "gated loop", "name=_scan": "linear scan"}.items():
+        if word in trace:
+            return meaning
+    return "blocks" if cell.sequence else "scan"
 
 
-def parameters(factory: Callable[..., Cell]) -> str:
+def paper(factory: Factory) -> str:
+    """The first reference of the docstring."""
+    references = inspect.cleandoc(factory.__doc__ or "").partition("References:")[2]
+    pattern = r"(.+?\b(?:19|20)\d\d\b)(?:[^;]*?(arXiv:\d+\.\d+))?"
+    found = re.match(pattern, " ".join(references.split()))
+    return ", ".join(filter(None, found.groups())) if found else ""
+
+
+def parameters(factory: Factory) -> str:
     """The parameter count as a polynomial of D and H, found by counting at several sizes."""
     sizes = list(itertools.product([8, 16, 24], [16, 32, 48, 64]))
     terms = {"DH": lambda d, h: d * h, "H²": lambda d, h: h * h, "D": lambda d, h: d}
