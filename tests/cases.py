@@ -140,7 +140,7 @@ CELLS: dict[str, Callable[[int, int], Cell]] = {
 # What differs from another cell by little is left to `-m slow`.
 SLOW = {
     *("elman_relu", "elman_sigmoid", "lstm_without_forget_bias", "lstm_coupled"),
-    *("slstm_heads", "mlstm_heads", "min_lstm", "griffin"),
+    *("gru_reset_before", "layer_norm_gru", "slstm_heads", "mlstm_heads", "min_lstm", "griffin"),
 }
 PARAMETERS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CELLS]
 

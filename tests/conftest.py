@@ -1,6 +1,28 @@
-"""Tests run on the CPU unless JAX_PLATFORMS is set, and leave no compiled programs behind."""
+"""Tests run on the CPU unless JAX_PLATFORMS is set, and leave no compiled programs behind.
+
+Compiling is what takes their time, so programs are not optimised, but for those of tests that are
+marked `optimized`: comparisons with other libraries, and whole trainings. And jaxlib 0.10 leaves
+out its fusion emitters, which double that time, unless XLA_FLAGS is set, if only to nothing;
+`.ci/run` does so.
+"""
 
 import os
+from collections.abc import Iterator
+from importlib.metadata import version
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+if version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
+
+@pytest.fixture(autouse=True)
+def optimization(request: pytest.FixtureRequest) -> Iterator[None]:
+    import jax
+
+    quick = request.node.get_closest_marker("optimized") is None
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

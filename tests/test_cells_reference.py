@@ -24,6 +24,8 @@ from tests.cases import (
     values_and_gradients,
 )
 
+pytestmark = pytest.mark.optimized
+
 BLOCKS = {"elman_tanh": 1, "lstm": 4, "gru": 3}
 
 

@@ -465,7 +465,7 @@ def test_bidirectional_cells_do_not_stream(two_ways, run: Callable[..., Any]) ->
 
 
 @pytest.mark.parametrize("options", [{"remat": 2}, {"truncate": 2}], ids=str)
-def test_bidirectional_cells_are_not_cut_to_pieces(options: dict[str, int]) -> None:
+def test_bidirectional_cells_are_not_cut_to_pieces(options: dict[str, Any]) -> None:
     cell = stack(bidirectional(elman(INPUT, 2), elman(INPUT, 2)), elman(4, 2))
     params = random_params(cell)
     with pytest.raises(ValueError, match=r"expected a whole sequence.*bidirectional\(remat\("):

@@ -16,6 +16,8 @@ from recurrent.convolution import convolve, max_pool_2x2
 from recurrent.losses import cross_entropy
 from tests.cases import to_dtype, values_and_gradients
 
+pytestmark = pytest.mark.optimized
+
 SIZES = [(28, 28, 1), (8, 8, 1), (5, 7, 2), (4, 4, 3)]
 
 

@@ -15,6 +15,8 @@ from experiments import image_cnn, loop, run, sequential_digits
 from experiments.checkpoint import checkpoints
 from experiments.data.images import load_images
 
+pytestmark = pytest.mark.optimized
+
 HIDDEN, CLASSES, TESTED = 6, 10, 360
 STEPS_PER_EPOCH = 5  # batches of 256 in the 1257 training images
 TINY = ("--epochs=1", "--batch_size=256")

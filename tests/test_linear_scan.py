@@ -262,6 +262,7 @@ FLOAT32_ERRORS = {
 }
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(("method", "dtype"), FLOAT32_ERRORS)
 def test_float32_errors_are_those_stated(method: Any, dtype: Any) -> None:
     rng = RNG(1)

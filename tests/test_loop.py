@@ -26,6 +26,8 @@ from experiments.program import Program
 from recurrent import train
 from recurrent.losses import Average
 
+pytestmark = pytest.mark.optimized
+
 STEPS_PER_EPOCH, EPOCHS = 7, 4
 TOTAL = STEPS_PER_EPOCH * EPOCHS
 CONFIG = TrainingConfig(steps_per_call=3, learning_rate=0.03)

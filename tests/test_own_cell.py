@@ -17,6 +17,8 @@ from recurrent import Hidden, bidirectional, dense, gated, residual, stack, unro
 from tests.cases import disturbed, random_like, values_and_gradients
 from tests.traces import loops
 
+pytestmark = pytest.mark.optimized
+
 TIME, BATCH, SIZE = 6, 3, 4
 
 
@@ -59,12 +61,8 @@ def given() -> tuple[Any, ...]:
     rng = np.random.default_rng(0)
     params = disturbed(rng, softsign_gru(SIZE, SIZE).init(jax.random.key(0)))
     flags = rng.random((2, TIME, BATCH)) < [[[0.7]], [[0.3]]]
-    return (
-        params,
-        Hidden(rng.normal(size=(BATCH, SIZE))),
-        rng.normal(size=(TIME, BATCH, SIZE)),
-        *flags,
-    )
+    state, xs = rng.normal(size=(BATCH, SIZE)), rng.normal(size=(TIME, BATCH, SIZE))
+    return params, Hidden(jnp.asarray(state)), xs, *flags
 
 
 @pytest.mark.usefixtures("float64")

@@ -1,6 +1,6 @@
 """The table of cells x properties: what every cell owes, however fast it is computed.
 
-Compiling is what takes time here: the tests of a cell share a few compiled functions.
+The tests of a cell share a few compiled functions.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,14 +45,6 @@ OPTIONS: dict[str, tuple[Any, Any, bool]] = {
 def float64() -> Iterator[None]:
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation() -> Iterator[None]:
-    """The comparisons with other libraries are the ones that run optimised programs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(params=PARAMETERS, scope="module")
@@ -258,14 +250,13 @@ def test_streaming_in_pieces_equals_the_whole(case: Case) -> None:
 
 
 def test_remat_equals_plain_in_values_and_gradients(case: Case) -> None:
-    def differentiate(remat: int | None) -> Any:
-        def run(params, state, xs):
-            options: Any = {"mask": MASK, "reset": RESET, "reverse": True, "remat": remat}
-            return unroll(case.cell, params, xs, state, **options)
+    def run(params, state, xs):
+        options: Any = {"mask": MASK, "reset": RESET, "reverse": True, "remat": 3}
+        return unroll(case.cell, params, xs, state, **options)
 
-        return jax.jit(partial(values_and_gradients, run))(case.params, case.state, case.xs)
-
-    assert_close(differentiate(3), differentiate(None))
+    args = case.params, case.state, case.xs
+    actual = jax.jit(partial(values_and_gradients, run))(*args)
+    assert_close(actual, differentiator(case.cell, "auto", True)(*args, MASK, RESET))
 
 
 def test_bfloat16_is_near_float64(case: Case) -> None:

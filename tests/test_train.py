@@ -26,6 +26,8 @@ from recurrent.train import (
     train_steps,
 )
 
+pytestmark = pytest.mark.optimized
+
 SIZE, BATCH, INPUT = 23, 4, 3
 STEPS = 6
 KEY = jax.random.key(7)
