@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import re
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -61,11 +62,19 @@ def row(name: str, factory: Factory, sized: Factory) -> str:
 
 def section(name: str, factory: Factory) -> str:
     """The signature and docstring of one cell."""
-    text = inspect.cleandoc(factory.__doc__ or "")
-    text = re.sub(r"^(Args|Returns|Raises|References):$", r"**\1**\n", text, flags=re.MULTILINE)
-    text = re.sub(r"^  (\*{0,2}\w+): ", r"- `\1`: ", text, flags=re.MULTILINE)
-    text = re.sub(r"^    ", "  ", text, flags=re.MULTILINE).replace("``", "`")
-    return f"\n## {name}\n\n`{name}{signature(factory)}`\n\n{text}\n"
+    text = inspect.cleandoc(factory.__doc__ or "").replace("``", "`")
+    lead, *parts = re.split(r"^(Args|Returns|Raises|References):\n", text, flags=re.MULTILINE)
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    body = lead + "".join(f"**{heading}**\n\n{listed(heading, part)}" for heading, part in pairs)
+    return f"\n## {name}\n\n`{name}{signature(factory)}`\n\n{body.rstrip()}\n"
+
+
+def listed(heading: str, part: str) -> str:
+    """What a docstring says under a heading; names and their meanings as a list."""
+    part = textwrap.dedent(part).strip() + "\n\n"
+    if heading in ("Args", "Raises"):
+        part = re.sub(r"^(\*{0,2}\w+): ", r"- `\1`: ", part, flags=re.MULTILINE)
+    return part
 
 
 def signature(factory: Factory) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import inspect
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,8 +38,10 @@ def make_cell(name: str, input_size: int, hidden_size: int) -> Cell:
     """
     try:
         cell = cell_factory(name)(input_size, hidden_size)
-    except ValueError as error:
-        raise UserError(f"--cell: {name} refuses these sizes: {error}") from error
+    except Exception as error:  # whatever the user's own function raises
+        reason = told(error, name.rpartition(":")[0])
+        sizes = f"input_size={input_size}, hidden_size={hidden_size}"
+        raise UserError(f"--cell: {name} with {sizes} raised {reason}.") from error
     if not isinstance(cell, Cell):
         raise UserError(
             f"--cell: expected {name} to return a recurrent.Cell, got {type(cell).__name__}."
@@ -73,20 +76,30 @@ def cell_factory(name: str) -> Callable[..., Cell]:
 def _function_in(file: Path, function: str) -> Callable[..., Cell]:
     if not file.is_file():
         raise UserError(f"--cell: there is no file {str(file)!r}.")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(file.stem, file.absolute())
     if spec is None or spec.loader is None:
         raise UserError(f"--cell: {str(file)!r} is not a Python file; its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"--cell: {file}, line {error.lineno}: {error.msg}.") from error
+    except Exception as error:  # whatever the user's own file raises
+        raise UserError(f"--cell: {file} cannot be read: {told(error, str(file))}.") from error
     if not callable(getattr(module, function, None)):
         names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
         raise UserError(
             f"--cell: {file} defines no function {function!r}.{did_you_mean(function, names)}"
         )
     return getattr(module, function)
+
+
+def told(error: Exception, file: str) -> str:
+    """The error in a line, with the line of the user's file where it came up."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == Path(file).absolute()]
+    if isinstance(error, SyntaxError):
+        lines, error = [error.lineno], SyntaxError(error.msg)
+    place = f" ({file}, line {lines[-1]})" if lines and lines[-1] else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def source_hash(name: str) -> str | None:

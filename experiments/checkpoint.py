@@ -1,7 +1,10 @@
 """Saving and restoring a run's state, on Orbax."""
 
 import contextlib
+import errno
 import logging
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +43,7 @@ def save(manager: Any, step: int, tree: Any, notes: dict[str, Any]) -> None:
 def restore(manager: Any, like: Any) -> tuple[Any, dict[str, Any]] | None:
     """The newest readable checkpoint as a tree like ``like``, and its notes; None without any.
 
-    A damaged checkpoint is deleted, with one line of warning, and the one before it is taken.
+    A damaged checkpoint is set aside, with one line of warning, and the one before it is taken.
 
     Args:
       manager: of `checkpoints`.
@@ -54,14 +57,19 @@ def restore(manager: Any, like: Any) -> tuple[Any, dict[str, Any]] | None:
     for step in sorted(manager.all_steps(), reverse=True):
         try:
             found = _restore_step(manager, step, like)
-        except UserError:
+        except (UserError, MemoryError):
             raise
         except Exception as error:  # whatever Orbax meets in a damaged file
+            if getattr(error, "errno", None) in _NOT_THE_FILES_FAULT:
+                raise
             reasons[step] = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
             continue
         for damaged, reason in reasons.items():
-            print(f"warning: checkpoint {damaged} is damaged ({reason})", file=sys.stderr)
-            manager.delete(damaged)
+            aside = set_aside(manager, damaged)
+            print(
+                f"warning: checkpoint {damaged} is damaged ({reason}); it is now {aside}",
+                file=sys.stderr,
+            )
         return found
     if reasons:
         step, reason = next(iter(reasons.items()))
@@ -70,6 +78,19 @@ def restore(manager: Any, like: Any) -> tuple[Any, dict[str, Any]] | None:
             "them, or begin anew with --overwrite."
         )
     return None
+
+
+_NOT_THE_FILES_FAULT = {errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def set_aside(manager: Any, step: int) -> Path:
+    """Moves a checkpoint out of the manager's sight; returns where to."""
+    folder = Path(manager.directory)
+    aside = folder.parent / f"damaged-{folder.name}-{step}"
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(folder / str(step), aside)
+    manager.reload()
+    return aside
 
 
 def _restore_step(manager: Any, step: int, like: Any) -> tuple[Any, dict[str, Any]]:

@@ -80,6 +80,7 @@ def classification(
     data = {name: as_arrays(split) for name, split in splits._asdict().items()}
     epochs = config.epochs or EPOCHS[config.data]
     steps_per_epoch = train.steps_per_epoch(len(splits.train.labels), config.batch_size)
+    total_steps = epochs * steps_per_epoch
 
     def optimizer(numbers: Numbers):
         return optimizers.optimizer(
@@ -89,8 +90,8 @@ def classification(
             weight_decay=numbers["weight_decay"],
             clip_norm=numbers["clip_norm"],
             schedule=config.schedule,
-            warmup_steps=round(config.warmup_epochs * steps_per_epoch),
-            total_steps=epochs * steps_per_epoch,
+            warmup_steps=min(round(config.warmup_epochs * steps_per_epoch), total_steps // 2),
+            total_steps=total_steps,
         )
 
     def init(numbers: Numbers) -> train.TrainState:

@@ -86,6 +86,8 @@ def parse(name: str, option: Option, text: str) -> Any:
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     try:
         value = _booleans[text.lower()] if option.type is bool else option.type(text)
+        if option.type in (int, float) and "_" in text:
+            raise ValueError
     except (ValueError, KeyError):
         raise UserError(f"--{name}: expected {words[option.type]}, got {text!r}.") from None
     check_value(name, option, value)
@@ -145,7 +147,9 @@ class TrainingConfig:
     schedule: str = option(
         "cosine", "the learning rate after warm-up", choices=("constant", "cosine")
     )
-    warmup_epochs: float = option(1.0, "epochs of linear warm-up", minimum=0, maximum=10**6)
+    warmup_epochs: float = option(
+        1.0, "epochs of linear warm-up, at most half of the training", minimum=0, maximum=10**6
+    )
     momentum: float = option(0.9, "momentum of sgd and rmsprop", traced=True, minimum=0, below=1)
     weight_decay: float = option(
         0.0, "decay of kernels: decoupled in adamw, L2 elsewhere", traced=True, minimum=0

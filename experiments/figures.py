@@ -337,8 +337,10 @@ def _mark_best(axes: Axes, best_step: int, steps: np.ndarray, values: np.ndarray
         ms=6,
         clip_on=False,
     )
+    at_the_end = best_step > 0.95 * steps[-1]  # where the curves have their names
+    side = "right" if at_the_end else "center"
     axes.text(
-        best_step, 1.0, "best", color=ACCENT, fontsize=8, ha="center", va="bottom",
+        best_step, 1.0, "best", color=ACCENT, fontsize=8, ha=side, va="bottom",
         transform=axes.get_xaxis_transform(),
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from jax import Array
 from experiments import rundir
 from experiments.checkpoint import checkpoints, restore, save
 from experiments.config import TrainingConfig, traced
+from experiments.errors import UserError
 from experiments.events import event_writer
 from experiments.program import Numbers, Program
 from experiments.progress import progress
@@ -72,6 +74,34 @@ class Diverged(Exception):
     """Too many steps in a row had a gradient that was not finite."""
 
 
+def refuse_too_large(program: Program, config: TrainingConfig) -> None:
+    """Raises `UserError` where the state alone needs more memory than there is.
+
+    XLA says nothing of an allocation that failed on a CPU: it waits for ever.
+    """
+    numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
+    state = jax.eval_shape(program.init, numbers)
+    needed = bytes_of(state) + 2 * bytes_of(state.params)  # and a gradient, and the best params
+    available = memory_bytes()
+    if needed > available:
+        raise UserError(
+            f"The params and the optimiser's state need about {needed / 2**30:.1f} GiB, and "
+            f"{jax.devices()[0].device_kind} has {available / 2**30:.1f}; choose smaller sizes."
+        )
+
+
+def bytes_of(tree: Any) -> int:
+    """How much memory arrays of these shapes take."""
+    keyless = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf.dtype, "itemsize")]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in keyless)
+
+
+def memory_bytes() -> int:
+    """The memory of the device, or of the machine where the device is its CPU."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    return statistics.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def train(
     program: Program, config: TrainingConfig, folder: Path, started: Callable[[int], None]
 ) -> Outcome:
@@ -102,6 +132,7 @@ def train(
         begun -= notes.get("train_seconds", 0.0)
         first = int(state.train.step)
         rows = rundir.rows_until(folder / "metrics.jsonl", first)
+        refuse_missing_rows(rows, first // program.steps_per_epoch, folder)
 
         def keep(state: RunState, step: int) -> None:
             save(latest, step, state, {"train_seconds": time.monotonic() - begun})
@@ -124,6 +155,15 @@ def train(
                 if stops:
                     raise Stopped(stops[0], moment.step, total)
     return Outcome(state, rows, time.monotonic() - begun)
+
+
+def refuse_missing_rows(rows: list[dict[str, Any]], expected: int, folder: Path) -> None:
+    """Raises `UserError` where ``metrics.jsonl`` has lost epochs that the checkpoint counts."""
+    if len(rows) != expected:
+        raise UserError(
+            f"{folder / 'metrics.jsonl'} is damaged: expected {expected} rows up to the "
+            f"checkpoint, got {len(rows)}. Restore it, or use --overwrite."
+        )
 
 
 def keep_best(manager: Any, state: RunState) -> None:
@@ -214,7 +254,7 @@ def means(metrics: dict[str, Average]) -> dict[str, float | None]:
 def shown(values: dict[str, float | None], metric: str) -> str:
     """Loss and metric in a few characters."""
     return ", ".join(
-        f"{name} {values[name]:.4f}" for name in ("loss", metric) if values.get(name) is not None
+        f"{name} {values[name]:.4g}" for name in ("loss", metric) if values.get(name) is not None
     )
 
 
@@ -229,13 +269,18 @@ def refuse_divergence(skipped: int, step: int) -> None:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list; a second Ctrl-C raises KeyboardInterrupt."""
+    """Collects SIGINT and SIGTERM in a list; a second Ctrl-C raises KeyboardInterrupt.
+
+    A third signal ends the process at once, whatever it waits for.
+    """
     received: list[int] = []
 
     def note(signum: int, frame: Any) -> None:
-        if received and signum == signal.SIGINT:
-            raise KeyboardInterrupt
         received.append(signum)
+        if len(received) > 2:
+            os._exit(128 + signum)
+        if len(received) == 2 and signum == signal.SIGINT:
+            raise KeyboardInterrupt
 
     before = {name: signal.signal(name, note) for name in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -61,6 +61,8 @@ def dispatch(arguments: list[str]) -> int:
     if word in ("help", "--help", "-h"):
         print(USAGE.format(default=DEFAULT), end="")
     elif word == "list":
+        if rest:
+            raise UserError(f"list: expected nothing after it, got {rest[0]!r}.")
         for name, question in catalogue.experiments().items():
             print(f"{name:20} {question}")
     elif word == "download":
@@ -109,9 +111,13 @@ def train(
     question = module.__doc__.partition("\n")[0]
     compile_cache()
     program = module.program(settings)  # first, since what it refuses must touch no earlier run
+    loop.refuse_too_large(program, settings)
     with rundir.claim(folder, identity, overwrite):
         if (folder / "result.json").exists():
-            return say_finished(folder, rundir.read_json(folder / "result.json"))
+            result = rundir.read_json(folder / "result.json")
+            if (folder / "report.html").exists():
+                return say_finished(folder, result)
+            print("This run is finished, but its report is missing: it is made again.")
         try:
             outcome = loop.train(program, settings, folder, say_started(experiment, folder))
         except loop.Stopped as stop:

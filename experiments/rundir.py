@@ -116,13 +116,23 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
 
 
 def rows_until(file: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl`` up to a step; later ones, and a torn last one, are cut."""
-    rows = []
-    for line in file.read_bytes().splitlines() if file.exists() else []:
+    """The rows of ``metrics.jsonl`` up to a step; later ones, and a torn last one, are cut.
+
+    Raises:
+      UserError: where another line than the last is no row.
+    """
+    rows: list[dict[str, Any]] = []
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             keep = row["step"] <= step
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(lines):
+                raise UserError(
+                    f"{file} is damaged: line {number} is no row of metrics. Restore it, or use "
+                    "--overwrite."
+                ) from error
             break
         if not keep:
             break

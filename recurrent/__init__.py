@@ -5,6 +5,7 @@
 
 from recurrent import augment, ctc, decode, initializers, interchange, losses, optimizers, train
 from recurrent.attention import (
+    KeyValueCache,
     additive_attention,
     attention_cell,
     last_context,
@@ -34,6 +35,8 @@ from recurrent.cells import (
     ugrnn,
 )
 from recurrent.combine import (
+    BidirectionalState,
+    StackState,
     bidirectional,
     dense_connection,
     embedding,
@@ -42,15 +45,16 @@ from recurrent.combine import (
     residual,
     skip_stack,
     stack,
-    truncate,
 )
 from recurrent.convolutional_cells import convolutional_lstm
 from recurrent.dropout import dropout
 from recurrent.frames import frame_features, image_columns
-from recurrent.gated import Hidden, gated
+from recurrent.gated import Hidden, Maps, dense_maps, derived_map, gated, gated_cell
 from recurrent.layer import Layer, dense
 from recurrent.linear import gated_delta_scan, linear_scan
 from recurrent.linear_cells import (
+    ComplexHidden,
+    DeltaMemory,
     diagonal_s5,
     gated_deltanet,
     linear_cell,
@@ -60,18 +64,28 @@ from recurrent.linear_cells import (
     rg_lru,
     selective_ssm,
 )
-from recurrent.newton import deer, parallel
-from recurrent.noise import step_dropout, variational_dropout, weight_drop, zoneout
+from recurrent.newton import DeerInfo, deer, parallel
+from recurrent.noise import ZoneoutState, step_dropout, variational_dropout, weight_drop, zoneout
 from recurrent.norm import layer_norm, rms_norm
 from recurrent.normalized_cells import layer_norm_gru, layer_norm_lstm
 from recurrent.seq2seq import decoder, encoder_decoder, shift_right
-from recurrent.xlstm import mlstm, slstm
+from recurrent.xlstm import MLSTMState, SLSTMState, mlstm, slstm
 
 __all__ = [
+    "BidirectionalState",
     "Cell",
+    "ComplexHidden",
+    "DeerInfo",
+    "DeltaMemory",
     "Hidden",
+    "KeyValueCache",
     "LSTMState",
     "Layer",
+    "MLSTMState",
+    "Maps",
+    "SLSTMState",
+    "StackState",
+    "ZoneoutState",
     "additive_attention",
     "antisymmetric_rnn",
     "attention_cell",
@@ -85,6 +99,8 @@ __all__ = [
     "deer",
     "dense",
     "dense_connection",
+    "dense_maps",
+    "derived_map",
     "diagonal_s5",
     "dropout",
     "elman",
@@ -92,6 +108,7 @@ __all__ = [
     "encoder_decoder",
     "frame_features",
     "gated",
+    "gated_cell",
     "gated_delta_scan",
     "gated_deltanet",
     "griffin",
@@ -138,7 +155,6 @@ __all__ = [
     "train",
     "transformer",
     "transformer_block",
-    "truncate",
     "ugrnn",
     "unroll",
     "variational_dropout",

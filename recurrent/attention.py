@@ -598,7 +598,7 @@ def _linear(key: Array, rows: int, columns: int, bias: bool = False) -> Params:
 
 def _heads(params: Params, xs: Array, size: int) -> Array:
     projected = affine(params, xs)
-    return projected.reshape(*projected.shape[:-1], -1, size)
+    return projected.reshape(*projected.shape[:-1], projected.shape[-1] // size, size)
 
 
 def _batch_first(array: Array, features: int) -> Array:

@@ -29,8 +29,16 @@ class Sequence(Protocol):
         ...
 
 
-class Cell(NamedTuple):
-    """A recurrent cell.
+class _CellFields(NamedTuple):
+    init: Callable[[Array], Params]
+    initial_state: Callable[[Params, Shape], State]
+    step: Callable[[Params, State, Any], tuple[State, Any]]
+    input_shape: Shape
+    sequence: Sequence | None = None
+
+
+class Cell(_CellFields):
+    """A recurrent cell, a NamedTuple of pure functions.
 
     Attributes:
       init: ``key -> params``, a nested dict of arrays.
@@ -42,11 +50,13 @@ class Cell(NamedTuple):
         of scanning ``step``, or None where there is none.
     """
 
-    init: Callable[[Array], Params]
-    initial_state: Callable[[Params, Shape], State]
-    step: Callable[[Params, State, Any], tuple[State, Any]]
-    input_shape: Shape
-    sequence: Sequence | None = None
+    __slots__ = ()
+
+    def _replace(self, **changes: Any) -> "Cell":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A cell with other fields; one with another step has no faster form unless it is given."""
+        if "step" in changes:
+            changes = {"sequence": None} | changes
+        return super()._replace(**changes)
 
 
 def unroll(
@@ -86,27 +96,36 @@ def unroll(
       return_states: give outputs as pairs ``(ys, states)``, with the state after every step.
       method: ``"auto"`` takes the cell's fast sequence function where it has one; ``"scan"``
         is the readable reference, and the one that forward-mode differentiation
-        (`jax.jvp`, `jax.jacfwd`, Hessians) can go through.
+        (`jax.jvp`, `jax.jacfwd`) can go through. Hessians go through both.
 
     Returns:
       The state after the last input read, and the outputs ``[T, ..., H]``.
 
     Raises:
-      ValueError: for a wrong rank, feature size, mask or reset shape, a length outside 0 to T,
+      ValueError: for a wrong rank, feature size, mask or reset shape, a state unlike the cell's
+        initial one, a length outside 0 to T,
         float64 inputs where 64 bits are off, a remat or truncate below 1, or an unknown method;
         by the cell, for inputs that are no floating-point numbers.
     """
-    xs = _as_array("xs", xs)
+    xs = as_array("xs", xs)
     batch_shape = _batch_shape(cell, xs)
+    if cell.input_shape and not jnp.issubdtype(xs.dtype, jnp.floating):
+        raise ValueError(f"xs: expected floating-point numbers, got {xs.dtype}; cast them first.")
     steps_shape = (xs.shape[0], *batch_shape)
     mask = _flags("mask", mask, steps_shape)
     reset = _flags("reset", reset, steps_shape)
     if lengths is not None:
         within = length_mask(lengths, xs.shape[0])
-        _flags("the mask of lengths", within, steps_shape)
+        if within.shape != steps_shape:
+            raise ValueError(
+                f"lengths: expected the shape {list(batch_shape)}, one for each sequence, "
+                f"got {list(within.shape[1:])}."
+            )
         mask = within if mask is None else mask & within
     if state is None:
         state = cell.initial_state(params, batch_shape)
+    else:
+        _check_state(state, jax.eval_shape(lambda: cell.initial_state(params, batch_shape)))
     if method not in ("auto", "scan"):
         raise ValueError(f'method: expected "auto" or "scan", got {method!r}.')
     if mask is not None and reset is not None:
@@ -122,7 +141,15 @@ def unroll(
     if truncate is not None:
         check_sizes(truncate=truncate)
         run = in_chunks(run, truncate, cut)
-    return run(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
+    try:
+        return run(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "unroll: the derived backward pass of this cell has no forward mode; for jax.jvp, "
+            'jax.jacfwd and jax.linearize take method="scan".'
+        ) from error
 
 
 def sequence(
@@ -225,9 +252,11 @@ def cut(piece: Piece) -> Callable[[Params, State, Any, Array], tuple[State, Any]
     return run
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raises `ValueError` for the first size below 1, by its name."""
+def check_sizes(**sizes: Any) -> None:
+    """Raises `ValueError` for the first size that is no whole number above 0, by its name."""
     for name, size in sizes.items():
+        if not isinstance(size, int | np.integer) or isinstance(size, bool):
+            raise ValueError(f"{name}: expected a whole number, got {size!r}.")
         if size < 1:
             raise ValueError(f"{name}: expected at least 1, got {size}.")
 
@@ -252,7 +281,7 @@ def as_input(x: Any, input_shape: Shape, dtype: Any) -> Array:
       ValueError: for last axes other than ``input_shape``, or numbers that are not real
         floating-point ones, or float64 where 64 bits are off. It is raised at trace time.
     """
-    x = _as_array("x", x)
+    x = as_array("x", x)
     fits = x.shape[x.ndim - len(input_shape) :] == input_shape
     if not fits or not jnp.issubdtype(x.dtype, jnp.floating):
         expected = ", ".join(["...", *map(str, input_shape)])
@@ -290,8 +319,12 @@ def where_flag(flag: Array, chosen: Any, other: Any) -> Any:
     return jax.tree.map(select, chosen, other)
 
 
-def _as_array(name: str, x: Any) -> Array:
-    """As a JAX array that has lost no digits."""
+def as_array(name: str, x: Any) -> Array:
+    """As a JAX array that has lost no digits.
+
+    Raises:
+      ValueError: for float64 where 64 bits are off, by its name.
+    """
     if getattr(x, "dtype", None) == np.float64 and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             f"{name}: expected float32 or narrower, got float64, of which JAX would drop half the "
@@ -306,6 +339,22 @@ def _batch_shape(cell: Cell, xs: Any) -> Shape:
         expected = ", ".join(["T", "...", *map(str, cell.input_shape)])
         raise ValueError(f"xs: expected the shape [{expected}] (time first), got {list(xs.shape)}.")
     return xs.shape[1 : xs.ndim - features]
+
+
+def _check_state(state: State, expected: State) -> None:
+    if jax.tree.structure(state) != jax.tree.structure(expected):
+        raise ValueError(
+            "state: expected one like the cell's initial_state, "
+            f"{jax.tree.structure(expected)}, got {jax.tree.structure(state)}."
+        )
+    pairs = zip(jax.tree.leaves_with_path(state), jax.tree.leaves(expected), strict=True)
+    for (path, leaf), like in pairs:
+        dtype = getattr(leaf, "dtype", type(leaf).__name__)
+        if jnp.shape(leaf) != like.shape or dtype != like.dtype:
+            raise ValueError(
+                f"state{jax.tree_util.keystr(path)}: expected {like.dtype}{list(like.shape)}, "
+                f"got {dtype}{list(jnp.shape(leaf))}."
+            )
 
 
 def _flags(name: str, flags: Any, shape: Shape) -> Array | None:

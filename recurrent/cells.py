@@ -11,12 +11,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 
 from recurrent.cell import Cell, Params, check_sizes, sequence
 from recurrent.gated import (
+    Blocks,
     Hidden,
     Maps,
-    affine,
+    dense_map,
     dense_maps,
     derived_map,
     gated,
@@ -33,11 +35,14 @@ from recurrent.initializers import (
 )
 
 Reset = Literal["after", "before"]
+Activation = Callable[[Array], Array]
 
 _ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}
 
 
-def elman(input_size: int, hidden_size: int, *, activation: str = "tanh", **options: Any) -> Cell:
+def elman(
+    input_size: int, hidden_size: int, *, activation: str | Activation = "tanh", **options: Any
+) -> Cell:
     """The vanilla recurrent network of Elman.
 
     Equation: ``h_t = f(W_hh h_{t-1} + W_xh x_t + b_h)``, ``y_t = h_t``.
@@ -45,7 +50,7 @@ def elman(input_size: int, hidden_size: int, *, activation: str = "tanh", **opti
     Args:
       input_size: D.
       hidden_size: H.
-      activation: f, one of ``"tanh"``, ``"relu"``, ``"sigmoid"``.
+      activation: f, one of ``"tanh"``, ``"relu"``, ``"sigmoid"``, or a function.
       **options: of `recurrent.gated`.
 
     Raises:
@@ -186,7 +191,7 @@ def _peep(z: Array, peephole: Array | None, cell: Array) -> Array:
 
 def check_forget_bias(forget_bias: float, options: dict[str, Any]) -> None:
     """Raises `ValueError` where a constant would be added to biases that are set by gate."""
-    if forget_bias and isinstance(options.get("bias_init"), GateBias):
+    if isinstance(options.get("bias_init"), GateBias) and forget_bias:
         raise ValueError(
             f"forget_bias: expected 0 beside chrono, which sets the forget gate's own bias, "
             f"got {forget_bias}."
@@ -254,8 +259,8 @@ def lstmp(
             "gate": {"projection": projection_init(keys[3], (hidden_size, cells)).T},
         }
 
-    def gate(extra: dict[str, Array], zx: Array, zh: Array, state: LSTMState) -> LSTMState:
-        new = lstm_gate(jnp.split(zx + zh, 4, -1), state, forget_bias)
+    def gate(extra: dict[str, Array], zx: Blocks, zh: Blocks, state: LSTMState) -> LSTMState:
+        new = lstm_gate(jnp.split(zx[0] + zh[0], 4, -1), state, forget_bias)
         return new._replace(hidden=product(new.hidden, extra["projection"], product_dtype))
 
     maps = dense_maps(product_dtype)
@@ -381,7 +386,7 @@ def ugrnn(
     input_size: int,
     hidden_size: int,
     *,
-    activation: str = "tanh",
+    activation: str | Activation = "tanh",
     forget_bias: float = 1.0,
     **options: Any,
 ) -> Cell:
@@ -419,7 +424,7 @@ def indrnn(
     input_size: int,
     hidden_size: int,
     *,
-    activation: str = "relu",
+    activation: str | Activation = "relu",
     longest: float | None = None,
     input_init: Initializer | str = "glorot_uniform",
     recurrent_init: Initializer | str | None = None,
@@ -471,11 +476,11 @@ def indrnn(
             "recurrent": {"kernel": draw(recurrent_key, (hidden_size,))},
         }
 
-    def gate(_: Any, zx: Array, zh: Array, state: Hidden) -> Hidden:
-        return Hidden(f(zx + zh))
+    def gate(_: Any, zx: Blocks, zh: Blocks, state: Hidden) -> Hidden:
+        return Hidden(f(zx[0] + zh[0]))
 
     own = derived_map(lambda params, h: params["kernel"] * h)
-    maps = Maps(partial(affine, product_dtype=product_dtype), own)
+    maps = Maps(dense_map(product_dtype), own)
     return gated_cell(init, gate, (input_size,), Hidden, [(hidden_size,)], maps)
 
 
@@ -520,7 +525,8 @@ def antisymmetric_rnn(
       arXiv:1902.09689, which tunes epsilon, gamma and the variance of W (here 1 / H) by task.
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
-    if not (step_size > 0 and diffusion >= 0):
+    traced = isinstance(step_size, Tracer) or isinstance(diffusion, Tracer)
+    if not traced and not (step_size > 0 and diffusion >= 0):
         raise ValueError(
             "step_size, diffusion: expected above 0 and at least 0, "
             f"got {step_size} and {diffusion}."
@@ -539,17 +545,16 @@ def antisymmetric_rnn(
             "recurrent": {"kernel": recurrent_init(recurrent_key, (hidden_size, hidden_size))},
         }
 
-    def gate(_: Any, zx: Array, zh: Array, state: Hidden) -> Hidden:
-        z, *scale = jnp.split(zx, blocks, -1)
-        step = step_size * jnp.tanh(z + zh)
-        return Hidden(state.hidden + (jax.nn.sigmoid(scale[0] + zh) * step if gated else step))
+    def gate(_: Any, zx: Blocks, zh: Blocks, state: Hidden) -> Hidden:
+        step = step_size * jnp.tanh(zx[0] + zh[0])
+        return Hidden(state.hidden + (jax.nn.sigmoid(zx[1] + zh[0]) * step if gated else step))
 
     def mixing(params: Params) -> Params:
         kernel = params["recurrent"]["kernel"]
         mixed = kernel - kernel.T - diffusion * jnp.eye(hidden_size, dtype=kernel.dtype)
         return params | {"recurrent": {"kernel": mixed}}
 
-    maps = dense_maps(product_dtype)
+    maps = dense_maps(product_dtype)._replace(input_blocks=blocks)
     cell = gated_cell(init, gate, (input_size,), Hidden, [(hidden_size,)], maps)
     return _reparametrised(cell, mixing)
 
@@ -566,7 +571,9 @@ def _reparametrised(cell: Cell, to_params: Callable[[Params], Params]) -> Cell:
     return cell._replace(step=step, sequence=run)
 
 
-def _activation(name: str) -> Callable[[Array], Array]:
+def _activation(name: str | Activation) -> Activation:
+    if callable(name):
+        return name
     if name not in _ACTIVATIONS:
         raise ValueError(f"activation: expected one of {list(_ACTIVATIONS)}, got {name!r}.")
     return _ACTIVATIONS[name]

@@ -19,9 +19,7 @@ from recurrent.cell import (
     Params,
     Shape,
     State,
-    Wrap,
     check_sizes,
-    cut,
     in_chunks,
     output_shape,
     recomputed,
@@ -68,6 +66,9 @@ def stack(*parts: Cell | Layer, input_shape: Shape | None = None) -> Cell:
     """
     if not parts:
         raise ValueError("parts: expected at least one cell or layer, got none.")
+    for part in parts:
+        if not isinstance(part, Cell | Layer):
+            raise ValueError(f"parts: expected cells and layers, one by one, got {part!r}.")
     given = _first_shape(parts) if input_shape is None else input_shape
     giver = "the stack reads"
     cells: list[Cell] = []
@@ -162,8 +163,8 @@ def bidirectional(forward: Cell, backward: Cell) -> Cell:
     two directions change places; outputs stay at their input's place.
 
     It has no step, since the backward direction needs the whole sequence: only
-    `recurrent.unroll` runs it, and not by ``method="scan"`` or ``return_states``, nor in pieces:
-    give each direction its own `remat` or `truncate`.
+    `recurrent.unroll` runs it, and not by ``method="scan"`` or ``return_states``, nor truncated or
+    in pieces: give each direction a `remat` of its own.
 
     Args:
       forward: reads from the first step to the last.
@@ -218,7 +219,11 @@ def learned_state(cell: Cell) -> Cell:
     Returns:
       The cell, with params ``{"cell": ..., "state": {"hidden": [H], ...}}``, where nested states
       are flat, as in ``"layers/0/hidden"``. Leaves that are not floating-point are not trained.
+
+    Raises:
+      ValueError: for a state with a common scale, as that of `recurrent.slstm`.
     """
+    refuse_scaled_state(cell, "learned_state")
 
     def init(key: Array) -> Params:
         params = cell.init(key)
@@ -251,8 +256,9 @@ def learned_state(cell: Cell) -> Cell:
 def remat(cell: Cell, steps: int) -> Cell:
     """A cell whose backward pass over a whole sequence stores every so many-th state alone.
 
-    What lies between is recomputed, so memory falls from T to T / steps + steps states. It is what
-    `recurrent.unroll` does with its argument of that name, for a part of a larger cell.
+    What lies between is recomputed, so memory falls from T to T / steps + steps states; numbers
+    stay as they are. It is what `recurrent.unroll` does with its argument of that name, for a part
+    of a larger cell. Where a sequence runs by the plain scan of the step, it changes nothing.
 
     Raises:
       ValueError: for steps below 1.
@@ -260,28 +266,8 @@ def remat(cell: Cell, steps: int) -> Cell:
     References:
       Chen et al. 2016, Training deep nets with sublinear memory cost, arXiv:1604.06174.
     """
-    return _in_chunks(cell, steps, recomputed)
-
-
-def truncate(cell: Cell, steps: int) -> Cell:
-    """A cell through whose whole sequences no gradient flows further back than so many steps.
-
-    Counted in runs from the first input read. It is what `recurrent.unroll` does with its argument
-    of that name, for a part of a larger cell.
-
-    Raises:
-      ValueError: for steps below 1.
-
-    References:
-      Williams & Peng 1990, An efficient gradient-based algorithm for on-line training of recurrent
-      network trajectories.
-    """
-    return _in_chunks(cell, steps, cut)
-
-
-def _in_chunks(cell: Cell, steps: int, wrap: Wrap) -> Cell:
     check_sizes(steps=steps)
-    return cell._replace(sequence=partial(in_chunks(sequence, steps, wrap), cell))
+    return cell._replace(sequence=partial(in_chunks(sequence, steps, recomputed), cell))
 
 
 def embedding(vocabulary: int, size: int, *, kernel_init: Initializer | None = None) -> Layer:
@@ -359,7 +345,7 @@ def _step(cell: Cell, params: Params, state: State, x: Any) -> tuple[State, Any]
 def _no_step(params: Params, state: State, x: Any) -> tuple[State, Any]:
     raise ValueError(
         "bidirectional: expected a whole sequence, got one step, which cannot know what follows; "
-        'run it by unroll with method="auto" and without return_states; remat, truncate and '
+        'run it by unroll with method="auto", without return_states and truncate; remat and '
         "learned_state go around each direction inside of it: bidirectional(remat(forward, 32), "
         "remat(backward, 32))."
     )
@@ -378,6 +364,17 @@ def _around(cell: Cell, join: Callable[[Any, Any], Any]) -> Cell:
         return state, join(xs, ys)
 
     return cell._replace(step=step, sequence=run)
+
+
+def refuse_scaled_state(cell: Cell, name: str) -> None:
+    """Raises `ValueError` for a state whose parts mean something by their common scale alone."""
+    state = jax.eval_shape(lambda key: cell.initial_state(cell.init(key), ()), jax.random.key(0))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state)]
+    if any(path.endswith(".log_scale") for path in paths):
+        raise ValueError(
+            f"{name}: expected a state whose entries stand for themselves, got one with a "
+            "log_scale, by which its other fields are to be multiplied."
+        )
 
 
 def zero_padding(mask: Array | None, xs: Array) -> Array:

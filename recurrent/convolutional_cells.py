@@ -11,7 +11,7 @@ from jax import Array
 from recurrent.cell import Cell, Params, Shape, check_sizes
 from recurrent.cells import LSTM_GATES, LSTMState, check_forget_bias, lstm_gate
 from recurrent.convolution import convolve_same
-from recurrent.gated import Maps, derived_map, gated_cell
+from recurrent.gated import Blocks, Maps, derived_map, gated_cell
 from recurrent.initializers import GateBias, Initializer, drawn_bias, drawn_blocks, named
 
 
@@ -83,11 +83,11 @@ def convolutional_lstm(
         gate = {name: jnp.zeros(state_shape) for name in names}
         return params | ({"gate": gate} if gate else {})
 
-    def gate(extra: dict[str, Array], zx: Array, zh: Array, state: LSTMState) -> LSTMState:
-        return lstm_gate(jnp.split(zx + zh, 4, -1), state, forget_bias, **extra)
+    def gate(extra: dict[str, Array], zx: Blocks, zh: Blocks, state: LSTMState) -> LSTMState:
+        return lstm_gate(jnp.split(zx[0] + zh[0], 4, -1), state, forget_bias, **extra)
 
     convolve = partial(_convolve, product_dtype=product_dtype)
-    maps = Maps(convolve, derived_map(convolve))
+    maps = Maps(derived_map(convolve), derived_map(convolve))
     return gated_cell(init, gate, tuple(input_shape), LSTMState, [state_shape] * 2, maps)
 
 

@@ -1,6 +1,6 @@
 """Decoding of any model that gives logits token by token: sampling, greedy, beam search.
 
-A model is a pure function ``step(state, tokens) -> (state, logits)`` with tokens ``[B]`` and
+A model is a pure function ``step(state, tokens) -> (state, logits)`` with int32 tokens ``[B]`` and
 logits ``[B, V]``. A cell with an embedding and a readout is one:
 
     def step(state, tokens):

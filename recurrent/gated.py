@@ -18,6 +18,7 @@ from recurrent.initializers import GateBias, Initializer, drawn_bias, drawn_bloc
 
 Gate = Callable[..., Any]
 Apply = Callable[[Params, Array], Array]
+Blocks = list[Array]
 
 
 class Hidden(NamedTuple):
@@ -50,7 +51,8 @@ def gated(
 
     Args:
       gate: ``(zx, zh, state) -> state``, where zx and zh are sequences of ``gates`` arrays
-        ``[..., H]``. It must act on each batch element alone.
+        ``[..., H]``. It must act on each batch element alone, and what is trained in it must come
+        by ``gate_params``: of what it closes over JAX takes no gradient, and says so obscurely.
       input_size: D.
       hidden_size: H.
       gates: how many blocks of H columns the kernels have, or their names in order, which is what
@@ -76,13 +78,17 @@ def gated(
 
     Raises:
       ValueError: for a size below 1, a state without the field ``hidden``, or an unknown
-        initialiser; by the cell, for inputs of another size or that are no floating-point numbers.
+        initialiser; by the cell, for a gate that returns something else than such a state, and
+        for inputs of another size or that are no floating-point numbers.
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     fields: tuple[str, ...] = state._fields
     if "hidden" not in fields:
         raise ValueError(f"state: expected a field called hidden, got the fields {fields}.")
     names = tuple(f"gate {i}" for i in range(gates)) if isinstance(gates, int) else tuple(gates)
+    check_sizes(gates=len(names))
+    if recurrent_gates is not None and not 1 <= recurrent_gates <= len(names):
+        raise ValueError(f"recurrent_gates: expected 1 to {len(names)}, got {recurrent_gates}.")
     recurrent_names = names[:recurrent_gates]
     input_init = named(input_init, "input_init")
     recurrent_init = named(recurrent_init, "recurrent_init")
@@ -108,14 +114,15 @@ def gated(
         }
         return params | ({"gate": gate_params(gate_key)} if gate_params else {})
 
-    def apply_gate(extra: dict[str, Any], zx: Array, zh: Array, state: Any) -> Any:
-        of_x, of_h = jnp.split(zx, len(names), -1), jnp.split(zh, len(recurrent_names), -1)
-        return gate(of_x, of_h, state, **extra)
+    def apply_gate(extra: dict[str, Any], zx: Blocks, zh: Blocks, state: Any) -> Any:
+        return gate(zx, zh, state, **extra)
 
-    maps = dense_maps(product_dtype)
+    maps = dense_maps(product_dtype)._replace(
+        input_blocks=len(names), recurrent_blocks=len(recurrent_names)
+    )
     shapes = [(hidden_size,)] * len(fields)
     cell = gated_cell(init, apply_gate, (input_size,), state, shapes, maps)
-    return cell._replace(sequence=partial(gated_sequence, cell, apply_gate, product_dtype))
+    return cell._replace(sequence=partial(gated_sequence, cell, _checked(apply_gate), maps))
 
 
 class LinearMap(NamedTuple):
@@ -133,10 +140,19 @@ class LinearMap(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """How x_t and h_{t-1} reach the pre-activations of a gated cell: zx and zh."""
+    """How x_t and h_{t-1} reach the pre-activations of a gated cell: zx and zh.
 
-    input: Apply
+    Attributes:
+      input: from x to zx.
+      recurrent: from h to zh.
+      input_blocks: into how many arrays, along the last axis, zx is cut for the gate.
+      recurrent_blocks: the same for zh.
+    """
+
+    input: LinearMap
     recurrent: LinearMap
+    input_blocks: int = 1
+    recurrent_blocks: int = 1
 
 
 def gated_cell(
@@ -152,12 +168,14 @@ def gated_cell(
     Args:
       init: ``key -> params`` with the keys ``"input"`` and ``"recurrent"``, each with a
         ``"kernel"``, and ``"gate"`` where the gate has params.
-      gate: ``(gate params, zx, zh, state) -> state``. It must act on each batch element alone.
+      gate: ``(gate params, zx, zh, state) -> state`` with zx and zh lists of arrays. It must act
+        on each batch element alone.
       input_shape: of one input.
       state: a NamedTuple with a field called ``hidden``; zero at first.
       state_shapes: of its fields, without batch axes.
       maps: of x and of h.
     """
+    gate = _checked(gate)
 
     def initial_state(params: Params, batch_shape: Shape) -> Any:
         dtype = params["recurrent"]["kernel"].dtype
@@ -166,18 +184,36 @@ def gated_cell(
 
     def step(params: Params, state: Any, x: Array) -> tuple[Any, Array]:
         x = as_input(x, input_shape, params["input"]["kernel"].dtype)
-        zx = maps.input(params["input"], x)
+        zx = maps.input.apply(params["input"], x)
         zh = maps.recurrent.apply(params["recurrent"], state.hidden)
-        state = gate(params.get("gate", {}), zx, zh, state)
+        state = gate(params.get("gate", {}), *cut_to_blocks(maps, zx, zh), state)
         return state, state.hidden
 
     cell = Cell(init, initial_state, step, input_shape)
     return cell._replace(sequence=partial(mapped_sequence, cell, gate, maps))
 
 
+def _checked(gate: Gate) -> Gate:
+    """The gate, whose result is compared with the state that it gets, at trace time."""
+
+    def apply(extra: dict[str, Any], zx: Blocks, zh: Blocks, state: Any) -> Any:
+        new = gate(extra, zx, zh, state)
+        shapes, expected = (jax.tree.map(jnp.shape, tree) for tree in (new, state))
+        if jax.tree.structure(new) != jax.tree.structure(state) or shapes != expected:
+            raise ValueError(f"gate: expected it to return a state {expected}, got {shapes}.")
+        return new
+
+    return apply
+
+
+def cut_to_blocks(maps: Maps, zx: Array, zh: Array) -> tuple[Blocks, Blocks]:
+    """The arrays that a gate gets."""
+    return jnp.split(zx, maps.input_blocks, -1), jnp.split(zh, maps.recurrent_blocks, -1)
+
+
 def dense_maps(product_dtype: Any = None) -> Maps:
     """`affine` for both x and h."""
-    return Maps(partial(affine, product_dtype=product_dtype), dense_map(product_dtype))
+    return Maps(dense_map(product_dtype), dense_map(product_dtype))
 
 
 def dense_map(product_dtype: Any = None) -> LinearMap:
@@ -224,21 +260,29 @@ class Steps(NamedTuple):
     """What one step of a gated loop reads, or all of them with a leading T.
 
     Attributes:
-      zx: the input's part of the pre-activations ``[..., gates * H]``.
+      x: the input.
       real: False where the step is padding, ``[...]``; None for never.
       fresh: True where the state is reset first, ``[...]``; None for never.
     """
 
-    zx: Array
+    x: Any
     real: Array | None
     fresh: Array | None
 
 
+class Weights(NamedTuple):
+    """The params of a gated cell: of its two maps and of its gate."""
+
+    input: Params
+    recurrent: Params
+    gate: dict[str, Any]
+
+
 def gated_sequence(
-    cell: Cell, gate: Gate, product_dtype: Any, params: Params, state: Any, xs: Array, **flags: Any
+    cell: Cell, gate: Gate, maps: Maps, params: Params, state: Any, xs: Array, **flags: Any
 ) -> tuple[Any, Array]:
     """The fast sequence function of `gated`; `scan_sequence` is its reference."""
-    return mapped_sequence(cell, gate, dense_maps(product_dtype), params, state, xs, **flags)
+    return mapped_sequence(cell, gate, maps, params, state, xs, **flags)
 
 
 def mapped_sequence(
@@ -261,9 +305,9 @@ def mapped_sequence(
         xs = where_flag(mask, xs, jnp.zeros_like(xs))
     batch_shape = xs.shape[1 : xs.ndim - len(cell.input_shape)]
     initial = None if reset is None else cell.initial_state(params, batch_shape)
-    steps = Steps(maps.input(params["input"], xs), mask, reset)
-    weights = params["recurrent"], params.get("gate", {})
-    ran: Any = gated_loop(gate, maps.recurrent, reverse, weights, state, initial, steps)
+    weights = Weights(params["input"], params["recurrent"], params.get("gate", {}))
+    steps = Steps(xs, mask, reset)
+    ran: Any = gated_loop(gate, maps, reverse, weights, state, initial, steps)
     state, ys = ran
     return state, ys if mask is None else where_flag(mask, ys, jnp.zeros_like(ys))
 
@@ -271,20 +315,20 @@ def mapped_sequence(
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def gated_loop(
     gate: Gate,
-    recurrent_map: LinearMap,
+    maps: Maps,
     reverse: bool,
-    weights: tuple[Params, dict[str, Any]],
+    weights: Weights,
     state: Any,
     initial: Any,
     steps: Steps,
 ) -> tuple[Any, Array]:
-    """Steps a gated cell whose input products are done.
+    """Steps a gated cell through a sequence.
 
     Args:
       gate: ``(gate params, zx, zh, state) -> state``.
-      recurrent_map: of h.
+      maps: of x and of h.
       reverse: from the last step to the first.
-      weights: the params of the recurrent map and the gate's own params.
+      weights: the params of the maps and the gate.
       state: before the first step.
       initial: what a reset puts back; None where nothing resets.
       steps: the inputs, time first.
@@ -292,59 +336,98 @@ def gated_loop(
     Returns:
       The state after the last step, and h of every step.
     """
-    last, states = _loop_states(gate, recurrent_map, reverse, weights, state, initial, steps)
+    last, states = _loop_states(gate, maps, reverse, weights, state, initial, steps)
     return last, states.hidden
 
 
-def _loop_states(gate, recurrent_map, reverse, weights, state, initial, steps):
-    recurrent, extra = weights
-
-    def body(state, step):
+def _loop_states(gate, maps, reverse, weights, state, initial, steps):
+    def body(project, state, step):
         state = state if step.fresh is None else where_flag(step.fresh, initial, state)
-        zh = recurrent_map.apply(recurrent, state.hidden)
-        new = gate(extra, step.zx, zh, state)
+        zh = maps.recurrent.apply(weights.recurrent, state.hidden)
+        new = gate(weights.gate, *cut_to_blocks(maps, project(step.x), zh), state)
         new = new if step.real is None else where_flag(step.real, new, state)
         return new, new
 
-    return lax.scan(body, state, steps, reverse=reverse)
+    def project_inside(state, steps):
+        """On a CPU a slice of a product outside would not be vectorised with what follows it."""
+        project = partial(maps.input.apply, weights.input)
+        return lax.scan(partial(body, project), state, steps, reverse=reverse)
+
+    def project_outside(state, steps):
+        steps = steps._replace(x=maps.input.apply(weights.input, steps.x))
+        return lax.scan(partial(body, lambda zx: zx), state, steps, reverse=reverse)
+
+    return lax.platform_dependent(state, steps, cpu=project_inside, default=project_outside)
 
 
-def _gated_loop_forward(gate, recurrent_map, reverse, weights, state, initial, steps):
-    last, states = _loop_states(gate, recurrent_map, reverse, weights, state, initial, steps)
+def _gated_loop_forward(gate, maps, reverse, weights, state, initial, steps):
+    last, states = _loop_states(gate, maps, reverse, weights, state, initial, steps)
     return (last, states.hidden), (weights, state, initial, steps, states)
 
 
-def _gated_loop_backward(gate, recurrent_map, reverse, saved, gradients):
+def _gated_loop_backward(gate, maps, reverse, saved, gradients):
     weights, first, initial, steps, states = saved
-    recurrent, extra = weights
     d_last, d_hidden = gradients
     befores = _states_before(first, initial, states, steps.fresh, reverse)
-    zh = recurrent_map.apply(recurrent, befores.hidden)
 
-    def body(carry, inputs):
+    def zs_of(x, before):
+        zx = maps.input.apply(weights.input, x)
+        return zx, maps.recurrent.apply(weights.recurrent, before.hidden)
+
+    def body(project, carry, inputs):
         d_state, d_initial = carry
-        step, zh, before, d_h = inputs
+        step, before, d_h = inputs
         d_state = d_state._replace(hidden=d_state.hidden + d_h)
         d_new, d_held = (d_state, None) if step.real is None else _split(d_state, step.real)
-        pullback = jax.vjp(partial(gate, extra), step.zx, zh, before)[1]
-        d_zx, d_zh, d_before = pullback(d_new)
-        through = recurrent_map.to_input(recurrent, before.hidden, d_zh)
-        d_before = d_before._replace(hidden=d_before.hidden + through)
-        d_before = _plus(d_before, d_held)
+        blocks = cut_to_blocks(maps, *project(step.x, before))
+        d_zx, d_zh, d_before = jax.vjp(partial(gate, weights.gate), *blocks, before)[1](d_new)
+        own = _own_blocks(d_zx, d_zh)
+        d_zh = jnp.concatenate(d_zh, axis=-1)
+        through = maps.recurrent.to_input(weights.recurrent, before.hidden, d_zh)
+        d_before = _plus(d_before._replace(hidden=d_before.hidden + through), d_held)
         d_reset, d_before = (None, d_before) if step.fresh is None else _split(d_before, step.fresh)
         d_initial = _plus(d_initial, d_reset)
-        return (d_before, d_initial), (d_zx, d_zh, d_new if extra else None)
+        return (d_before, d_initial), (own, d_zh, d_new if weights.gate else None)
 
-    d_initial = jax.tree.map(jnp.zeros_like, initial)
-    carry, outputs = lax.scan(
-        body, (d_last, d_initial), (steps, zh, befores, d_hidden), reverse=not reverse
+    def run(project, steps):
+        carry = d_last, jax.tree.map(jnp.zeros_like, initial)
+        inputs = steps, befores, d_hidden
+        return lax.scan(partial(body, project), carry, inputs, reverse=not reverse)
+
+    def project_inside():
+        return run(zs_of, steps)
+
+    def project_outside():
+        return run(lambda zs, before: zs, steps._replace(x=zs_of(steps.x, befores)))
+
+    carry, outputs = lax.platform_dependent(cpu=project_inside, default=project_outside)
+    (d_first, d_initial), (own, d_zh, d_news) = carry, outputs
+    d_zx = _all_blocks(maps, own, d_zh)
+    d_gate = weights.gate
+    if weights.gate:
+        blocks = cut_to_blocks(maps, *zs_of(steps.x, befores))
+        d_gate = jax.vjp(lambda extra: gate(extra, *blocks, befores), weights.gate)[1](d_news)[0]
+    d_weights = Weights(
+        maps.input.to_params(weights.input, steps.x, d_zx),
+        maps.recurrent.to_params(weights.recurrent, befores.hidden, d_zh),
+        d_gate,
     )
-    (d_first, d_initial), (d_zx, d_zh, d_news) = carry, outputs
-    d_recurrent = recurrent_map.to_params(recurrent, befores.hidden, d_zh)
-    d_extra = extra
-    if extra:
-        d_extra = jax.vjp(lambda extra: gate(extra, steps.zx, zh, befores), extra)[1](d_news)[0]
-    return (d_recurrent, d_extra), d_first, d_initial, Steps(d_zx, None, None)
+    d_xs = maps.input.to_input(weights.input, steps.x, d_zx)
+    return d_weights, d_first, d_initial, Steps(d_xs, None, None)
+
+
+def _own_blocks(d_zx: Blocks, d_zh: Blocks) -> dict[int, Array]:
+    """The gradients of zx that are not those of zh: where a gate adds the two they are one."""
+    return {k: d for k, d in enumerate(d_zx) if k >= len(d_zh) or d is not d_zh[k]}
+
+
+def _all_blocks(maps: Maps, own: dict[int, Array], d_zh: Array) -> Array:
+    """All of the gradient of zx, from its own blocks and those that it shares with that of zh."""
+    if not own and maps.input_blocks == maps.recurrent_blocks:
+        return d_zh
+    shared = jnp.split(d_zh, maps.recurrent_blocks, -1)
+    blocks = [own[k] if k in own else shared[k] for k in range(maps.input_blocks)]
+    return jnp.concatenate(blocks, axis=-1)
 
 
 def _states_before(first, initial, states, fresh, reverse):

@@ -68,7 +68,7 @@ def from_torch(state_dict: Mapping[str, Any], *, forget_bias: float = 1.0) -> Pa
     layers: dict[int, dict[str, dict[str, np.ndarray]]] = {}
     for name, array in state_dict.items():
         layer, direction, part = _parsed(name)
-        layers.setdefault(layer, {}).setdefault(direction, {})[part] = np.asarray(array)
+        layers.setdefault(layer, {}).setdefault(direction, {})[part] = _numpy(name, array)
     if sorted(layers) != list(range(len(layers))) or not layers:
         raise ValueError(
             f"state_dict: expected the weights of layers 0, 1, ..., got layers {sorted(layers)}."
@@ -174,6 +174,17 @@ def to_flax(params: Params, *, forget_bias: float = 1.0) -> dict[str, dict[str, 
             cell["hn"] = {"kernel": h, "bias": b_h.copy()}
         cell[f"{'h' if kind == 'LSTM' else 'i'}{gate}"]["bias"] = b
     return cell
+
+
+def _numpy(name: str, array: Any) -> np.ndarray:
+    """An array, or a tensor whether it is trained or not."""
+    try:
+        return np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
+    except TypeError as error:  # as for torch's bfloat16, which NumPy lacks
+        raise ValueError(
+            f"state_dict: expected arrays that NumPy understands, got {name} of "
+            f"{getattr(array, 'dtype', type(array))}; call .float() on the module first."
+        ) from error
 
 
 def _parsed(name: str) -> tuple[int, str, str]:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from recurrent.cell import as_array
+
 Method = Literal["auto", "serial", "chunked", "associative"]
 
 
@@ -186,7 +188,7 @@ def _chosen(method: str, chunk_size: int) -> str:
 
 def _aligned(a: Any, b: Any, h0: Any) -> tuple[Array, Array, Array]:
     """All in one dtype; a and b of one rank, b and h0 of the full shape."""
-    a, b = jnp.asarray(a), jnp.asarray(b)
+    a, b = as_array("a", a), as_array("b", b)
     dtype = jnp.result_type(a, b, *([] if h0 is None else [h0]))
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise ValueError(f"a, b: expected floating-point or complex numbers, got {dtype}.")
@@ -291,7 +293,7 @@ def gated_delta_scan(
     """
     _chosen("serial", chunk_size)
     time = values.shape[0]
-    if time == 0:
+    if values.size == 0:
         return state, values
     if reset is not None:
         log_decay = jnp.where(reset, -jnp.inf, log_decay)

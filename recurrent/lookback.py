@@ -6,6 +6,7 @@ and the outputs are put back into their places.
 """
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -73,6 +74,10 @@ def _with_one_batch_axis(run: Sequence) -> Sequence:
     ) -> tuple[State, Array]:
         time, *batch, features = xs.shape
         rows = prod(batch)
+        if not rows:  # which leaves nothing to tell sizes by
+            one = partial(sequence, params, mask=None, reset=None, reverse=False)
+            ys = jax.eval_shape(one, *_one_row(state, xs, len(batch)))[1]
+            return state, jnp.zeros((time, *batch, *ys.shape[2:]), ys.dtype)
         mask, reset = jax.tree.map(lambda flags: flags.reshape(time, rows), (mask, reset))
         flat = jax.tree.map(lambda leaf: leaf.reshape(rows, *leaf.shape[len(batch) :]), state)
         flat, ys = run(
@@ -82,6 +87,16 @@ def _with_one_batch_axis(run: Sequence) -> Sequence:
         return state, ys.reshape(time, *batch, *ys.shape[2:])
 
     return sequence
+
+
+def _one_row(state: State, xs: Array, batch_axes: int) -> tuple[State, Any]:
+    """The shapes of a state and of inputs with one batch axis, of size 1."""
+
+    def of_state(leaf: Array) -> Any:
+        return jax.ShapeDtypeStruct((1, *leaf.shape[batch_axes:]), leaf.dtype)
+
+    inputs = jax.ShapeDtypeStruct((xs.shape[0], 1, xs.shape[-1]), xs.dtype)
+    return jax.tree.map(of_state, state), inputs
 
 
 def join(past: Array, new: Array) -> Array:

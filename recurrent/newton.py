@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from recurrent.cell import Cell, Params, State, scan_sequence, unroll, where_flag
-from recurrent.gated import affine, gated_sequence
+from recurrent.gated import cut_to_blocks, gated_sequence
 from recurrent.linear import linear_scan
 
 Jacobian = Literal["full", "diagonal"]
@@ -447,22 +447,24 @@ def _gated_diagonals(static: _Static, problem: _Problem, befores: Array) -> Stat
     They are those of the step where each unit's gates see that unit alone, and near them where
     they do not (layer norm): good enough, for the residual is what is checked.
     """
-    _, gate, product_dtype = cast(partial, static.cell.sequence).args
+    _, gate, maps = cast(partial, static.cell.sequence).args
     params, state = problem.params, static.layout.split(befores)
     if problem.reset is not None:
         state = where_flag(problem.reset, problem.initial, state)
-    zx = affine(params["input"], problem.xs, product_dtype)
-    zh = affine(params["recurrent"], state.hidden, product_dtype)
+    zx = maps.input.apply(params["input"], problem.xs)
+    zh = maps.recurrent.apply(params["recurrent"], state.hidden)
     size = state.hidden.shape[-1]
     blocks = params["recurrent"]["kernel"].reshape(size, -1, size)
     own = jnp.diagonal(blocks, axis1=0, axis2=2).reshape(-1)
+
+    def apply_gate(zh: Array, state: State) -> State:
+        return gate(params.get("gate", {}), *cut_to_blocks(maps, zx, zh), state)
 
     def field_by_itself(name: str) -> Array:
         zeros = jax.tree.map(jnp.zeros_like, state)
         state_dot = zeros._replace(**{name: jnp.ones_like(zh[..., :size])})
         zh_dot = jnp.broadcast_to(own if name == "hidden" else jnp.zeros_like(own), zh.shape)
-        function = partial(gate, params.get("gate", {}), zx)
-        return getattr(jax.jvp(function, (zh, state), (zh_dot, state_dot))[1], name)
+        return getattr(jax.jvp(apply_gate, (zh, state), (zh_dot, state_dot))[1], name)
 
     return type(state)(*map(field_by_itself, state._fields))
 

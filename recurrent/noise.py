@@ -26,7 +26,8 @@ from recurrent.cell import (
     sequence,
     where_flag,
 )
-from recurrent.combine import zero_padding
+from recurrent.combine import refuse_scaled_state, zero_padding
+from recurrent.dropout import check_rate, dropped
 
 Path = tuple[str, ...]
 
@@ -72,7 +73,7 @@ def step_dropout(size: int, rate: Any, key: Array | None) -> Cell:
       arXiv:1409.2329.
     """
     check_sizes(size=size)
-    _check_rate(rate)
+    check_rate(rate)
 
     def initial_state(params: Params, batch_shape: Shape) -> Clock:
         return Clock(jnp.zeros(batch_shape, jnp.int32))
@@ -80,7 +81,7 @@ def step_dropout(size: int, rate: Any, key: Array | None) -> Cell:
     def drop(time: Array, x: Array) -> Array:
         if key is None:
             return x
-        return _dropped(_draw(key, time, (size,), 1 - _float32(rate)), x, rate)
+        return dropped(_draw(key, time, (size,), 1 - _float32(rate)), x, rate)
 
     def step(params: Params, state: Clock, x: Array) -> tuple[Clock, Array]:
         return Clock(state.time + 1), drop(state.time, x)
@@ -118,7 +119,7 @@ def variational_dropout(size: int, rate: Any, key: Array | None) -> Cell:
       connections see `weight_drop`.
     """
     check_sizes(size=size)
-    _check_rate(rate)
+    check_rate(rate)
 
     def initial_state(params: Params, batch_shape: Shape) -> Kept:
         shape = (*batch_shape, size)
@@ -127,7 +128,7 @@ def variational_dropout(size: int, rate: Any, key: Array | None) -> Cell:
         return Kept(jax.random.bernoulli(key, 1 - _float32(rate), shape))
 
     def drop(keep: Array, x: Array) -> Array:
-        return x if key is None else _dropped(keep, x, rate)
+        return x if key is None else dropped(keep, x, rate)
 
     def step(params: Params, state: Kept, x: Array) -> tuple[Kept, Array]:
         return state, drop(state.keep, x)
@@ -163,7 +164,8 @@ def zoneout(cell: Cell, rate: Any, key: Array | None) -> Cell:
       The cell, with the cell's params and the state `ZoneoutState`.
 
     Raises:
-      ValueError: for a rate outside 0 to 1, or a cell whose output is something else.
+      ValueError: for a rate outside 0 to 1, a cell whose output is something else, or a state
+        with a common scale, as that of `recurrent.slstm`.
 
     References:
       Krueger et al. 2016, arXiv:1606.01305.
@@ -171,6 +173,7 @@ def zoneout(cell: Cell, rate: Any, key: Array | None) -> Cell:
     for one in jax.tree.leaves(rate):
         if not isinstance(one, Tracer) and not 0 <= one <= 1:
             raise ValueError(f"rate: expected 0 to 1, got {one}.")
+    refuse_scaled_state(cell, "zoneout")
 
     def initial_state(params: Params, batch_shape: Shape) -> ZoneoutState:
         time = jnp.zeros(batch_shape, jnp.int32)
@@ -192,8 +195,8 @@ def zoneout(cell: Cell, rate: Any, key: Array | None) -> Cell:
 
 
 def recurrent_kernels(path: Path) -> bool:
-    """Whether a path in the params ends with ``("recurrent", "kernel")``."""
-    return path[-2:] == ("recurrent", "kernel")
+    """Whether a path in the params ends at a kernel of h: the recurrent one, or one in a gate."""
+    return path[-2:] in (("recurrent", "kernel"), ("gate", "kernel"))
 
 
 def weight_drop(
@@ -228,20 +231,20 @@ def weight_drop(
       Wan et al. 2013 (DropConnect); Merity et al. 2017, arXiv:1708.02182; rows: Gal & Ghahramani
       2016, arXiv:1512.05287, with the departure that the examples of a batch share a mask.
     """
-    _check_rate(rate)
+    check_rate(rate)
     if unit not in ("weight", "row"):
         raise ValueError(f'unit: expected "weight" or "row", got {unit!r}.')
     paths = [path for path, _ in _with_paths(jax.eval_shape(cell.init, jax.random.key(0)))]
-    dropped = [path for path in paths if chosen(path)]
-    if not dropped:
+    thinned = [path for path in paths if chosen(path)]
+    if not thinned:
         raise ValueError(f"chosen: expected it to choose one of {paths}, it chose none.")
 
     def drop(key: Array, path: Path, leaf: Array) -> Array:
-        if path not in dropped:
+        if path not in thinned:
             return leaf
         shape = leaf.shape if unit == "weight" else (*leaf.shape[:-1], 1)
-        own_key = jax.random.fold_in(key, dropped.index(path))
-        return _dropped(jax.random.bernoulli(own_key, 1 - _float32(rate), shape), leaf, rate)
+        own_key = jax.random.fold_in(key, thinned.index(path))
+        return dropped(jax.random.bernoulli(own_key, 1 - _float32(rate), shape), leaf, rate)
 
     def thin(params: Params) -> Params:
         if key is None:
@@ -256,8 +259,7 @@ def weight_drop(
         return cell.step(thin(params), state, x)
 
     def run(params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool):
-        thinned = thin(params)
-        return sequence(cell, thinned, state, xs, mask=mask, reset=reset, reverse=reverse)
+        return sequence(cell, thin(params), state, xs, mask=mask, reset=reset, reverse=reverse)
 
     return Cell(cell.init, initial_state, step, cell.input_shape, run)
 
@@ -309,10 +311,6 @@ def _times(
     return times, jnp.where(final_start < 0, first + after, after - final_start)
 
 
-def _dropped(keep: Array, x: Array, rate: Any) -> Array:
-    return jnp.where(keep, (x / (1 - rate)).astype(x.dtype), 0)
-
-
 def _broadcast(time: int, *arrays: Array) -> list[Array]:
     return [jnp.broadcast_to(array, (time, *array.shape)) for array in arrays]
 
@@ -327,8 +325,3 @@ def _with_paths(tree: Any) -> list[tuple[Path, Any]]:
         return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
 
     return [(names(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]
-
-
-def _check_rate(rate: Any) -> None:
-    if not isinstance(rate, Tracer) and not 0 <= rate < 1:
-        raise ValueError(f"rate: expected 0 to below 1, got {rate}.")

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax import Array, lax
 
+from recurrent.cell import check_sizes
 from recurrent.layer import Layer
 
 
@@ -17,6 +18,7 @@ def layer_norm(size: int, *, epsilon: float = 1e-5) -> Layer:
     References:
       Ba et al. 2016, arXiv:1607.06450.
     """
+    check_sizes(size=size)
 
     def apply(params, x):
         wide = _at_least_float32(x)
@@ -37,6 +39,7 @@ def rms_norm(size: int, *, epsilon: float = 1e-6) -> Layer:
     References:
       Zhang & Sennrich 2019, arXiv:1910.07467. Departure: epsilon.
     """
+    check_sizes(size=size)
 
     def apply(params, x):
         return _normal(_at_least_float32(x), epsilon).astype(x.dtype) * params["scale"]

@@ -9,7 +9,7 @@ from jax import Array
 
 from recurrent.cell import Cell, Params, check_sizes
 from recurrent.cells import LSTM_GATES, LSTMState, check_forget_bias
-from recurrent.gated import Hidden, dense_maps, gated_cell
+from recurrent.gated import Blocks, Hidden, dense_maps, gated_cell
 from recurrent.initializers import GateBias, Initializer, drawn_bias, drawn_blocks, named
 from recurrent.norm import layer_norm
 
@@ -62,9 +62,9 @@ def layer_norm_lstm(
         (input_size, hidden_size), LSTM_GATES, norms, input_init, recurrent_init, bias_init
     )
 
-    def gate(extra: Params, zx: Array, zh: Array, state: LSTMState) -> LSTMState:
+    def gate(extra: Params, zx: Blocks, zh: Blocks, state: LSTMState) -> LSTMState:
         norm = partial(_normalized, extra, epsilon)
-        i, f, g, o = jnp.split(norm("input_norm", zx) + norm("recurrent_norm", zh), 4, -1)
+        i, f, g, o = jnp.split(norm("input_norm", zx[0]) + norm("recurrent_norm", zh[0]), 4, -1)
         cell = jax.nn.sigmoid(f + forget_bias) * state.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
         return LSTMState(jax.nn.sigmoid(o) * jnp.tanh(norm("cell_norm", cell)), cell)
 
@@ -120,9 +120,11 @@ def layer_norm_gru(
     gates = ("reset", "keep", "candidate")
     init = _init((input_size, hidden_size), gates, norms, input_init, recurrent_init, bias_init)
 
-    def gate(extra: Params, zx: Array, zh: Array, state: Hidden) -> Hidden:
+    def gate(extra: Params, zx: Blocks, zh: Blocks, state: Hidden) -> Hidden:
         norm = partial(_normalized, extra, epsilon)
-        (x_gates, x_new), (h_gates, h_new) = (jnp.split(z, [2 * hidden_size], -1) for z in (zx, zh))
+        (x_gates, x_new), (h_gates, h_new) = (
+            jnp.split(z, [2 * hidden_size], -1) for z in (zx[0], zh[0])
+        )
         both = jax.nn.sigmoid(norm("input_norm", x_gates) + norm("recurrent_norm", h_gates))
         reset, update = jnp.split(both, 2, -1)
         old = norm("recurrent_candidate_norm", h_new)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "cosine")
@@ -32,16 +33,17 @@ def optimizer(
       name: ``"sgd"`` (with momentum), ``"rmsprop"``, ``"adam"`` or ``"adamw"``.
       learning_rate: the peak of the schedule.
       momentum: of sgd and rmsprop; adam and adamw keep their own (0.9, 0.999).
-      weight_decay: times the kernels (arrays of two axes and more, so no biases or norms);
-        decoupled in adamw (Loshchilov & Hutter 2019), added to the gradient (L2) elsewhere.
+      weight_decay: times the kernels (see `kernels`: no biases, norms or decay rates); decoupled
+        in adamw (Loshchilov & Hutter 2019), added to the gradient (L2) elsewhere.
       clip_norm: gradients of a larger global norm are scaled down to it (Pascanu et al. 2013);
         0 for no clipping.
       schedule: ``"constant"``, or ``"cosine"`` to zero at ``total_steps``.
-      warmup_steps: steps of linear rise from zero before either.
+      warmup_steps: steps W of linear rise before either: step s takes ``(s + 1) / W`` of the peak.
       total_steps: the length of training; needed by ``"cosine"``.
 
     Raises:
-      ValueError: for an unknown name or schedule, or a cosine that has no total_steps.
+      ValueError: for an unknown name or schedule, or a cosine that has no total_steps, or no more
+        than its warm-up takes.
     """
     rate = learning_rate_schedule(learning_rate, schedule, warmup_steps, total_steps)
     decay = optax.add_decayed_weights(weight_decay, mask=kernels)
@@ -66,10 +68,22 @@ def learning_rate_schedule(
         raise ValueError("total_steps: a cosine schedule needs the length of training, got none.")
     after = optax.constant_schedule(1.0)
     if schedule == "cosine":
-        after = optax.cosine_decay_schedule(1.0, max(1, (total_steps or 0) - warmup_steps))
-    rise = optax.linear_schedule(0.0, 1.0, warmup_steps)
-    shape = optax.join_schedules([rise, after], [warmup_steps]) if warmup_steps else after
+        after = optax.cosine_decay_schedule(1.0, _after_warm_up(total_steps or 0, warmup_steps))
+
+    if not warmup_steps:
+        return lambda step: peak * after(step)
+    rise = optax.linear_schedule(1 / warmup_steps, 1.0, warmup_steps - 1)
+    shape = optax.join_schedules([rise, after], [warmup_steps])
     return lambda step: peak * shape(step)
+
+
+def _after_warm_up(total_steps: int, warmup_steps: int) -> int:
+    if warmup_steps >= total_steps:
+        raise ValueError(
+            f"warmup_steps: expected fewer than the total_steps={total_steps} of a cosine "
+            f"schedule, got {warmup_steps}."
+        )
+    return total_steps - warmup_steps
 
 
 def clip(norm: Number) -> optax.GradientTransformation:
@@ -78,5 +92,14 @@ def clip(norm: Number) -> optax.GradientTransformation:
 
 
 def kernels(params: Any) -> Any:
-    """True for the leaves that weight decay acts on: two axes or more."""
-    return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)
+    """True for the leaves that weight decay acts on: two axes or more, and no logarithm.
+
+    A leaf called ``log_...`` holds logarithms, such as those of decay rates in a state space
+    model, which nothing should pull to zero.
+    """
+
+    def is_kernel(path: Any, leaf: Array) -> bool:
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        return jnp.ndim(leaf) >= 2 and not name.startswith("log_")
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)

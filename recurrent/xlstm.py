@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, where_flag
-from recurrent.gated import Maps, affine, dense_maps, derived_map, gated_cell
+from recurrent.gated import Blocks, Maps, affine, dense_maps, derived_map, gated_cell
 from recurrent.initializers import Initializer, drawn_blocks, named
 
 Forget = Literal["sigmoid", "exponential"]
@@ -94,8 +94,8 @@ def slstm(
             "recurrent": {"kernel": by_head if heads > 1 else by_head[0]},
         }
 
-    def gate(_: Any, zx: Array, zh: Array, state: SLSTMState) -> SLSTMState:
-        z, i, f, o = jnp.split(_wide(zx + zh), 4, -1)
+    def gate(_: Any, zx: Blocks, zh: Blocks, state: SLSTMState) -> SLSTMState:
+        z, i, f, o = jnp.split(_wide(zx[0] + zh[0]), 4, -1)
         cell, normalizer, log_scale = map(_wide, state[1:])
         kept = jnp.where(normalizer == 0, i, log_forget(f + shift) + log_scale)
         dtype = state.log_scale.dtype

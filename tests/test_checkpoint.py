@@ -1,5 +1,6 @@
 """Checkpoints: the same bits come back, of the newest step, into the same model or none."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -182,6 +183,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, capfd
     warnings = [line for line in capfd.readouterr().err.splitlines() if "warning:" in line]
     assert len(warnings) == 1
     assert "checkpoint 7 is damaged" in warnings[0]
+    assert (tmp_path / "damaged-latest-7").is_dir(), "it may be worth a look"
     with checkpoints(tmp_path / "latest") as manager:
         again = restore(manager, trees[3])
     assert again is not None
@@ -201,3 +203,21 @@ def test_all_checkpoints_damaged_is_an_error_and_deletes_nothing(tmp_path: Path)
     ):
         restore(manager, tree)
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_an_error_that_is_not_the_files_fault_costs_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = {"weights": jnp.arange(3.0)}
+    with checkpoints(tmp_path / "latest") as manager:
+        for step in (1, 2):
+            save(manager, step, tree, {})
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with checkpoints(tmp_path / "latest") as manager:
+        monkeypatch.setattr(manager, "restore", fail)
+        with pytest.raises(OSError, match="too many open files"):
+            restore(manager, tree)
+        assert sorted(manager.all_steps()) == [1, 2]

@@ -23,7 +23,6 @@ from recurrent.combine import (
     residual,
     skip_stack,
     stack,
-    truncate,
 )
 from recurrent.linear_cells import lru, min_gru
 from recurrent.noise import (
@@ -34,6 +33,7 @@ from recurrent.noise import (
     zoneout,
 )
 from recurrent.norm import layer_norm
+from recurrent.xlstm import slstm
 from tests.cases import disturbed, random_like, to_dtype, values_and_gradients
 
 TIME, BATCH, INPUT = 7, 3, 4
@@ -461,6 +461,24 @@ def test_bidirectional_cells_do_not_stream(two_ways, run: Callable[..., Any]) ->
         run(bidirectional(*cells), params, xs)
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [learned_state, lambda cell: zoneout(cell, 0.1, None)],
+    ids=["learned_state", "zoneout"],
+)
+def test_states_with_a_common_scale_are_not_torn_apart(wrap: Callable[[Cell], Cell]) -> None:
+    with pytest.raises(ValueError, match="got one with a log_scale"):
+        wrap(slstm(INPUT, 3))
+
+
+def test_weight_drop_reaches_kernels_of_h_inside_a_gate() -> None:
+    cell = weight_drop(gru(INPUT, 3, reset="before"), 0.99999, jax.random.key(0))
+    params = random_params(cell)
+    xs = random_like(np.zeros((TIME, BATCH, INPUT)))
+    larger = params | {"gate": {"kernel": 5 * params["gate"]["kernel"]}}
+    np.testing.assert_array_equal(unroll(cell, params, xs)[1], unroll(cell, larger, xs)[1])
+
+
 # Learned initial states.
 
 
@@ -473,22 +491,18 @@ def test_bidirectional_cells_are_not_cut_to_pieces(options: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("steps", [1, 3, TIME + 1])
-def test_directions_in_pieces_equal_whole_ones_and_cut_gradients(steps: int) -> None:
+def test_directions_in_pieces_equal_whole_ones(steps: int) -> None:
     def run(wrap: Callable[[Cell], Cell], params: Any, xs: Any) -> Any:
         cell = bidirectional(wrap(gru(INPUT, 3)), wrap(gru(INPUT, 2)))
         return unroll(cell, params, xs, mask=MASK, reset=RESET)
 
     params = random_params(bidirectional(gru(INPUT, 3), gru(INPUT, 2)))
     xs = random_like(np.zeros((TIME, BATCH, INPUT)))
-    wraps = [lambda cell: cell, partial(remat, steps=steps), partial(truncate, steps=steps)]
-    plain, stored, cut = (
-        jax.jit(partial(values_and_gradients, partial(run, wrap)))(params, xs) for wrap in wraps
+    plain, stored = (
+        jax.jit(partial(values_and_gradients, partial(run, wrap)))(params, xs)
+        for wrap in (lambda cell: cell, partial(remat, steps=steps))
     )
     chex.assert_trees_all_close(stored, plain, rtol=1e-12, atol=1e-12)
-    chex.assert_trees_all_close(cut[0], plain[0], rtol=1e-12, atol=1e-12)
-    _, (_, of_xs) = plain
-    _, (_, of_cut_xs) = cut
-    assert np.allclose(of_cut_xs, of_xs, rtol=1e-9, atol=1e-9) == (steps > TIME)
 
 
 def test_a_learned_state_is_where_every_example_starts() -> None:

@@ -5,6 +5,8 @@ import functools
 import math
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -368,3 +370,39 @@ def test_the_seconds_of_all_parts_add_up(tmp_path: Path, at_step: Any):
     outcome = run(tmp_path, toy())
     with checkpoints(tmp_path / "checkpoints" / "latest") as manager:
         assert earlier < manager.restore(TOTAL)["notes"]["train_seconds"] <= outcome.seconds
+
+
+def test_lost_rows_are_noticed(tmp_path: Path, at_step: Any):
+    at_step(killer(20, signal.SIGTERM))
+    with pytest.raises(loop.Stopped):
+        run(tmp_path, toy())
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[1:]))
+    with pytest.raises(UserError, match=rf"expected {len(lines)} rows .*got {len(lines) - 1}"):
+        run(tmp_path, toy())
+
+
+def test_what_cannot_fit_is_refused_before_it_is_tried():
+    def huge(numbers: Any) -> Any:
+        def draw(key: Any) -> Any:
+            return {"kernel": jnp.zeros((10**6, 10**6))}
+
+        optimizer = optax.adam(numbers["learning_rate"])
+        return train.init_state(draw, optimizer, jax.random.key(0))
+
+    config = TrainingConfig()
+    loop.refuse_too_large(toy(), config)
+    with pytest.raises(UserError, match=r"need about 18626\.\d GiB, and cpu has"):
+        loop.refuse_too_large(toy()._replace(init=huge), config)
+
+
+def test_a_third_signal_ends_the_process_at_once():
+    code = (
+        "import os, signal, time; from experiments.loop import stop_requests\n"
+        "with stop_requests():\n"
+        "    for _ in range(3): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], check=False, timeout=50)
+    assert process.returncode == 128 + signal.SIGTERM

@@ -25,7 +25,7 @@ from recurrent.cells import (
 )
 from recurrent.convolution import convolve_same
 from recurrent.convolutional_cells import convolutional_lstm
-from recurrent.gated import Hidden
+from recurrent.gated import Hidden, gated
 from recurrent.normalized_cells import layer_norm_gru, layer_norm_lstm
 from recurrent.xlstm import MLSTMState, SLSTMState, mlstm, slstm
 from tests.cases import disturbed, random_like, to_dtype, values_and_gradients
@@ -691,7 +691,7 @@ def test_inputs_that_are_no_floating_point_vectors_are_an_error(name: str) -> No
     for kind in (np.int32, np.uint8, np.bool_, np.complex128):
         with pytest.raises(ValueError, match=rf"{expected} {np.dtype(kind)} of the shape"):
             cell.step(params, state, right.astype(kind))
-        with pytest.raises(ValueError, match=rf"{expected} {np.dtype(kind)} of the shape"):
+        with pytest.raises(ValueError, match=rf"xs: expected floating.*got {np.dtype(kind)};"):
             unroll(cell, params, right[None].astype(kind))
     with pytest.raises(ValueError, match=rf"{expected} float64 of the shape \[3, .*{D + 1}\]"):
         cell.step(params, state, np.zeros((B, *cell.input_shape[:-1], D + 1)))
@@ -764,3 +764,41 @@ def test_states_have_the_documented_fields() -> None:
 
 def test_a_projected_lstm_has_twice_as_much_memory_as_output() -> None:
     assert zero_params(lstmp(D, H))["gate"]["projection"].shape == (2 * H, H)
+
+
+@pytest.mark.parametrize("factory", [lstm, ugrnn, lstmp, layer_norm_lstm, antisymmetric_rnn])
+def test_constants_of_a_gate_may_be_swept(factory: Callable[..., Cell]) -> None:
+    name = "step_size" if factory is antisymmetric_rnn else "forget_bias"
+    params, xs = factory(D, H).init(jax.random.key(0)), random_like(np.zeros((T, B, D)))
+
+    def total(value: Any) -> Any:
+        return unroll(factory(D, H, **{name: value}), params, xs)[1].sum()
+
+    swept = jax.vmap(total)(jnp.array([0.5, 2.0]))
+    assert_close(swept, [total(0.5), total(2.0)])
+
+
+@pytest.mark.parametrize(
+    ("gate", "options", "message"),
+    [
+        (
+            lambda zx, zh, state: zx[0],
+            {},
+            r"gate: expected .*Hidden.*got \(3, 6",
+        ),
+        (lambda zx, zh, state: Hidden(zx[0][:2]), {}, r"gate: .*Hidden.*\(3, 6\).*\(2, 6\)"),
+        (lambda zx, zh, state: state, {"gates": 0}, r"gates: expected at least 1, got 0"),
+        (lambda zx, zh, state: state, {"recurrent_gates": 3}, r"recurrent_gates: expected 1 to 1"),
+    ],
+)
+@pytest.mark.parametrize("method", ["auto", "scan"])
+def test_a_gate_that_is_none_is_refused(
+    gate: Any, options: dict[str, Any], message: str, method: Any
+) -> None:
+    def run() -> Any:
+        given: dict[str, Any] = {"gates": 1} | options
+        cell = gated(gate, D, H, **given)
+        return unroll(cell, cell.init(jax.random.key(0)), jnp.zeros((T, B, D)), method=method)
+
+    with pytest.raises(ValueError, match=message):
+        run()

@@ -131,6 +131,7 @@ def test_kernels_are_the_leaves_of_two_axes_and_more() -> None:
     }
     expected = {"a": {"kernel": True, "bias": False}, "conv": True}
     assert kernels(params | {"scale": jnp.ones(())}) == expected | {"scale": False}
+    assert kernels({"decay": {"log_rate": jnp.ones((2, 3))}}) == {"decay": {"log_rate": False}}
 
 
 @pytest.mark.parametrize("norm", [0.01, 1.0, 2.0])
@@ -171,10 +172,22 @@ def rates(schedule: optax.Schedule, *steps: int) -> np.ndarray:
 
 def test_constant_and_cosine_with_warm_up_by_hand() -> None:
     cosine = learning_rate_schedule(0.2, "cosine", 4, 12)
-    by_hand = {0: 0, 1: 0.05, 2: 0.1, 4: 0.2, 6: 0.1 * (1 + np.sqrt(0.5)), 8: 0.1, 12: 0, 20: 0}
+    by_hand = {
+        0: 0.05,
+        1: 0.1,
+        2: 0.15,
+        3: 0.2,
+        4: 0.2,
+        6: 0.1 * (1 + np.sqrt(0.5)),
+        8: 0.1,
+        12: 0,
+        20: 0,
+    }
     np.testing.assert_allclose(rates(cosine, *by_hand), list(by_hand.values()), atol=1e-7)
     constant = learning_rate_schedule(0.2, "constant", 4, None)
-    np.testing.assert_allclose(rates(constant, 0, 1, 4, 99), [0, 0.05, 0.2, 0.2], 1e-7)
+    np.testing.assert_allclose(rates(constant, 0, 1, 3, 99), [0.05, 0.1, 0.2, 0.2], 1e-7)
+    one_step = learning_rate_schedule(0.2, "constant", 1, None)
+    np.testing.assert_allclose(rates(one_step, 0, 1), [0.2, 0.2], 1e-7)
     no_warm_up = learning_rate_schedule(0.2, "cosine", 0, 12)
     np.testing.assert_allclose(rates(no_warm_up, 0, 6, 12), [0.2, 0.1, 0], atol=1e-7)
     assert learning_rate_schedule(0.2, "constant", 0, None)(7) == 0.2
@@ -184,7 +197,7 @@ def test_the_optimiser_follows_its_schedule() -> None:
     transformation = optimizer(
         "sgd", 0.2, momentum=0.0, schedule="cosine", warmup_steps=4, total_steps=12
     )
-    sums = np.cumsum([0, 0.05, 0.1, 0.15, 0.2, 0.1 + 0.1 * np.cos(np.pi / 8)])
+    sums = np.cumsum([0.05, 0.1, 0.15, 0.2, 0.2, 0.1 + 0.1 * np.cos(np.pi / 8)])
     for steps in (1, 2, 5, 6):
         params = follow(transformation, jnp.zeros(1), [jnp.ones(1)] * steps)
         np.testing.assert_allclose(params, [-sums[steps - 1]], atol=1e-7)
@@ -225,6 +238,10 @@ def test_the_state_has_one_structure_for_all_numbers() -> None:
         ({"name": "adagrad"}, r"optimizer: expected one of .*'adamw'.*, got 'adagrad'"),
         ({"schedule": "linear"}, r"schedule: expected one of .*'cosine'.*, got 'linear'"),
         ({"schedule": "cosine"}, r"total_steps: a cosine schedule needs the length of training"),
+        (
+            {"schedule": "cosine", "warmup_steps": 5, "total_steps": 5},
+            r"warmup_steps: expected fewer than the total_steps=5.*got 5",
+        ),
     ],
 )
 def test_mistakes_are_explained(arguments: dict[str, Any], message: str) -> None:

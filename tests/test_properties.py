@@ -231,6 +231,11 @@ def test_a_sequence_without_steps_returns_the_state(case: Case, method: str) -> 
     assert ys.shape == (0, BATCH, HIDDEN)
 
 
+def test_a_batch_of_none_gives_none(case: Case) -> None:
+    outputs = jax.eval_shape(runner(case.cell), case.params, None, case.xs[:, :0])
+    assert outputs[1].shape == (TIME, 0, HIDDEN)
+
+
 def test_reverse_equals_flipping_input_and_output(case: Case) -> None:
     all_real, no_reset = np.ones_like(MASK), np.zeros_like(RESET)
     for mask, reset in [(MASK, RESET), (all_real, no_reset)]:

@@ -212,6 +212,15 @@ def test_garbage_at_the_end_is_cut(tmp_path: Path, garbage: bytes):
     assert file.read_text() == "".join(LINES)
 
 
+def test_a_damaged_row_between_others_is_refused_and_kept(tmp_path: Path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(LINES[0] + '{"step": garb\n' + LINES[2])
+    before = file.read_bytes()
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: line 2 is no row"):
+        rundir.rows_until(file, 21)
+    assert file.read_bytes() == before
+
+
 def test_no_rows_yet(tmp_path: Path):
     assert rundir.rows_until(tmp_path / "metrics.jsonl", 100) == []
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recurrent import Cell, elman, length_mask, output_shape, unroll
+from recurrent import Cell, Hidden, elman, length_mask, lstm, output_shape, unroll
 
 TIME, BATCH, INPUT = 5, 2, 3
 
@@ -200,7 +200,7 @@ def wrong(**arguments: Any) -> None:
         ),
         ({"xs": jnp.ones(())}, r"xs: expected .* got \[\]"),
         ({"xs": np.ones((TIME, BATCH, INPUT))}, r"xs: expected float32 .*got float64.*cast it"),
-        ({"xs": np.ones((TIME, BATCH, INPUT), int)}, r"x: expected floating-point .*got int32"),
+        ({"xs": np.ones((TIME, BATCH, INPUT), int)}, r"xs: expected floating-point .*got int32"),
         ({"xs": jnp.ones((TIME, BATCH, 7))}, r"xs: expected .*3\].* got \[5, 2, 7\]"),
         (
             {"mask": np.ones((BATCH, TIME), bool)},
@@ -213,9 +213,20 @@ def wrong(**arguments: Any) -> None:
         ({"lengths": np.array([1.0, 2.0])}, r"lengths: expected integers, got float"),
         ({"lengths": np.array([2, TIME + 1])}, r"lengths: expected values from 0 to T=5, got 6"),
         ({"lengths": np.array([-1, 2])}, r"lengths: expected values from 0 to T=5, got -1"),
-        ({"lengths": np.array([1, 2, 3])}, r"lengths.*expected the shape \[5, 2\].*got \[5, 3\]"),
+        ({"lengths": np.array([1, 2, 3])}, r"lengths: expected the shape \[2\], one.*got \[3\]"),
         ({"remat": 0}, r"remat: expected at least 1, got 0"),
         ({"truncate": -2}, r"truncate: expected at least 1, got -2"),
+        ({"remat": 1.5}, r"remat: expected a whole number, got 1.5"),
+        ({"state": np.zeros((BATCH, 4), np.float32)}, r"state: expected one like the cell's"),
+        (
+            {"state": Hidden(jnp.zeros((1, 4)))},
+            r"state\.hidden: expected float32\[2, 4\], .*\[1, 4\]",
+        ),
+        ({"state": Hidden(jnp.zeros((BATCH, 4), int))}, r"state\.hidden: .*got int32\[2, 4\]"),
+        (
+            {"state": Hidden(cast(Any, np.zeros((BATCH, 4))))},
+            r"state\.hidden: .*got float64\[2, 4\]",
+        ),
         ({"method": "fast"}, r"""method: expected "auto" or "scan", got 'fast'"""),
     ],
     ids=str,
@@ -292,3 +303,36 @@ def test_the_state_after_a_padded_step_is_the_held_one() -> None:
     assert ys.tolist() == [1010, 0, 1050, 1130, 1290]
     assert states.total.tolist() == [101, 101, 105, 113, 129]
     assert states.steps.tolist() == [1, 1, 2, 3, 4]
+
+
+def test_another_step_replaces_the_faster_form_too() -> None:
+    cell = lstm(INPUT, 4)
+    mute = cell._replace(step=lambda params, state, x: (state, 0 * state.hidden))
+    xs = jnp.ones((TIME, BATCH, INPUT))
+    np.testing.assert_array_equal(unroll(mute, mute.init(jax.random.key(0)), xs)[1], 0)
+    assert cell._replace(init=mute.init).sequence is cell.sequence
+
+
+def test_forward_mode_is_told_the_way() -> None:
+    cell = lstm(INPUT, 4)
+    params, xs = cell.init(jax.random.key(0)), jnp.ones((TIME, BATCH, INPUT))
+
+    def total(scale: Any, method: Any = "auto") -> Any:
+        return unroll(cell, params, scale * xs, method=method)[1].sum()
+
+    with pytest.raises(TypeError, match=r'no forward mode; .*take method="scan"'):
+        jax.jvp(total, (1.0,), (1.0,))
+    slope = jax.jacfwd(partial(total, method="scan"))(1.0)
+    np.testing.assert_allclose(slope, jax.grad(total)(1.0), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("float64")
+def test_hessians_go_through_both_forms() -> None:
+    cell = elman(INPUT, 4)
+    params, xs = cell.init(jax.random.key(0)), jnp.ones((TIME, BATCH, INPUT))
+
+    def total(method: Any, scale: Any) -> Any:
+        return unroll(cell, params, scale * xs, method=method)[1].sum()
+
+    curves = [jax.hessian(partial(total, method))(0.3) for method in ("auto", "scan")]
+    np.testing.assert_allclose(*curves, rtol=1e-12)

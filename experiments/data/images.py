@@ -14,6 +14,7 @@ from experiments.errors import UserError, unknown
 DATASETS = ("digits", "mnist")
 _CLASSES = 10
 _DIGITS_TEST, _DIGITS_VALID = 360, 180
+_MNIST_SHAPE = (28, 28)
 _MNIST_VALID = 5_000
 
 
@@ -92,8 +93,12 @@ def _load_mnist(split_seed: int) -> Splits:
     train_images, train_labels, test_images, test_labels = map(fetch, REMOTE_FILES["mnist"])
     official_train = _read_pair(train_images, train_labels)
     test = _read_pair(test_images, test_labels)
-    if official_train.images.shape[1:] != test.images.shape[1:]:
-        raise UserError(f"{test_images} and {train_images} hold images of different sizes.")
+    for path, images in ((train_images, official_train.images), (test_images, test.images)):
+        if images.shape[1:] != _MNIST_SHAPE:
+            raise UserError(
+                f"{path} should hold images of {_MNIST_SHAPE[0]} x {_MNIST_SHAPE[1]} pixels, but "
+                f"holds {images.shape[1]} x {images.shape[2]}."
+            )
     if len(official_train.labels) <= _MNIST_VALID:
         raise UserError(f"{train_images} must hold more than {_MNIST_VALID} images.")
     order = _stratified_order(official_train.labels, split_seed)

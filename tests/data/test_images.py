@@ -136,7 +136,7 @@ def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "mnist"
     folder.mkdir()
     for part, size in (("train", 5_500), ("t10k", 30)):
-        images = np.zeros((size, 2, 3), np.uint8)
+        images = np.zeros((size, 28, 28), np.uint8)
         images[:, 0, 0], images[:, 0, 1] = np.divmod(np.arange(size), 256)
         labels = (np.arange(size) % 10).astype(np.uint8)
         (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
@@ -167,7 +167,7 @@ def test_mnist_uncompressed(small_mnist: Path):
     assert_same(load_images("mnist", 1), packed)
 
 
-IMAGES, LABELS = np.zeros((30, 2, 3), np.uint8), np.zeros(30, np.uint8)
+IMAGES, LABELS = np.zeros((30, 28, 28), np.uint8), np.zeros(30, np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ IMAGES, LABELS = np.zeros((30, 2, 3), np.uint8), np.zeros(30, np.uint8)
         ("t10k-labels-idx1-ubyte", idx(LABELS.astype(np.int8), 9), "int8"),
         ("t10k-labels-idx1-ubyte", idx(LABELS[:-1]), r"29 labels.*30 images"),
         ("t10k-labels-idx1-ubyte", idx(LABELS + 10), "label 10"),
-        ("t10k-images-idx3-ubyte", idx(IMAGES[:, :, :2]), "different sizes"),
+        ("t10k-images-idx3-ubyte", idx(IMAGES[:, :, :2]), "28 x 28 pixels, but holds 28 x 2"),
         ("t10k-images-idx3-ubyte", idx(IMAGES)[:-1], "not a valid IDX file"),
         ("train-images-idx3-ubyte", idx(IMAGES), r"5500 labels.*30 images"),
     ],
