@@ -336,20 +336,21 @@ def gated_loop(
     Returns:
       The state after the last step, and h of every step.
     """
-    last, states = _loop_states(gate, maps, reverse, weights, state, initial, steps)
+    last, (states, _) = _loop_states(gate, maps, reverse, weights, state, initial, steps)
     return last, states.hidden
 
 
-def _loop_states(gate, maps, reverse, weights, state, initial, steps):
+def _loop_states(gate, maps, reverse, weights, state, initial, steps, keep=None):
+    """The last state, and every state with what ``keep(zx, zh)`` gives, if anything."""
+
     def body(project, state, step):
         state = state if step.fresh is None else where_flag(step.fresh, initial, state)
-        zh = maps.recurrent.apply(weights.recurrent, state.hidden)
-        new = gate(weights.gate, *cut_to_blocks(maps, project(step.x), zh), state)
+        zx, zh = project(step.x), maps.recurrent.apply(weights.recurrent, state.hidden)
+        new = gate(weights.gate, *cut_to_blocks(maps, zx, zh), state)
         new = new if step.real is None else where_flag(step.real, new, state)
-        return new, new
+        return new, (new, keep(zx, zh) if keep else None)
 
     def project_inside(state, steps):
-        """On a CPU a slice of a product outside would not be vectorised with what follows it."""
         project = partial(maps.input.apply, weights.input)
         return lax.scan(partial(body, project), state, steps, reverse=reverse)
 
@@ -357,55 +358,53 @@ def _loop_states(gate, maps, reverse, weights, state, initial, steps):
         steps = steps._replace(x=maps.input.apply(weights.input, steps.x))
         return lax.scan(partial(body, lambda zx: zx), state, steps, reverse=reverse)
 
+    # On a CPU a slice of a product outside would not be vectorised with what follows it; but a
+    # kernel that does not fit into the caches is better read once.
+    if weights.input["kernel"].size > _CACHED_SIZE:
+        return project_outside(state, steps)
     return lax.platform_dependent(state, steps, cpu=project_inside, default=project_outside)
 
 
+_CACHED_SIZE = 2**20
+
+
 def _gated_loop_forward(gate, maps, reverse, weights, state, initial, steps):
-    last, states = _loop_states(gate, maps, reverse, weights, state, initial, steps)
-    return (last, states.hidden), (weights, state, initial, steps, states)
+    shared = _shared_blocks(gate, maps, weights, state, steps)
+    keep = partial(_kept, maps, shared)
+    ran = _loop_states(gate, maps, reverse, weights, state, initial, steps, keep)
+    last, (states, kept) = ran
+    return (last, states.hidden), (weights, state, initial, steps, states, kept)
 
 
 def _gated_loop_backward(gate, maps, reverse, saved, gradients):
-    weights, first, initial, steps, states = saved
+    weights, first, initial, steps, states, kept = saved
     d_last, d_hidden = gradients
     befores = _states_before(first, initial, states, steps.fresh, reverse)
+    shared = _shared_blocks(gate, maps, weights, first, steps)
 
-    def zs_of(x, before):
-        zx = maps.input.apply(weights.input, x)
-        return zx, maps.recurrent.apply(weights.recurrent, before.hidden)
-
-    def body(project, carry, inputs):
+    def body(carry, inputs):
         d_state, d_initial = carry
-        step, before, d_h = inputs
+        real, fresh, kept, before, d_h = inputs
         d_state = d_state._replace(hidden=d_state.hidden + d_h)
-        d_new, d_held = (d_state, None) if step.real is None else _split(d_state, step.real)
-        blocks = cut_to_blocks(maps, *project(step.x, before))
+        d_new, d_held = (d_state, None) if real is None else _split(d_state, real)
+        blocks = _blocks_of(maps, shared, *kept)
         d_zx, d_zh, d_before = jax.vjp(partial(gate, weights.gate), *blocks, before)[1](d_new)
-        own = _own_blocks(d_zx, d_zh)
+        own = {k: d for k, d in enumerate(d_zx) if k not in shared}
         d_zh = jnp.concatenate(d_zh, axis=-1)
         through = maps.recurrent.to_input(weights.recurrent, before.hidden, d_zh)
         d_before = _plus(d_before._replace(hidden=d_before.hidden + through), d_held)
-        d_reset, d_before = (None, d_before) if step.fresh is None else _split(d_before, step.fresh)
+        d_reset, d_before = (None, d_before) if fresh is None else _split(d_before, fresh)
         d_initial = _plus(d_initial, d_reset)
         return (d_before, d_initial), (own, d_zh, d_new if weights.gate else None)
 
-    def run(project, steps):
-        carry = d_last, jax.tree.map(jnp.zeros_like, initial)
-        inputs = steps, befores, d_hidden
-        return lax.scan(partial(body, project), carry, inputs, reverse=not reverse)
-
-    def project_inside():
-        return run(zs_of, steps)
-
-    def project_outside():
-        return run(lambda zs, before: zs, steps._replace(x=zs_of(steps.x, befores)))
-
-    carry, outputs = lax.platform_dependent(cpu=project_inside, default=project_outside)
-    (d_first, d_initial), (own, d_zh, d_news) = carry, outputs
+    carry = d_last, jax.tree.map(jnp.zeros_like, initial)
+    inputs = steps.real, steps.fresh, kept, befores, d_hidden
+    carry, (own, d_zh, d_news) = lax.scan(body, carry, inputs, reverse=not reverse)
+    d_first, d_initial = carry
     d_zx = _all_blocks(maps, own, d_zh)
     d_gate = weights.gate
     if weights.gate:
-        blocks = cut_to_blocks(maps, *zs_of(steps.x, befores))
+        blocks = _blocks_of(maps, shared, *kept)
         d_gate = jax.vjp(lambda extra: gate(extra, *blocks, befores), weights.gate)[1](d_news)[0]
     d_weights = Weights(
         maps.input.to_params(weights.input, steps.x, d_zx),
@@ -416,9 +415,44 @@ def _gated_loop_backward(gate, maps, reverse, saved, gradients):
     return d_weights, d_first, d_initial, Steps(d_xs, None, None)
 
 
-def _own_blocks(d_zx: Blocks, d_zh: Blocks) -> dict[int, Array]:
-    """The gradients of zx that are not those of zh: where a gate adds the two they are one."""
-    return {k: d for k, d in enumerate(d_zx) if k >= len(d_zh) or d is not d_zh[k]}
+def _shared_blocks(gate, maps, weights, state, steps) -> frozenset[int]:
+    """Which blocks of zx and zh the gate adds up, so that it needs their sum alone.
+
+    Their two gradients are then not only equal but one value of the trace.
+    """
+    shared = set()
+
+    def look(x: Array) -> None:
+        zx = maps.input.apply(weights.input, x)
+        blocks = cut_to_blocks(maps, zx, maps.recurrent.apply(weights.recurrent, state.hidden))
+        new, pull_back = jax.vjp(partial(gate, weights.gate), *blocks, state)
+        d_zx, d_zh, _ = pull_back(new)
+        pairs = enumerate(zip(d_zx, d_zh, strict=False))
+        shared.update(k for k, (of_x, of_h) in pairs if of_x is of_h)
+
+    jax.eval_shape(look, steps.x[0])
+    return frozenset(shared)
+
+
+def _kept(maps: Maps, shared: frozenset[int], zx: Array, zh: Array) -> tuple[Array, Array | None]:
+    """What the backward pass reads: zx, with zh added where it is shared, and the rest of zh."""
+    if len(shared) == maps.input_blocks == maps.recurrent_blocks:
+        return zx + zh, None
+    of_x, of_h = cut_to_blocks(maps, zx, zh)
+    sums = [x + of_h[k] if k in shared else x for k, x in enumerate(of_x)]
+    own = [h for k, h in enumerate(of_h) if k not in shared]
+    return jnp.concatenate(sums, axis=-1), jnp.concatenate(own, axis=-1) if own else None
+
+
+def _blocks_of(
+    maps: Maps, shared: frozenset[int], sums: Array, own: Array | None
+) -> tuple[Blocks, Blocks]:
+    """The blocks that a gate gets, from what was kept of them."""
+    of_x = jnp.split(sums, maps.input_blocks, -1)
+    rest = maps.recurrent_blocks - len(shared)
+    of_h = iter([] if own is None else jnp.split(own, rest, -1))
+    zeros = jnp.zeros_like(of_x[0])
+    return of_x, [zeros if k in shared else next(of_h) for k in range(maps.recurrent_blocks)]
 
 
 def _all_blocks(maps: Maps, own: dict[int, Array], d_zh: Array) -> Array:

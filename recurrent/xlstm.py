@@ -127,7 +127,7 @@ def _by_head(params: Params, h: Array, product_dtype: Any) -> Array:
         kernel.astype(dtype),
         preferred_element_type=kernel.dtype,
     )
-    return z.reshape(*z.shape[:-3], -1)
+    return z.reshape(*z.shape[:-3], heads * width)
 
 
 class MLSTMState(NamedTuple):

@@ -2,8 +2,9 @@
 
 Compiling is what takes their time, so programs are not optimised, but for those of tests that are
 marked `optimized`: comparisons with other libraries, and whole trainings. And jaxlib 0.10 leaves
-out its fusion emitters, which double that time, unless XLA_FLAGS is set, if only to nothing;
-`.ci/run` does so.
+out its fusion emitters, which double that time, unless slow tests are asked for or XLA_FLAGS is
+set, if only to nothing; `.ci/run` does so. (What takes their place gets one gradient of
+`slstm_heads`, a slow one, wrong.)
 """
 
 import os
@@ -14,8 +15,11 @@ import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-if version("jaxlib").startswith("0.10."):
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if version("jaxlib").startswith("0.10.") and config.option.markexpr == "not slow":
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import run
-from recurrent import Hidden, bidirectional, dense, gated, residual, stack, unroll
+from recurrent import Hidden, bidirectional, dense, elman, gated, gru, lstm, residual, stack, unroll
 from tests.cases import disturbed, random_like, values_and_gradients
 from tests.traces import loops
 
@@ -125,3 +125,29 @@ def test_it_trains_by_a_flag(tmp_path: Path):
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     parameters = json.loads((tmp_path / "run" / "result.json").read_text())["parameters"]
     assert parameters == 3 * 16 * (8 + 1 + 16 + 1) + 10 * (16 + 1)
+
+
+# What the backward pass keeps, and what its loop does.
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("factory", "kept", "own"),
+    [(elman, 1, 0), (lstm, 4, 0), (gru, 4, 1), (softsign_gru, 4, 1)],
+)
+def test_what_a_gate_adds_up_is_kept_once_and_has_one_gradient(
+    factory: Any, kept: int, own: int
+) -> None:
+    cell = factory(SIZE, SIZE)
+    params, xs = cell.init(jax.random.key(0)), random_like(jnp.zeros((TIME, BATCH, SIZE)))
+
+    def differentiate(params: Any, xs: Any) -> Any:
+        return values_and_gradients(lambda *args: unroll(cell, args[0], args[1])[1], params, xs)
+
+    inside, forward, backward = loops(differentiate, params, xs)
+    fields = len(cell.initial_state(params, ()))
+    blocks = params["recurrent"]["kernel"].shape[1]
+    assert sum(shape[-1] for shape in forward.stacked) == (fields + kept) * SIZE
+    assert sum(shape[-1] for shape in backward.stacked) == blocks + own * SIZE
+    assert [loop.products for loop in (inside, forward, backward)] == [2, 1, 1]
+    assert all(shape == (BATCH, SIZE) for shape in backward.carried)

@@ -12,11 +12,13 @@ class Loop(NamedTuple):
     Attributes:
       length: how many steps it has.
       carried: the shapes of what it carries.
+      stacked: the shapes of what it puts out, of all steps.
       products: how many matrix products one step does, inner loops left out.
     """
 
     length: int
     carried: list[tuple[int, ...]]
+    stacked: list[tuple[int, ...]]
     products: int
 
 
@@ -51,6 +53,8 @@ def as_loop(equation: Any) -> Loop:
     body, parameters = equation.params["jaxpr"].jaxpr, equation.params
     first = parameters["num_consts"]
     carried = body.invars[first : first + parameters["num_carry"]]
+    stacked = [each.aval.shape for each in equation.outvars[parameters["num_carry"] :]]
     own = inside(body, enter=lambda equation: not is_scan(equation))
     products = sum(each.primitive.name == "dot_general" for each in own)
-    return Loop(parameters["length"], [each.aval.shape for each in carried], products)
+    shapes = [each.aval.shape for each in carried]
+    return Loop(parameters["length"], shapes, stacked, products)
