@@ -168,6 +168,11 @@ def named(choice: Initializer | str, argument: str) -> Initializer:
         return choice
     if isinstance(choice, str) and choice in _BY_NAME:
         return _BY_NAME[choice]
+    if choice == "chrono":
+        raise ValueError(
+            f"{argument}: chrono needs the longest dependency that is expected, in steps, as in "
+            "bias_init=recurrent.initializers.chrono(784)."
+        )
     close = difflib.get_close_matches(str(choice), _BY_NAME, n=1)
     hint = f' Did you mean "{close[0]}"?' if close else ""
     raise ValueError(

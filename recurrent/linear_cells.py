@@ -13,8 +13,16 @@ import numpy as np
 from jax import Array, lax
 
 from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, where_flag
+from recurrent.cells import check_forget_bias
 from recurrent.gated import Hidden, affine
-from recurrent.initializers import Initializer, drawn_blocks, lecun_normal, named
+from recurrent.initializers import (
+    GateBias,
+    Initializer,
+    drawn_bias,
+    drawn_blocks,
+    lecun_normal,
+    named,
+)
 from recurrent.linear import Method, gated_delta_scan, linear_scan
 
 Read = Callable[[Array], Array]
@@ -95,6 +103,7 @@ def min_gru(
     *,
     candidate: Literal["linear", "positive"] = "linear",
     kernel_init: Initializer | str = "lecun_normal",
+    bias_init: Initializer | GateBias | str = "zeros",
     product_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
@@ -109,6 +118,7 @@ def min_gru(
       candidate: g; ``"linear"`` is the identity, as in the paper's main text; ``"positive"``
         is the g of its log-space form, ``u + 0.5`` for u >= 0 and ``sigmoid(u)`` below.
       kernel_init: draws each block ``[D, H]``.
+      bias_init: draws each block ``[H]``, as in `recurrent.gated`.
       product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
       method: of `linear_scan`.
 
@@ -127,9 +137,13 @@ def min_gru(
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     activation = _candidate(candidate)
     draw = named(kernel_init, "kernel_init")
+    draw_bias = bias_init if isinstance(bias_init, GateBias) else named(bias_init, "bias_init")
 
     def init(key: Array) -> Params:
-        return {"input": _affine_params(key, draw, input_size, hidden_size, blocks=2)}
+        kernel_key, bias_key = jax.random.split(key)
+        kernel = drawn_blocks(draw, kernel_key, (input_size, hidden_size), 2)
+        bias = drawn_bias(draw_bias, bias_key, ("write", "candidate"), hidden_size)
+        return {"input": {"kernel": kernel, "bias": bias}}
 
     def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
         update, new = jnp.split(_affine(params["input"], x, product_dtype), 2, axis=-1)
@@ -145,6 +159,7 @@ def min_lstm(
     forget_bias: float = 1.0,
     candidate: Literal["linear", "positive"] = "linear",
     kernel_init: Initializer | str = "lecun_normal",
+    bias_init: Initializer | GateBias | str = "zeros",
     product_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
@@ -159,6 +174,7 @@ def min_lstm(
       forget_bias: a constant added to the forget gate, apart from the trained bias.
       candidate: g, as in `min_gru`.
       kernel_init: draws each block ``[D, H]``.
+      bias_init: draws each block ``[H]``, as in `recurrent.gated`.
       product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
       method: of `linear_scan`.
 
@@ -167,18 +183,24 @@ def min_lstm(
       f, i, h, and the state `Hidden`.
 
     Raises:
-      ValueError: for a size below 1, an unknown candidate or an unknown initialiser.
+      ValueError: for a size below 1, an unknown candidate or an unknown initialiser, or a forget
+        bias beside `chrono`'s.
 
     References:
       Feng et al. 2024, Were RNNs all we needed?, arXiv:2410.01201. Departures: those of
       `min_gru`, and the forget bias of 1, which the paper tries as one of several.
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
+    check_forget_bias(forget_bias, {"bias_init": bias_init})
     activation = _candidate(candidate)
     draw = named(kernel_init, "kernel_init")
+    draw_bias = bias_init if isinstance(bias_init, GateBias) else named(bias_init, "bias_init")
 
     def init(key: Array) -> Params:
-        return {"input": _affine_params(key, draw, input_size, hidden_size, blocks=3)}
+        kernel_key, bias_key = jax.random.split(key)
+        kernel = drawn_blocks(draw, kernel_key, (input_size, hidden_size), 3)
+        bias = drawn_bias(draw_bias, bias_key, ("keep", "write", "candidate"), hidden_size)
+        return {"input": {"kernel": kernel, "bias": bias}}
 
     def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
         forget, write, new = jnp.split(_affine(params["input"], x, product_dtype), 3, axis=-1)

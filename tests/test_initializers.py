@@ -25,6 +25,7 @@ from recurrent.cells import (
 )
 from recurrent.convolutional_cells import convolutional_lstm
 from recurrent.initializers import chrono, identity, torch_uniform
+from recurrent.linear_cells import min_gru, min_lstm
 from recurrent.normalized_cells import layer_norm_gru, layer_norm_lstm
 from recurrent.xlstm import mlstm, slstm
 
@@ -216,6 +217,8 @@ CHRONO: dict[str, tuple[Callable[..., Any], dict[int, int], int]] = {
     "layer_norm_gru": (layer_norm_gru, {1: 1}, 3),
     "minimal_gated_unit": (minimal_gated_unit, {0: -1}, 2),
     "ugrnn": (partial(ugrnn, forget_bias=0), {0: 1}, 2),
+    "min_gru": (min_gru, {0: -1}, 2),
+    "min_lstm": (partial(min_lstm, forget_bias=0), {0: 1, 1: -1}, 3),
 }
 
 
@@ -241,8 +244,7 @@ def test_chrono_draws_time_scales_that_are_uniform(name: str) -> None:
         np.testing.assert_array_equal(
             signs[gate] * values, block(bias, min(signs), 500) * signs[min(signs)]
         )
-    if "bias" in params["recurrent"]:
-        np.testing.assert_array_equal(params["recurrent"]["bias"], 0)
+    np.testing.assert_array_equal(params.get("recurrent", {}).get("bias", 0), 0)
 
 
 def test_a_memory_with_chrono_decays_by_its_time_scale() -> None:
@@ -256,8 +258,13 @@ def test_a_memory_with_chrono_decays_by_its_time_scale() -> None:
     np.testing.assert_allclose(state.cell, first.cell * (scales / (1 + scales)) ** 30, rtol=1e-12)
 
 
+def test_chrono_by_name_is_told_what_it_needs() -> None:
+    with pytest.raises(ValueError, match=r"bias_init: chrono needs the longest .*chrono\(784\)"):
+        lstm(D, H, bias_init="chrono")
+
+
 def test_chrono_beside_a_constant_is_an_error() -> None:
-    for factory in (lstm, lstmp, layer_norm_lstm, ugrnn):
+    for factory in (lstm, lstmp, layer_norm_lstm, ugrnn, min_lstm):
         with pytest.raises(ValueError, match=r"forget_bias: expected 0 beside chrono.*got 1\.0"):
             factory(D, H, bias_init=chrono(9))
 
