@@ -416,22 +416,28 @@ def _gated_loop_backward(gate, maps, reverse, saved, gradients):
 
 
 def _shared_blocks(gate, maps, weights, state, steps) -> frozenset[int]:
-    """Which blocks of zx and zh the gate adds up, so that it needs their sum alone.
+    """Which blocks of zx and zh the gate adds up and uses in no other way, by its trace.
 
-    Their two gradients are then not only equal but one value of the trace.
+    Of those it needs the sum alone, and their two gradients are one.
     """
-    shared = set()
 
-    def look(x: Array) -> None:
+    def apply(x: Array) -> tuple[Blocks, Blocks]:
         zx = maps.input.apply(weights.input, x)
-        blocks = cut_to_blocks(maps, zx, maps.recurrent.apply(weights.recurrent, state.hidden))
-        new, pull_back = jax.vjp(partial(gate, weights.gate), *blocks, state)
-        d_zx, d_zh, _ = pull_back(new)
-        pairs = enumerate(zip(d_zx, d_zh, strict=False))
-        shared.update(k for k, (of_x, of_h) in pairs if of_x is of_h)
+        return cut_to_blocks(maps, zx, maps.recurrent.apply(weights.recurrent, state.hidden))
 
-    jax.eval_shape(look, steps.x[0])
-    return frozenset(shared)
+    of_x, of_h = jax.eval_shape(apply, steps.x[0])
+    trace = jax.make_jaxpr(partial(gate, weights.gate))(of_x, of_h, state).jaxpr
+    pairs = zip(trace.invars[: len(of_x)], trace.invars[len(of_x) :][: len(of_h)], strict=False)
+    return frozenset(k for k, pair in enumerate(pairs) if _is_sum_alone(trace, pair))
+
+
+def _is_sum_alone(trace: Any, pair: tuple[Any, Any]) -> bool:
+    def among(values: Any) -> list[bool]:
+        return [any(value is of for value in values) for of in pair]
+
+    uses = [equation for equation in trace.eqns if any(among(equation.invars))]
+    sums = [each for each in uses if each.primitive.name == "add" and all(among(each.invars))]
+    return len(sums) == len(uses) and not any(among(trace.outvars))
 
 
 def _kept(maps: Maps, shared: frozenset[int], zx: Array, zh: Array) -> tuple[Array, Array | None]:

@@ -151,3 +151,26 @@ def test_what_a_gate_adds_up_is_kept_once_and_has_one_gradient(
     assert sum(shape[-1] for shape in backward.stacked) == blocks + own * SIZE
     assert [loop.products for loop in (inside, forward, backward)] == [2, 1, 1]
     assert all(shape == (BATCH, SIZE) for shape in backward.carried)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_part_that_a_gate_uses_beside_the_sum_is_kept_apart() -> None:
+    """The gradients of x's and h's part are one here, and the sum alone would not do."""
+
+    def switched(input_size: int, hidden_size: int) -> Any:
+        def gate(zx, zh, state):
+            fires = jax.lax.stop_gradient(zx[0]) + 1.0 > 1
+            return Hidden(jnp.where(fires, jnp.tanh(zx[0] + zh[0]), state.hidden))
+
+        return gated(gate, input_size, hidden_size, gates=1)
+
+    cell = switched(SIZE, SIZE)
+    params, xs = cell.init(jax.random.key(0)), random_like(jnp.zeros((TIME, BATCH, SIZE)))
+
+    def differentiate(method: Any) -> Any:
+        def run(params: Any, xs: Any) -> Any:
+            return unroll(cell, params, xs, method=method)
+
+        return values_and_gradients(run, params, xs)
+
+    chex.assert_trees_all_close(differentiate("auto"), differentiate("scan"), atol=1e-12)
