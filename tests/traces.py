@@ -50,11 +50,14 @@ def is_scan(equation: Any) -> bool:
 
 
 def as_loop(equation: Any) -> Loop:
-    body, parameters = equation.params["jaxpr"].jaxpr, equation.params
-    first = parameters["num_consts"]
-    carried = body.invars[first : first + parameters["num_carry"]]
-    stacked = [each.aval.shape for each in equation.outvars[parameters["num_carry"] :]]
+    jaxpr = equation.params["jaxpr"]
+    body = getattr(jaxpr, "jaxpr", jaxpr)
+    shapes = [each.aval.shape for each in equation.outvars]
+    inner = [each.aval.shape for each in body.outvars]
     own = inside(body, enter=lambda equation: not is_scan(equation))
-    products = sum(each.primitive.name == "dot_general" for each in own)
-    shapes = [each.aval.shape for each in carried]
-    return Loop(parameters["length"], shapes, stacked, products)
+    return Loop(
+        equation.params["length"],
+        [whole for whole, step in zip(shapes, inner, strict=True) if whole == step],
+        [whole for whole, step in zip(shapes, inner, strict=True) if whole != step],
+        sum(each.primitive.name == "dot_general" for each in own),
+    )
