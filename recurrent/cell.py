@@ -4,7 +4,8 @@ Axis letters: T time, B batch (any number of axes), D input features, H hidden f
 Sequences are time-major, ``[T, ..., D]``.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -103,46 +104,40 @@ def unroll(
 
     Raises:
       ValueError: for a wrong rank, feature size, mask or reset shape, a state unlike the cell's
-        initial one, a length outside 0 to T,
-        float64 inputs where 64 bits are off, a remat or truncate below 1, or an unknown method;
-        by the cell, for inputs that are no floating-point numbers.
+        initial one, a length outside 0 to T, inputs that are no floating-point numbers (or
+        float64 where 64 bits are off), a remat or truncate below 1, or an unknown method.
     """
     xs = as_array("xs", xs)
     batch_shape = _batch_shape(cell, xs)
-    if cell.input_shape and not jnp.issubdtype(xs.dtype, jnp.floating):
-        raise ValueError(f"xs: expected floating-point numbers, got {xs.dtype}; cast them first.")
-    steps_shape = (xs.shape[0], *batch_shape)
-    mask = _flags("mask", mask, steps_shape)
-    reset = _flags("reset", reset, steps_shape)
+    if method not in ("auto", "scan"):
+        raise ValueError(f'method: expected "auto" or "scan", got {method!r}.')
+    mask = _flags("mask", mask, (xs.shape[0], *batch_shape))
+    reset = _flags("reset", reset, (xs.shape[0], *batch_shape))
     if lengths is not None:
-        within = length_mask(lengths, xs.shape[0])
-        if within.shape != steps_shape:
-            raise ValueError(
-                f"lengths: expected the shape {list(batch_shape)}, one for each sequence, "
-                f"got {list(within.shape[1:])}."
-            )
+        within = _within(lengths, xs.shape[0], batch_shape)
         mask = within if mask is None else mask & within
+    if mask is not None and reset is not None:
+        reset = reset & mask
     if state is None:
         state = cell.initial_state(params, batch_shape)
     else:
         _check_state(state, jax.eval_shape(lambda: cell.initial_state(params, batch_shape)))
-    if method not in ("auto", "scan"):
-        raise ValueError(f'method: expected "auto" or "scan", got {method!r}.')
-    if mask is not None and reset is not None:
-        reset = reset & mask
     run = scan_sequence if method == "scan" else sequence
     if return_states:
         run = partial(scan_sequence, keep_states=True)
-    if remat is not None or truncate is not None:
-        jax.eval_shape(cell.step, params, state, jnp.zeros_like(xs, shape=xs.shape[1:]))
-    if remat is not None:
-        check_sizes(remat=remat)
-        run = in_chunks(run, remat, recomputed)
-    if truncate is not None:
-        check_sizes(truncate=truncate)
-        run = in_chunks(run, truncate, cut)
-    try:
+    for name, most, wrap in (("remat", remat, recomputed), ("truncate", truncate, cut)):
+        if most is not None:
+            check_sizes(**{name: most})
+            jax.eval_shape(cell.step, params, state, jnp.zeros_like(xs, shape=xs.shape[1:]))
+            run = in_chunks(run, most, wrap)
+    with _advice_on_forward_mode():
         return run(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
+
+
+@contextlib.contextmanager
+def _advice_on_forward_mode() -> Iterator[None]:
+    try:
+        yield
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
@@ -338,7 +333,19 @@ def _batch_shape(cell: Cell, xs: Any) -> Shape:
     if xs.ndim < 1 + features or xs.shape[xs.ndim - features :] != cell.input_shape:
         expected = ", ".join(["T", "...", *map(str, cell.input_shape)])
         raise ValueError(f"xs: expected the shape [{expected}] (time first), got {list(xs.shape)}.")
+    if features and not jnp.issubdtype(xs.dtype, jnp.floating):
+        raise ValueError(f"xs: expected floating-point numbers, got {xs.dtype}; cast them first.")
     return xs.shape[1 : xs.ndim - features]
+
+
+def _within(lengths: Any, time: int, batch_shape: Shape) -> Array:
+    within = length_mask(lengths, time)
+    if within.shape[1:] != batch_shape:
+        raise ValueError(
+            f"lengths: expected the shape {list(batch_shape)}, one for each sequence, "
+            f"got {list(within.shape[1:])}."
+        )
+    return within
 
 
 def _check_state(state: State, expected: State) -> None:
