@@ -1,11 +1,14 @@
 """The cell that a flag names: one of the library's, or one from a file of the user's own."""
 
 import hashlib
+import importlib.machinery
 import importlib.util
 import inspect
 import traceback
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import recurrent
 from experiments.errors import UserError, did_you_mean
@@ -73,15 +76,23 @@ def cell_factory(name: str) -> Callable[..., Cell]:
     return known[name]
 
 
+class _SourceAlone(importlib.machinery.SourceFileLoader):
+    """Reads and leaves no bytecode, which might be that of an edit before."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _function_in(file: Path, function: str) -> Callable[..., Cell]:
     if not file.is_file():
         raise UserError(f"--cell: there is no file {str(file)!r}.")
-    spec = importlib.util.spec_from_file_location(file.stem, file.absolute())
-    if spec is None or spec.loader is None:
+    if file.suffix != ".py":
         raise UserError(f"--cell: {str(file)!r} is not a Python file; its name must end in .py.")
-    module = importlib.util.module_from_spec(spec)
+    loader = _SourceAlone(file.stem, str(file.absolute()))
+    spec = importlib.util.spec_from_loader(file.stem, loader)
+    module = importlib.util.module_from_spec(cast(importlib.machinery.ModuleSpec, spec))
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except Exception as error:  # whatever the user's own file raises
         raise UserError(f"--cell: {file} cannot be read: {told(error, str(file))}.") from error
     if not callable(getattr(module, function, None)):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import image_cnn, loop, run, sequential_digits
+from experiments import cells, image_cnn, loop, run, sequential_digits
 from experiments.config import options
 from experiments.errors import UserError
 
@@ -266,6 +266,17 @@ def test_a_cell_from_a_file_that_will_not_do(
     for word in words:
         assert word in line
     assert set(tree(tmp_path)) <= {"cell.py"}
+
+
+def test_a_cell_file_is_read_anew_and_knows_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "cell.py"
+    for answer in (1, 2):  # of the same size, and within the same second
+        file.write_text(f"def mine(d, h): return {answer}, __file__\n")
+        assert cells.cell_factory(f"{file}:mine")(3, 4) == (answer, str(file))
+    assert tree(tmp_path).keys() == {"cell.py"}
 
 
 @pytest.mark.parametrize("name", ["cell.txt", "cell", "folder.py"])
