@@ -69,6 +69,7 @@ from recurrent.noise import ZoneoutState, step_dropout, variational_dropout, wei
 from recurrent.norm import layer_norm, rms_norm
 from recurrent.normalized_cells import layer_norm_gru, layer_norm_lstm
 from recurrent.seq2seq import decoder, encoder_decoder, shift_right
+from recurrent.vocabulary import readout_cross_entropy
 from recurrent.xlstm import MLSTMState, SLSTMState, mlstm, slstm
 
 __all__ = [
@@ -141,6 +142,7 @@ __all__ = [
     "output_shape",
     "parallel",
     "pre_norm_block",
+    "readout_cross_entropy",
     "recurrent_block",
     "remat",
     "residual",

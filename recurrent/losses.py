@@ -44,7 +44,7 @@ def cross_entropy(
 
     Args:
       logits: ``[..., C]``.
-      labels: integers ``[...]`` below C; one outside gives NaN.
+      labels: integers ``[...]`` below C; one outside gives NaN, in the gradient too.
       mask: ``[...]``, true where an entry counts.
       label_smoothing: the share of each label that is spread evenly over the C classes
         (Szegedy et al. 2016); may be traced.
@@ -53,9 +53,22 @@ def cross_entropy(
         logits = jnp.where(mask.astype(bool)[..., None], logits, 0)
         labels = jnp.where(mask.astype(bool), labels, 0)
     right = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    right = jnp.where(labels < 0, jnp.nan, right)  # it would count from the last class
     even = -jax.nn.log_softmax(logits).mean(axis=-1)
-    return masked_average((1 - label_smoothing) * right + label_smoothing * even, mask)
+    each = cross_entropy_of(right, even, labels, logits.shape[-1], label_smoothing)
+    return masked_average(each, mask)
+
+
+def cross_entropy_of(
+    right: Array, even: Array, labels: Array, classes: int, label_smoothing: Any
+) -> Array:
+    """The cross-entropy of each entry, from that with its label and that with an even target.
+
+    A label that is none of the classes gives NaN, in the gradient too: by a product, since what
+    `jnp.where` replaces would leave the gradient finite, and training would go on.
+    """
+    is_class = (labels >= 0) & (labels < classes)
+    smoothed = (1 - label_smoothing) * right + label_smoothing * even
+    return smoothed * jnp.where(is_class, 1, jnp.nan)
 
 
 def accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Average:
