@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The one door: makes the environment if it is missing or out of date, then runs an experiment,
-# a download or the tests. `./launch.sh --help` lists what there is.
+# a download, the comparison or the tests. `./launch.sh --help` lists what there is.
 #
 #   RECURRENT_VENV         where the environment lives (default: .venv beside this file)
 #   RECURRENT_PYTHON       the interpreter to make it with (default: the first Python >= 3.11 that runs)
@@ -299,6 +299,9 @@ main() {
   if [[ ${1-} == test ]]; then
     ensure_environment experiments,dev
     run_tests "${@:2}"
+  elif [[ ${1-} == bench ]]; then
+    ensure_environment experiments,bench
+    run_experiment "$@"
   else
     ensure_environment experiments
     run_experiment "${@:-sequential_digits}"

@@ -25,6 +25,7 @@ USAGE = """\
 ./launch.sh EXPERIMENT --help             its flags
 ./launch.sh list                          all experiments
 ./launch.sh download DATASET|all          fetches data sets
+./launch.sh bench [--flag=value ...]      times our cells beside other libraries; --help
 ./launch.sh test [pytest arguments]       lints, checks types and runs the tests
 """
 
@@ -67,6 +68,8 @@ def dispatch(arguments: list[str]) -> int:
             print(f"{name:20} {question}")
     elif word == "download":
         download(rest)
+    elif word == "bench":
+        return bench(rest)
     elif word.startswith("-"):
         return run(DEFAULT, arguments)
     else:
@@ -85,10 +88,22 @@ def download(names: list[str]) -> None:
             print(path)
 
 
+def bench(arguments: list[str]) -> int:
+    """Times our cells beside those of other libraries."""
+    from experiments.bench import comparison
+
+    if asks_for_help(arguments):
+        print("\n".join([f"{comparison.__doc__}", "Flags:", *help_lines(comparison.Settings)]))
+        return 0
+    (settings,) = read_flags(arguments, comparison.Settings)
+    folder = Path(settings.out or ROOT / "runs" / "bench" / default_name(settings)).expanduser()
+    return comparison.main(settings, folder, shlex.join(["./launch.sh", "bench", *arguments]))
+
+
 def run(experiment: str, arguments: list[str]) -> int:
     """Trains an experiment, goes on with it, or says that it is finished."""
     module = catalogue.load(experiment)
-    if any(word in ("--help", "-h", "--helpfull") for word in arguments):
+    if asks_for_help(arguments):
         print(help_page(experiment, module))
         return 0
     launch, settings = read_flags(arguments, Launch, module.Config)
@@ -178,9 +193,18 @@ def define(values: flags.FlagValues, name: str, field: Option) -> None:
 def help_page(experiment: str, module: Any) -> str:
     """The experiment's fields, each with type, default and meaning; then the launcher's own."""
     lines = [module.__doc__.strip(), "", f"Flags of {experiment} (* sweeps in one program):"]
-    lines += [help_line(*item) for item in config.options(module.Config).items()]
-    lines += ["", "Flags of every run:"]
-    return "\n".join(lines + [help_line(*item) for item in config.options(Launch).items()])
+    lines += [*help_lines(module.Config), "", "Flags of every run:", *help_lines(Launch)]
+    return "\n".join(lines)
+
+
+def asks_for_help(arguments: list[str]) -> bool:
+    """Whether the flags are to be listed."""
+    return any(word in ("--help", "-h", "--helpfull") for word in arguments)
+
+
+def help_lines(cls: type) -> list[str]:
+    """The flags of a dataclass."""
+    return [help_line(*item) for item in config.options(cls).items()]
 
 
 def help_line(name: str, field: Option) -> str:

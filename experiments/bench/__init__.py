@@ -1,0 +1,1 @@
+"""The comparison: our cells and other libraries', side by side in one process."""

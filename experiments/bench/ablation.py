@@ -1,0 +1,114 @@
+"""Why the library's LSTM is as fast as it is: one change after the other, forward + backward."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from experiments.bench import with_recurrent, with_scan
+from experiments.bench.cases import Case, Shape
+from experiments.bench.program import Network, layered
+from experiments.bench.weights import Weights
+
+CASES = tuple(
+    Case("lstm", shape)
+    for shape in (Shape(64, 64, 8, 64), Shape(128, 32, 128, 256), Shape(100, 20, 512, 512))
+)
+PLAIN = "plain scan"
+Direction = dict[str, Array]
+
+
+class How(NamedTuple):
+    """What the derived backward pass keeps, and where x W_x is computed."""
+
+    keeps_pre_activations: bool
+    projects_inside: bool
+
+
+def variants() -> dict[str, Callable[[Case, Weights], Network]]:
+    """How to build each; it differs from the one before in what its name says."""
+    return {
+        PLAIN: partial(_network, textbook),
+        "+ input product before the loop": with_scan.build,
+        "+ weight gradients after the loop": partial(_network, partial(derived, How(False, False))),
+        "+ pre-activations kept": partial(_network, partial(derived, How(True, False))),
+        "+ input product inside again": partial(_network, partial(derived, How(True, True))),
+        "the library": with_recurrent.build,
+    }
+
+
+def _network(layer: Callable[[Direction, Array], Array], case: Case, weights: Weights) -> Network:
+    return Network(layered(lambda w, xs, backwards: layer(w, xs)), weights, lambda params: params)
+
+
+def textbook(w: Direction, xs: Array) -> Array:
+    """The equation as it stands in a textbook, differentiated by JAX."""
+
+    def body(state: Any, x: Array) -> tuple[Any, Array]:
+        state = gate(x @ w["w_x"] + state[0] @ w["w_h"] + w["b"], state[1])
+        return state, state[0]
+
+    return lax.scan(body, zeros(w, xs), xs)[1]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def derived(how: How, w: Direction, xs: Array) -> Array:
+    """The same; its backward loop carries the gradient of the state and emits that of z alone."""
+    return _forward(how, w, xs)[0]
+
+
+def _forward(how: How, w: Direction, xs: Array) -> tuple[Array, Any]:
+    def project(x: Array) -> Array:
+        return x @ w["w_x"] + w["b"]
+
+    def body(state: Any, x: Array) -> tuple[Any, Any]:
+        z = (project(x) if how.projects_inside else x) + state[0] @ w["w_h"]
+        state = gate(z, state[1])
+        return state, (*state, z if how.keeps_pre_activations else None)
+
+    inputs = xs if how.projects_inside else project(xs)
+    _, (hs, cs, zs) = lax.scan(body, zeros(w, xs), inputs)
+    return hs, (w, xs, hs, cs, zs)
+
+
+def _backward(how: How, saved: Any, d_ys: Array) -> tuple[Direction, Array]:
+    w, xs, hs, cs, zs = saved
+    h_first, c_first = zeros(w, xs)
+    h_before = jnp.concatenate([h_first[None], hs[:-1]])
+    c_before = jnp.concatenate([c_first[None], cs[:-1]])
+    if zs is None:
+        zs = xs @ w["w_x"] + w["b"] + h_before @ w["w_h"]
+
+    def body(carry: Any, inputs: Any) -> tuple[Any, Array]:
+        d_h, d_c = carry
+        z, c, d_y = inputs
+        d_z, d_c = jax.vjp(gate, z, c)[1]((d_h + d_y, d_c))
+        return (d_z @ w["w_h"].T, d_c), d_z
+
+    _, d_zs = lax.scan(body, (h_first, c_first), (zs, c_before, d_ys), reverse=True)
+    d_w = {"w_x": _product(xs, d_zs), "w_h": _product(h_before, d_zs), "b": d_zs.sum((0, 1))}
+    return d_w, d_zs @ w["w_x"].T
+
+
+derived.defvjp(_forward, _backward)
+
+
+def gate(z: Array, c: Array) -> tuple[Array, Array]:
+    """The next h and c, from the pre-activations and c."""
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def zeros(w: Direction, xs: Array) -> tuple[Array, Array]:
+    """The state before the first step."""
+    h = jnp.zeros((xs.shape[1], w["w_h"].shape[0]), xs.dtype)
+    return h, h
+
+
+def _product(left: Array, right: Array) -> Array:
+    """The sum over all steps and sequences of ``left^T right``."""
+    return left.reshape(-1, left.shape[-1]).T @ right.reshape(-1, right.shape[-1])

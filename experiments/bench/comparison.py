@@ -1,0 +1,236 @@
+"""How fast are our cells beside those of other libraries, on this machine's processor?
+
+Side by side in one process, in turns: ours, PyTorch (oneDNN), Flax linen and nnx, Haiku, Equinox,
+Keras on JAX, and a plain jax.lax.scan; LSTM, GRU and Elman; forward, forward + backward, a whole
+step of Adam. From the same weights, a library must first agree with a float64 reference. Then an
+ablation, which gives each factor its cause, and long sequences: time and memory against T.
+
+Writes bench.json, bench.md and pictures; what an earlier run left in the same folder is replaced.
+On two cores a full run takes about 20 minutes, --quick less than one. Leave the machine alone
+meanwhile. Everything runs on the CPU.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from experiments.bench import selection
+from experiments.bench.cases import MEASURES, Case, cases, flop, quick_cases
+from experiments.bench.peers import OURS, PEERS
+from experiments.bench.selection import Selection
+from experiments.config import option
+
+Result = dict[str, Any]
+Rows = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The flags of the comparison."""
+
+    quick: bool = option(False, "a few small cases, and less time for each")
+    only: str = option(
+        "",
+        "words with commas between them, such as lstm,backward,28x32x28x128: a row is measured "
+        "if it has one of the words given of each kind (part: table, ablation, long; cell; "
+        "measure: forward, backward, adam; library; shape; form)",
+        check=selection.read,
+    )
+    seconds: float = option(
+        0.5, "rounds go on until they took so long for each program", minimum=0, maximum=3600
+    )
+    repeats: int = option(7, "at least so many rounds", minimum=2, maximum=10**6)
+    out: str = option("", "the folder of the results, instead of runs/bench/NAME")
+
+
+def main(settings: Settings, folder: Path, command: str) -> int:
+    """Measures, prints the tables, and returns the exit status."""
+    from experiments.bench import tables
+
+    try:
+        result = run(settings, folder, command)
+    except KeyboardInterrupt:
+        print(f"Interrupted; what was measured is in {folder}.", file=sys.stderr)
+        return 130
+    print(tables.page(result))
+    print(f"results: {folder / 'bench.md'}")
+    return 0
+
+
+def run(settings: Settings, folder: Path, command: str) -> Result:
+    """Measures what the settings say; writes after each case what there is."""
+    from experiments.bench import ceiling, peers
+
+    prepare()
+    modules, missing = peers.installed()
+    result = beginning(settings, command, missing)
+    if missing:
+        print(f"Not installed, so left out: {', '.join(missing)}.")
+    if settings.quick:
+        settings = dataclasses.replace(settings, seconds=settings.seconds / 5, repeats=5)
+    measured = ceiling.measure("torch" in modules)
+    result["ceiling"].append(measured)
+    todo = list(jobs(settings, selection.read(settings.only), modules))
+    began = time.monotonic()
+    try:
+        for number, (part, title, job) in enumerate(todo, start=1):
+            result[part] += job()
+            write(result, folder)
+            seconds = time.monotonic() - began
+            print(f"[{number}/{len(todo)}] {title} ({seconds:.0f} s)", flush=True)
+        result["ceiling"].append(ceiling.measure("torch" in modules))
+    finally:
+        write(result, folder)
+        draw(result, folder)
+    return result
+
+
+def prepare() -> None:
+    """The same ground for all: the CPU, all of its cores, nothing compiled beforehand."""
+    import jax
+
+    from experiments.bench import machine, memory
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)
+    memory.settle_allocator()
+    if find_spec("torch"):
+        import torch  # pyright: ignore[reportMissingImports]
+
+        torch.set_num_threads(machine.cores())
+
+
+def beginning(settings: Settings, command: str, missing: list[str]) -> Result:
+    """A result without a measurement."""
+    from experiments.bench import machine, peers
+
+    return {
+        "command": command,
+        "settings": dataclasses.asdict(settings),
+        "machine": machine.describe(),
+        "versions": peers.versions(),
+        "missing": missing,
+        "ceiling": [],
+        "table": [],
+        "ablation": [],
+        "long": [],
+    }
+
+
+def jobs(
+    settings: Settings, chosen: Selection, modules: dict[str, ModuleType]
+) -> Iterator[tuple[str, str, Callable[[], Rows]]]:
+    """What is to be measured: the part, the case's name, and a function for its rows."""
+    from experiments.bench import ablation, long
+
+    if "table" in chosen["part"]:
+        here = {
+            name: modules[name] for name in PEERS if name in modules and name in chosen["library"]
+        }
+        for case in quick_cases() if settings.quick else cases():
+            if selection.has(chosen, case):
+                yield "table", str(case), partial(table_rows, settings, chosen, here, case)
+    if "ablation" in chosen["part"]:
+        for case in ablation.CASES[: 1 if settings.quick else None]:
+            yield "ablation", f"ablation {case.shape}", partial(ablation_rows, settings, case)
+    if "long" in chosen["part"]:
+        names = list(long.methods())
+        for steps in long.TIMES[: 1 if settings.quick else None]:
+            yield "long", f"long {steps}", partial(long_rows, settings, names, steps)
+
+
+def table_rows(
+    settings: Settings, chosen: Selection, modules: dict[str, ModuleType], case: Case
+) -> Rows:
+    """All libraries that have the cell, in all measurements."""
+    from experiments.bench import peers
+    from experiments.bench.compare import compare
+    from experiments.bench.reference import expected
+    from experiments.bench.weights import draw
+
+    weights, xs = draw(case)
+    right = cache(lambda reset: expected(case, weights, xs, reset))
+
+    def made(name: str, measure: str) -> Any:
+        module = modules[name]
+        program = peers.program(module, case, weights, xs, measure)
+        return program, right(peers.reset_of(module))[measure]
+
+    rows = []
+    for measure in MEASURES:
+        if measure in chosen["measure"]:
+            names = [name for name, module in modules.items() if peers.has(module, case)]
+            each = {name: partial(made, name, measure) for name in names}
+            rows += compare(about(case, measure), each, settings.seconds, settings.repeats, OURS)
+    return rows
+
+
+def ablation_rows(settings: Settings, case: Case) -> Rows:
+    """All variants, forward + backward."""
+    from experiments.bench import ablation
+    from experiments.bench.compare import compare
+    from experiments.bench.program import jax_program
+    from experiments.bench.reference import expected
+    from experiments.bench.weights import draw
+
+    weights, xs = draw(case)
+    right = expected(case, weights, xs)["backward"]
+
+    def made(build: Any) -> Any:
+        return jax_program(build(case, weights), xs, "backward"), right
+
+    each = {name: partial(made, build) for name, build in ablation.variants().items()}
+    names = about(case, "backward")
+    return compare(names, each, settings.seconds, settings.repeats, ablation.PLAIN)
+
+
+def long_rows(settings: Settings, names: list[str], steps: int) -> Rows:
+    """All methods on one sequence; names of those too slow for longer ones are taken out."""
+    from experiments.bench import long
+    from experiments.bench.compare import compare
+
+    each = {name: partial(long.program, name, steps) for name in names}
+    rows = compare({"time": steps}, each, settings.seconds, min(3, settings.repeats), long.LSTM)
+    names[:] = [row["name"] for row in rows if "seconds" in row and row["seconds"][0] < long.SLOW]
+    return rows
+
+
+def about(case: Case, measure: str) -> dict[str, Any]:
+    """What a row says of its case."""
+    shape = case.shape._asdict()
+    return {
+        "cell": case.cell,
+        **shape,
+        "form": case.form,
+        "measure": measure,
+        "flop": flop(case, measure),
+    }
+
+
+def write(result: Result, folder: Path) -> None:
+    """bench.json and bench.md."""
+    from experiments.bench import tables
+    from experiments.files import write_atomically
+
+    folder.mkdir(parents=True, exist_ok=True)
+    highest = max((rate for rates in result["ceiling"] for rate in rates.values()), default=None)
+    for row in [*result["table"], *result["ablation"]]:
+        if highest and "seconds" in row:
+            row["share"] = row["flop"] / row["seconds"][0] / 1e9 / highest
+    write_atomically(folder / "bench.json", json.dumps(result, indent=1) + "\n")
+    write_atomically(folder / "bench.md", tables.page(result))
+
+
+def draw(result: Result, folder: Path) -> None:
+    """The pictures of what was measured."""
+    from experiments.bench import pictures
+
+    for name, figure in pictures.all_of(result).items():
+        figure.savefig(folder / f"{name}.png")

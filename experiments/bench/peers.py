@@ -1,0 +1,71 @@
+"""Who is compared, and who of them is here."""
+
+import importlib
+import importlib.util
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from experiments.bench.cases import Case
+from experiments.bench.program import Program, jax_program
+from experiments.bench.weights import Weights
+
+OURS = "recurrent"
+
+
+class Peer(NamedTuple):
+    """A library: what to import and what to install for it, and whether it runs on JAX."""
+
+    title: str
+    module: str
+    package: str
+    on_jax: bool = True
+
+
+PEERS = {
+    OURS: Peer("ours", "recurrent", "recurrent"),
+    "torch": Peer("torch", "torch", "torch", on_jax=False),
+    "linen": Peer("Flax linen", "flax", "flax"),
+    "nnx": Peer("Flax nnx", "flax", "flax"),
+    "haiku": Peer("Haiku", "haiku", "dm-haiku"),
+    "equinox": Peer("Equinox", "equinox", "equinox"),
+    "keras": Peer("Keras", "keras", "keras"),
+    "scan": Peer("lax.scan", "jax", "jax"),
+}
+
+
+def installed() -> tuple[dict[str, ModuleType], list[str]]:
+    """Our file for each library that is here, by its name in `PEERS`, and the others' names."""
+    here = {name: importlib.util.find_spec(peer.module) for name, peer in PEERS.items()}
+    found = {
+        name: importlib.import_module(f"experiments.bench.with_{name}")
+        for name, spec in here.items()
+        if spec
+    }
+    return found, [name for name in PEERS if name not in found]
+
+
+def versions() -> dict[str, str]:
+    """The versions of all libraries here, and of what they run on."""
+    packages = {peer.package for peer in PEERS.values() if importlib.util.find_spec(peer.module)}
+    return {name: version(name) for name in sorted(packages | {"jaxlib", "numpy", "optax"})}
+
+
+def has(module: ModuleType, case: Case) -> bool:
+    """Whether the library has the cell at all."""
+    return case.cell in module.CELLS
+
+
+def reset_of(module: ModuleType) -> Literal["after", "before"]:
+    """Which form its GRU has; see `reference.expected`."""
+    return getattr(module, "RESET", "after")
+
+
+def program(
+    module: ModuleType, case: Case, weights: Weights, xs: np.ndarray, measure: str
+) -> Program:
+    """A measurement of the case by the library of that file."""
+    made: Any = getattr(module, "program", jax_program)
+    return made(module.build(case, weights), xs, measure)

@@ -1,0 +1,55 @@
+"""``--only``: words that say which rows are measured."""
+
+from collections.abc import Mapping, Sequence
+
+from experiments.bench.cases import CELLS, FORMS, MEASURES, SHAPES, Case
+from experiments.bench.peers import OURS, PEERS
+from experiments.errors import UserError, did_you_mean
+
+PARTS = ("table", "ablation", "long")
+WORDS: dict[str, Sequence[str]] = {
+    "part": PARTS,
+    "cell": tuple(CELLS),
+    "measure": tuple(MEASURES),
+    "library": tuple(PEERS),
+    "shape": tuple(map(str, SHAPES)),
+    "form": FORMS,
+}
+Selection = Mapping[str, set[str]]
+
+
+def read(text: str) -> Selection:
+    """The words of ``--only`` by their kind; of a kind that is not named, all are meant.
+
+    Where words are given but no part, the table is meant. We ourselves are always measured, since
+    others are compared with us.
+
+    Raises:
+      UserError: for a word that is none.
+    """
+    words = [word for word in text.replace(" ", ",").split(",") if word]
+    for word in words:
+        check(word)
+    found = {kind: set(words) & set(known) for kind, known in WORDS.items()}
+    if words and not found["part"]:
+        found["part"] = {"table"}
+    if found["library"]:
+        found["library"].add(OURS)
+    return {kind: named or set(WORDS[kind]) for kind, named in found.items()}
+
+
+def check(word: str) -> None:
+    """Raises `UserError` for a word that is none."""
+    known = [name for names in WORDS.values() for name in names]
+    if word not in known:
+        kinds = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in WORDS.items())
+        raise UserError(
+            f"--only: there is no {word!r}.{did_you_mean(word, known)} What there is, by kind: "
+            f"{kinds}. A row is measured if it has one of the words given of each kind."
+        )
+
+
+def has(selected: Selection, case: Case) -> bool:
+    """Whether a case has one of the words of each kind."""
+    words = {"cell": case.cell, "shape": str(case.shape), "form": case.form}
+    return all(word in selected[kind] for kind, word in words.items())

@@ -1,0 +1,54 @@
+"""What a good user writes by hand: `jax.lax.scan`, the product with all inputs before the loop."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from experiments.bench.cases import Case
+from experiments.bench.program import Network, layered
+from experiments.bench.weights import Weights
+
+CELLS = ("lstm", "gru", "elman")
+
+
+def build(case: Case, weights: Weights) -> Network:
+    """The network with these weights, which are its params as they are."""
+    step = {"lstm": lstm_step, "gru": gru_step, "elman": elman_step}[case.cell]
+
+    def layer(w: dict[str, Array], xs: Array, backwards: bool) -> Array:
+        zeros = jnp.zeros((xs.shape[1], case.shape.hidden), xs.dtype)
+        state = (zeros, zeros) if case.cell == "lstm" else (zeros,)
+        z = xs @ w["w_x"] + w["b"]
+
+        def body(state: Any, z: Array) -> tuple[Any, Array]:
+            state = step(w, state, z)
+            return state, state[0]
+
+        return lax.scan(body, state, z, reverse=backwards)[1]
+
+    return Network(layered(layer), weights, lambda params: params)
+
+
+def lstm_step(w: dict[str, Array], state: Any, z: Array) -> Any:
+    """Long short-term memory; z is x W_x + b."""
+    h, c = state
+    i, f, g, o = jnp.split(z + h @ w["w_h"], 4, axis=-1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+
+def gru_step(w: dict[str, Array], state: Any, z: Array) -> Any:
+    """The gated recurrent unit that resets after the product."""
+    (h,) = state
+    x_r, x_z, x_n = jnp.split(z, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(h @ w["w_h"], 3, axis=-1)
+    update = jax.nn.sigmoid(x_z + h_z)
+    candidate = jnp.tanh(x_n + jax.nn.sigmoid(x_r + h_r) * (h_n + w["b_n"]))
+    return ((1 - update) * candidate + update * h,)
+
+
+def elman_step(w: dict[str, Array], state: Any, z: Array) -> Any:
+    """The vanilla recurrent network."""
+    return (jnp.tanh(z + state[0] @ w["w_h"]),)
