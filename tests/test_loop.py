@@ -383,6 +383,21 @@ def test_lost_rows_are_noticed(tmp_path: Path, at_step: Any):
         run(tmp_path, toy())
 
 
+def test_a_call_writes_over_the_state_that_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made: list[loop.RunState] = []
+    first_state = loop.first_state
+
+    def kept(*args: Any) -> loop.RunState:
+        made.append(first_state(*args))
+        return made[0]
+
+    monkeypatch.setattr(loop, "first_state", kept)
+    run(tmp_path / "run", toy())
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(made[0].train))
+
+
 def test_what_cannot_fit_is_refused_before_it_is_tried():
     def huge(numbers: Any) -> Any:
         def draw(key: Any) -> Any:

@@ -1,9 +1,11 @@
 """What a traced function does, counted: guards of speed that need no clock."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+from jax.extend.core import jaxpr_as_fun
 
 
 class Loop(NamedTuple):
@@ -25,6 +27,31 @@ class Loop(NamedTuple):
 def loops(function: Callable[..., Any], *args: Any) -> list[Loop]:
     """All scans in the trace of a function, outer before inner."""
     return [as_loop(equation) for equation in equations(function, *args) if is_scan(equation)]
+
+
+def products_in_compiled_loops(function: Callable[..., Any], *args: Any) -> list[int]:
+    """How many matrix products one step of each loop does in the program that XLA compiles."""
+    text = jax.jit(function).lower(*args).compile().as_text() or ""
+    parts = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S))
+
+    def products(name: str) -> int:
+        inner = re.findall(r"\b(?:calls|to_apply|body)=%?([\w.-]+)", parts[name])
+        return len(re.findall(r" dot\(", parts[name])) + sum(map(products, inner))
+
+    return [products(name) for name in re.findall(r"\bbody=%?([\w.-]+)", text)]
+
+
+def operations(function: Callable[..., Any], *args: Any) -> float:
+    """XLA's count of floating-point operations, of the program with all loops unrolled.
+
+    Of a loop it counts the body once, whatever the number of steps.
+    """
+    with jax.disable_jit():  # where a scan is a Python loop
+        unrolled = jaxpr_as_fun(jax.make_jaxpr(function)(*args))
+    program = jax.jit(unrolled).lower(*jax.tree.leaves(args))
+    assert "while" not in program.as_text()
+    cost: Any = program.cost_analysis()
+    return cost["flops"]
 
 
 def equations(function: Callable[..., Any], *args: Any) -> Iterator[Any]:

@@ -1,0 +1,215 @@
+"""What makes training quick, and would otherwise be lost unseen. One test in here reads a clock."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from experiments import sequential_digits
+from experiments.config import traced
+from recurrent import Cell, elman, gru, lstm, unroll
+from recurrent.optimizers import optimizer
+from recurrent.train import init_state, train_steps
+from tests.cases import BATCH, CELLS, HIDDEN, INPUT, PARAMETERS
+from tests.traces import equations, loops, operations, products_in_compiled_loops
+
+HEAVY = {
+    *("flax", "orbax", "tensorstore", "tensorboardX", "matplotlib", "sklearn", "scipy", "pandas"),
+    *("torch", "keras", "tensorflow", "chex", "jinja2"),
+}
+
+
+def gradient_of(cell: Cell, **options: Any) -> Callable[..., Any]:
+    """Of all outputs, for params and inputs."""
+
+    def loss(params: Any, xs: Any) -> Any:
+        return (unroll(cell, params, xs, **options)[1] ** 2).sum()
+
+    return jax.grad(loss, argnums=(0, 1))
+
+
+def given(cell: Cell, steps: int, batch: int = BATCH) -> tuple[Any, Any]:
+    xs = np.random.default_rng(0).normal(size=(steps, batch, *cell.input_shape))
+    return cell.init(jax.random.key(0)), jnp.asarray(xs, jnp.float32)
+
+
+# The work of one gradient.
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_no_loop_carries_the_gradient_of_a_kernel(name: str) -> None:
+    """It would be read and written in every step; a product after the loop does it once."""
+    cell = CELLS[name](INPUT, HIDDEN)
+    params, xs = given(cell, 9)
+    kernels = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1}
+    found = loops(gradient_of(cell), params, xs)
+    assert not [loop.carried for loop in found if kernels & set(loop.carried)]
+
+
+def test_a_plain_scan_carries_the_gradients_of_its_kernels() -> None:
+    """So the test above can fail."""
+    params, xs = given(lstm(INPUT, HIDDEN), 9)
+    found = loops(gradient_of(lstm(INPUT, HIDDEN), method="scan"), params, xs)
+    carried = {shape for each in found for shape in each.carried}
+    assert {(INPUT, 4 * HIDDEN), (HIDDEN, 4 * HIDDEN)} <= carried
+
+
+@pytest.mark.optimized
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts the products of XLA's CPU code")
+@pytest.mark.parametrize("factory", [elman, lstm, gru])
+def test_a_compiled_step_does_two_products_forward_and_one_backward(factory: Any) -> None:
+    """Those of x and h, and that of h; the plain scan has four backward: and for x and kernels."""
+    cell = factory(32, 128)
+    params, xs = given(cell, 50, batch=16)
+    assert products_in_compiled_loops(gradient_of(cell), params, xs) == [2, 1]
+    assert products_in_compiled_loops(gradient_of(cell, method="scan"), params, xs) == [2, 4]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_work_grows_linearly_with_time(name: str) -> None:
+    """By XLA's count, forward and backward."""
+    cell = CELLS[name](INPUT, HIDDEN)
+    longer = 16 if name == "mlstm_heads" else 1  # than its chunks, each of which is quadratic
+    few, more, most = (
+        operations(gradient_of(cell), *given(cell, steps * longer)) for steps in (8, 16, 32)
+    )
+    assert 1.75 < (most - more) / (more - few) < 2.25
+
+
+def test_quadratic_work_is_told_from_linear() -> None:
+    def gradient(xs: Any) -> Any:
+        def loss(xs: Any) -> Any:
+            return lax.scan(lambda total, x: (total + jnp.tanh(xs @ x).sum(), None), 0.0, xs)[0]
+
+        return jax.grad(loss)(xs)
+
+    few, more, most = (operations(gradient, jnp.ones((steps, 3))) for steps in (8, 16, 32))
+    assert 3.5 < (most - more) / (more - few) < 4.5
+
+
+@pytest.mark.optimized
+def test_eight_times_the_steps_take_less_than_twenty_times_as_long() -> None:
+    """Quadratic would be 64. The shortest of several, in turns: others may use the machine."""
+    cell = lstm(8, 32)
+    arguments = [given(cell, steps, batch=8) for steps in (256, 8 * 256)]
+    gradient = jax.jit(gradient_of(cell))
+
+    def seconds(args: Any) -> float:
+        begun = time.perf_counter()
+        jax.block_until_ready(gradient(*args))
+        return time.perf_counter() - begun
+
+    for args in arguments:
+        seconds(args)
+    short, long = zip(*([seconds(args) for args in arguments] for _ in range(7)), strict=True)
+    assert min(long) < 20 * min(short)
+
+
+@pytest.mark.optimized
+def test_remat_takes_a_tenth_of_the_memory_for_sixteen_thousand_steps() -> None:
+    cell = lstm(8, 32)
+    shapes = jax.eval_shape(lambda: given(cell, 16_384))
+
+    def planned(remat: int | None) -> int:
+        def loss(params: Any, xs: Any) -> Any:
+            return unroll(cell, params, xs, remat=remat)[0].hidden.sum()
+
+        plan: Any = jax.jit(jax.grad(loss)).lower(*shapes).compile().memory_analysis()
+        return plan.temp_size_in_bytes
+
+    states = 4 * 16_384 * BATCH * 2 * 32  # bytes
+    assert planned(None) > states
+    assert planned(128) < planned(None) / 10
+
+
+# The training.
+
+
+def regression() -> tuple[Any, Any, Any]:
+    """Init, loss and data of an LSTM whose last state is to be the mean of its inputs."""
+    cell = lstm(3, 16)
+
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        state, _ = unroll(cell, params, batch["xs"].swapaxes(0, 1))
+        errors = state.hidden[:, :3] - batch["xs"].mean(axis=1)
+        return (errors**2).mean(), {}
+
+    xs = np.random.default_rng(0).normal(size=(32, 5, 3)).astype(np.float32)
+    return cell.init, loss, {"xs": jnp.asarray(xs)}
+
+
+@pytest.mark.optimized
+def test_an_epoch_writes_the_new_state_over_the_old() -> None:
+    init, loss, data = regression()
+    transformation = optimizer("adam", 1e-3)
+    run = partial(train_steps, loss, transformation, batch_size=8, steps=4)
+    state = init_state(init, transformation, jax.random.key(0))
+    compiled = jax.jit(run, donate_argnums=0).lower(state, data=data).compile()
+    plan: Any = compiled.memory_analysis()
+    kept = jax.tree.leaves((state.params, state.opt_state))
+    assert plan.alias_size_in_bytes >= sum(leaf.nbytes for leaf in kept)
+    after, _ = compiled(state, data=data)
+    assert all(leaf.is_deleted() for leaf in kept)
+    assert int(after.step) == 4
+
+
+def test_a_sweep_over_all_traced_fields_compiles_an_experiment_once() -> None:
+    config = sequential_digits.Config(hidden_size=3, batch_size=8, warmup_epochs=0)
+    program = sequential_digits.program(config)
+    traces = []
+
+    def train(state: Any, numbers: Any, data: Any) -> Any:
+        traces.append(numbers)
+        return program.train(state, numbers, data, 1)
+
+    run: Any = jax.jit(train)
+
+    def head(**changes: Any) -> np.ndarray:
+        numbers = jax.tree.map(jnp.asarray, traced(config) | changes)
+        state, _ = run(jax.jit(program.init)(numbers), numbers, program.data["train"])
+        return np.asarray(state.params["head"]["kernel"])
+
+    moves = head(learning_rate=0.3) - head(learning_rate=0.1)
+    for name, value in traced(config).items():
+        head(**{name: 3 if isinstance(value, int) else 0.5})
+    assert len(traces) == run._cache_size() == 1
+    # Adam's first step is the learning rate long, whatever the gradient that it is given.
+    np.testing.assert_allclose(np.abs(moves).max(), 0.2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["lstm", "griffin"])
+def test_a_classifier_reads_out_the_last_step_alone(name: str) -> None:
+    steps, batch = 8, 3
+    cell = CELLS[name](8, HIDDEN)
+    model = sequential_digits.sequence_classifier(cell, sequential_digits.reader("row", (steps, 8)))
+    params, images = model.init(jax.random.key(0)), jnp.ones((batch, steps, 8))
+
+    def loss(params: Any) -> Any:
+        return (model.logits(params, images, 0.2, jax.random.key(1)) ** 2).sum()
+
+    made = {leaf.aval.shape for each in equations(jax.grad(loss), params) for leaf in each.outvars}
+    assert (batch, 10) in made
+    assert not [shape for shape in made if len(shape) > 2 and shape[-1] == 10]
+
+
+# The start.
+
+
+@pytest.mark.parametrize(
+    ("module", "light"), [("recurrent", {"jax", "optax"}), ("experiments.run", {"absl"})]
+)
+def test_an_import_brings_in_nothing_heavy(module: str, light: set[str]) -> None:
+    code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert light <= loaded
+    assert not loaded & HEAVY
+    assert "jax" in light or "jax" not in loaded
