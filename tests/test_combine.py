@@ -563,6 +563,16 @@ def test_an_embedding_below_a_cell_reads_tokens() -> None:
     assert output_shape(cell) == (6,)
 
 
+def test_the_gradient_of_a_token_s_vector_is_the_sum_over_its_uses() -> None:
+    rng = np.random.default_rng(0)
+    tokens, weights = rng.integers(0, 6, (TIME, BATCH)), rng.normal(size=(TIME, BATCH, 3))
+    layer = embedding(7, 3)
+    gradient = jax.grad(lambda params: (layer.apply(params, tokens) * weights).sum())
+    expected = np.zeros((7, 3))
+    np.add.at(expected, tokens, weights)
+    assert_close(gradient(layer.init(jax.random.key(0)))["kernel"], expected)
+
+
 def test_masked_tokens_may_be_anything_and_train_nothing() -> None:
     cell = stack(embedding(6, 3), gru(3, 2), input_shape=())
     params = random_params(cell)

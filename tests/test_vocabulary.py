@@ -162,6 +162,19 @@ def test_sure_logits_and_columns_that_are_ruled_out_stay_finite(size: float) -> 
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("shift", [-1e4, 1e4])
+def test_what_all_logits_have_in_common_changes_nothing(shift: float) -> None:
+    rest = HIDDEN, LABELS, MASK, 0.1
+    shifted = PARAMS | {"bias": BIAS + shift}
+    chex.assert_trees_all_close(
+        differentiate(partial(chunked, 6), shifted, *rest),
+        differentiate(plain, PARAMS, *rest),
+        rtol=1e-9,
+        atol=1e-11,
+    )
+
+
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("fill", [np.nan, np.inf])
 def test_what_is_masked_reaches_nothing(fill: float) -> None:
     hidden = np.where(MASK[..., None], HIDDEN, fill)
