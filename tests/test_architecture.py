@@ -12,7 +12,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FLAX_AT_THE_TOP = {"recurrent.convnet"}
+FLAX_AT_THE_TOP = {
+    "recurrent.convnet",
+    "experiments.bench.with_linen",
+    "experiments.bench.with_nnx",
+}
 FLAX_INSIDE_FUNCTIONS = {"recurrent.interchange"}
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}

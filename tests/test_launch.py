@@ -185,6 +185,11 @@ def test_extras_accumulate(clone: Clone) -> None:
     assert len(clone.took("test", "-x")) == 1
 
 
+def test_the_comparison_brings_the_other_libraries(clone: Clone) -> None:
+    clone.took("x")
+    assert clone.took("bench", "--quick") == ["pip experiments,bench", "run bench --quick"]
+
+
 def test_a_changed_lock_is_installed_in_place(clone: Clone) -> None:
     clone.took("test", "-x")
     (clone.root / "requirements.lock").write_text("jax==2\n")

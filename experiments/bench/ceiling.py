@@ -10,7 +10,7 @@ from experiments.bench.timing import interleaved
 SIZES = (512, 1024, 2048)
 
 
-def measure(with_torch: bool, repeats: int = 10) -> dict[str, float]:
+def measure(with_torch: bool, repeats: int) -> dict[str, float]:
     """The best GFLOP/s of each size and library, such as ``jax 1024``.
 
     Args:

@@ -11,12 +11,12 @@ meanwhile. Everything runs on the CPU.
 """
 
 import dataclasses
+import gc
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,8 +24,9 @@ from typing import Any
 from experiments.bench import selection
 from experiments.bench.cases import MEASURES, Case, cases, flop, quick_cases
 from experiments.bench.peers import OURS, PEERS
-from experiments.bench.selection import Selection
+from experiments.bench.selection import Selection, has
 from experiments.config import option
+from experiments.errors import UserError
 
 Result = dict[str, Any]
 Rows = list[dict[str, Any]]
@@ -35,7 +36,9 @@ Rows = list[dict[str, Any]]
 class Settings:
     """The flags of the comparison."""
 
-    quick: bool = option(False, "a few small cases, and less time for each")
+    quick: bool = option(
+        False, "a few small cases, and less time for each; without --only the table alone"
+    )
     only: str = option(
         "",
         "words with commas between them, such as lstm,backward,28x32x28x128: a row is measured "
@@ -65,19 +68,25 @@ def main(settings: Settings, folder: Path, command: str) -> int:
 
 
 def run(settings: Settings, folder: Path, command: str) -> Result:
-    """Measures what the settings say; writes after each case what there is."""
+    """Measures what the settings say; writes after each case what there is.
+
+    Raises:
+      UserError: where ``--only`` leaves nothing to measure.
+    """
     from experiments.bench import ceiling, peers
 
-    prepare()
     modules, missing = peers.installed()
     result = beginning(settings, command, missing)
-    if missing:
-        print(f"Not installed, so left out: {', '.join(missing)}.")
     if settings.quick:
         settings = dataclasses.replace(settings, seconds=settings.seconds / 5, repeats=5)
-    measured = ceiling.measure("torch" in modules)
-    result["ceiling"].append(measured)
-    todo = list(jobs(settings, selection.read(settings.only), modules))
+    todo = list(jobs(settings, selected(settings), modules))
+    if not todo:
+        raise UserError(f"--only={settings.only}: expected words that some case has all of.")
+    for name, why in missing.items():
+        print(f"{PEERS[name].title} is left out: {why}.")
+    prepare("torch" in modules)
+    rates = partial(ceiling.measure, "torch" in modules, settings.repeats)
+    result["ceiling"].append(rates())
     began = time.monotonic()
     try:
         for number, (part, title, job) in enumerate(todo, start=1):
@@ -85,14 +94,15 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
             write(result, folder)
             seconds = time.monotonic() - began
             print(f"[{number}/{len(todo)}] {title} ({seconds:.0f} s)", flush=True)
-        result["ceiling"].append(ceiling.measure("torch" in modules))
+        result["ceiling"].append(rates())
     finally:
+        gc.unfreeze()
         write(result, folder)
         draw(result, folder)
     return result
 
 
-def prepare() -> None:
+def prepare(with_torch: bool) -> None:
     """The same ground for all: the CPU, all of its cores, nothing compiled beforehand."""
     import jax
 
@@ -101,13 +111,14 @@ def prepare() -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)
     memory.settle_allocator()
-    if find_spec("torch"):
+    if with_torch:
         import torch  # pyright: ignore[reportMissingImports]
 
         torch.set_num_threads(machine.cores())
+    gc.freeze()  # the libraries themselves, which each collection would go through
 
 
-def beginning(settings: Settings, command: str, missing: list[str]) -> Result:
+def beginning(settings: Settings, command: str, missing: dict[str, str]) -> Result:
     """A result without a measurement."""
     from experiments.bench import machine, peers
 
@@ -124,30 +135,33 @@ def beginning(settings: Settings, command: str, missing: list[str]) -> Result:
     }
 
 
+def selected(settings: Settings) -> Selection:
+    """What --only says; --quick by itself means the table alone."""
+    return selection.read(settings.only or ("table" if settings.quick else ""))
+
+
 def jobs(
-    settings: Settings, chosen: Selection, modules: dict[str, ModuleType]
+    settings: Settings, wanted: Selection, modules: dict[str, ModuleType]
 ) -> Iterator[tuple[str, str, Callable[[], Rows]]]:
     """What is to be measured: the part, the case's name, and a function for its rows."""
     from experiments.bench import ablation, long
 
-    if "table" in chosen["part"]:
-        here = {
-            name: modules[name] for name in PEERS if name in modules and name in chosen["library"]
-        }
+    few = slice(1 if settings.quick else None)
+    if has(wanted, part="table"):
         for case in quick_cases() if settings.quick else cases():
-            if selection.has(chosen, case):
-                yield "table", str(case), partial(table_rows, settings, chosen, here, case)
-    if "ablation" in chosen["part"]:
-        for case in ablation.CASES[: 1 if settings.quick else None]:
+            if has(wanted, cell=case.cell, shape=str(case.shape), form=case.form):
+                yield "table", str(case), partial(table_rows, settings, wanted, modules, case)
+    if has(wanted, part="ablation"):
+        for case in ablation.CASES[few]:
             yield "ablation", f"ablation {case.shape}", partial(ablation_rows, settings, case)
-    if "long" in chosen["part"]:
+    if has(wanted, part="long"):
         names = list(long.methods())
-        for steps in long.TIMES[: 1 if settings.quick else None]:
+        for steps in long.TIMES[few]:
             yield "long", f"long {steps}", partial(long_rows, settings, names, steps)
 
 
 def table_rows(
-    settings: Settings, chosen: Selection, modules: dict[str, ModuleType], case: Case
+    settings: Settings, wanted: Selection, modules: dict[str, ModuleType], case: Case
 ) -> Rows:
     """All libraries that have the cell, in all measurements."""
     from experiments.bench import peers
@@ -156,18 +170,21 @@ def table_rows(
     from experiments.bench.weights import draw
 
     weights, xs = draw(case)
-    right = cache(lambda reset: expected(case, weights, xs, reset))
+    right = cache(partial(expected, case, weights, xs))
 
-    def made(name: str, measure: str) -> Any:
-        module = modules[name]
+    def made(module: ModuleType, measure: str) -> Any:
         program = peers.program(module, case, weights, xs, measure)
         return program, right(peers.reset_of(module))[measure]
 
+    here = {
+        name: module
+        for name, module in modules.items()
+        if has(wanted, library=name) and peers.has(module, case)
+    }
     rows = []
     for measure in MEASURES:
-        if measure in chosen["measure"]:
-            names = [name for name, module in modules.items() if peers.has(module, case)]
-            each = {name: partial(made, name, measure) for name in names}
+        if has(wanted, measure=measure):
+            each = {name: partial(made, module, measure) for name, module in here.items()}
             rows += compare(about(case, measure), each, settings.seconds, settings.repeats, OURS)
     return rows
 

@@ -33,6 +33,7 @@ def growth(run: Callable[[], Any]) -> int | None:
     Returns:
       The bytes; None where the kernel does not tell (elsewhere than on Linux).
     """
+    gc.collect()
     try:
         _set_thresholds(_LARGEST_KEPT, 0)
         for _ in range(2):
@@ -47,7 +48,6 @@ def growth(run: Callable[[], Any]) -> int | None:
 
 
 def _raised(run: Callable[[], Any]) -> int:
-    gc.collect()
     (_PROCESS / "clear_refs").write_text("5")  # the mark falls to the present size
     before = _resident("VmRSS")
     run()

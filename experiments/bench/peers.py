@@ -36,15 +36,18 @@ PEERS = {
 }
 
 
-def installed() -> tuple[dict[str, ModuleType], list[str]]:
-    """Our file for each library that is here, by its name in `PEERS`, and the others' names."""
-    here = {name: importlib.util.find_spec(peer.module) for name, peer in PEERS.items()}
-    found = {
-        name: importlib.import_module(f"experiments.bench.with_{name}")
-        for name, spec in here.items()
-        if spec
-    }
-    return found, [name for name in PEERS if name not in found]
+def installed() -> tuple[dict[str, ModuleType], dict[str, str]]:
+    """Our file for each library that is here, by its name in `PEERS`; why others are not."""
+    found, missing = {}, {}
+    for name, peer in PEERS.items():
+        if importlib.util.find_spec(peer.module) is None:
+            missing[name] = "it is not installed"
+            continue
+        try:
+            found[name] = importlib.import_module(f"experiments.bench.with_{name}")
+        except Exception as error:  # an installation that is broken, or too old for this JAX
+            missing[name] = f"its import fails with {type(error).__name__}: {error}"
+    return found, missing
 
 
 def versions() -> dict[str, str]:

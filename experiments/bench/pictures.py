@@ -1,6 +1,6 @@
 """Pictures of a result: our time beside that of others, and long sequences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -22,6 +22,14 @@ STYLES = {  # colour and marker
     "keras": ("#b08900", "o"),
     "scan": ("#7d8590", "s"),
 }
+LINES = {  # colour and line
+    "LSTM": ("#1f6fb4", "o-"),
+    "LSTM, recomputed": ("#1f6fb4", "o--"),
+    "LSTM by DEER": ("#7a52a8", "o:"),
+    "minGRU, serial": ("#c2410c", "s-"),
+    "minGRU, chunked": ("#c2410c", "s--"),
+    "minGRU, associative": ("#c2410c", "s:"),
+}
 OURS_FASTER = "#e8f2ea"
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5)
 
@@ -38,101 +46,105 @@ def all_of(result: Mapping[str, Any]) -> dict[str, Figure]:
 def ratios(rows: Sequence[Row]) -> Figure:
     """Our time divided by theirs, in one measurement, a panel for each cell."""
     cells = [cell for cell in CELLS if any(row["cell"] == cell for row in rows)]
-    names = {cell: list(by_case([r for r in rows if r["cell"] == cell])) for cell in cells}
-    tallest = max(map(len, names.values()))
-    figure = _figure(8.0, 1.7 + 0.3 * tallest, _message(rows))
-    panels = figure.subplots(1, len(cells), sharex=True, squeeze=False)[0]
+    names = list(by_case(list(rows)))
+    figure = _figure(1.9 + 0.3 * len(names), _message(rows))
+    panels = figure.subplots(1, len(cells), sharex=True, sharey=True, squeeze=False)[0]
     for panel, cell in zip(panels, cells, strict=True):
-        _ratio_panel(panel, [row for row in rows if row["cell"] == cell], names[cell])
+        _ratio_panel(panel, [row for row in rows if row["cell"] == cell], names)
         panel.set_title(CELLS[cell], loc="left", color=INK, fontsize=10)
-    figure.supxlabel("our time / theirs, with its 95 % interval", color=MUTED, fontsize=9)
-    dots = {dot.get_label(): dot for panel in panels for dot in panel.get_lines()}
-    shown = [PEERS[name].title for name in STYLES if PEERS[name].title in dots]
-    handles = [dots[title] for title in shown]
-    figure.legend(handles, shown, loc="outside lower center", ncols=7, frameon=False, fontsize=8)
+    values = [value for row in rows for value in row["ratio"]]
+    panels[0].set_xlim(min(0.45, 0.9 * min(values)), max(2.2, 1.1 * max(values)))
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    panels[0].set_yticks(range(len(names)), [name.replace(" ", "\n") for name in names])
+    panels[len(panels) // 2].set_xlabel(
+        "our time / theirs (green: ours is faster)", color=MUTED, fontsize=9
+    )
+    _legend(figure, panels)
     return figure
 
 
 def _message(rows: Sequence[Row]) -> str:
-    against = [row for row in rows if row["name"] == "torch"] or rows
-    who = "torch" if against[0]["name"] == "torch" else "others"
-    verdicts = [verdict(row["ratio"]) for row in against]
-    counts = [f"{word} than {who} in {verdicts.count(word)}" for word in ("faster", "slower")]
+    name = "torch" if any(row["name"] == "torch" for row in rows) else rows[0]["name"]
+    verdicts = [verdict(row["ratio"]) for row in rows if row["name"] == name]
     measure = MEASURES[rows[0]["measure"]]
-    measure = measure[0].upper() + measure[1:]
-    return f"{measure}: {' and '.join(counts)} of {len(verdicts)} (green: ours is faster)"
+    return (
+        f"{measure[0].upper()}{measure[1:]}: ours is faster than {PEERS[name].title} in "
+        f"{verdicts.count('faster')} of {len(verdicts)} cases, slower in {verdicts.count('slower')}"
+    )
 
 
-def _ratio_panel(axes: Axes, rows: Sequence[Row], names: Sequence[str]) -> None:
+def _ratio_panel(axes: Axes, rows: list[Row], names: Sequence[str]) -> None:
     axes.set_xscale("log")
     axes.axvspan(1e-3, 1, color=OURS_FASTER, zorder=0)
     axes.axvline(1, color=INK, linewidth=1, zorder=1)
-    for line, case in enumerate(by_case(list(rows)).values()):
-        for name, row in case.items():
-            value, low, high = row["ratio"]
-            colour, marker = STYLES[name]
-            axes.plot([low, high], [line, line], color=colour, linewidth=1, zorder=2)
-            size = 7 if name == "torch" else 5
-            label = PEERS[name].title
-            axes.plot(
-                value, line, marker, color=colour, markersize=size, label=label, mew=0, zorder=3
-            )
-    values = [row["ratio"][0] for row in rows]
-    axes.set_xlim(min(0.45, 0.85 * min(values)), max(2.2, 1.15 * max(values)))
+    for case, of_case in by_case(rows).items():
+        for name, row in of_case.items():
+            _ratio(axes, name, row["ratio"], names.index(case))
     axes.xaxis.set_major_locator(FixedLocator(TICKS))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_yticks(range(len(names)), [name.replace(" ", "\n") for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
     _plain(axes)
+
+
+def _ratio(axes: Axes, name: str, ratio: Sequence[float], line: int) -> None:
+    value, low, high = ratio
+    colour, marker = STYLES[name]
+    size = 7 if name == "torch" else 5
+    axes.plot([low, high], [line, line], color=colour, linewidth=1, zorder=2)
+    axes.plot(value, line, marker, color=colour, ms=size, mew=0, label=PEERS[name].title, zorder=3)
 
 
 def lengths(rows: Sequence[Row]) -> Figure:
     """Time and memory of each method against T."""
-    figure = _figure(8.0, 3.6, "Forward + backward of one long sequence, 16 units")
+    figure = _figure(3.6, "Forward + backward of one long sequence")
     panels = figure.subplots(1, 2)
-    for panel, label, scale, of in (
-        (panels[0], "milliseconds", 1e3, lambda row: row["seconds"][0]),
-        (panels[1], "memory as planned, MiB", 2**-20, lambda row: row["planned_bytes"]),
-    ):
-        for name in dict.fromkeys(row["name"] for row in rows):
-            some = [row for row in rows if row["name"] == name]
-            points = [row["time"] for row in some], [scale * of(row) for row in some]
-            panel.plot(*points, _line_style(name), color=_colour(name), markersize=4, label=name)
-        panel.set(xscale="log", yscale="log")
-        panel.set_xlabel("T, steps", color=MUTED, fontsize=9)
-        panel.set_title(label, loc="left", color=INK, fontsize=10)
-        times = sorted({row["time"] for row in rows})
-        panel.set_xticks(times, [f"{time // 1024}k" for time in times])
-        panel.xaxis.set_minor_locator(NullLocator())
-        _plain(panel)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=6,
-        frameon=False,
-        fontsize=8,
-    )
+    _lengths_panel(panels[0], rows, lambda row: 1e3 * row["seconds"][0])
+    panels[0].set_title("milliseconds", loc="left", color=INK, fontsize=10)
+    _lengths_panel(panels[1], rows, lambda row: row["planned_bytes"] / 2**20)
+    panels[1].set_title("MiB of memory, as XLA plans it", loc="left", color=INK, fontsize=10)
+    _legend(figure, panels)
     return figure
 
 
-def _colour(name: str) -> str:
-    return STYLES["linen" if name.startswith("LSTM") else "torch"][0]
+def _lengths_panel(axes: Axes, rows: Sequence[Row], value: Callable[[Row], float]) -> None:
+    for name in dict.fromkeys(row["name"] for row in rows):
+        some = [row for row in rows if row["name"] == name]
+        colour, line = LINES[name]
+        points = [row["time"] for row in some], [value(row) for row in some]
+        axes.plot(*points, line, color=colour, markersize=4, label=name)
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel("T, steps", color=MUTED, fontsize=9)
+    times = sorted({row["time"] for row in rows})
+    axes.set_xticks(times, [f"{time:,}" for time in times])
+    axes.xaxis.set_minor_locator(NullLocator())
+    _plain(axes)
 
 
-def _line_style(name: str) -> str:
-    return {"recomputed": "o--", "DEER": "o:", "chunked": "o--", "associative": "o:"}.get(
-        name.split()[-1], "o-"
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    found = [
+        pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)
+    ]
+    handles = {label: handle for handle, label in found}
+    titles = [PEERS[name].title for name in STYLES]
+    labels = sorted(handles, key=lambda label: titles.index(label) if label in titles else 0)
+    figure.legend(
+        [handles[label] for label in labels],
+        labels,
+        loc="outside lower center",
+        ncols=7,
+        frameon=False,
+        fontsize=8,
+        handletextpad=0.4,
     )
 
 
-def _figure(width: float, height: float, message: str) -> Figure:
-    figure = Figure((width, height), DOTS_PER_INCH, facecolor="white", layout="constrained")
+def _figure(height: float, message: str) -> Figure:
+    figure = Figure((8.0, height), DOTS_PER_INCH, facecolor="white", layout="constrained")
     figure.suptitle(message, x=0.01, ha="left", color=INK, fontsize=11, fontweight="bold")
     return figure
 
 
 def _plain(axes: Axes) -> None:
-    axes.grid(axis="x", color=FAINT, linewidth=0.6)
-    axes.tick_params(length=0, labelsize=8, colors=INK)
+    axes.grid(color=FAINT, linewidth=0.6)
+    axes.tick_params(length=0, labelsize=8, labelcolor=INK)
     axes.spines[:].set_color(FAINT)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from experiments.bench.cases import CELLS, FORMS, MEASURES, SHAPES, Case
+from experiments.bench.cases import CELLS, FORMS, MEASURES, SHAPES
 from experiments.bench.peers import OURS, PEERS
 from experiments.errors import UserError, did_you_mean
 
@@ -19,7 +19,7 @@ Selection = Mapping[str, set[str]]
 
 
 def read(text: str) -> Selection:
-    """The words of ``--only`` by their kind; of a kind that is not named, all are meant.
+    """The words of ``--only`` by their kind, those kinds alone that are named.
 
     Where words are given but no part, the table is meant. We ourselves are always measured, since
     others are compared with us.
@@ -27,15 +27,20 @@ def read(text: str) -> Selection:
     Raises:
       UserError: for a word that is none.
     """
-    words = [word for word in text.replace(" ", ",").split(",") if word]
+    words = {word for word in text.replace(" ", ",").split(",") if word}
     for word in words:
         check(word)
-    found = {kind: set(words) & set(known) for kind, known in WORDS.items()}
-    if words and not found["part"]:
+    found = {kind: words & set(known) for kind, known in WORDS.items() if words & set(known)}
+    if words and "part" not in found:
         found["part"] = {"table"}
-    if found["library"]:
+    if "library" in found:
         found["library"].add(OURS)
-    return {kind: named or set(WORDS[kind]) for kind, named in found.items()}
+    return found
+
+
+def has(selection: Selection, **words: str) -> bool:
+    """Whether each word, given by its kind, is meant; all are of a kind that is not named."""
+    return all(word in selection.get(kind, {word}) for kind, word in words.items())
 
 
 def check(word: str) -> None:
@@ -47,9 +52,3 @@ def check(word: str) -> None:
             f"--only: there is no {word!r}.{did_you_mean(word, known)} What there is, by kind: "
             f"{kinds}. A row is measured if it has one of the words given of each kind."
         )
-
-
-def has(selected: Selection, case: Case) -> bool:
-    """Whether a case has one of the words of each kind."""
-    words = {"cell": case.cell, "shape": str(case.shape), "form": case.form}
-    return all(word in selected[kind] for kind, word in words.items())

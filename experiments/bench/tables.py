@@ -28,7 +28,8 @@ def heading(result: Result) -> str:
         f"{machine['system']}, Python {machine['python']}; {versions}.",
     ]
     if result["missing"]:
-        lines += ["", f"Not installed, so left out: {', '.join(map(title, result['missing']))}."]
+        why = [f"{title(name)}, since {reason}" for name, reason in result["missing"].items()]
+        lines += ["", f"Left out: {'; '.join(why)}."]
     return "\n".join(
         [*lines, "", *ceiling(result["ceiling"]), "", EXPLANATION, "", *summary(result)]
     )
