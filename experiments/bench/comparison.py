@@ -6,7 +6,7 @@ step of Adam. From the same weights, a library must first agree with a float64 r
 ablation, which gives each factor its cause, and long sequences: time and memory against T.
 
 Writes bench.json, bench.md and pictures; what an earlier run left in the same folder is replaced.
-On two cores a full run takes about 20 minutes, --quick less than one. Leave the machine alone
+On two cores a full run takes about 20 minutes, --quick about one. Leave the machine alone
 meanwhile. Everything runs on the CPU.
 """
 
@@ -41,9 +41,11 @@ class Settings:
     )
     only: str = option(
         "",
-        "words with commas between them, such as lstm,backward,28x32x28x128: a row is measured "
-        "if it has one of the words given of each kind (part: table, ablation, long; cell; "
-        "measure: forward, backward, adam; library; shape; form)",
+        "words with commas between, such as lstm,backward,28x32x28x128; a row needs one of the "
+        "words of each kind given\n"
+        + "\n".join(
+            f"{'':24}{kind}: {', '.join(words)}" for kind, words in selection.WORDS.items()
+        ),
         check=selection.read,
     )
     seconds: float = option(

@@ -42,7 +42,7 @@ level. "JAX" is the fastest of the other programs on JAX. Shapes are T x B x I x
 sequences in a batch, inputs, hidden units. In the second table of each kind: share of the ceiling,
 seconds to compile, memory in MiB as XLA plans it (arguments, results and work), and by how much the
 resident set grew in one call (without arguments). Haiku's GRU resets before the product, all
-others after it."""
+others after it; Haiku has no Elman cell with tanh, Equinox has none."""
 
 
 def ceiling(measured: list[dict[str, float]]) -> list[str]:
