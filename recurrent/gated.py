@@ -223,9 +223,9 @@ def dense_map(product_dtype: Any = None) -> LinearMap:
         return product(d_z, params["kernel"].T, product_dtype)
 
     def to_params(params: Params, x: Array, d_z: Array) -> Params:
-        rows = d_z.reshape(-1, d_z.shape[-1])
-        kernel = product(x.reshape(-1, x.shape[-1]).T, rows, product_dtype)
-        bias = {"bias": rows.sum(axis=0)} if "bias" in params else {}
+        rows = tuple(range(d_z.ndim - 1))
+        kernel = product(x, d_z, product_dtype, over=(rows, rows))
+        bias = {"bias": d_z.sum(rows)} if "bias" in params else {}
         return {"kernel": kernel, **bias}
 
     return LinearMap(partial(affine, product_dtype=product_dtype), to_input, to_params)
@@ -249,11 +249,16 @@ def affine(params: Params, x: Array, product_dtype: Any = None) -> Array:
     return z + params["bias"] if "bias" in params else z
 
 
-def product(a: Array, b: Array, dtype: Any = None, precision: Any = None) -> Array:
-    """``a @ b`` with operands of ``dtype``, accumulated in the type of ``b``."""
-    if dtype is None:
-        return jnp.matmul(a, b, precision=precision)
-    return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=b.dtype)
+def product(a: Array, b: Array, dtype: Any = None, precision: Any = None, over: Any = None) -> Array:
+    """``a @ b`` with operands of ``dtype``, accumulated in the type of ``b``.
+
+    Args:
+      over: the axes of each that are summed over; the last of a and the first of b by default.
+    """
+    over = over or ((a.ndim - 1,), (0,))
+    result = None if dtype is None else b.dtype
+    a, b = (a, b) if dtype is None else (a.astype(dtype), b.astype(dtype))
+    return lax.dot_general(a, b, (over, ((), ())), precision, result)
 
 
 class Steps(NamedTuple):
@@ -336,19 +341,22 @@ def gated_loop(
     Returns:
       The state after the last step, and h of every step.
     """
-    last, (states, _) = _loop_states(gate, maps, reverse, weights, state, initial, steps)
-    return last, states.hidden
+    last, hidden, *_ = _run(gate, maps, reverse, weights, state, initial, steps)
+    return last, hidden
 
 
-def _loop_states(gate, maps, reverse, weights, state, initial, steps, keep=None):
-    """The last state, and every state with what ``keep(zx, zh)`` gives, if anything."""
+def _run(gate, maps, reverse, weights, state, initial, steps, keep=None):
+    """The last state and every h; with ``keep`` also the states before each step, and its result.
+
+    Of those states h is left out, since it is that of the step before.
+    """
 
     def body(project, state, step):
         state = state if step.fresh is None else where_flag(step.fresh, initial, state)
         zx, zh = project(step.x), maps.recurrent.apply(weights.recurrent, state.hidden)
         new = gate(weights.gate, *cut_to_blocks(maps, zx, zh), state)
         new = new if step.real is None else where_flag(step.real, new, state)
-        return new, (new, keep(zx, zh) if keep else None)
+        return new, (new.hidden, *((state._replace(hidden=None), keep(zx, zh)) if keep else ()))
 
     def project_inside(state, steps):
         project = partial(maps.input.apply, weights.input)
@@ -361,8 +369,12 @@ def _loop_states(gate, maps, reverse, weights, state, initial, steps, keep=None)
     # On a CPU a slice of a product outside would not be vectorised with what follows it; but a
     # kernel that does not fit into the caches is better read once.
     if weights.input["kernel"].size > _CACHED_SIZE:
-        return project_outside(state, steps)
-    return lax.platform_dependent(state, steps, cpu=project_inside, default=project_outside)
+        last, stacked = project_outside(state, steps)
+    else:
+        last, stacked = lax.platform_dependent(
+            state, steps, cpu=project_inside, default=project_outside
+        )
+    return last, *stacked
 
 
 _CACHED_SIZE = 2**20
@@ -371,41 +383,42 @@ _CACHED_SIZE = 2**20
 def _gated_loop_forward(gate, maps, reverse, weights, state, initial, steps):
     shared = _shared_blocks(gate, maps, weights, state, steps)
     keep = partial(_kept, maps, shared)
-    ran = _loop_states(gate, maps, reverse, weights, state, initial, steps, keep)
-    last, (states, kept) = ran
-    return (last, states.hidden), (weights, state, initial, steps, states, kept)
+    last, hidden, befores, kept = _run(gate, maps, reverse, weights, state, initial, steps, keep)
+    first = state.hidden
+    return (last, hidden), (weights, first, initial, steps, hidden, befores, kept)
 
 
 def _gated_loop_backward(gate, maps, reverse, saved, gradients):
-    weights, first, initial, steps, states, kept = saved
+    weights, first, initial, steps, hidden, befores, kept = saved
     d_last, d_hidden = gradients
-    befores = _states_before(first, initial, states, steps.fresh, reverse)
-    shared = _shared_blocks(gate, maps, weights, first, steps)
+    befores = befores._replace(hidden=_hidden_before(first, initial, hidden, steps.fresh, reverse))
+    shared = _shared_blocks(gate, maps, weights, d_last, steps)
 
     def body(carry, inputs):
-        d_state, d_initial = carry
-        real, fresh, kept, before, d_h = inputs
+        d_state, d_initial, buffers = carry
+        t, real, fresh, before, d_h = inputs
         d_state = d_state._replace(hidden=d_state.hidden + d_h)
         d_new, d_held = (d_state, None) if real is None else _split(d_state, real)
-        blocks = _blocks_of(maps, shared, *kept)
+        blocks = _blocks_of(maps, shared, *_at(buffers, t))
         d_zx, d_zh, d_before = jax.vjp(partial(gate, weights.gate), *blocks, before)[1](d_new)
-        own = {k: d for k, d in enumerate(d_zx) if k not in shared}
-        d_zh = jnp.concatenate(d_zh, axis=-1)
-        through = maps.recurrent.to_input(weights.recurrent, before.hidden, d_zh)
+        d_kept = _gradients_of_kept(shared, d_zx, d_zh)
+        through = maps.recurrent.to_input(
+            weights.recurrent, before.hidden, _recurrent_part(maps, shared, *d_kept)
+        )
         d_before = _plus(d_before._replace(hidden=d_before.hidden + through), d_held)
         d_reset, d_before = (None, d_before) if fresh is None else _split(d_before, fresh)
-        d_initial = _plus(d_initial, d_reset)
-        return (d_before, d_initial), (own, d_zh, d_new if weights.gate else None)
+        carry = d_before, _plus(d_initial, d_reset), _put(buffers, d_kept, t)
+        return carry, d_new if weights.gate else None
 
-    carry = d_last, jax.tree.map(jnp.zeros_like, initial)
-    inputs = steps.real, steps.fresh, kept, befores, d_hidden
-    carry, (own, d_zh, d_news) = lax.scan(body, carry, inputs, reverse=not reverse)
-    d_first, d_initial = carry
-    d_zx = _all_blocks(maps, own, d_zh)
+    carry = d_last, jax.tree.map(jnp.zeros_like, initial), kept
+    inputs = jnp.arange(len(hidden)), steps.real, steps.fresh, befores, d_hidden
+    carry, d_news = lax.scan(body, carry, inputs, reverse=not reverse)
+    d_first, d_initial, (d_zx, d_own) = carry
     d_gate = weights.gate
     if weights.gate:
         blocks = _blocks_of(maps, shared, *kept)
         d_gate = jax.vjp(lambda extra: gate(extra, *blocks, befores), weights.gate)[1](d_news)[0]
+    d_zh = _recurrent_part(maps, shared, d_zx, d_own)
     d_weights = Weights(
         maps.input.to_params(weights.input, steps.x, d_zx),
         maps.recurrent.to_params(weights.recurrent, befores.hidden, d_zh),
@@ -413,6 +426,15 @@ def _gated_loop_backward(gate, maps, reverse, saved, gradients):
     )
     d_xs = maps.input.to_input(weights.input, steps.x, d_zx)
     return d_weights, d_first, d_initial, Steps(d_xs, None, None)
+
+
+def _at(stacked, t):
+    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False), stacked)
+
+
+def _put(stacked, values, t):
+    put = partial(lax.dynamic_update_index_in_dim, index=t, axis=0)
+    return jax.tree.map(put, stacked, values)
 
 
 def _shared_blocks(gate, maps, weights, state, steps) -> frozenset[int]:
@@ -461,27 +483,30 @@ def _blocks_of(
     return of_x, [zeros if k in shared else next(of_h) for k in range(maps.recurrent_blocks)]
 
 
-def _all_blocks(maps: Maps, own: dict[int, Array], d_zh: Array) -> Array:
-    """All of the gradient of zx, from its own blocks and those that it shares with that of zh."""
-    if not own and maps.input_blocks == maps.recurrent_blocks:
-        return d_zh
-    shared = jnp.split(d_zh, maps.recurrent_blocks, -1)
-    blocks = [own[k] if k in own else shared[k] for k in range(maps.input_blocks)]
+def _gradients_of_kept(shared, d_zx, d_zh):
+    """The gradients of what `_kept` keeps, in its form."""
+    own = [d for k, d in enumerate(d_zh) if k not in shared]
+    return jnp.concatenate(d_zx, axis=-1), jnp.concatenate(own, axis=-1) if own else None
+
+
+def _recurrent_part(maps, shared, d_zx, d_own):
+    """The gradient of zh, from that of zx, which has its shared blocks, and its own blocks."""
+    if len(shared) == maps.input_blocks == maps.recurrent_blocks:
+        return d_zx
+    of_x = jnp.split(d_zx, maps.input_blocks, -1)
+    rest = maps.recurrent_blocks - len(shared)
+    own = iter([] if d_own is None else jnp.split(d_own, rest, -1))
+    blocks = [of_x[k] if k in shared else next(own) for k in range(maps.recurrent_blocks)]
     return jnp.concatenate(blocks, axis=-1)
 
 
-def _states_before(first, initial, states, fresh, reverse):
-    """The state that each step starts from, resets done."""
-
-    def shift(first, after):
-        parts = [after[1:], first[None]] if reverse else [first[None], after[:-1]]
-        return jnp.concatenate(parts)
-
-    befores = jax.tree.map(shift, first, states)
+def _hidden_before(first, initial, hidden, fresh, reverse):
+    """The h that each step starts from, resets done."""
+    parts = [hidden[1:], first[None]] if reverse else [first[None], hidden[:-1]]
+    before = jnp.concatenate(parts)
     if fresh is None:
-        return befores
-    initial = jax.tree.map(lambda leaf, all: jnp.broadcast_to(leaf, all.shape), initial, befores)
-    return where_flag(fresh, initial, befores)
+        return before
+    return where_flag(fresh, jnp.broadcast_to(initial.hidden, before.shape), before)
 
 
 def _split(gradient, flag):
