@@ -249,11 +249,12 @@ def affine(params: Params, x: Array, product_dtype: Any = None) -> Array:
     return z + params["bias"] if "bias" in params else z
 
 
-def product(a: Array, b: Array, dtype: Any = None, precision: Any = None, over: Any = None) -> Array:
+def product(
+    a: Array, b: Array, dtype: Any = None, precision: Any = None, over: Any = None
+) -> Array:
     """``a @ b`` with operands of ``dtype``, accumulated in the type of ``b``.
 
-    Args:
-      over: the axes of each that are summed over; the last of a and the first of b by default.
+    ``over`` are the axes of each that are summed over; by default the last of a, the first of b.
     """
     over = over or ((a.ndim - 1,), (0,))
     result = None if dtype is None else b.dtype
@@ -429,7 +430,20 @@ def _gated_loop_backward(gate, maps, reverse, saved, gradients):
 
 
 def _at(stacked, t):
-    return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False), stacked)
+    """Step t of what is stacked, as arrays of their own where the stack is written to after."""
+    return jax.tree.map(
+        lambda leaf: lax.platform_dependent(leaf, t, cpu=_copied, default=_slice), stacked
+    )
+
+
+def _slice(leaf, t):
+    return lax.dynamic_index_in_dim(leaf, t, keepdims=False)
+
+
+def _copied(leaf, t):
+    # XLA on a CPU fuses a slice into all that read it. One of them may come after the writing, and
+    # then each step copies the whole stack first. What a branch returns is not fused.
+    return lax.cond(t >= 0, _slice, lambda leaf, t: jnp.zeros_like(leaf[0]), leaf, t)
 
 
 def _put(stacked, values, t):
