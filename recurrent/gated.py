@@ -224,7 +224,7 @@ def dense_map(product_dtype: Any = None) -> LinearMap:
 
     def to_params(params: Params, x: Array, d_z: Array) -> Params:
         rows = tuple(range(d_z.ndim - 1))
-        kernel = product(x, d_z, product_dtype, over=(rows, rows))
+        kernel = product(x, d_z, product_dtype, axes=(rows, rows))
         bias = {"bias": d_z.sum(rows)} if "bias" in params else {}
         return {"kernel": kernel, **bias}
 
@@ -249,17 +249,11 @@ def affine(params: Params, x: Array, product_dtype: Any = None) -> Array:
     return z + params["bias"] if "bias" in params else z
 
 
-def product(
-    a: Array, b: Array, dtype: Any = None, precision: Any = None, over: Any = None
-) -> Array:
-    """``a @ b`` with operands of ``dtype``, accumulated in the type of ``b``.
-
-    ``over`` are the axes of each that are summed over; by default the last of a, the first of b.
-    """
-    over = over or ((a.ndim - 1,), (0,))
-    result = None if dtype is None else b.dtype
-    a, b = (a, b) if dtype is None else (a.astype(dtype), b.astype(dtype))
-    return lax.dot_general(a, b, (over, ((), ())), precision, result)
+def product(a: Array, b: Array, dtype: Any = None, precision: Any = None, axes: Any = 1) -> Array:
+    """`jax.numpy.tensordot` with operands of ``dtype``, accumulated in the type of ``b``."""
+    if dtype is None:
+        return jnp.tensordot(a, b, axes, precision=precision)
+    return jnp.tensordot(a.astype(dtype), b.astype(dtype), axes, preferred_element_type=b.dtype)
 
 
 class Steps(NamedTuple):

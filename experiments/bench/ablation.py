@@ -12,6 +12,7 @@ from experiments.bench import with_recurrent, with_scan
 from experiments.bench.cases import Case, Shape
 from experiments.bench.program import Network, layered
 from experiments.bench.weights import Weights
+from experiments.bench.with_scan import lstm_gate
 
 CASES = tuple(
     Case("lstm", shape)
@@ -48,7 +49,7 @@ def textbook(w: Direction, xs: Array) -> Array:
     """The equation as it stands in a textbook, differentiated by JAX."""
 
     def body(state: Any, x: Array) -> tuple[Any, Array]:
-        state = gate(x @ w["w_x"] + state[0] @ w["w_h"] + w["b"], state[1])
+        state = lstm_gate(x @ w["w_x"] + state[0] @ w["w_h"] + w["b"], state[1])
         return state, state[0]
 
     return lax.scan(body, zeros(w, xs), xs)[1]
@@ -66,7 +67,7 @@ def _forward(how: How, w: Direction, xs: Array) -> tuple[Array, Any]:
 
     def body(state: Any, x: Array) -> tuple[Any, Any]:
         z = (project(x) if how.projects_inside else x) + state[0] @ w["w_h"]
-        state = gate(z, state[1])
+        state = lstm_gate(z, state[1])
         return state, (*state, z if how.keeps_pre_activations else None)
 
     inputs = xs if how.projects_inside else project(xs)
@@ -85,7 +86,7 @@ def _backward(how: How, saved: Any, d_ys: Array) -> tuple[Direction, Array]:
     def body(carry: Any, inputs: Any) -> tuple[Any, Array]:
         d_h, d_c = carry
         z, c, d_y = inputs
-        d_z, d_c = jax.vjp(gate, z, c)[1]((d_h + d_y, d_c))
+        d_z, d_c = jax.vjp(lstm_gate, z, c)[1]((d_h + d_y, d_c))
         return (d_z @ w["w_h"].T, d_c), d_z
 
     _, d_zs = lax.scan(body, (h_first, c_first), (zs, c_before, d_ys), reverse=True)
@@ -94,13 +95,6 @@ def _backward(how: How, saved: Any, d_ys: Array) -> tuple[Direction, Array]:
 
 
 derived.defvjp(_forward, _backward)
-
-
-def gate(z: Array, c: Array) -> tuple[Array, Array]:
-    """The next h and c, from the pre-activations and c."""
-    i, f, g, o = jnp.split(z, 4, axis=-1)
-    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
 def zeros(w: Direction, xs: Array) -> tuple[Array, Array]:

@@ -34,7 +34,12 @@ def build(case: Case, weights: Weights) -> Network:
 def lstm_step(w: dict[str, Array], state: Any, z: Array) -> Any:
     """Long short-term memory; z is x W_x + b."""
     h, c = state
-    i, f, g, o = jnp.split(z + h @ w["w_h"], 4, axis=-1)
+    return lstm_gate(z + h @ w["w_h"], c)
+
+
+def lstm_gate(z: Array, c: Array) -> tuple[Array, Array]:
+    """The next h and c, from the pre-activations and c."""
+    i, f, g, o = jnp.split(z, 4, axis=-1)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
