@@ -49,7 +49,7 @@ from recurrent.combine import (
 from recurrent.convolutional_cells import convolutional_lstm
 from recurrent.dropout import dropout
 from recurrent.frames import frame_features, image_columns
-from recurrent.gated import Hidden, Maps, dense_maps, derived_map, gated, gated_cell
+from recurrent.gated import GateVJP, Hidden, Maps, dense_maps, derived_map, gated, gated_cell
 from recurrent.layer import Layer, dense
 from recurrent.linear import gated_delta_scan, linear_scan
 from recurrent.linear_cells import (
@@ -78,6 +78,7 @@ __all__ = [
     "ComplexHidden",
     "DeerInfo",
     "DeltaMemory",
+    "GateVJP",
     "Hidden",
     "KeyValueCache",
     "LSTMState",

@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
+from jax.nn import sigmoid
 
 from recurrent.cell import Cell, Params, check_sizes, sequence
 from recurrent.gated import (
     Blocks,
+    GateVJP,
     Hidden,
     Maps,
     dense_map,
@@ -37,7 +39,7 @@ from recurrent.initializers import (
 Reset = Literal["after", "before"]
 Activation = Callable[[Array], Array]
 
-_ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}
+_ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sigmoid": sigmoid}
 
 
 def elman(
@@ -155,6 +157,7 @@ def lstm(
         gates=gates,
         state=LSTMState,
         gate_params=peephole_params if peepholes else None,
+        gate_vjp=None if peepholes or coupled else lstm_vjp(forget_bias),
         **options,
     )
 
@@ -177,12 +180,37 @@ def lstm_gate(
     i, *f, g, o = z
     i = _peep(i, input, state.cell)
     if f:
-        write = jax.nn.sigmoid(i)
-        keep = jax.nn.sigmoid(_peep(f[0], forget, state.cell) + forget_bias)
+        write = sigmoid(i)
+        keep = sigmoid(_peep(f[0], forget, state.cell) + forget_bias)
     else:
-        write, keep = jax.nn.sigmoid(i - forget_bias), jax.nn.sigmoid(forget_bias - i)
+        write, keep = sigmoid(i - forget_bias), sigmoid(forget_bias - i)
     cell = keep * state.cell + write * jnp.tanh(g)
-    return LSTMState(jax.nn.sigmoid(_peep(o, output, cell)) * jnp.tanh(cell), cell)
+    return LSTMState(sigmoid(_peep(o, output, cell)) * jnp.tanh(cell), cell)
+
+
+def lstm_vjp(forget_bias: float) -> GateVJP:
+    """`lstm_gate` without peepholes, which keeps its four activations for the backward pass.
+
+    So that no sigmoid is computed twice.
+    """
+
+    def forward(zx, zh, state):
+        i, f, g, o = map(jnp.add, zx, zh)
+        i, f, g, o = sigmoid(i), sigmoid(f + forget_bias), jnp.tanh(g), sigmoid(o)
+        cell = f * state.cell + i * g
+        return LSTMState(o * jnp.tanh(cell), cell), [i, f, g, o], []
+
+    def backward(activations, _, before, d_new):
+        i, f, g, o = activations
+        squashed = jnp.tanh(f * before.cell + i * g)
+        d_cell = d_new.cell + d_new.hidden * o * (1 - squashed**2)
+        d_i = d_cell * g * i * (1 - i)
+        d_f = d_cell * before.cell * f * (1 - f)
+        d_g = d_cell * i * (1 - g**2)
+        d_o = d_new.hidden * squashed * o * (1 - o)
+        return [d_i, d_f, d_g, d_o], [], LSTMState(jnp.zeros_like(d_cell), d_cell * f)
+
+    return GateVJP(forward, backward, frozenset(range(4)))
 
 
 def _peep(z: Array, peephole: Array | None, cell: Array) -> Array:
@@ -305,12 +333,12 @@ def gru(
     _check_reset(reset)
 
     def after(zx, zh, state):
-        r, u = (jax.nn.sigmoid(zx[k] + zh[k]) for k in range(2))
+        r, u = (sigmoid(zx[k] + zh[k]) for k in range(2))
         candidate = jnp.tanh(zx[2] + r * zh[2])
         return Hidden((1 - u) * candidate + u * state.hidden)
 
     def before(zx, zh, state, kernel):
-        r, u = (jax.nn.sigmoid(zx[k] + zh[k]) for k in range(2))
+        r, u = (sigmoid(zx[k] + zh[k]) for k in range(2))
         candidate = jnp.tanh(zx[2] + product(r * state.hidden, kernel, product_dtype))
         return Hidden((1 - u) * candidate + u * state.hidden)
 
@@ -319,12 +347,30 @@ def gru(
         input_size,
         hidden_size,
         gates=("reset", "keep", "candidate"),
+        gate_vjp=GRU_VJP if reset == "after" else None,
         recurrent_bias=reset == "after",
         recurrent_init=recurrent_init,
         product_dtype=product_dtype,
         **_candidate_kernel(reset, hidden_size, recurrent_init, recurrent_gates=2),
         **options,
     )
+
+
+def _gru_forward(zx, zh, state):
+    r, u = (sigmoid(zx[k] + zh[k]) for k in range(2))
+    n = jnp.tanh(zx[2] + r * zh[2])
+    return Hidden((1 - u) * n + u * state.hidden), [r, u, n], [zh[2]]
+
+
+def _gru_backward(activations, own, before, d_new):
+    (r, u, n), (zh_n,), d_h = activations, own, d_new.hidden
+    d_n = d_h * (1 - u) * (1 - n**2)
+    d_r = d_n * zh_n * r * (1 - r)
+    d_u = d_h * (before.hidden - n) * u * (1 - u)
+    return [d_r, d_u, d_n], [d_n * r], Hidden(d_h * u)
+
+
+GRU_VJP = GateVJP(_gru_forward, _gru_backward, frozenset({0, 1}))
 
 
 def minimal_gated_unit(
@@ -361,11 +407,11 @@ def minimal_gated_unit(
     _check_reset(reset)
 
     def after(zx, zh, state):
-        f = jax.nn.sigmoid(zx[0] + zh[0])
+        f = sigmoid(zx[0] + zh[0])
         return Hidden((1 - f) * state.hidden + f * jnp.tanh(zx[1] + f * zh[1]))
 
     def before(zx, zh, state, kernel):
-        f = jax.nn.sigmoid(zx[0] + zh[0])
+        f = sigmoid(zx[0] + zh[0])
         candidate = jnp.tanh(zx[1] + product(f * state.hidden, kernel, product_dtype))
         return Hidden((1 - f) * state.hidden + f * candidate)
 
@@ -414,7 +460,7 @@ def ugrnn(
 
     def gate(zx, zh, state):
         keep, candidate = map(jnp.add, zx, zh)
-        keep = jax.nn.sigmoid(keep + forget_bias)
+        keep = sigmoid(keep + forget_bias)
         return Hidden(keep * state.hidden + (1 - keep) * f(candidate))
 
     return gated(gate, input_size, hidden_size, gates=("keep", "candidate"), **options)
@@ -547,7 +593,7 @@ def antisymmetric_rnn(
 
     def gate(_: Any, zx: Blocks, zh: Blocks, state: Hidden) -> Hidden:
         step = step_size * jnp.tanh(zx[0] + zh[0])
-        return Hidden(state.hidden + (jax.nn.sigmoid(zx[1] + zh[0]) * step if gated else step))
+        return Hidden(state.hidden + (sigmoid(zx[1] + zh[0]) * step if gated else step))
 
     def mixing(params: Params) -> Params:
         kernel = params["recurrent"]["kernel"]

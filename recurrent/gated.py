@@ -27,6 +27,25 @@ class Hidden(NamedTuple):
     hidden: Array
 
 
+class GateVJP(NamedTuple):
+    """A gate with a backward pass of its own, in the manner of `jax.custom_vjp`.
+
+    Its residuals lie where their gradients will: ``sums`` has a block ``[..., H]`` for each of zx,
+    and ``own`` one for each block of zh but those that the gate adds to that of zx. What they hold
+    is the gate's affair: the pre-activations, or what it made of them.
+
+    Attributes:
+      forward: ``(zx, zh, state) -> (state, sums, own)``.
+      backward: ``(sums, own, state before, d_state after) -> (d_sums, d_own, d_state before)``,
+        where d_sums are the gradients of zx, and d_own those of the other blocks of zh.
+      shared: the blocks of zx and zh that the gate adds and uses in no other way.
+    """
+
+    forward: Callable[[Blocks, Blocks, Any], tuple[Any, Blocks, Blocks]]
+    backward: Callable[[Blocks, Blocks, Any, Any], tuple[Blocks, Blocks, Any]]
+    shared: frozenset[int]
+
+
 def gated(
     gate: Gate,
     input_size: int,
@@ -40,6 +59,7 @@ def gated(
     recurrent_init: Initializer | str = "orthogonal",
     bias_init: Initializer | GateBias | str = "zeros",
     gate_params: Callable[[Array], dict[str, Any]] | None = None,
+    gate_vjp: GateVJP | None = None,
     product_dtype: Any = None,
 ) -> Cell:
     """A cell from its gate function.
@@ -68,6 +88,8 @@ def gated(
         draws b_x, b_h then being zero.
       gate_params: ``key -> dict`` of further parameters (peepholes, gains), which reach the gate
         as keyword arguments and stand in the params under ``"gate"``.
+      gate_vjp: the same gate with a backward pass written by hand, where that is faster than the
+        one that is derived from ``gate``; for gates without params.
       product_dtype: such as ``jnp.bfloat16``: both products take operands of this type and
         accumulate in the params' own; state and gates keep the params' type.
 
@@ -77,9 +99,10 @@ def gated(
       are cast to the params' type.
 
     Raises:
-      ValueError: for a size below 1, a state without the field ``hidden``, or an unknown
-        initialiser; by the cell, for a gate that returns something else than such a state, and
-        for inputs of another size or that are no floating-point numbers.
+      ValueError: for a size below 1, a state without the field ``hidden``, an unknown
+        initialiser, or ``gate_vjp`` beside ``gate_params``; by the cell, for a gate that returns
+        something else than such a state, and for inputs of another size or that are no
+        floating-point numbers.
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     fields: tuple[str, ...] = state._fields
@@ -89,6 +112,8 @@ def gated(
     check_sizes(gates=len(names))
     if recurrent_gates is not None and not 1 <= recurrent_gates <= len(names):
         raise ValueError(f"recurrent_gates: expected 1 to {len(names)}, got {recurrent_gates}.")
+    if gate_params and gate_vjp:
+        raise ValueError("gate_vjp: expected a gate without params, got gate_params too.")
     recurrent_names = names[:recurrent_gates]
     input_init = named(input_init, "input_init")
     recurrent_init = named(recurrent_init, "recurrent_init")
@@ -122,7 +147,9 @@ def gated(
     )
     shapes = [(hidden_size,)] * len(fields)
     cell = gated_cell(init, apply_gate, (input_size,), state, shapes, maps)
-    return cell._replace(sequence=partial(gated_sequence, cell, _checked(apply_gate), maps))
+    return cell._replace(
+        sequence=partial(gated_sequence, cell, _checked(apply_gate), maps, gate_vjp)
+    )
 
 
 class LinearMap(NamedTuple):
@@ -190,7 +217,7 @@ def gated_cell(
         return state, state.hidden
 
     cell = Cell(init, initial_state, step, input_shape)
-    return cell._replace(sequence=partial(mapped_sequence, cell, gate, maps))
+    return cell._replace(sequence=partial(mapped_sequence, cell, gate, maps, None))
 
 
 def _checked(gate: Gate) -> Gate:
@@ -245,7 +272,13 @@ def derived_map(apply: Apply) -> LinearMap:
 
 def affine(params: Params, x: Array, product_dtype: Any = None) -> Array:
     """``x W + b``, or ``x W`` where there is no bias; the product's operands may be narrower."""
-    z = product(x, params["kernel"], product_dtype)
+    kernel = params["kernel"]
+    if len(kernel) == 1:
+        # A product by a single row becomes a multiplication, which XLA on a CPU fuses with the
+        # gate and then does not vectorise. With a row of zeros it stays a product.
+        x = jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, 1)])
+        kernel = jnp.pad(kernel, [(0, 1), (0, 0)])
+    z = product(x, kernel, product_dtype)
     return z + params["bias"] if "bias" in params else z
 
 
@@ -279,16 +312,24 @@ class Weights(NamedTuple):
 
 
 def gated_sequence(
-    cell: Cell, gate: Gate, maps: Maps, params: Params, state: Any, xs: Array, **flags: Any
+    cell: Cell,
+    gate: Gate,
+    maps: Maps,
+    vjp: GateVJP | None,
+    params: Params,
+    state: Any,
+    xs: Array,
+    **flags: Any,
 ) -> tuple[Any, Array]:
     """The fast sequence function of `gated`; `scan_sequence` is its reference."""
-    return mapped_sequence(cell, gate, maps, params, state, xs, **flags)
+    return mapped_sequence(cell, gate, maps, vjp, params, state, xs, **flags)
 
 
 def mapped_sequence(
     cell: Cell,
     gate: Gate,
     maps: Maps,
+    vjp: GateVJP | None,
     params: Params,
     state: Any,
     xs: Array,
@@ -307,15 +348,16 @@ def mapped_sequence(
     initial = None if reset is None else cell.initial_state(params, batch_shape)
     weights = Weights(params["input"], params["recurrent"], params.get("gate", {}))
     steps = Steps(xs, mask, reset)
-    ran: Any = gated_loop(gate, maps, reverse, weights, state, initial, steps)
+    ran: Any = gated_loop(gate, maps, vjp, reverse, weights, state, initial, steps)
     state, ys = ran
     return state, ys if mask is None else where_flag(mask, ys, jnp.zeros_like(ys))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def gated_loop(
     gate: Gate,
     maps: Maps,
+    vjp: GateVJP | None,
     reverse: bool,
     weights: Weights,
     state: Any,
@@ -327,6 +369,7 @@ def gated_loop(
     Args:
       gate: ``(gate params, zx, zh, state) -> state``.
       maps: of x and of h.
+      vjp: the gate's backward pass; None to derive it.
       reverse: from the last step to the first.
       weights: the params of the maps and the gate.
       state: before the first step.
@@ -336,12 +379,15 @@ def gated_loop(
     Returns:
       The state after the last step, and h of every step.
     """
-    last, hidden, *_ = _run(gate, maps, reverse, weights, state, initial, steps)
-    return last, hidden
+
+    def apply(zx, zh, state):
+        return gate(weights.gate, zx, zh, state), None, None
+
+    return _run(apply, maps, reverse, weights, state, initial, steps)[:2]
 
 
-def _run(gate, maps, reverse, weights, state, initial, steps, keep=None):
-    """The last state and every h; with ``keep`` also the states before each step, and its result.
+def _run(forward, maps, reverse, weights, state, initial, steps):
+    """The last state and every h; also the states before each step, and the residuals if any.
 
     Of those states h is left out, since it is that of the step before.
     """
@@ -349,9 +395,10 @@ def _run(gate, maps, reverse, weights, state, initial, steps, keep=None):
     def body(project, state, step):
         state = state if step.fresh is None else where_flag(step.fresh, initial, state)
         zx, zh = project(step.x), maps.recurrent.apply(weights.recurrent, state.hidden)
-        new = gate(weights.gate, *cut_to_blocks(maps, zx, zh), state)
+        new, sums, own = forward(*cut_to_blocks(maps, zx, zh), state)
         new = new if step.real is None else where_flag(step.real, new, state)
-        return new, (new.hidden, *((state._replace(hidden=None), keep(zx, zh)) if keep else ()))
+        kept = () if sums is None else (state._replace(hidden=None), (_joined(sums), _joined(own)))
+        return new, (new.hidden, *kept)
 
     def project_inside(state, steps):
         project = partial(maps.input.apply, weights.input)
@@ -375,31 +422,28 @@ def _run(gate, maps, reverse, weights, state, initial, steps, keep=None):
 _CACHED_SIZE = 2**20
 
 
-def _gated_loop_forward(gate, maps, reverse, weights, state, initial, steps):
-    shared = _shared_blocks(gate, maps, weights, state, steps)
-    keep = partial(_kept, maps, shared)
-    last, hidden, befores, kept = _run(gate, maps, reverse, weights, state, initial, steps, keep)
-    first = state.hidden
-    return (last, hidden), (weights, first, initial, steps, hidden, befores, kept)
+def _gated_loop_forward(gate, maps, vjp, reverse, weights, state, initial, steps):
+    forward = (vjp or _derived(gate, maps, weights, state, steps)).forward
+    last, hidden, befores, kept = _run(forward, maps, reverse, weights, state, initial, steps)
+    return (last, hidden), (weights, state.hidden, initial, steps, hidden, befores, kept)
 
 
-def _gated_loop_backward(gate, maps, reverse, saved, gradients):
+def _gated_loop_backward(gate, maps, vjp, reverse, saved, gradients):
     weights, first, initial, steps, hidden, befores, kept = saved
     d_last, d_hidden = gradients
     befores = befores._replace(hidden=_hidden_before(first, initial, hidden, steps.fresh, reverse))
-    shared = _shared_blocks(gate, maps, weights, d_last, steps)
+    vjp = vjp or _derived(gate, maps, weights, d_last, steps)
 
     def body(carry, inputs):
         d_state, d_initial, buffers = carry
         t, real, fresh, before, d_h = inputs
         d_state = d_state._replace(hidden=d_state.hidden + d_h)
         d_new, d_held = (d_state, None) if real is None else _split(d_state, real)
-        blocks = _blocks_of(maps, shared, *_at(buffers, t))
-        d_zx, d_zh, d_before = jax.vjp(partial(gate, weights.gate), *blocks, before)[1](d_new)
-        d_kept = _gradients_of_kept(shared, d_zx, d_zh)
-        through = maps.recurrent.to_input(
-            weights.recurrent, before.hidden, _recurrent_part(maps, shared, *d_kept)
-        )
+        kept = _cut(maps, vjp.shared, *_at(buffers, t))
+        d_sums, d_own, d_before = vjp.backward(*kept, before, d_new)
+        d_kept = _joined(d_sums), _joined(d_own)
+        d_zh = _recurrent_part(maps, vjp.shared, *d_kept)
+        through = maps.recurrent.to_input(weights.recurrent, before.hidden, d_zh)
         d_before = _plus(d_before._replace(hidden=d_before.hidden + through), d_held)
         d_reset, d_before = (None, d_before) if fresh is None else _split(d_before, fresh)
         carry = d_before, _plus(d_initial, d_reset), _put(buffers, d_kept, t)
@@ -411,9 +455,9 @@ def _gated_loop_backward(gate, maps, reverse, saved, gradients):
     d_first, d_initial, (d_zx, d_own) = carry
     d_gate = weights.gate
     if weights.gate:
-        blocks = _blocks_of(maps, shared, *kept)
+        blocks = _of_gate(maps, vjp.shared, *_cut(maps, vjp.shared, *kept))
         d_gate = jax.vjp(lambda extra: gate(extra, *blocks, befores), weights.gate)[1](d_news)[0]
-    d_zh = _recurrent_part(maps, shared, d_zx, d_own)
+    d_zh = _recurrent_part(maps, vjp.shared, d_zx, d_own)
     d_weights = Weights(
         maps.input.to_params(weights.input, steps.x, d_zx),
         maps.recurrent.to_params(weights.recurrent, befores.hidden, d_zh),
@@ -424,20 +468,22 @@ def _gated_loop_backward(gate, maps, reverse, saved, gradients):
 
 
 def _at(stacked, t):
-    """Step t of what is stacked, as arrays of their own where the stack is written to after."""
-    return jax.tree.map(
-        lambda leaf: lax.platform_dependent(leaf, t, cpu=_copied, default=_slice), stacked
-    )
+    """Step t of what is stacked, as arrays of their own where the stacks are written to after."""
+    return lax.platform_dependent(stacked, t, cpu=_copied, default=_slices)
 
 
-def _slice(leaf, t):
-    return lax.dynamic_index_in_dim(leaf, t, keepdims=False)
+def _slices(stacked, t):
+    return jax.tree.map(partial(lax.dynamic_index_in_dim, index=t, keepdims=False), stacked)
 
 
-def _copied(leaf, t):
+def _copied(stacked, t):
     # XLA on a CPU fuses a slice into all that read it. One of them may come after the writing, and
-    # then each step copies the whole stack first. What a branch returns is not fused.
-    return lax.cond(t >= 0, _slice, lambda leaf, t: jnp.zeros_like(leaf[0]), leaf, t)
+    # then each step copies the whole stack first. What a branch returns is not fused; and since it
+    # returns the slices of all stacks, what is written to any of them waits for every one.
+    def zeros(stacked, t):
+        return jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), stacked)
+
+    return lax.cond(t >= 0, _slices, zeros, stacked, t)
 
 
 def _put(stacked, values, t):
@@ -470,42 +516,50 @@ def _is_sum_alone(trace: Any, pair: tuple[Any, Any]) -> bool:
     return len(sums) == len(uses) and not any(among(trace.outvars))
 
 
-def _kept(maps: Maps, shared: frozenset[int], zx: Array, zh: Array) -> tuple[Array, Array | None]:
-    """What the backward pass reads: zx, with zh added where it is shared, and the rest of zh."""
-    if len(shared) == maps.input_blocks == maps.recurrent_blocks:
-        return zx + zh, None
-    of_x, of_h = cut_to_blocks(maps, zx, zh)
-    sums = [x + of_h[k] if k in shared else x for k, x in enumerate(of_x)]
-    own = [h for k, h in enumerate(of_h) if k not in shared]
-    return jnp.concatenate(sums, axis=-1), jnp.concatenate(own, axis=-1) if own else None
+def _derived(gate, maps, weights, state, steps) -> GateVJP:
+    """The backward pass that `jax.vjp` derives, from the pre-activations.
+
+    Of the blocks that the gate adds up their sum is kept.
+    """
+    shared = _shared_blocks(gate, maps, weights, state, steps)
+    apply = partial(gate, weights.gate)
+
+    def forward(zx, zh, state):
+        sums = [x + zh[k] if k in shared else x for k, x in enumerate(zx)]
+        own = [h for k, h in enumerate(zh) if k not in shared]
+        return apply(zx, zh, state), sums, own
+
+    def backward(sums, own, before, d_new):
+        blocks = _of_gate(maps, shared, sums, own)
+        d_zx, d_zh, d_before = jax.vjp(apply, *blocks, before)[1](d_new)
+        return d_zx, [d for k, d in enumerate(d_zh) if k not in shared], d_before
+
+    return GateVJP(forward, backward, shared)
 
 
-def _blocks_of(
-    maps: Maps, shared: frozenset[int], sums: Array, own: Array | None
-) -> tuple[Blocks, Blocks]:
-    """The blocks that a gate gets, from what was kept of them."""
-    of_x = jnp.split(sums, maps.input_blocks, -1)
+def _joined(blocks: Blocks) -> Array | None:
+    return jnp.concatenate(blocks, axis=-1) if blocks else None
+
+
+def _cut(maps: Maps, shared: frozenset[int], sums: Array, own: Array | None):
+    """The blocks of residuals, or of their gradients."""
     rest = maps.recurrent_blocks - len(shared)
-    of_h = iter([] if own is None else jnp.split(own, rest, -1))
-    zeros = jnp.zeros_like(of_x[0])
-    return of_x, [zeros if k in shared else next(of_h) for k in range(maps.recurrent_blocks)]
+    return jnp.split(sums, maps.input_blocks, -1), [] if own is None else jnp.split(own, rest, -1)
 
 
-def _gradients_of_kept(shared, d_zx, d_zh):
-    """The gradients of what `_kept` keeps, in its form."""
-    own = [d for k, d in enumerate(d_zh) if k not in shared]
-    return jnp.concatenate(d_zx, axis=-1), jnp.concatenate(own, axis=-1) if own else None
+def _of_gate(maps: Maps, shared: frozenset[int], sums: Blocks, own: Blocks):
+    """The pre-activations that a gate gets, from what was kept of them."""
+    rest, zeros = iter(own), jnp.zeros_like(sums[0])
+    return sums, [zeros if k in shared else next(rest) for k in range(maps.recurrent_blocks)]
 
 
-def _recurrent_part(maps, shared, d_zx, d_own):
+def _recurrent_part(maps: Maps, shared: frozenset[int], d_zx: Array, d_own: Array | None):
     """The gradient of zh, from that of zx, which has its shared blocks, and its own blocks."""
     if len(shared) == maps.input_blocks == maps.recurrent_blocks:
         return d_zx
-    of_x = jnp.split(d_zx, maps.input_blocks, -1)
-    rest = maps.recurrent_blocks - len(shared)
-    own = iter([] if d_own is None else jnp.split(d_own, rest, -1))
-    blocks = [of_x[k] if k in shared else next(own) for k in range(maps.recurrent_blocks)]
-    return jnp.concatenate(blocks, axis=-1)
+    of_x, of_h = _cut(maps, shared, d_zx, d_own)
+    own = iter(of_h)
+    return _joined([of_x[k] if k in shared else next(own) for k in range(maps.recurrent_blocks)])
 
 
 def _hidden_before(first, initial, hidden, fresh, reverse):

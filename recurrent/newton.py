@@ -447,7 +447,7 @@ def _gated_diagonals(static: _Static, problem: _Problem, befores: Array) -> Stat
     They are those of the step where each unit's gates see that unit alone, and near them where
     they do not (layer norm): good enough, for the residual is what is checked.
     """
-    _, gate, maps = cast(partial, static.cell.sequence).args
+    _, gate, maps, _ = cast(partial, static.cell.sequence).args
     params, state = problem.params, static.layout.split(befores)
     if problem.reset is not None:
         state = where_flag(problem.reset, problem.initial, state)

@@ -19,7 +19,13 @@ from recurrent import Cell, elman, gru, lstm, unroll
 from recurrent.optimizers import optimizer
 from recurrent.train import init_state, train_steps
 from tests.cases import BATCH, CELLS, HIDDEN, INPUT, PARAMETERS
-from tests.traces import equations, loops, operations, products_in_compiled_loops
+from tests.traces import (
+    copies_in_compiled_loops,
+    equations,
+    loops,
+    operations,
+    products_in_compiled_loops,
+)
 
 HEAVY = {
     *("flax", "orbax", "tensorstore", "tensorboardX", "matplotlib", "sklearn", "scipy", "pandas"),
@@ -71,6 +77,33 @@ def test_a_compiled_step_does_two_products_forward_and_one_backward(factory: Any
     params, xs = given(cell, 50, batch=16)
     assert products_in_compiled_loops(gradient_of(cell), params, xs) == [2, 1]
     assert products_in_compiled_loops(gradient_of(cell, method="scan"), params, xs) == [2, 4]
+
+
+@pytest.mark.optimized
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads XLA's CPU code")
+@pytest.mark.parametrize("name", ["lstm", "gru", "own_gate", "lstm_peepholes", "layer_norm_gru"])
+def test_no_compiled_step_copies_all_steps(name: str) -> None:
+    """XLA does so where it sees an array written to before the last that reads it.
+
+    With a copy the time grows as the square of the steps.
+    """
+    cell = CELLS[name](INPUT, HIDDEN)
+    params, xs = given(cell, 37)
+    flags = jnp.ones((37, BATCH), bool)
+    gradient = gradient_of(cell, mask=flags, reset=flags)
+    assert copies_in_compiled_loops(37, gradient, params, xs) == []
+
+
+def test_a_copy_of_all_steps_is_seen() -> None:
+    """So the test above can fail."""
+
+    def shifted(stack: Any) -> Any:
+        def body(stack: Any, k: Any) -> Any:
+            return stack.at[k].set(stack[::-1].cumsum(0)[k] + 1), stack.sum()
+
+        return lax.scan(body, stack, jnp.arange(37))
+
+    assert copies_in_compiled_loops(37, shifted, jnp.ones((37, 3)))
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -13,7 +13,19 @@ import numpy as np
 import pytest
 
 from experiments import run
-from recurrent import Hidden, bidirectional, dense, elman, gated, gru, lstm, residual, stack, unroll
+from recurrent import (
+    GateVJP,
+    Hidden,
+    bidirectional,
+    dense,
+    elman,
+    gated,
+    gru,
+    lstm,
+    residual,
+    stack,
+    unroll,
+)
 from tests.cases import disturbed, random_like, values_and_gradients
 from tests.traces import loops
 
@@ -177,3 +189,39 @@ def test_a_part_that_a_gate_uses_beside_the_sum_is_kept_apart() -> None:
         return values_and_gradients(run, params, xs)
 
     chex.assert_trees_all_close(differentiate("auto"), differentiate("scan"), atol=1e-12)
+
+
+def squared(zx: Any, zh: Any, state: Any) -> Any:
+    return Hidden(zx[0] * zh[0] ** 2 + state.hidden)
+
+
+def squared_forward(zx: Any, zh: Any, state: Any) -> Any:
+    return squared(zx, zh, state), zx, zh
+
+
+def squared_backward(zx: Any, zh: Any, before: Any, d_new: Any) -> Any:
+    d_h = d_new.hidden
+    return [d_h * zh[0] ** 2], [2 * d_h * zx[0] * zh[0]], d_new
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_gate_brings_its_own_backward_pass() -> None:
+    vjp = GateVJP(squared_forward, squared_backward, frozenset())
+    cell = gated(squared, SIZE, SIZE, gates=1, gate_vjp=vjp)
+    params = jax.tree.map(lambda leaf: leaf / 4, cell.init(jax.random.key(0)))
+    xs = random_like(jnp.zeros((TIME, BATCH, SIZE)))
+    mask = jnp.arange(TIME)[:, None] < jnp.array([TIME, 2, 4])
+
+    def differentiate(method: Any) -> Any:
+        def run(params: Any, xs: Any) -> Any:
+            return unroll(cell, params, xs, mask=mask, method=method)
+
+        return values_and_gradients(run, params, xs)
+
+    chex.assert_trees_all_close(differentiate("auto"), differentiate("scan"), atol=1e-12)
+
+
+def test_a_backward_pass_of_ones_own_is_for_gates_without_params() -> None:
+    vjp = GateVJP(squared_forward, squared_backward, frozenset())
+    with pytest.raises(ValueError, match="gate_vjp: expected a gate without params"):
+        gated(squared, 4, 5, gates=1, gate_vjp=vjp, gate_params=lambda key: {"gain": key})

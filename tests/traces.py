@@ -31,14 +31,25 @@ def loops(function: Callable[..., Any], *args: Any) -> list[Loop]:
 
 def products_in_compiled_loops(function: Callable[..., Any], *args: Any) -> list[int]:
     """How many matrix products one step of each loop does in the program that XLA compiles."""
+    return [len(re.findall(r" dot\(", body)) for body in compiled_loops(function, *args)]
+
+
+def copies_in_compiled_loops(length: int, function: Callable[..., Any], *args: Any) -> list[str]:
+    """The copies, in a step of a loop, of arrays of ``length`` in the program that XLA compiles."""
+    copy = rf"= (\w+\[{length},[^ ]*) copy\("
+    return [shape for body in compiled_loops(function, *args) for shape in re.findall(copy, body)]
+
+
+def compiled_loops(function: Callable[..., Any], *args: Any) -> list[str]:
+    """The body of each loop with all that it calls, in the program that XLA compiles."""
     text = jax.jit(function).lower(*args).compile().as_text() or ""
     parts = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S))
 
-    def products(name: str) -> int:
+    def whole(name: str) -> str:
         inner = re.findall(r"\b(?:calls|to_apply|body)=%?([\w.-]+)", parts[name])
-        return len(re.findall(r" dot\(", parts[name])) + sum(map(products, inner))
+        return parts[name] + "".join(map(whole, inner))
 
-    return [products(name) for name in re.findall(r"\bbody=%?([\w.-]+)", text)]
+    return [whole(name) for name in re.findall(r"\bbody=%?([\w.-]+)", text)]
 
 
 def operations(function: Callable[..., Any], *args: Any) -> float:
