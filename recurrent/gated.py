@@ -383,10 +383,11 @@ def gated_loop(
     def apply(zx, zh, state):
         return gate(weights.gate, zx, zh, state), None, None
 
-    return _run(apply, maps, reverse, weights, state, initial, steps)[:2]
+    last, hidden, *_ = _run(apply, maps, reverse, weights, state, initial, steps)
+    return last, hidden
 
 
-def _run(forward, maps, reverse, weights, state, initial, steps):
+def _run(forward, maps, reverse, weights, state, initial, steps) -> tuple[Any, ...]:
     """The last state and every h; also the states before each step, and the residuals if any.
 
     Of those states h is left out, since it is that of the step before.
@@ -553,7 +554,7 @@ def _of_gate(maps: Maps, shared: frozenset[int], sums: Blocks, own: Blocks):
     return sums, [zeros if k in shared else next(rest) for k in range(maps.recurrent_blocks)]
 
 
-def _recurrent_part(maps: Maps, shared: frozenset[int], d_zx: Array, d_own: Array | None):
+def _recurrent_part(maps, shared, d_zx, d_own):
     """The gradient of zh, from that of zx, which has its shared blocks, and its own blocks."""
     if len(shared) == maps.input_blocks == maps.recurrent_blocks:
         return d_zx

@@ -1,4 +1,4 @@
-"""Tests run on the CPU unless JAX_PLATFORMS is set, and leave no compiled programs behind.
+"""Tests run on the CPU unless JAX_PLATFORMS is set, as two devices, and leave no programs behind.
 
 Compiling is what takes their time, so programs are not optimised, but for those of tests that are
 marked `optimized`: comparisons with other libraries, and whole trainings. And jaxlib 0.10 leaves
@@ -15,6 +15,7 @@ import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 
 
 def pytest_configure(config: pytest.Config) -> None:

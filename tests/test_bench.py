@@ -25,6 +25,7 @@ from experiments.bench import (
     timing,
     with_recurrent,
     with_scan,
+    with_sharded,
 )
 from experiments.bench.cases import CELLS, Case, Shape, cases, flop
 from experiments.bench.program import jax_program
@@ -32,6 +33,7 @@ from experiments.bench.weights import Weights, draw, each
 from experiments.errors import UserError
 
 TINY = Shape(5, 3, 2, 4)
+EVEN = Shape(5, 4, 2, 4)  # two devices can share its batch
 
 
 # The reference
@@ -124,9 +126,9 @@ def test_the_gradient_of_that_gru_is_the_difference_quotient() -> None:
 
 
 GATED = [
-    (Case("lstm", TINY, "bidirectional"), "backward"),
-    (Case("gru", TINY, "two-layers"), "adam"),
-    (Case("elman", TINY), "forward"),
+    (Case("lstm", EVEN, "bidirectional"), "backward"),
+    (Case("gru", EVEN, "two-layers"), "adam"),
+    (Case("elman", EVEN), "forward"),
 ]
 
 
@@ -146,6 +148,15 @@ def test_each_library_computes_what_the_reference_does(name: str) -> None:
             program = peers.program(module, case, weights, xs, measure)
             right = expected(case, peers.reset_of(module))[measure]
             assert gate.error(program.arrays(program.run()), right) < 1e-4, (case, measure)
+
+
+@pytest.mark.skipif(len(jax.devices()) != 2, reason="has other devices than the two of conftest")
+def test_a_batch_is_shared_by_as_many_devices_as_divide_it() -> None:
+    assert [with_sharded.devices(batch) for batch in (1, 2, 3, 4)] == [1, 2, 1, 2]
+    assert not with_sharded.suits(Case("lstm", TINY._replace(batch=3)))
+    params, xs = with_sharded.shared(2, {"w": np.ones(3)}, np.arange(24.0).reshape(2, 4, 3))
+    assert params["w"].sharding.is_fully_replicated
+    assert [each.data.shape for each in xs.addressable_shards] == [(2, 2, 3)] * 2
 
 
 @pytest.mark.parametrize("name", ablation.variants())
@@ -195,9 +206,9 @@ def test_a_library_that_fails_is_a_row_and_is_not_timed() -> None:
         "scan": lambda: (jax_program(with_scan.build(case, wrong), xs, "forward"), right),
         "keras": raises,
     }
-    ours, scan, keras = compare({}, made, 0, 2, "recurrent")
+    ours, scan, keras = compare({}, made, 0, 2, ["recurrent"])
     assert ours["rounds"] == 2
-    assert ours["ratio"] == (1, 1, 1)
+    assert ours["ratios"] == {"recurrent": (1, 1, 1)}
     assert "off the reference" in scan["failed"]
     assert keras["failed"] == "RuntimeError: too old"
     assert "seconds" not in scan
@@ -322,7 +333,7 @@ def test_help_of_the_comparison(capsys: pytest.CaptureFixture[str]) -> None:
 # What it writes
 
 
-def row(name: str, seconds: float, ratio: list[float], **more: Any) -> dict[str, Any]:
+def row(name: str, seconds: float, ratios: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
         "name": name,
         "cell": "lstm",
@@ -330,7 +341,7 @@ def row(name: str, seconds: float, ratio: list[float], **more: Any) -> dict[str,
         "form": "one-layer",
         "measure": "backward",
         "seconds": [seconds] * 3,
-        "ratio": ratio,
+        "ratios": ratios,
         "compile_seconds": None if name == "torch" else 0.25,
         "planned_bytes": None if name == "torch" else 3 * 2**20,
         "grown_bytes": 2**20,
@@ -345,10 +356,11 @@ RESULT = {
     "missing": {"haiku": "it is not installed"},
     "ceiling": [{"jax 512": 100.0, "jax 1024": 200.0, "torch 512": 90.0}],
     "table": [
-        row("recurrent", 0.003, [1, 1, 1]),
-        row("torch", 0.002, [1.5, 1.4, 1.6]),
-        row("linen", 0.004, [0.75, 0.7, 0.8]),
-        row("scan", 0.0060004, [0.5, 0.45, 1.1]),
+        row("recurrent", 0.003, {"recurrent": [1, 1, 1]}),
+        row("sharded", 0.0024, {}),
+        row("torch", 0.002, {"recurrent": [1.5, 1.4, 1.6], "sharded": [1.2, 1.1, 1.3]}),
+        row("linen", 0.004, {"recurrent": [0.75, 0.7, 0.8]}),
+        row("scan", 0.0060004, {"recurrent": [0.5, 0.45, 1.1]}),
         {"name": "keras", "cell": "lstm", **TINY._asdict(), "form": "bidirectional"}
         | {"measure": "backward", "failed": "off the reference by 2.0e-01"},
     ],
@@ -360,11 +372,14 @@ RESULT = {
 def test_the_tables_say_wins_and_losses() -> None:
     page = tables.page(RESULT)
     for line in (
-        "| 28x32x28x128 | 3 | **2** | 4 | - | 6 | 1.50 [1.40, 1.60] | 0.75 [0.70, 0.80] |",
+        "| 28x32x28x128 | 3 | 2.4 | **2** | 4 | - | 6 | 1.50 [1.40, 1.60] | "
+        "1.20 [1.10, 1.30] | 0.75 [0.70, 0.80] |",
         "- LSTM, forward + backward, against torch: faster on 0, slower on 1, level on 0 of 1.",
+        "- LSTM, forward + backward, sharded, against torch: faster on 0, slower on 1, level on 0 "
+        "of 1.",
         "- LSTM, forward + backward, against the fastest other on JAX: faster on 1, slower on 0, "
         "level on 0 of 1.",
-        "| 28x32x28x128 | 50 %; 0.2 s; 3 / 1 | 50 %; - / 1 |",
+        "| 28x32x28x128 | 50 %; 0.2 s; 3 / 1 | 50 %; 0.2 s; 3 / 1 | 50 %; - / 1 |",
         "jax 200 GFLOP/s; torch 90 GFLOP/s",
         "Left out: Haiku, since it is not installed.",
         "- Keras, lstm 5x3x2x4 bidirectional backward: off the reference by 2.0e-01",

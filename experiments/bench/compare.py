@@ -1,6 +1,6 @@
 """One measurement of several programs: the gate, then the clock, then memory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ Made = Callable[[], tuple[Program, Mapping[str, np.ndarray]]]
 
 
 def compare(
-    about: Row, made: Mapping[str, Made], seconds: float, repeats: int, against: str
+    about: Row, made: Mapping[str, Made], seconds: float, repeats: int, against: Sequence[str]
 ) -> list[Row]:
     """A row for each library.
 
@@ -23,7 +23,7 @@ def compare(
         compute.
       seconds: see `timing.interleaved`.
       repeats: see `timing.interleaved`.
-      against: whose median is divided by that of each in ``ratio``.
+      against: whose medians are divided by that of each in ``ratios``.
     """
     programs, rows = {}, []
     for name, make in made.items():
@@ -50,12 +50,14 @@ def _passed(make: Made) -> tuple[Program | None, Row]:
     return program, {"error": error}
 
 
-def _measured(program: Program, times: Mapping[str, np.ndarray], name: str, against: str) -> Row:
-    ratio = timing.ratio(times[against], times[name]) if against in times else None
+def _measured(
+    program: Program, times: Mapping[str, np.ndarray], name: str, against: Sequence[str]
+) -> Row:
+    ratios = {other: timing.ratio(times[other], times[name]) for other in against if other in times}
     return {
         "seconds": timing.median(times[name]),
         "rounds": len(times[name]),
-        "ratio": ratio,
+        "ratios": ratios,
         "compile_seconds": program.compile_seconds,
         "planned_bytes": program.planned_bytes,
         "grown_bytes": memory.growth(program.run),

@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,7 @@ from typing import Any
 
 from experiments.bench import selection
 from experiments.bench.cases import MEASURES, Case, cases, flop, quick_cases
-from experiments.bench.peers import OURS, PEERS
+from experiments.bench.peers import OURS, PEERS, SHARDED
 from experiments.bench.selection import Selection, has
 from experiments.config import option
 from experiments.errors import UserError
@@ -105,13 +106,19 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
 
 
 def prepare(with_torch: bool) -> None:
-    """The same ground for all: the CPU, all of its cores, nothing compiled beforehand."""
+    """The same ground for all: the CPU, all of its cores, nothing compiled beforehand.
+
+    And a device of JAX for each core, of which all but `with_sharded` use the first. Where JAX has
+    run before in this process the devices are those that it had.
+    """
     import jax
 
     from experiments.bench import machine, memory
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)
+    with suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", machine.cores())
     memory.settle_allocator()
     if with_torch:
         import torch  # pyright: ignore[reportMissingImports]
@@ -187,7 +194,9 @@ def table_rows(
     for measure in MEASURES:
         if has(wanted, measure=measure):
             each = {name: partial(made, module, measure) for name, module in here.items()}
-            rows += compare(about(case, measure), each, settings.seconds, settings.repeats, OURS)
+            rows += compare(
+                about(case, measure), each, settings.seconds, settings.repeats, (OURS, SHARDED)
+            )
     return rows
 
 
@@ -207,7 +216,7 @@ def ablation_rows(settings: Settings, case: Case) -> Rows:
 
     each = {name: partial(made, build) for name, build in ablation.variants().items()}
     names = about(case, "backward")
-    return compare(names, each, settings.seconds, settings.repeats, ablation.PLAIN)
+    return compare(names, each, settings.seconds, settings.repeats, [ablation.PLAIN])
 
 
 def long_rows(settings: Settings, names: list[str], steps: int) -> Rows:
@@ -216,7 +225,7 @@ def long_rows(settings: Settings, names: list[str], steps: int) -> Rows:
     from experiments.bench.compare import compare
 
     each = {name: partial(long.program, name, steps) for name in names}
-    rows = compare({"time": steps}, each, settings.seconds, min(3, settings.repeats), long.LSTM)
+    rows = compare({"time": steps}, each, settings.seconds, min(3, settings.repeats), [long.LSTM])
     names[:] = [row["name"] for row in rows if "seconds" in row and row["seconds"][0] < long.SLOW]
     return rows
 

@@ -13,6 +13,7 @@ from experiments.bench.program import Program, jax_program
 from experiments.bench.weights import Weights
 
 OURS = "recurrent"
+SHARDED = "sharded"
 
 
 class Peer(NamedTuple):
@@ -26,6 +27,7 @@ class Peer(NamedTuple):
 
 PEERS = {
     OURS: Peer("ours", "recurrent", "recurrent"),
+    SHARDED: Peer("ours, sharded", "recurrent", "recurrent"),
     "torch": Peer("torch", "torch", "torch", on_jax=False),
     "linen": Peer("Flax linen", "flax", "flax"),
     "nnx": Peer("Flax nnx", "flax", "flax"),
@@ -57,8 +59,9 @@ def versions() -> dict[str, str]:
 
 
 def has(module: ModuleType, case: Case) -> bool:
-    """Whether the library has the cell at all."""
-    return case.cell in module.CELLS
+    """Whether the library has the cell at all, and can run the case."""
+    suits: Any = getattr(module, "suits", None)
+    return case.cell in module.CELLS and (suits is None or suits(case))
 
 
 def reset_of(module: ModuleType) -> Literal["after", "before"]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from experiments.bench.cases import CELLS, MEASURES
-from experiments.bench.peers import OURS, PEERS
+from experiments.bench.peers import OURS, PEERS, SHARDED
 from experiments.bench.tables import by_case, verdict
 from experiments.figures import DOTS_PER_INCH, FAINT, INK, MUTED
 
@@ -36,7 +36,11 @@ TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5)
 
 def all_of(result: Mapping[str, Any]) -> dict[str, Figure]:
     """Each picture by the name of its file."""
-    compared = [row for row in result["table"] if row["name"] != OURS and row.get("ratio")]
+    compared = [
+        row
+        for row in result["table"]
+        if row["name"] not in (OURS, SHARDED) and OURS in row.get("ratios", {})
+    ]
     by_measure = {m: [row for row in compared if row["measure"] == m] for m in MEASURES}
     figures = {f"ratios_{m}": ratios(rows) for m, rows in by_measure.items() if rows}
     measured = [row for row in result["long"] if "seconds" in row]
@@ -52,7 +56,7 @@ def ratios(rows: Sequence[Row]) -> Figure:
     for panel, cell in zip(panels, cells, strict=True):
         _ratio_panel(panel, [row for row in rows if row["cell"] == cell], names)
         panel.set_title(CELLS[cell], loc="left", color=INK, fontsize=10)
-    values = [value for row in rows for value in row["ratio"]]
+    values = [value for row in rows for value in row["ratios"][OURS]]
     panels[0].set_xlim(min(0.45, 0.9 * min(values)), max(2.2, 1.1 * max(values)))
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     panels[0].set_yticks(range(len(names)), [name.replace(" ", "\n") for name in names])
@@ -65,7 +69,7 @@ def ratios(rows: Sequence[Row]) -> Figure:
 
 def _message(rows: Sequence[Row]) -> str:
     name = "torch" if any(row["name"] == "torch" for row in rows) else rows[0]["name"]
-    verdicts = [verdict(row["ratio"]) for row in rows if row["name"] == name]
+    verdicts = [verdict(row["ratios"][OURS]) for row in rows if row["name"] == name]
     measure = MEASURES[rows[0]["measure"]]
     return (
         f"{measure[0].upper()}{measure[1:]}: ours is faster than {PEERS[name].title} in "
@@ -79,7 +83,7 @@ def _ratio_panel(axes: Axes, rows: list[Row], names: Sequence[str]) -> None:
     axes.axvline(1, color=INK, linewidth=1, zorder=1)
     for case, of_case in by_case(rows).items():
         for name, row in of_case.items():
-            _ratio(axes, name, row["ratio"], names.index(case))
+            _ratio(axes, name, row["ratios"][OURS], names.index(case))
     axes.xaxis.set_major_locator(FixedLocator(TICKS))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -10,6 +10,11 @@ from experiments.bench.cases import LEARNING_RATE
 from experiments.bench.weights import WAYS, Weights, named
 
 Arrays = dict[str, np.ndarray]
+Place = Callable[[Any, np.ndarray], tuple[Any, Any]]
+
+# Of a processor with AVX-512 XLA uses half the width, unless it is told otherwise: a tenth of the
+# time. It is told so for all that runs on JAX.
+XLA_OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
 
 
 class Program(NamedTuple):
@@ -57,14 +62,20 @@ def layered(layer: Callable[[Any, Any, bool], Any]) -> Callable[[Any, Any], Any]
     return apply
 
 
-def jax_program(network: Network, xs: np.ndarray, measure: str) -> Program:
-    """A measurement of a network on inputs ``[T, B, I]``."""
+def jax_program(
+    network: Network, xs: np.ndarray, measure: str, place: Place | None = None
+) -> Program:
+    """A measurement of a network on inputs ``[T, B, I]``; ``place`` lays them on devices."""
+    params, batch = (place or _on_one_device)(network.params, _turned(network, xs))
+    made = {"forward": forward, "backward": backward, "adam": adam}[measure]
+    return made(network._replace(params=params), batch)
+
+
+def _on_one_device(params: Any, xs: np.ndarray) -> tuple[Any, Any]:
     import jax
     import jax.numpy as jnp
 
-    network = network._replace(params=jax.tree.map(jnp.asarray, network.params))
-    made = {"forward": forward, "backward": backward, "adam": adam}[measure]
-    return made(network, jnp.asarray(_turned(network, xs)))
+    return jax.tree.map(jnp.asarray, params), jnp.asarray(xs)
 
 
 def forward(network: Network, xs: Any) -> Program:
@@ -107,7 +118,7 @@ def adam(network: Network, xs: Any) -> Program:
 
     before = network.params
     params = jax.tree.map(jnp.array, before)  # a copy, since it is donated
-    state = params, optimizer.init(params)
+    state = params, jax.jit(optimizer.init)(params)
     executable, facts = compiled(step, *state, xs, donated=(0, 1))
 
     def run() -> Any:
@@ -130,7 +141,8 @@ def compiled(
     import jax
 
     began = time.perf_counter()
-    executable = jax.jit(function, donate_argnums=donated).lower(*arguments).compile()
+    lowered = jax.jit(function, donate_argnums=donated).lower(*arguments)
+    executable = lowered.compile(compiler_options=XLA_OPTIONS)
     seconds = time.perf_counter() - began
     plan: Any = executable.memory_analysis()
     if plan is None:

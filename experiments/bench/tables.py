@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.bench.cases import CELLS, MEASURES
-from experiments.bench.peers import OURS, PEERS
+from experiments.bench.peers import OURS, PEERS, SHARDED
 
 Row = dict[str, Any]
 Result = dict[str, Any]
@@ -38,7 +38,9 @@ def heading(result: Result) -> str:
 EXPLANATION = """\
 Times are medians in milliseconds, the fastest of a row in bold. A ratio is our time divided by
 theirs, with its 95 % interval: below 1 we are faster, above 1 slower; where the interval holds 1,
-level. "JAX" is the fastest of the other programs on JAX. Shapes are T x B x I x H: steps,
+level. "JAX" is the fastest of the other programs on JAX. "Sharded" is our program on a device of
+JAX for each core, which share the sequences of a batch; all others on JAX have one device, whose
+products may use all cores, and all have XLA's vectors of 512 bits. Shapes are T x B x I x H: steps,
 sequences in a batch, inputs, hidden units. In the second table of each kind: share of the ceiling,
 seconds to compile, memory in MiB as XLA plans it (arguments, results and work), and by how much the
 resident set grew in one call (without arguments). Haiku's GRU resets before the product, all
@@ -66,14 +68,15 @@ def summary(result: Result) -> list[str]:
     lines = []
     for cell, measure, rows in kinds(result["table"]):
         cases = by_case(rows).values()
-        for name, ratios in (
-            ("torch", [ratio(case, "torch") for case in cases]),
-            ("the fastest other on JAX", [ratio(case, best_on_jax(case)) for case in cases]),
+        for ours, name, ratios in (
+            ("", "torch", [ratio(case, "torch") for case in cases]),
+            (", sharded", "torch", [ratio(case, "torch", SHARDED) for case in cases]),
+            ("", "the fastest other on JAX", [ratio(case, best_on_jax(case)) for case in cases]),
         ):
             verdicts = [verdict(each) for each in ratios if each]
             if verdicts:
                 lines.append(
-                    f"- {CELLS[cell]}, {MEASURES[measure]}, against {name}: "
+                    f"- {CELLS[cell]}, {MEASURES[measure]}{ours}, against {name}: "
                     + ", ".join(
                         f"{w} on {verdicts.count(w)}" for w in ("faster", "slower", "level")
                     )
@@ -116,11 +119,16 @@ def case_name(row: Row) -> str:
 def times(rows: list[Row]) -> str:
     """Milliseconds by shape and library, and our ratios."""
     names = libraries(rows)
-    lines = [[*map(title, names), "ours / torch", "ours / JAX"]]
+    lines = [[*map(title, names), "ours / torch", "sharded / torch", "ours / JAX"]]
     for case in by_case(rows).values():
         fastest = min((row["seconds"][0] for row in case.values() if "seconds" in row), default=0)
         cells = [milliseconds(case.get(name), fastest) for name in names]
-        lines.append([*cells, told(ratio(case, "torch")), told(ratio(case, best_on_jax(case)))])
+        ratios = (
+            ratio(case, "torch"),
+            ratio(case, "torch", SHARDED),
+            ratio(case, best_on_jax(case)),
+        )
+        lines.append([*cells, *map(told, ratios)])
     return table("T x B x I x H", list(by_case(rows)), lines)
 
 
@@ -172,9 +180,9 @@ def mebibytes(size: float | None) -> str:
     return "-" if size is None else digits(size / 2**20)
 
 
-def ratio(case: dict[str, Row], name: str | None) -> list[float] | None:
+def ratio(case: dict[str, Row], name: str | None, of: str = OURS) -> list[float] | None:
     """Ours to theirs with its interval, where both were measured."""
-    return case.get(name, {}).get("ratio") if name else None
+    return case.get(name, {}).get("ratios", {}).get(of) if name else None
 
 
 def best_on_jax(case: dict[str, Row]) -> str | None:
@@ -182,7 +190,7 @@ def best_on_jax(case: dict[str, Row]) -> str | None:
     others = {
         name: row["seconds"][0]
         for name, row in case.items()
-        if name != OURS and PEERS[name].on_jax and "seconds" in row
+        if name not in (OURS, SHARDED) and PEERS[name].on_jax and "seconds" in row
     }
     return min(others, key=others.__getitem__) if others else None
 
@@ -220,7 +228,7 @@ def ablation(rows: list[Row]) -> str:
 
 def gain(row: Row | None) -> str:
     """How many times as fast as the first."""
-    return told(row["ratio"]) if row and row.get("ratio") else "-"
+    return told(next(iter(row["ratios"].values()), None)) if row and "ratios" in row else "-"
 
 
 def long(rows: list[Row]) -> str:
