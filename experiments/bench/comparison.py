@@ -6,7 +6,7 @@ step of Adam. From the same weights, a library must first agree with a float64 r
 ablation, which gives each factor its cause, and long sequences: time and memory against T.
 
 Writes bench.json, bench.md and pictures; what an earlier run left in the same folder is replaced.
-On two cores a full run takes an estimated 20 minutes, --quick about one. Leave the machine alone
+On two cores a full run takes about 20 minutes, --quick about one. Leave the machine alone
 meanwhile. Everything runs on the CPU.
 """
 
