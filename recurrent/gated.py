@@ -30,9 +30,12 @@ class Hidden(NamedTuple):
 class GateVJP(NamedTuple):
     """A gate with a backward pass of its own, in the manner of `jax.custom_vjp`.
 
-    Its residuals lie where their gradients will: ``sums`` has a block ``[..., H]`` for each of zx,
-    and ``own`` one for each block of zh but those that the gate adds to that of zx. What they hold
+    Its residuals lie where their gradients will: ``sums`` has a block of the shape and type of each
+    of zx, and ``own`` of each of zh but those that the gate adds to that of zx. What stands in them
     is the gate's affair: the pre-activations, or what it made of them.
+
+    Its forward must compute what the gate does, which alone runs where nothing is differentiated,
+    and under ``method="scan"``: compare the gradients of the two methods.
 
     Attributes:
       forward: ``(zx, zh, state) -> (state, sums, own)``.
@@ -379,6 +382,11 @@ def gated_loop(
     Returns:
       The state after the last step, and h of every step.
     """
+    return _plain_loop(gate, maps, reverse, weights, state, initial, steps)
+
+
+def _plain_loop(gate, maps, reverse, weights, state, initial, steps):
+    """`gated_loop` without its backward pass."""
 
     def apply(zx, zh, state):
         return gate(weights.gate, zx, zh, state), None, None
@@ -424,13 +432,24 @@ _CACHED_SIZE = 2**20
 
 
 def _gated_loop_forward(gate, maps, vjp, reverse, weights, state, initial, steps):
+    if vjp:
+        of_x, of_h = _shapes_of_blocks(maps, weights, state, steps)
+        _check_vjp(vjp, of_x, of_h, state)
     forward = (vjp or _derived(gate, maps, weights, state, steps)).forward
     last, hidden, befores, kept = _run(forward, maps, reverse, weights, state, initial, steps)
-    return (last, hidden), (weights, state.hidden, initial, steps, hidden, befores, kept)
+    return (last, hidden), ((weights, state, initial, steps), (hidden, befores, kept))
 
 
 def _gated_loop_backward(gate, maps, vjp, reverse, saved, gradients):
-    weights, first, initial, steps, hidden, befores, kept = saved
+    *d_inputs, d_xs = _gradients(gate, maps, vjp, reverse, *saved, gradients)
+    return *d_inputs, Steps(d_xs, None, None)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def _gradients(gate, maps, vjp, reverse, inputs, residuals, gradients):
+    """Of the loss by the weights, the first state, what a reset puts back, and all x."""
+    weights, state, initial, steps = inputs
+    (hidden, befores, kept), first = residuals, state.hidden
     d_last, d_hidden = gradients
     befores = befores._replace(hidden=_hidden_before(first, initial, hidden, steps.fresh, reverse))
     vjp = vjp or _derived(gate, maps, weights, d_last, steps)
@@ -464,8 +483,28 @@ def _gated_loop_backward(gate, maps, vjp, reverse, saved, gradients):
         maps.recurrent.to_params(weights.recurrent, befores.hidden, d_zh),
         d_gate,
     )
-    d_xs = maps.input.to_input(weights.input, steps.x, d_zx)
-    return d_weights, d_first, d_initial, Steps(d_xs, None, None)
+    return d_weights, d_first, d_initial, maps.input.to_input(weights.input, steps.x, d_zx)
+
+
+@_gradients.defjvp
+def _gradients_jvp(gate, maps, vjp, reverse, primals, tangents):
+    # The loop above writes over what it read, and its own derivative would keep a copy of it all
+    # for each step. That of the plain loop's gradient does not; it sees the inputs alone, since
+    # the residuals are made of them.
+    inputs, residuals, gradients = primals
+    (t_weights, t_state, t_initial, t_steps), _, t_gradients = tangents
+    *rest, steps = inputs
+
+    def gradient(given, gradients):
+        def loop(weights, state, initial, xs):
+            each = steps._replace(x=xs)
+            return _plain_loop(gate, maps, reverse, weights, state, initial, each)
+
+        return jax.vjp(loop, *given)[1](gradients)
+
+    given, t_given = (*rest, steps.x), (t_weights, t_state, t_initial, t_steps.x)
+    of_loop = jax.jvp(gradient, (given, gradients), (t_given, t_gradients))[1]
+    return _gradients(gate, maps, vjp, reverse, inputs, residuals, gradients), of_loop
 
 
 def _at(stacked, t):
@@ -497,15 +536,35 @@ def _shared_blocks(gate, maps, weights, state, steps) -> frozenset[int]:
 
     Of those it needs the sum alone, and their two gradients are one.
     """
+    of_x, of_h = _shapes_of_blocks(maps, weights, state, steps)
+    trace = jax.make_jaxpr(partial(gate, weights.gate))(of_x, of_h, state).jaxpr
+    pairs = zip(trace.invars[: len(of_x)], trace.invars[len(of_x) :][: len(of_h)], strict=False)
+    return frozenset(k for k, pair in enumerate(pairs) if _is_sum_alone(trace, pair))
+
+
+def _shapes_of_blocks(maps, weights, state, steps):
+    """Those of the blocks of zx and zh in one step."""
 
     def apply(x: Array) -> tuple[Blocks, Blocks]:
         zx = maps.input.apply(weights.input, x)
         return cut_to_blocks(maps, zx, maps.recurrent.apply(weights.recurrent, state.hidden))
 
-    of_x, of_h = jax.eval_shape(apply, steps.x[0])
-    trace = jax.make_jaxpr(partial(gate, weights.gate))(of_x, of_h, state).jaxpr
-    pairs = zip(trace.invars[: len(of_x)], trace.invars[len(of_x) :][: len(of_h)], strict=False)
-    return frozenset(k for k, pair in enumerate(pairs) if _is_sum_alone(trace, pair))
+    return jax.eval_shape(apply, steps.x[0])
+
+
+def _check_vjp(vjp: GateVJP, of_x: Blocks, of_h: Blocks, state: Any) -> None:
+    """Raises `ValueError` where it returns something else than blocks and states like these."""
+    own = [block for k, block in enumerate(of_h) if k not in vjp.shared]
+    forward = jax.eval_shape(vjp.forward, of_x, of_h, state)
+    _check_shapes("forward", forward, (state, of_x, own))
+    backward = jax.eval_shape(vjp.backward, of_x, own, state, state)
+    _check_shapes("backward", backward, (of_x, own, state))
+
+
+def _check_shapes(name: str, actual: Any, expected: Any) -> None:
+    got, due = (jax.tree.map(lambda leaf: (leaf.dtype, leaf.shape), t) for t in (actual, expected))
+    if got != due:
+        raise ValueError(f"gate_vjp: expected {name} to return {due}, got {got}.")
 
 
 def _is_sum_alone(trace: Any, pair: tuple[Any, Any]) -> bool:

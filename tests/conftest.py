@@ -23,6 +23,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs() -> Iterator[None]:
+    """Gives back those of a module: each has some mappings of memory, and 65,530 is the limit."""
+    import jax
+
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def optimization(request: pytest.FixtureRequest) -> Iterator[None]:
     import jax

@@ -94,6 +94,19 @@ def test_no_compiled_step_copies_all_steps(name: str) -> None:
     assert copies_in_compiled_loops(37, gradient, params, xs) == []
 
 
+@pytest.mark.optimized
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads XLA's CPU code")
+@pytest.mark.parametrize("name", ["lstm", "gru", "own_gate"])
+def test_nor_does_a_step_of_the_gradient_of_a_gradient(name: str) -> None:
+    cell = CELLS[name](INPUT, HIDDEN)
+    params, xs = given(cell, 37)
+
+    def penalty(params: Any, xs: Any) -> Any:
+        return (gradient_of(cell)(params, xs)[1] ** 2).sum()
+
+    assert copies_in_compiled_loops(37, jax.grad(penalty), params, xs) == []
+
+
 def test_a_copy_of_all_steps_is_seen() -> None:
     """So the test above can fail."""
 

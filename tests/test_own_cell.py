@@ -225,3 +225,21 @@ def test_a_backward_pass_of_ones_own_is_for_gates_without_params() -> None:
     vjp = GateVJP(squared_forward, squared_backward, frozenset())
     with pytest.raises(ValueError, match="gate_vjp: expected a gate without params"):
         gated(squared, 4, 5, gates=1, gate_vjp=vjp, gate_params=lambda key: {"gain": key})
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("forward", {"forward": lambda zx, zh, state: (state, zx, [])}),
+        ("forward", {"forward": lambda zx, zh, state: (state, [zx[0] > 0], zh)}),
+        ("backward", {"backward": lambda zx, zh, before, d_new: (zx + zh, zh, d_new)}),
+        ("backward", {"backward": lambda zx, zh, before, d_new: (zx, zh, None)}),
+        ("forward", {"shared": frozenset({0})}),
+    ],
+)
+def test_a_backward_pass_of_other_blocks_is_refused(name: str, change: dict[str, Any]) -> None:
+    vjp = GateVJP(squared_forward, squared_backward, frozenset())._replace(**change)
+    cell = gated(squared, SIZE, SIZE, gates=1, gate_vjp=vjp)
+    params, xs = cell.init(jax.random.key(0)), jnp.zeros((TIME, BATCH, SIZE))
+    with pytest.raises(ValueError, match=f"gate_vjp: expected {name} to return"):
+        jax.grad(lambda params: unroll(cell, params, xs)[1].sum())(params)

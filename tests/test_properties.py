@@ -48,8 +48,9 @@ def float64() -> Iterator[None]:
 
 
 @pytest.fixture(params=PARAMETERS, scope="module")
-def case(request: pytest.FixtureRequest) -> Case:
-    return case_of(request.param)
+def case(request: pytest.FixtureRequest) -> Iterator[Case]:
+    yield case_of(request.param)
+    jax.clear_caches()  # as in conftest: one case has thousands of mappings
 
 
 def runner(cell: Cell, method: Any = "auto", reverse: bool = False) -> Callable[..., Any]:

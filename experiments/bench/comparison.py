@@ -87,6 +87,7 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
         raise UserError(f"--only={settings.only}: expected words that some case has all of.")
     for name, why in missing.items():
         print(f"{PEERS[name].title} is left out: {why}.")
+    make(folder)
     prepare("torch" in modules)
     rates = partial(ceiling.measure, "torch" in modules, settings.repeats)
     result["ceiling"].append(rates())
@@ -103,6 +104,18 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
         write(result, folder)
         draw(result, folder)
     return result
+
+
+def make(folder: Path) -> None:
+    """The folder of the results, before anything is measured.
+
+    Raises:
+      UserError: where it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={folder}: expected a folder to write to; {error}.") from error
 
 
 def prepare(with_torch: bool) -> None:
@@ -247,7 +260,6 @@ def write(result: Result, folder: Path) -> None:
     from experiments.bench import tables
     from experiments.files import write_atomically
 
-    folder.mkdir(parents=True, exist_ok=True)
     highest = max((rate for rates in result["ceiling"] for rate in rates.values()), default=None)
     for row in [*result["table"], *result["ablation"]]:
         if highest and "seconds" in row:

@@ -148,7 +148,8 @@ def compiled(
     if plan is None:
         return executable, (seconds, None)
     planned = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
-    return executable, (seconds, planned - plan.alias_size_in_bytes)
+    devices = len(jax.tree.leaves(arguments)[0].devices())  # the plan is of one of them
+    return executable, (seconds, devices * (planned - plan.alias_size_in_bytes))
 
 
 def _ready(executable: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
