@@ -333,9 +333,7 @@ def gru(
     _check_reset(reset)
 
     def after(zx, zh, state):
-        r, u = (sigmoid(zx[k] + zh[k]) for k in range(2))
-        candidate = jnp.tanh(zx[2] + r * zh[2])
-        return Hidden((1 - u) * candidate + u * state.hidden)
+        return _gru_forward(zx, zh, state)[0]
 
     def before(zx, zh, state, kernel):
         r, u = (sigmoid(zx[k] + zh[k]) for k in range(2))

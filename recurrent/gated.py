@@ -70,7 +70,8 @@ def gated(
     Equation: ``zx_t = x_t W_x + b_x``, ``zh_t = h_{t-1} W_h [+ b_h]``,
     ``state_t = gate(zx_t, zh_t, state_{t-1})``, ``y_t = state_t.hidden``.
 
-    Whole sequences run by `gated_sequence`, whose backward pass is derived from the gate alone.
+    Whole sequences run by `gated_sequence`, whose backward pass is derived from the gate
+    alone, unless ``gate_vjp`` is given.
 
     Args:
       gate: ``(zx, zh, state) -> state``, where zx and zh are sequences of ``gates`` arrays
@@ -314,18 +315,9 @@ class Weights(NamedTuple):
     gate: dict[str, Any]
 
 
-def gated_sequence(
-    cell: Cell,
-    gate: Gate,
-    maps: Maps,
-    vjp: GateVJP | None,
-    params: Params,
-    state: Any,
-    xs: Array,
-    **flags: Any,
-) -> tuple[Any, Array]:
-    """The fast sequence function of `gated`; `scan_sequence` is its reference."""
-    return mapped_sequence(cell, gate, maps, vjp, params, state, xs, **flags)
+def gated_sequence(*args: Any, **flags: Any) -> tuple[Any, Array]:
+    """`mapped_sequence`, by a name that tells the cells of `gated`; see `scan_sequence`."""
+    return mapped_sequence(*args, **flags)
 
 
 def mapped_sequence(

@@ -87,7 +87,7 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
         raise UserError(f"--only={settings.only}: expected words that some case has all of.")
     for name, why in missing.items():
         print(f"{PEERS[name].title} is left out: {why}.")
-    make(folder)
+    make_folder(folder)
     prepare("torch" in modules)
     rates = partial(ceiling.measure, "torch" in modules, settings.repeats)
     result["ceiling"].append(rates())
@@ -106,7 +106,7 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
     return result
 
 
-def make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """The folder of the results, before anything is measured.
 
     Raises:
