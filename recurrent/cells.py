@@ -40,6 +40,12 @@ Reset = Literal["after", "before"]
 Activation = Callable[[Array], Array]
 
 _ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sigmoid": sigmoid}
+# Their derivatives, by what they returned.
+_SLOPES: dict[str, Activation] = {
+    "tanh": lambda h: 1 - h**2,
+    "relu": lambda h: (h > 0).astype(h.dtype),
+    "sigmoid": lambda h: h * (1 - h),
+}
 
 
 def elman(
@@ -67,7 +73,21 @@ def elman(
     def gate(zx, zh, state):
         return Hidden(f(zx[0] + zh[0]))
 
-    return gated(gate, input_size, hidden_size, gates=1, **options)
+    vjp = elman_vjp(f, _SLOPES[activation]) if isinstance(activation, str) else None
+    return gated(gate, input_size, hidden_size, gates=1, gate_vjp=vjp, **options)
+
+
+def elman_vjp(f: Activation, slope: Activation) -> GateVJP:
+    """The gate of `elman`, which keeps h, from which ``slope`` has the derivative of f."""
+
+    def forward(zx, zh, state):
+        h = f(zx[0] + zh[0])
+        return Hidden(h), [h], []
+
+    def backward(kept, _, before, d_new):
+        return [d_new.hidden * slope(kept[0])], [], Hidden(jnp.zeros_like(kept[0]))
+
+    return GateVJP(forward, backward, frozenset({0}))
 
 
 def irnn(input_size: int, hidden_size: int, *, scale: float = 1.0, **options: Any) -> Cell:

@@ -5,6 +5,7 @@ gradient in each step. Here the backward loop carries the gradient of the state 
 gradients of the pre-activations; each weight gradient is then one product over all T * B rows.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -406,12 +407,17 @@ def _run(forward, maps, reverse, weights, state, initial, steps) -> tuple[Any, .
         return lax.scan(partial(body, project), state, steps, reverse=reverse)
 
     def project_outside(state, steps):
-        steps = steps._replace(x=maps.input.apply(weights.input, steps.x))
-        return lax.scan(partial(body, lambda zx: zx), state, steps, reverse=reverse)
+        zx = maps.input.apply(weights.input, steps.x)
 
-    # On a CPU a slice of a product outside would not be vectorised with what follows it; but a
-    # kernel that does not fit into the caches is better read once.
-    if weights.input["kernel"].size > _CACHED_SIZE:
+        def of_step(state, inputs):
+            t, step = inputs
+            project = partial(_apart, t) if maps.input_blocks > 1 else lambda z: z
+            return body(project, state, step)
+
+        inputs = jnp.arange(len(zx)), steps._replace(x=zx)
+        return lax.scan(of_step, state, inputs, reverse=reverse)
+
+    if _is_read_once(weights.input["kernel"], steps.x):
         last, stacked = project_outside(state, steps)
     else:
         last, stacked = lax.platform_dependent(
@@ -420,7 +426,24 @@ def _run(forward, maps, reverse, weights, state, initial, steps) -> tuple[Any, .
     return last, *stacked
 
 
-_CACHED_SIZE = 2**20
+def _is_read_once(kernel: Array, x: Array) -> bool:
+    """Whether the input's kernel is better read once, in a product before the loop, on a CPU too.
+
+    Elsewhere it always is. On a CPU the product inside the loop costs no more, and its result is
+    still at hand; but not where the kernel does not fit into the caches, nor where a step has so
+    few rows that it takes longer to read the kernel than to multiply by it.
+    """
+    rows = math.prod(x.shape[1:-1])
+    return kernel.size > 2**20 or (rows <= 4 and kernel.size >= 2**13)
+
+
+def _apart(t, z):
+    """Of step t, not fused with what reads it: XLA on a CPU would not vectorise that."""
+
+    def branch(t, z):
+        return lax.cond(t >= 0, lambda z: z, jnp.zeros_like, z)
+
+    return lax.platform_dependent(t, z, cpu=branch, default=lambda t, z: z)
 
 
 def _gated_loop_forward(gate, maps, vjp, reverse, weights, state, initial, steps):

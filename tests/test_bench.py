@@ -2,7 +2,9 @@
 
 import json
 import math
-from functools import cache
+import subprocess
+import sys
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +19,10 @@ from experiments.bench import (
     ceiling,
     comparison,
     gate,
+    machine,
     memory,
     peers,
+    pictures,
     reference,
     selection,
     tables,
@@ -154,7 +158,8 @@ def test_each_library_computes_what_the_reference_does(name: str) -> None:
 def test_a_batch_is_shared_by_as_many_devices_as_divide_it() -> None:
     assert [with_sharded.devices(batch) for batch in (1, 2, 3, 4)] == [1, 2, 1, 2]
     assert not with_sharded.suits(Case("lstm", TINY._replace(batch=3)))
-    params, xs = with_sharded.shared(2, {"w": np.ones(3)}, np.arange(24.0).reshape(2, 4, 3))
+    here = with_sharded.mesh(2)
+    params, xs = with_sharded.shared(here, {"w": np.ones(3)}, np.arange(24.0).reshape(2, 4, 3))
     assert params["w"].sharding.is_fully_replicated
     assert [each.data.shape for each in xs.addressable_shards] == [(2, 2, 3)] * 2
 
@@ -321,6 +326,44 @@ def test_words_that_no_case_has_all_of(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="some case has all of"):
         comparison.run(settings, tmp_path / "out", "")
     assert not (tmp_path / "out").exists()
+
+
+def test_words_that_choose_rows_of_a_table_that_is_not_measured() -> None:
+    with pytest.raises(UserError, match="expected table beside gru"):
+        selection.read("long,gru")
+    assert selection.has(selection.read("long,table,gru"), part="long", cell="gru")
+
+
+def test_gradients_large_and_small_are_added_up_over_the_devices() -> None:
+    here = with_sharded.mesh(with_sharded.devices(4))
+    sizes = {"large": (2, with_sharded.SMALL), "small": (2, 3)}
+    params = {name: jnp.ones(size) for name, size in sizes.items()}
+    xs = np.random.default_rng(0).standard_normal((3, 4, 2)).astype(np.float32)
+
+    def loss(params: Any, xs: Any) -> Any:
+        return sum(jnp.square(xs @ each).mean(-1).sum() for each in params.values())
+
+    placed = with_sharded.shared(here, params, xs)
+    for argnums in (0, (0, 1)):
+        actual = jax.jit(with_sharded.value_and_grad(here, loss, argnums))(*placed)
+        right = jax.value_and_grad(loss, argnums)(params, xs)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), actual, right)
+
+
+def test_others_on_the_processor_are_noticed() -> None:
+    code = "import time; end = time.time() + 0.5\nwhile time.time() < end: pass"
+    with machine.watched() as share:
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert not share or share[0] > 0.3 / machine.cores()
+
+
+def test_what_was_measured_beside_others_is_no_verdict() -> None:
+    rows = [{**row, "others": 0.31} for row in RESULT["table"]]
+    page = tables.page({**RESULT, "table": rows})
+    assert "Other programs took up to 31 % of the cores" in page
+    assert "faster on" not in page
+    figure = pictures.all_of({**RESULT, "table": rows})["ratios_backward"]
+    assert "No verdict" in figure.get_suptitle()
 
 
 def test_help_of_the_comparison(capsys: pytest.CaptureFixture[str]) -> None:

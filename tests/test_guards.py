@@ -18,7 +18,16 @@ from experiments.config import traced
 from recurrent import Cell, elman, gru, lstm, unroll
 from recurrent.optimizers import optimizer
 from recurrent.train import init_state, train_steps
-from tests.cases import BATCH, CELLS, HIDDEN, INPUT, PARAMETERS
+from tests.cases import (
+    BATCH,
+    CELLS,
+    HIDDEN,
+    INPUT,
+    PARAMETERS,
+    random_like,
+    to_dtype,
+    values_and_gradients,
+)
 from tests.traces import (
     copies_in_compiled_loops,
     equations,
@@ -77,6 +86,49 @@ def test_a_compiled_step_does_two_products_forward_and_one_backward(factory: Any
     params, xs = given(cell, 50, batch=16)
     assert products_in_compiled_loops(gradient_of(cell), params, xs) == [2, 1]
     assert products_in_compiled_loops(gradient_of(cell, method="scan"), params, xs) == [2, 4]
+
+
+@pytest.mark.optimized
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts the products of XLA's CPU code")
+@pytest.mark.parametrize(("batch", "inside"), [(4, 1), (5, 2)])
+def test_few_rows_read_the_input_kernel_once(batch: int, inside: int) -> None:
+    """Not in each step, where a product by so few takes as long as reading the kernel."""
+    cell = lstm(64, 128)
+    params, xs = given(cell, 50, batch)
+    assert products_in_compiled_loops(gradient_of(cell), params, xs) == [inside, 1]
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize("factory", [elman, lstm, gru, partial(gru, reset="before")])
+@pytest.mark.parametrize("batch", [(), (2,), (2, 2)])
+def test_an_input_kernel_read_once_gives_the_same(factory: Any, batch: tuple[int, ...]) -> None:
+    with jax.enable_x64(True):
+        cell = factory(128, 64)
+        params = to_dtype(cell.init(jax.random.key(0)), jnp.float64)
+        xs = random_like(jnp.zeros((5, *batch, 128)))
+        reset = jnp.arange(5) == jnp.reshape(jnp.arange(jnp.size(jnp.zeros(batch))), (*batch, 1))
+        reset = jnp.moveaxis(reset, -1, 0)
+        runs = [
+            partial(unroll, cell, mask=~reset, reset=reset, reverse=True, method=method)
+            for method in ("auto", "scan")
+        ]
+        outputs, right = (jax.jit(partial(values_and_gradients, run))(params, xs) for run in runs)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), outputs, right)
+
+
+@pytest.mark.optimized
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads XLA's CPU code")
+@pytest.mark.parametrize("factory", [elman, lstm, gru])
+def test_nor_is_it_copied_in_a_step(factory: Any) -> None:
+    cell = factory(128, 64)
+    params, xs = given(cell, 37, batch=1)
+    gradient = gradient_of(cell)
+
+    def penalty(params: Any, xs: Any) -> Any:
+        return (gradient(params, xs)[1] ** 2).sum()
+
+    for function in (gradient, jax.grad(penalty)):
+        assert copies_in_compiled_loops(37, function, params, xs) == []
 
 
 @pytest.mark.optimized

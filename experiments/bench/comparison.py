@@ -76,7 +76,7 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
     Raises:
       UserError: where ``--only`` leaves nothing to measure.
     """
-    from experiments.bench import ceiling, peers
+    from experiments.bench import ceiling, machine, peers
 
     modules, missing = peers.installed()
     result = beginning(settings, command, missing)
@@ -84,7 +84,8 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
         settings = dataclasses.replace(settings, seconds=settings.seconds / 5, repeats=5)
     todo = list(jobs(settings, selected(settings), modules))
     if not todo:
-        raise UserError(f"--only={settings.only}: expected words that some case has all of.")
+        few = ", of the few that --quick measures," if settings.quick else ""
+        raise UserError(f"--only={settings.only}: expected words that some case{few} has all of.")
     for name, why in missing.items():
         print(f"{PEERS[name].title} is left out: {why}.")
     make_folder(folder)
@@ -94,7 +95,9 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
     began = time.monotonic()
     try:
         for number, (part, title, job) in enumerate(todo, start=1):
-            result[part] += job()
+            with machine.watched() as others:
+                rows = job()
+            result[part] += [{**row, "others": max(others, default=None)} for row in rows]
             write(result, folder)
             seconds = time.monotonic() - began
             print(f"[{number}/{len(todo)}] {title} ({seconds:.0f} s)", flush=True)

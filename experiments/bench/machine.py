@@ -3,6 +3,9 @@
 import os
 import platform
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -21,6 +24,30 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextmanager
+def watched() -> Iterator[list[float]]:
+    """Gives a list that at the end has the share of the cores that other processes took.
+
+    It stays empty where the system does not tell.
+    """
+    share: list[float] = []
+    began, before = time.monotonic(), _others()
+    yield share
+    after, seconds = _others(), time.monotonic() - began
+    if before is not None and after is not None:
+        share.append(max(0.0, after - before) / (seconds * cores()))
+
+
+def _others() -> float | None:
+    """Seconds of a core that all processes but this one have had since the start of the system."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq, *_ = map(int, fields)
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def _processor() -> str:

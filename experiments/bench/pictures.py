@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from experiments.bench.cases import CELLS, MEASURES
 from experiments.bench.peers import OURS, PEERS, SHARDED
-from experiments.bench.tables import by_case, verdict
+from experiments.bench.tables import by_case, quiet, verdict
 from experiments.figures import DOTS_PER_INCH, FAINT, INK, MUTED
 
 Row = dict[str, Any]
@@ -69,8 +69,10 @@ def ratios(rows: Sequence[Row]) -> Figure:
 
 def _message(rows: Sequence[Row]) -> str:
     name = "torch" if any(row["name"] == "torch" for row in rows) else rows[0]["name"]
-    verdicts = [verdict(row["ratios"][OURS]) for row in rows if row["name"] == name]
+    verdicts = [verdict(row["ratios"][OURS]) for row in rows if row["name"] == name and quiet(row)]
     measure = MEASURES[rows[0]["measure"]]
+    if not verdicts:
+        return f"No verdict: others used the processor ({measure})"
     return (
         f"{measure[0].upper()}{measure[1:]}: ours is faster than {PEERS[name].title} in "
         f"{verdicts.count('faster')} of {len(verdicts)} cases, slower in {verdicts.count('slower')}"

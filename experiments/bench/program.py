@@ -11,6 +11,7 @@ from experiments.bench.weights import WAYS, Weights, named
 
 Arrays = dict[str, np.ndarray]
 Place = Callable[[Any, np.ndarray], tuple[Any, Any]]
+Differentiate = Callable[..., Callable[..., Any]]
 
 # Of a processor with AVX-512 XLA uses half the width, unless it is told otherwise: a tenth of the
 # time. It is told so for all that runs on JAX.
@@ -63,12 +64,29 @@ def layered(layer: Callable[[Any, Any, bool], Any]) -> Callable[[Any, Any], Any]
 
 
 def jax_program(
-    network: Network, xs: np.ndarray, measure: str, place: Place | None = None
+    network: Network,
+    xs: np.ndarray,
+    measure: str,
+    place: Place | None = None,
+    differentiate: Differentiate | None = None,
 ) -> Program:
-    """A measurement of a network on inputs ``[T, B, I]``; ``place`` lays them on devices."""
+    """A measurement of a network on inputs ``[T, B, I]``.
+
+    Args:
+      network: what is measured.
+      xs: its inputs.
+      measure: forward, backward or adam.
+      place: lays params and inputs on devices; on the first by default.
+      differentiate: used like `jax.value_and_grad`, which it is by default.
+    """
+    import jax
+
     params, batch = (place or _on_one_device)(network.params, _turned(network, xs))
-    made = {"forward": forward, "backward": backward, "adam": adam}[measure]
-    return made(network._replace(params=params), batch)
+    network = network._replace(params=params)
+    if measure == "forward":
+        return forward(network, batch)
+    made = {"backward": backward, "adam": adam}[measure]
+    return made(network, batch, differentiate or jax.value_and_grad)
 
 
 def _on_one_device(params: Any, xs: np.ndarray) -> tuple[Any, Any]:
@@ -88,11 +106,9 @@ def forward(network: Network, xs: Any) -> Program:
     )
 
 
-def backward(network: Network, xs: Any) -> Program:
+def backward(network: Network, xs: Any, differentiate: Differentiate) -> Program:
     """The loss and its gradient by params and inputs."""
-    import jax
-
-    both = jax.value_and_grad(_loss(network), argnums=(0, 1))
+    both = differentiate(_loss(network), argnums=(0, 1))
     executable, facts = compiled(both, network.params, xs)
 
     def arrays(result: Any) -> Arrays:
@@ -103,16 +119,17 @@ def backward(network: Network, xs: Any) -> Program:
     return Program(_ready(executable, network.params, xs), arrays, *facts)
 
 
-def adam(network: Network, xs: Any) -> Program:
+def adam(network: Network, xs: Any, differentiate: Differentiate) -> Program:
     """The loss, its gradient by params, and a step of Adam, which may overwrite the old params."""
     import jax
     import jax.numpy as jnp
     import optax
 
     optimizer = optax.adam(LEARNING_RATE)
+    both = differentiate(_loss(network))
 
     def step(params: Any, moments: Any, xs: Any) -> Any:
-        loss, gradient = jax.value_and_grad(_loss(network))(params, xs)
+        loss, gradient = both(params, xs)
         updates, moments = optimizer.update(gradient, moments, params)
         return optax.apply_updates(params, updates), moments, loss
 

@@ -25,7 +25,7 @@ def read(text: str) -> Selection:
     others are compared with us.
 
     Raises:
-      UserError: for a word that is none.
+      UserError: for a word that is none, or one that chooses nothing.
     """
     words = {word for word in text.replace(" ", ",").split(",") if word}
     for word in words:
@@ -35,6 +35,12 @@ def read(text: str) -> Selection:
         found["part"] = {"table"}
     if "library" in found:
         found["library"].add(OURS)
+    choosing = set().union(*(found[kind] for kind in found if kind != "part"))
+    if choosing and "table" not in found["part"]:
+        raise UserError(
+            f"--only={text}: expected table beside {', '.join(sorted(choosing))}, which choose "
+            f"rows of it; {' and '.join(sorted(found['part']))} can only be measured whole."
+        )
     return found
 
 

@@ -8,6 +8,7 @@ from experiments.bench.peers import OURS, PEERS, SHARDED
 
 Row = dict[str, Any]
 Result = dict[str, Any]
+BUSY = 0.1  # of the cores, taken by others: what was measured then is no comparison
 
 
 def page(result: Result) -> str:
@@ -31,7 +32,10 @@ def heading(result: Result) -> str:
         why = [f"{title(name)}, since {reason}" for name, reason in result["missing"].items()]
         lines += ["", f"Left out: {'; '.join(why)}."]
     return "\n".join(
-        [*lines, "", *ceiling(result["ceiling"]), "", EXPLANATION, "", *summary(result)]
+        [
+            *[*lines, "", *ceiling(result["ceiling"]), "", EXPLANATION, ""],
+            *[*disturbed(result["table"]), *summary(result)],
+        ]
     )
 
 
@@ -63,10 +67,28 @@ def ceiling(measured: list[dict[str, float]]) -> list[str]:
     return [f"The best float32 matrix product {when}: {'; '.join(lines)}."]
 
 
+def disturbed(rows: list[Row]) -> list[str]:
+    """What was measured while others used the processor."""
+    names = {f"{CELLS[row['cell']]} {case_name(row)}": None for row in rows if not quiet(row)}
+    if not names:
+        return []
+    share = max(row["others"] for row in rows if not quiet(row))
+    return [
+        f"**Other programs took up to {100 * share:.0f} % of the cores while these were measured; "
+        f"they are not counted below, and no verdict: {', '.join(names)}.**",
+        "",
+    ]
+
+
+def quiet(row: Row) -> bool:
+    """Whether we had the processor to ourselves, as far as is known."""
+    return (row.get("others") or 0) <= BUSY
+
+
 def summary(result: Result) -> list[str]:
     """A line for each cell and measurement: how often we win, lose and are level."""
     lines = []
-    for cell, measure, rows in kinds(result["table"]):
+    for cell, measure, rows in kinds(list(filter(quiet, result["table"]))):
         cases = by_case(rows).values()
         for ours, name, ratios in (
             ("", "torch", [ratio(case, "torch") for case in cases]),

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 MOST_ROUNDS = 100
-ENOUGH = 0.005  # of one program in one round; a shorter one is called several times
+ENOUGH = 0.005  # seconds of one program in one round; a shorter one is called several times
+# Where one program's threads spun a moment ago, the next one's share a core at first: our own, on
+# two devices after torch, needs 10 ms of calls until the system has moved them.
+SETTLING = 0.02
 
 
 class Interval(NamedTuple):
@@ -24,7 +27,7 @@ def interleaved(
 ) -> dict[str, np.ndarray]:
     """Seconds of a call of each program, ``[rounds]``.
 
-    In a round each has its turn, in an order drawn anew: where calls are short, one that is not
+    In a round each has its turn, in an order drawn anew: where calls are short, some that are not
     timed, since caches and threads are still the last program's; then one or several that are, of
     which the mean counts.
 
@@ -54,8 +57,13 @@ def interleaved(
 def turn(run: Callable[[], Any], before: float) -> float:
     """Seconds of a call, given those that one took before."""
     if before < 10 * ENOUGH:
-        run()
-    return seconds_of(run, int(np.clip(ENOUGH / before, 1, 10)))
+        seconds_of(run, calls_of(SETTLING, before))
+    return seconds_of(run, calls_of(ENOUGH, before))
+
+
+def calls_of(seconds: float, each: float) -> int:
+    """How many calls take so long."""
+    return int(np.clip(np.ceil(seconds / each), 1, 100))
 
 
 def seconds_of(run: Callable[[], Any], calls: int) -> float:
