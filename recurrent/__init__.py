@@ -3,7 +3,17 @@
 `recurrent.convnet` is not imported here: it alone needs Flax.
 """
 
-from recurrent import augment, ctc, decode, initializers, interchange, losses, optimizers, train
+from recurrent import (
+    augment,
+    ctc,
+    decode,
+    initializers,
+    interchange,
+    losses,
+    optimizers,
+    population,
+    train,
+)
 from recurrent.attention import (
     KeyValueCache,
     additive_attention,
@@ -142,6 +152,7 @@ __all__ = [
     "optimizers",
     "output_shape",
     "parallel",
+    "population",
     "pre_norm_block",
     "readout_cross_entropy",
     "recurrent_block",

@@ -1,0 +1,210 @@
+"""Many trainings in one compiled program: members on a leading axis, laid out on the hardware.
+
+`spread` says where members are computed; `begin` and `advance` are one member's training, written
+for that one alone. Whatever happens to a member, its weights turning to NaN included, leaves the
+others as they are.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.sharding import AxisType, PartitionSpec
+
+from recurrent.train import Metrics, TrainState
+
+AXIS = "members"
+TRAINING, FINISHED, DIVERGED = range(3)
+
+
+class Layout(NamedTuple):
+    """How the members of a population share the hardware.
+
+    Attributes:
+      devices: how many devices share them equally.
+      together: how many of its members each device computes side by side, one such group after the
+        other: 1 is `jax.lax.map`, all of them `jax.vmap`.
+    """
+
+    devices: int = 1
+    together: int = 1
+
+
+def layouts(members: int, devices: int) -> list[Layout]:
+    """Those worth measuring: one member after the other, in groups, and all at once.
+
+    On as many of the devices as can share the members equally.
+    """
+    count = max(n for n in range(1, devices + 1) if members % n == 0)
+    each = members // count
+    groups = [size for size in (1, 4, 16, 64) if size < each and each % size == 0]
+    return [Layout(count, size) for size in (*groups, each)]
+
+
+def spread(function: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
+    """``(member, *shared) -> result`` for members stacked on axis 0: ``(members, *shared)``.
+
+    Args:
+      function: of one member. What it computes for a member depends on no other.
+      layout: on which devices, and how many at once; the first of `jax.devices` are taken.
+
+    Raises:
+      ValueError: where there are fewer devices, or they cannot share the members equally; by the
+        function that is returned.
+    """
+
+    def on_device(members: Any, *shared: Any) -> Any:
+        def apply(member: Any) -> Any:
+            return function(member, *shared)
+
+        if layout.together >= _size(members):
+            return jax.vmap(apply)(members)
+        together = layout.together if layout.together > 1 else None
+        return lax.map(apply, members, batch_size=together)
+
+    def apply_all(members: Any, *shared: Any) -> Any:
+        _check(layout, _size(members))
+        if layout.devices == 1:
+            return on_device(members, *shared)
+        devices = jax.devices()[: layout.devices]
+        mesh = jax.make_mesh((layout.devices,), (AXIS,), (AxisType.Auto,), devices=devices)
+        own, all_of_it = PartitionSpec(AXIS), PartitionSpec()
+        return jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(own, *[all_of_it] * len(shared)),
+            out_specs=own,
+            check_vma=False,
+        )(members, *shared)
+
+    return apply_all
+
+
+def _size(members: Any) -> int:
+    return jax.tree.leaves(members)[0].shape[0]
+
+
+def _check(layout: Layout, members: int) -> None:
+    if not 1 <= layout.devices <= len(jax.devices()):
+        raise ValueError(
+            f"layout: expected 1 to {len(jax.devices())} devices, got {layout.devices}."
+        )
+    if layout.together < 1:
+        raise ValueError(f"layout: expected at least 1 member together, got {layout.together}.")
+    if members % layout.devices:
+        raise ValueError(
+            f"layout: expected a number of members that {layout.devices} devices can share "
+            f"equally, got {members}."
+        )
+
+
+class Task(NamedTuple):
+    """A training whose hyperparameters are traced, as pure functions of one member.
+
+    Attributes:
+      init: ``numbers -> TrainState``, with numbers a dict of scalars.
+      train: ``(state, numbers, data, steps) -> (state, metrics)``, ``steps`` static.
+      evaluate: ``(params, data) -> metrics``.
+      score: ``means of the metrics -> number``, higher for better params.
+    """
+
+    init: Callable[[Any], TrainState]
+    train: Callable[[TrainState, Any, Any, int], tuple[TrainState, Metrics]]
+    evaluate: Callable[[Any, Any], Metrics]
+    score: Callable[[dict[str, Array]], Any]
+
+
+class Member(NamedTuple):
+    """One training of a population.
+
+    Attributes:
+      numbers: its hyperparameters, its seed among them.
+      state: its params, optimiser's state and random key.
+      best_params: those of the highest score so far.
+      best_score: that score, ``[]``; minus infinity before the first evaluation.
+      best_step: the step it was reached at, ``[]``.
+      waited: evaluations since then, ``[]``.
+      status: `TRAINING`, `FINISHED` by early stopping, or `DIVERGED`, ``[]``.
+    """
+
+    numbers: Any
+    state: TrainState
+    best_params: Any
+    best_score: Array
+    best_step: Array
+    waited: Array
+    status: Array
+
+
+class Limits(NamedTuple):
+    """When a member stops by itself; every number may be traced.
+
+    Attributes:
+      patience: so many evaluations in a row without a better score end it; infinity for never.
+      skipped: so many steps in a row whose gradient was not finite are a divergence.
+      worst: so is a score below this one, or one that is not finite.
+    """
+
+    patience: Any = jnp.inf
+    skipped: Any = 20
+    worst: Any = -jnp.inf
+
+
+def begin(task: Task, numbers: Any) -> Member:
+    """A member before its first step."""
+    state = task.init(numbers)
+    step, waited, status = jnp.zeros((3,), jnp.int32)
+    best = jax.tree.map(jnp.copy, state.params)  # so that a donated member has no array twice
+    return Member(numbers, state, best, jnp.float32(-jnp.inf), step, waited, status)
+
+
+def advance(
+    task: Task, steps: int, member: Member, train_data: Any, valid_data: Any, limits: Limits
+) -> tuple[Member, tuple[Metrics, Metrics]]:
+    """So many steps and an evaluation of a member, unless it has stopped.
+
+    Returns:
+      The member, and its metrics over the steps and over ``valid_data``; both count nothing where
+      it had stopped before.
+    """
+
+    def go_on(member: Member) -> tuple[Member, tuple[Metrics, Metrics]]:
+        state, trained = task.train(member.state, member.numbers, train_data, steps)
+        valid = task.evaluate(state.params, valid_data)
+        return judged(task, limits, member._replace(state=state), valid), (trained, valid)
+
+    def stay(member: Member) -> tuple[Member, tuple[Metrics, Metrics]]:
+        _, metrics = jax.eval_shape(go_on, member)
+        return member, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
+
+    return lax.cond(member.status == TRAINING, go_on, stay, member)
+
+
+def judged(task: Task, limits: Limits, member: Member, valid: Metrics) -> Member:
+    """The member after an evaluation: its best params, and whether it goes on."""
+    score = jnp.float32(task.score({name: each.mean for name, each in valid.items()}))
+    lost = ~jnp.isfinite(score) | (score < limits.worst)
+    lost |= member.state.skipped >= limits.skipped
+    better = ~lost & (score > member.best_score)
+    waited = jnp.where(better, 0, member.waited + 1)
+    status = jnp.where(waited >= limits.patience, FINISHED, TRAINING)
+    kept = jax.tree.map(
+        lambda new, old: jnp.where(better, new, old), member.state.params, member.best_params
+    )
+    return member._replace(
+        best_params=kept,
+        best_score=jnp.where(better, score, member.best_score),
+        best_step=jnp.where(better, member.state.step, member.best_step),
+        waited=waited,
+        status=jnp.where(lost, DIVERGED, status).astype(jnp.int32),
+    )
+
+
+def replaced(task: Task, member: Member, fresh: Array, numbers: Any) -> Member:
+    """A new member with these numbers where ``fresh`` is true, else the old one.
+
+    So a place that another left is filled without a new program.
+    """
+    return lax.cond(fresh, lambda: begin(task, numbers), lambda: member)
