@@ -122,6 +122,7 @@ def unroll(
         state = cell.initial_state(params, batch_shape)
     else:
         _check_state(state, jax.eval_shape(lambda: cell.initial_state(params, batch_shape)))
+    params, state, xs = _varying_alike((params, state, xs))
     run = scan_sequence if method == "scan" else sequence
     if return_states:
         run = partial(scan_sequence, keep_states=True)
@@ -336,6 +337,28 @@ def _batch_shape(cell: Cell, xs: Any) -> Shape:
     if features and not jnp.issubdtype(xs.dtype, jnp.floating):
         raise ValueError(f"xs: expected floating-point numbers, got {xs.dtype}; cast them first.")
     return xs.shape[1 : xs.ndim - features]
+
+
+def _varying_alike(trees: Any) -> Any:
+    """The same, inside `jax.shard_map` with its check of what varies over which mesh axes.
+
+    There a loop's carry must not begin to vary in it; and the gradient of params that are the same
+    on all devices is added up over them, which is what the transpose of this cast does.
+    """
+    axes = frozenset[str]().union(*map(_varies_over, jax.tree.leaves(trees)))
+    if not axes:
+        return trees
+
+    def cast(leaf: Any) -> Any:
+        missing = tuple(axes - _varies_over(leaf))
+        return lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(cast, trees)
+
+
+def _varies_over(leaf: Any) -> frozenset[str]:
+    kind = getattr(jax.typeof(leaf), "manual_axis_type", None)
+    return kind.varying if kind else frozenset()
 
 
 def _within(lengths: Any, time: int, batch_shape: Shape) -> Array:

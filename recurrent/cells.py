@@ -71,7 +71,7 @@ def elman(
     f = _activation(activation)
 
     def gate(zx, zh, state):
-        return Hidden(f(zx[0] + zh[0]))
+        return _elman_forward(f, zx, zh, state)[0]
 
     vjp = elman_vjp(f, _SLOPES[activation]) if isinstance(activation, str) else None
     return gated(gate, input_size, hidden_size, gates=1, gate_vjp=vjp, **options)
@@ -80,14 +80,15 @@ def elman(
 def elman_vjp(f: Activation, slope: Activation) -> GateVJP:
     """The gate of `elman`, which keeps h, from which ``slope`` has the derivative of f."""
 
-    def forward(zx, zh, state):
-        h = f(zx[0] + zh[0])
-        return Hidden(h), [h], []
-
     def backward(kept, _, before, d_new):
         return [d_new.hidden * slope(kept[0])], [], Hidden(jnp.zeros_like(kept[0]))
 
-    return GateVJP(forward, backward, frozenset({0}))
+    return GateVJP(partial(_elman_forward, f), backward, frozenset({0}))
+
+
+def _elman_forward(f, zx, zh, state):
+    h = f(zx[0] + zh[0])
+    return Hidden(h), [h], []
 
 
 def irnn(input_size: int, hidden_size: int, *, scale: float = 1.0, **options: Any) -> Cell:

@@ -430,11 +430,13 @@ def _is_read_once(kernel: Array, x: Array) -> bool:
     """Whether the input's kernel is better read once, in a product before the loop, on a CPU too.
 
     Elsewhere it always is. On a CPU the product inside the loop costs no more, and its result is
-    still at hand; but not where the kernel does not fit into the caches, nor where a step has so
-    few rows that it takes longer to read the kernel than to multiply by it.
+    still at hand; but not where the kernel does not fit into the caches, nor with a single row,
+    where it takes longer to read a kernel of many rows than to multiply by it, as long as the
+    results of all steps fit into the caches.
     """
-    rows = math.prod(x.shape[1:-1])
-    return kernel.size > 2**20 or (rows <= 4 and kernel.size >= 2**13)
+    inputs, columns = kernel.shape[0], kernel.shape[-1]
+    single = math.prod(x.shape[1:-1]) == 1 and inputs >= 64 and len(x) * columns <= 2**20
+    return kernel.size > 2**20 or single
 
 
 def _apart(t, z):

@@ -1,5 +1,6 @@
 """Every option of `unroll` at once, against a Python loop that obeys one rule at a time."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import Any
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, PartitionSpec
 
 from recurrent import Cell, dense, elman, gru, lstm, unroll
-from recurrent.combine import learned_state, residual, skip_stack, stack
+from recurrent.combine import bidirectional, learned_state, residual, skip_stack, stack
 from recurrent.linear_cells import lru, min_gru
 from recurrent.noise import step_dropout, variational_dropout, weight_drop, zoneout
 from recurrent.norm import layer_norm
@@ -146,3 +148,38 @@ def test_the_fast_form_in_pieces_equals_the_loop_in_values_and_gradients(name: s
 
     (last, ys, _), gradients = expected(name)
     assert_close(differentiate(run, name), ((last, ys), gradients))
+
+
+NAMES = ["lstm", "gru", "elman", "min_gru"]
+
+
+@pytest.mark.skipif(len(jax.devices()) < 2, reason="needs the two devices of conftest")
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *itertools.product(["lstm", "gru", "elman", "min_gru"], ["auto", "scan"]),
+        ("two ways", "auto"),
+    ],
+)
+def test_a_batch_in_shard_map_with_its_checks(name: str, method: Any) -> None:
+    """Values and gradients are those of one device, params being the same on all."""
+    made: dict[str, Any] = {"lstm": lstm, "gru": gru, "elman": elman, "min_gru": min_gru}
+    cell = made[name](3, 4) if name in made else bidirectional(gru(3, 4), gru(3, 4))
+    params = cell.init(jax.random.key(0))
+    xs = jax.random.normal(jax.random.key(1), (5, 4, 3))
+    mask = jnp.arange(5)[:, None] < jnp.array([5, 3, 1, 4])
+    mesh = jax.make_mesh((2,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:2])
+    cut = PartitionSpec(None, "batch")
+
+    def loss(params: Any, xs: Any, mask: Any) -> Any:
+        return (unroll(cell, params, xs, mask=mask, method=method)[1] ** 2).sum()
+
+    def shared(params: Any, xs: Any, mask: Any) -> Any:
+        value, gradients = jax.value_and_grad(loss, (0, 1))(params, xs, mask)
+        return lax.psum(value, "batch"), gradients
+
+    specs = PartitionSpec(), (PartitionSpec(), cut)
+    mapped = jax.shard_map(shared, mesh=mesh, in_specs=(PartitionSpec(), cut, cut), out_specs=specs)
+    actual = jax.jit(mapped)(params, xs, mask)
+    right = jax.value_and_grad(loss, (0, 1))(params, xs, mask)
+    chex.assert_trees_all_close(actual, right, rtol=1e-5, atol=1e-6)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench import gate, memory, timing
+from experiments.bench import gate, machine, memory, timing
 from experiments.bench.program import Program
 
 Row = dict[str, Any]
@@ -31,8 +31,10 @@ def compare(
         rows.append({"name": name, **about, **passed})
         if program is not None:
             programs[name] = program
-    times = timing.interleaved({name: p.run for name, p in programs.items()}, seconds, repeats)
+    with machine.watched() as others:
+        times = timing.interleaved({name: p.run for name, p in programs.items()}, seconds, repeats)
     for row in rows:
+        row["others"] = max(others, default=None)
         if row["name"] in programs:
             row |= _measured(programs[row["name"]], times, row["name"], against)
     return rows

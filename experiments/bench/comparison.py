@@ -76,7 +76,7 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
     Raises:
       UserError: where ``--only`` leaves nothing to measure.
     """
-    from experiments.bench import ceiling, machine, peers
+    from experiments.bench import ceiling, peers
 
     modules, missing = peers.installed()
     result = beginning(settings, command, missing)
@@ -95,9 +95,7 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
     began = time.monotonic()
     try:
         for number, (part, title, job) in enumerate(todo, start=1):
-            with machine.watched() as others:
-                rows = job()
-            result[part] += [{**row, "others": max(others, default=None)} for row in rows]
+            result[part] += job()
             write(result, folder)
             seconds = time.monotonic() - began
             print(f"[{number}/{len(todo)}] {title} ({seconds:.0f} s)", flush=True)

@@ -41,13 +41,20 @@ def watched() -> Iterator[list[float]]:
 
 
 def _others() -> float | None:
-    """Seconds of a core that all processes but this one have had since the start of the system."""
+    """Seconds that all but this process have had of its cores since the system started."""
     try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+        lines = Path("/proc/stat").read_text().splitlines()
     except OSError:
         return None
-    user, nice, system, _, _, irq, softirq, *_ = map(int, fields)
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - time.process_time()
+    ours = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    busy = sum(_busy(line) for line in lines if line.split()[0] in ours)
+    return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def _busy(line: str) -> int:
+    """Ticks that a core was at work, or was kept from it by another guest of its host."""
+    user, nice, system, _, _, irq, softirq, stolen, *_ = map(int, line.split()[1:])
+    return user + nice + system + irq + softirq + stolen
 
 
 def _processor() -> str:

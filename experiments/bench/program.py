@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.bench.cases import LEARNING_RATE
-from experiments.bench.weights import WAYS, Weights, named
+from experiments.bench.weights import WAYS, Weights, as_moments, named
 
 Arrays = dict[str, np.ndarray]
 Place = Callable[[Any, np.ndarray], tuple[Any, Any]]
@@ -141,12 +141,13 @@ def adam(network: Network, xs: Any, differentiate: Differentiate) -> Program:
     def run() -> Any:
         nonlocal state
         *state, loss = jax.block_until_ready(executable(*state, xs))
-        return state[0], loss
+        return *state, loss
 
     def arrays(result: Any) -> Arrays:
-        params, loss = result
-        change = jax.tree.map(jnp.subtract, params, before)
-        return {"loss": np.asarray(loss), **named(network.weights(change))}
+        params, (adam, *_), loss = result
+        change = named(network.weights(jax.tree.map(jnp.subtract, params, before)))
+        moment = named(network.weights(adam.mu))
+        return {"loss": np.asarray(loss), **change, **as_moments(moment)}
 
     return Program(run, arrays, *facts)
 

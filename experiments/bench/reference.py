@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.bench.cases import LEARNING_RATE, Case
-from experiments.bench.weights import WAYS, Weights, each, named
+from experiments.bench.weights import WAYS, Weights, as_moments, each, named
 
 Reset = Literal["after", "before"]
 Expected = dict[str, dict[str, np.ndarray]]
@@ -40,7 +40,7 @@ def expected(case: Case, weights: Weights, xs: np.ndarray, reset: Reset = "after
     return {
         "forward": {"outputs": ys},
         "backward": {"loss": loss, "inputs": d_xs, **named(gradients)},
-        "adam": {"loss": loss, **adam_change(named(gradients))},
+        "adam": {"loss": loss, **adam_change(named(gradients)), **adam_moment(named(gradients))},
     }
 
 
@@ -147,6 +147,11 @@ def gru_step_before(xp: Any, w: dict[str, Any], state: Any, x: Any) -> Any:
 
 
 gru_step = {"after": gru_step_after, "before": gru_step_before}
+
+
+def adam_moment(gradients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The first moment after the first step, ``0.1 g``."""
+    return as_moments({name: 0.1 * g for name, g in gradients.items()})
 
 
 def adam_change(gradients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

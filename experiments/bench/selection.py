@@ -28,6 +28,8 @@ def read(text: str) -> Selection:
       UserError: for a word that is none, or one that chooses nothing.
     """
     words = {word for word in text.replace(" ", ",").split(",") if word}
+    if text and not words:
+        raise UserError(f"--only={text}: expected words with commas between.")
     for word in words:
         check(word)
     found = {kind: words & set(known) for kind, known in WORDS.items() if words & set(known)}

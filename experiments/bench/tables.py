@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.bench.cases import CELLS, MEASURES
 from experiments.bench.peers import OURS, PEERS, SHARDED
+from experiments.bench.selection import PARTS
 
 Row = dict[str, Any]
 Result = dict[str, Any]
@@ -34,7 +35,7 @@ def heading(result: Result) -> str:
     return "\n".join(
         [
             *[*lines, "", *ceiling(result["ceiling"]), "", EXPLANATION, ""],
-            *[*disturbed(result["table"]), *summary(result)],
+            *[*disturbed(result), *summary(result)],
         ]
     )
 
@@ -67,12 +68,16 @@ def ceiling(measured: list[dict[str, float]]) -> list[str]:
     return [f"The best float32 matrix product {when}: {'; '.join(lines)}."]
 
 
-def disturbed(rows: list[Row]) -> list[str]:
+def disturbed(result: Result) -> list[str]:
     """What was measured while others used the processor."""
-    names = {f"{CELLS[row['cell']]} {case_name(row)}": None for row in rows if not quiet(row)}
-    if not names:
+    rows = [row for part in PARTS for row in result[part] if not quiet(row)]
+    if not rows:
         return []
-    share = max(row["others"] for row in rows if not quiet(row))
+    names = dict.fromkeys(
+        f"{CELLS[row['cell']]} {case_name(row)}" if "form" in row else f"T = {row['time']}"
+        for row in rows
+    )
+    share = max(row["others"] for row in rows)
     return [
         f"**Other programs took up to {100 * share:.0f} % of the cores while these were measured; "
         f"they are not counted below, and no verdict: {', '.join(names)}.**",
@@ -278,7 +283,7 @@ def length(row: Row | None) -> str:
 
 def failures(result: Result) -> str:
     """What was not timed, and why."""
-    rows = [row for part in ("table", "ablation", "long") for row in result[part]]
+    rows = [row for part in PARTS for row in result[part]]
     lines = [
         f"- {title(row['name'])}, {row.get('cell', '')} "
         f"{case_name(row) if 'form' in row else row['time']} {row.get('measure', '')}: "

@@ -55,6 +55,11 @@ def named(weights: Weights) -> dict[str, np.ndarray]:
     }
 
 
+def as_moments(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """By other names, of Adam's first moment, since its first step tells no gradient's size."""
+    return {f"moment of {name}": array for name, array in arrays.items()}
+
+
 def split(array: Any, names: str) -> dict[str, Any]:
     """The blocks of the last axis by their names, one letter each."""
     return dict(zip(names, np.split(np.asarray(array), len(names), axis=-1), strict=True))

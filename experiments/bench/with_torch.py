@@ -7,7 +7,7 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from experiments.bench.cases import LEARNING_RATE, Case
 from experiments.bench.program import Arrays, Program
-from experiments.bench.weights import WAYS, Weights, named
+from experiments.bench.weights import WAYS, Weights, as_moments, named
 
 CELLS = ("lstm", "gru", "elman")
 _ENDING = {"forward": "", "backward": "_reverse"}
@@ -76,7 +76,9 @@ def adam(module: Any, xs: np.ndarray) -> Program:
     def arrays(loss: Any) -> Arrays:
         after = {name: param.detach() for name, param in module.named_parameters()}
         change = {name: after[name] - before[name] for name in before}
-        return {"loss": loss.numpy(), **named(_weights(change))}
+        average = {n: optimizer.state[p]["exp_avg"] for n, p in module.named_parameters()}
+        moments = as_moments(named(_weights(average)))
+        return {"loss": loss.numpy(), **named(_weights(change)), **moments}
 
     return Program(run, arrays)
 
