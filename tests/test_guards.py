@@ -36,6 +36,7 @@ from tests.traces import (
     products_in_compiled_loops,
 )
 
+on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads XLA's CPU code")
 HEAVY = {
     *("flax", "orbax", "tensorstore", "tensorboardX", "matplotlib", "sklearn", "scipy", "pandas"),
     *("torch", "keras", "tensorflow", "chex", "jinja2"),
@@ -78,7 +79,7 @@ def test_a_plain_scan_carries_the_gradients_of_its_kernels() -> None:
 
 
 @pytest.mark.optimized
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts the products of XLA's CPU code")
+@on_a_cpu
 @pytest.mark.parametrize("factory", [elman, lstm, gru])
 def test_a_compiled_step_does_two_products_forward_and_one_backward(factory: Any) -> None:
     """Those of x and h, and that of h; the plain scan has four backward: and for x and kernels."""
@@ -89,7 +90,7 @@ def test_a_compiled_step_does_two_products_forward_and_one_backward(factory: Any
 
 
 @pytest.mark.optimized
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts the products of XLA's CPU code")
+@on_a_cpu
 @pytest.mark.parametrize(
     ("inputs", "batch", "steps", "inside"),
     [(64, 1, 50, 1), (63, 1, 50, 2), (64, 2, 50, 2), (64, 1, 2**20 // 512 + 1, 2)],
@@ -111,10 +112,10 @@ def test_an_input_kernel_read_once_gives_the_same(factory: Any, batch: tuple[int
         cell = factory(128, 64)
         params = to_dtype(cell.init(jax.random.key(0)), jnp.float64)
         xs = random_like(jnp.zeros((5, *batch, 128)))
-        reset = jnp.arange(5) == jnp.reshape(jnp.arange(jnp.size(jnp.zeros(batch))), (*batch, 1))
-        reset = jnp.moveaxis(reset, -1, 0)
+        none = jnp.zeros((5, *batch), bool)
+        flags = {"mask": ~none.at[1].set(True), "reset": none.at[3].set(True)}
         runs = [
-            partial(unroll, cell, mask=~reset, reset=reset, reverse=True, method=method)
+            partial(unroll, cell, **flags, reverse=True, method=method)
             for method in ("auto", "scan")
         ]
         outputs, right = (jax.jit(partial(values_and_gradients, run))(params, xs) for run in runs)
@@ -122,7 +123,7 @@ def test_an_input_kernel_read_once_gives_the_same(factory: Any, batch: tuple[int
 
 
 @pytest.mark.optimized
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads XLA's CPU code")
+@on_a_cpu
 @pytest.mark.parametrize("factory", [elman, lstm, gru])
 def test_nor_is_it_copied_in_a_step(factory: Any) -> None:
     cell = factory(128, 64)
@@ -137,7 +138,7 @@ def test_nor_is_it_copied_in_a_step(factory: Any) -> None:
 
 
 @pytest.mark.optimized
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads XLA's CPU code")
+@on_a_cpu
 @pytest.mark.parametrize("name", ["lstm", "gru", "own_gate", "lstm_peepholes", "layer_norm_gru"])
 def test_no_compiled_step_copies_all_steps(name: str) -> None:
     """XLA does so where it sees an array written to before the last that reads it.
@@ -152,7 +153,7 @@ def test_no_compiled_step_copies_all_steps(name: str) -> None:
 
 
 @pytest.mark.optimized
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads XLA's CPU code")
+@on_a_cpu
 @pytest.mark.parametrize("name", ["lstm", "gru", "own_gate"])
 def test_nor_does_a_step_of_the_gradient_of_a_gradient(name: str) -> None:
     cell = CELLS[name](INPUT, HIDDEN)

@@ -150,9 +150,6 @@ def test_the_fast_form_in_pieces_equals_the_loop_in_values_and_gradients(name: s
     assert_close(differentiate(run, name), ((last, ys), gradients))
 
 
-NAMES = ["lstm", "gru", "elman", "min_gru"]
-
-
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs the two devices of conftest")
 @pytest.mark.parametrize(
     ("name", "method"),
