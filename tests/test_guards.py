@@ -34,6 +34,7 @@ from tests.traces import (
     loops,
     operations,
     products_in_compiled_loops,
+    turned_products_in_compiled_loops,
 )
 
 on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads XLA's CPU code")
@@ -93,25 +94,38 @@ def test_a_compiled_step_does_two_products_forward_and_one_backward(factory: Any
 @on_a_cpu
 @pytest.mark.parametrize(
     ("inputs", "batch", "steps", "inside"),
-    [(64, 1, 50, 1), (63, 1, 50, 2), (64, 2, 50, 2), (64, 1, 2**20 // 512 + 1, 2)],
+    [
+        *[(64, 1, 50, 1), (63, 1, 50, 2), (64, 2, 50, 2), (64, 1, 2**21 // 512 + 1, 2)],
+        *[(256, 16, 50, 1), (255, 16, 50, 2), (256, 16, 2**21 // (16 * 512) + 1, 2)],
+    ],
 )
-def test_a_single_row_reads_a_tall_input_kernel_once(
-    inputs: int, batch: int, steps: int, inside: int
-) -> None:
-    """Not in each step, where to read it takes longer than the product; but no long sequence."""
+def test_a_tall_input_kernel_is_read_once(inputs: int, batch: int, steps: int, inside: int) -> None:
+    """Not in each step, where it is most of the work; but for no long sequence."""
     cell = lstm(inputs, 128)
     params, xs = given(cell, steps, batch)
     assert products_in_compiled_loops(gradient_of(cell), params, xs) == [inside, 1]
 
 
 @pytest.mark.optimized
+@on_a_cpu
+@pytest.mark.parametrize("factory", [elman, lstm, gru])
+def test_a_compiled_step_turns_no_kernel(factory: Any) -> None:
+    """A product by a transposed kernel is several times as slow as by one transposed before."""
+    cell = factory(32, 64)
+    params, xs = given(cell, 50, batch=2)
+    assert turned_products_in_compiled_loops(gradient_of(cell), params, xs) == [0, 0]
+    _, backward = turned_products_in_compiled_loops(gradient_of(cell, method="scan"), params, xs)
+    assert backward > 0
+
+
+@pytest.mark.optimized
 @pytest.mark.parametrize("factory", [elman, lstm, gru, partial(gru, reset="before")])
-@pytest.mark.parametrize("batch", [(), (1,), (1, 1)])
+@pytest.mark.parametrize("batch", [(), (1,), (1, 1), (3,)])
 def test_an_input_kernel_read_once_gives_the_same(factory: Any, batch: tuple[int, ...]) -> None:
     with jax.enable_x64(True):
-        cell = factory(128, 64)
+        cell = factory(192, 64)
         params = to_dtype(cell.init(jax.random.key(0)), jnp.float64)
-        xs = random_like(jnp.zeros((5, *batch, 128)))
+        xs = random_like(jnp.zeros((5, *batch, 192)))
         none = jnp.zeros((5, *batch), bool)
         flags = {"mask": ~none.at[1].set(True), "reset": none.at[3].set(True)}
         runs = [

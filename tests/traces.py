@@ -34,6 +34,12 @@ def products_in_compiled_loops(function: Callable[..., Any], *args: Any) -> list
     return [len(re.findall(r" dot\(", body)) for body in compiled_loops(function, *args)]
 
 
+def turned_products_in_compiled_loops(function: Callable[..., Any], *args: Any) -> list[int]:
+    """How many of them run along the rows of their second operand, as by a transposed matrix."""
+    turned = r" dot\([^\n]*rhs_contracting_dims=\{1\}"
+    return [len(re.findall(turned, body)) for body in compiled_loops(function, *args)]
+
+
 def copies_in_compiled_loops(length: int, function: Callable[..., Any], *args: Any) -> list[str]:
     """The copies, in a step of a loop, of arrays of ``length`` in the program that XLA compiles."""
     copy = rf"= (\w+\[{length},[^ ]*) copy\("
