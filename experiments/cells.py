@@ -8,7 +8,7 @@ import traceback
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import recurrent
 from experiments.errors import UserError, did_you_mean
@@ -111,6 +111,13 @@ def told(error: Exception, file: str) -> str:
         lines, error = [error.lineno], SyntaxError(error.msg)
     place = f" ({file}, line {lines[-1]})" if lines and lines[-1] else ""
     return f"{type(error).__name__}: {error}{place}"
+
+
+def source_hashes(config: Any) -> dict[str, str]:
+    """The hashes of the user's own files that a Config names, so that an edit is noticed."""
+    cell = getattr(config, "cell", None)
+    digest = source_hash(cell) if cell else None
+    return {"cell": digest} if digest else {}
 
 
 def source_hash(name: str) -> str | None:

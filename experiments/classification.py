@@ -13,6 +13,7 @@ from experiments.config import TrainingConfig, option
 from experiments.data.images import DATASETS, ImageSet, Splits
 from experiments.program import Numbers, Picture, Program
 from recurrent import augment, losses, optimizers, train
+from recurrent.population import Task
 
 CLASSES = 10
 EPOCHS = {"digits": 100, "mnist": 6}
@@ -115,14 +116,11 @@ def classification(
         yield from own_pictures(params, splits.test)
 
     return Program(
-        init=init,
-        train=train_steps,
-        evaluate=evaluate,
+        task=Task(init, train_steps, evaluate, lowest_loss),
         data=data,
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         metric="accuracy",
-        score=lowest_loss,
         pictures=pictures,
     )
 
@@ -162,7 +160,7 @@ def metrics(logits: Array, batch: dict[str, Array]) -> train.Metrics:
     return {"loss": losses.cross_entropy(*answers), "accuracy": losses.accuracy(*answers)}
 
 
-def lowest_loss(means: dict[str, float]) -> float:
+def lowest_loss(means: dict[str, Any]) -> Any:
     """Ranks by validation loss: on a small split accuracy ties too often to choose by."""
     return -means["loss"]
 

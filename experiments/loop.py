@@ -80,7 +80,7 @@ def refuse_too_large(program: Program, config: TrainingConfig) -> None:
     XLA says nothing of an allocation that failed on a CPU: it waits for ever.
     """
     numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
-    state = jax.eval_shape(program.init, numbers)
+    state = jax.eval_shape(program.task.init, numbers)
     needed = bytes_of(state) + 2 * bytes_of(state.params)  # and a gradient, and the best params
     available = memory_bytes()
     if needed > available:
@@ -126,7 +126,7 @@ def train(
         checkpoints(folder / "checkpoints" / "best", keep=1) as best,
         event_writer(folder / "events") as write_events,
     ):
-        call = jax.jit(program.train, static_argnums=3, donate_argnums=0)
+        call = jax.jit(program.task.train, static_argnums=3, donate_argnums=0)
         fresh = first_state(program, call, numbers, config.steps_per_call)
         state, notes = restore(latest, fresh) or (fresh, {})
         begun -= notes.get("train_seconds", 0.0)
@@ -174,7 +174,7 @@ def keep_best(manager: Any, state: RunState) -> None:
 
 def first_state(program: Program, call: Any, numbers: Numbers, steps_per_call: int) -> RunState:
     """The state of a run that has not begun."""
-    state = jax.jit(program.init)(numbers)
+    state = jax.jit(program.task.init)(numbers)
     steps = next_call(0, program.steps_per_epoch, steps_per_call)
     _, shapes = jax.eval_shape(call, state, numbers, program.data["train"], steps)
     sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -193,7 +193,7 @@ def moments(
     """The training itself: one compiled call after the other, an evaluation after each epoch."""
     data = program.data["train"]
     step, total = int(state.train.step), program.epochs * program.steps_per_epoch
-    evaluate = jax.jit(program.evaluate)
+    evaluate = jax.jit(program.task.evaluate)
 
     @functools.cache
     def compiled(steps: int) -> Any:
@@ -226,7 +226,7 @@ def next_call(step: int, steps_per_epoch: int, limit: int) -> int:
 def after_epoch(program: Program, state: RunState, valid: dict[str, Average]) -> RunState:
     """The state with empty sums, and with new best params where the score has risen."""
     state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-    score = program.score({name: float(value.mean) for name, value in valid.items()})
+    score = program.task.score({name: float(value.mean) for name, value in valid.items()})
     if not score > float(state.best_score):
         return state
     return state._replace(

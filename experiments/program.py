@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from recurrent.population import Task
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -29,25 +31,18 @@ class Program(NamedTuple):
     """A training run as pure functions over one state; the harness jits them.
 
     Attributes:
-      init: ``numbers -> state``; the state has ``step``, ``params`` and ``skipped``.
-      train: ``(state, numbers, data, steps) -> (state, metrics)``: steps of one epoch in one
-        call, with metrics a dict of `recurrent.losses.Average` summed over them. ``steps`` is
-        static.
-      evaluate: ``(params, data) -> metrics`` over a whole split.
+      task: its functions. ``train`` takes steps of one epoch; the params of the highest ``score``
+        on the validation split are kept.
       data: the splits ``"train"``, ``"valid"`` and ``"test"``, each a tree of arrays.
       epochs: passes over the training split.
       steps_per_epoch: of the training split.
       metric: the name of the metric that people read.
-      score: ``means of the validation metrics -> number``; the params of the highest are kept.
       pictures: ``(params, rows of metrics) -> pictures`` of the finished run.
     """
 
-    init: Callable[[Numbers], Any]
-    train: Callable[[Any, Numbers, Any, int], tuple[Any, Any]]
-    evaluate: Callable[[Any, Any], Any]
+    task: Task
     data: dict[str, Any]
     epochs: int
     steps_per_epoch: int
     metric: str
-    score: Callable[[dict[str, float]], float]
     pictures: Callable[[Any, list[dict[str, Any]]], Iterator[Picture]]

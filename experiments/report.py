@@ -4,11 +4,20 @@ import base64
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from experiments.files import write_atomically
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEMPLATE = "report.html.j2"
+
+
+class Table(NamedTuple):
+    """A table of texts: its heading, the names of its columns, and its rows."""
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def write_report(
@@ -20,7 +29,8 @@ def write_report(
     figures: Sequence[tuple[str, Path, str]],
     result: Mapping[str, object],
     config: Mapping[str, tuple[object, object, str]],
-    command: str,
+    commands: Mapping[str, str],
+    tables: Sequence[Table] = (),
 ) -> None:
     """Writes a self-contained page, all of it or nothing.
 
@@ -35,7 +45,8 @@ def write_report(
       figures: (heading, PNG file, caption); half its pixels is a picture's natural size.
       result: Name to final value.
       config: Name to (value, default, help); values that differ from the default stand out.
-      command: The command line that repeats the run.
+      commands: Heading to a command line, such as the one that repeats the run.
+      tables: Shown before the figures.
 
     Raises:
       FileNotFoundError: If a picture does not exist.
@@ -48,7 +59,8 @@ def write_report(
         figures=[_embed(*figure) for figure in figures],
         result=[(name, _text(value)) for name, value in result.items()],
         settings=[_setting(name, *entry) for name, entry in config.items()],
-        command=command,
+        commands=list(commands.items()),
+        tables=tables,
     )
     write_atomically(path, page)
 

@@ -27,7 +27,7 @@ def finish(
 
     ``result.json`` is written last: where it is, the run is complete.
     """
-    test = means(jax.jit(program.evaluate)(outcome.state.best_params, program.data["test"]))
+    test = means(jax.jit(program.task.evaluate)(outcome.state.best_params, program.data["test"]))
     result = final_numbers(experiment, program, config, outcome, test)
     pictures = []
     (folder / "figures").mkdir(exist_ok=True)
@@ -46,7 +46,7 @@ def finish(
             name: (getattr(config, name), option.default, option.help)
             for name, option in options(config).items()
         },
-        command=command,
+        commands={"Run it again": command},
     )
     rundir.write_json(folder / "result.json", result)
     return result

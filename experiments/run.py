@@ -23,6 +23,7 @@ USAGE = """\
 ./launch.sh                               runs the default experiment, {default}
 ./launch.sh EXPERIMENT [--flag=value ...] runs an experiment, or goes on with it
 ./launch.sh EXPERIMENT --help             its flags
+./launch.sh sweep EXPERIMENT --sweep=FIELD=VALUES ...  trains many settings together; --help
 ./launch.sh list                          all experiments
 ./launch.sh download DATASET|all          fetches data sets
 ./launch.sh bench [--flag=value ...]      times our cells beside other libraries; --help
@@ -70,6 +71,8 @@ def dispatch(arguments: list[str]) -> int:
         download(rest)
     elif word == "bench":
         return bench(rest)
+    elif word == "sweep":
+        return sweep(rest)
     elif word.startswith("-"):
         return run(DEFAULT, arguments)
     else:
@@ -107,21 +110,79 @@ def run(experiment: str, arguments: list[str]) -> int:
         print(help_page(experiment, module))
         return 0
     launch, settings = read_flags(arguments, Launch, module.Config)
-    folder = run_directory(experiment, launch, settings)
+    folder = run_directory(experiment, launch, default_name(settings))
     command = shlex.join(["./launch.sh", experiment, *arguments])
     return train(experiment, module, settings, folder, launch.overwrite, command)
+
+
+def sweep(arguments: list[str]) -> int:
+    """Trains many settings of an experiment together."""
+    from experiments.sweep import axes, request
+
+    word, *rest = arguments or [""]
+    if word.startswith("-") or not word:
+        word, rest = (DEFAULT, arguments) if asks_for_help(arguments) else ("", [])
+    if not word:
+        raise UserError("sweep: say which experiment, as in ./launch.sh sweep sequential_digits.")
+    module = catalogue.load(word)
+    if asks_for_help(rest):
+        print(sweep_help(module, request.Settings))
+        return 0
+    texts, others = taken_off("--sweep=", rest)
+    launch, settings, base = read_flags(others, Launch, request.Settings, module.Config)
+    swept = axes.read_axes(texts, config.options(module.Config))
+    for axis in swept:
+        if any(re.match(f"--?(no)?{axis.field}(=|$)", other) for other in others):
+            raise UserError(f"--{axis.field}: it is swept too; give it once.")
+    command = shlex.join(["./launch.sh", "sweep", *arguments])
+    asked = request.Sweep(word, module, base, swept, settings, command)
+    name = default_name(base, settings, sweep=",".join(texts).replace(":", "_"))
+    folder = run_directory(f"sweep/{word}", launch, name)
+    compile_cache()
+    devices_of_cpu()
+    from experiments.sweep import command as sweeps
+
+    return sweeps.main(asked, folder, launch.overwrite)
+
+
+def taken_off(flag: str, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What a flag that may be repeated says each time, and the other arguments."""
+    bare = flag.lstrip("-")
+    own = [re.fullmatch(f"--?{bare}(.*)", word, re.S) for word in arguments]
+    others = [word for word, match in zip(arguments, own, strict=True) if not match]
+    return [match[1] for match in own if match], others
+
+
+def devices_of_cpu() -> None:
+    """A device for each core of the CPU, unless JAX_NUM_CPU_DEVICES or XLA_FLAGS says otherwise."""
+    import jax
+
+    told = "JAX_NUM_CPU_DEVICES" in os.environ
+    if not told and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
+def sweep_help(module: Any, settings: type) -> str:
+    """The sweep's own flags; then the experiment's, any of which can be swept."""
+    from experiments.sweep import axes, command
+
+    lines = [f"{command.__doc__}".strip(), "", "Flags of every sweep:"]
+    lines += [f"   --sweep=FIELD=VALUES   may be repeated; VALUES are {axes.FORMS}"]
+    lines += [*help_lines(settings), "", "Flags of every run:", *help_lines(Launch)]
+    lines += ["", "Fields (* sweep in one program, others in one for each value):"]
+    return "\n".join([*lines, *help_lines(module.Config)])
 
 
 def train(
     experiment: str, module: Any, settings: Any, folder: Path, overwrite: bool, command: str
 ) -> int:
     """`run` after the flags were read."""
-    from experiments import loop, results, rundir
+    from experiments import cells, loop, results, rundir
 
     identity = {
         "experiment": experiment,
         "config": dataclasses.asdict(settings),
-        "sources": source_hashes(settings),
+        "sources": cells.source_hashes(settings),
     }
     question = module.__doc__.partition("\n")[0]
     compile_cache()
@@ -216,11 +277,11 @@ def help_line(name: str, field: Option) -> str:
     return f" {star} --{name:16} {kind}, default {default}\n{'':22} {field.help}"
 
 
-def run_directory(experiment: str, launch: Launch, settings: Any) -> Path:
+def run_directory(experiment: str, launch: Launch, name: str) -> Path:
     """Where the run lives: --workdir, or runs/EXPERIMENT/NAME beside launch.sh."""
     if launch.workdir:
         return Path(launch.workdir).expanduser()
-    name = launch.name or default_name(settings)
+    name = launch.name or name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,119}", name):
         raise UserError(
             f"--name: expected letters, digits and ._=,+- (at most 120), got {name!r}; "
@@ -229,26 +290,19 @@ def run_directory(experiment: str, launch: Launch, settings: Any) -> Path:
     return ROOT / "runs" / experiment / name
 
 
-def default_name(settings: Any) -> str:
+def default_name(*settings: Any, sweep: str = "") -> str:
     """The changed fields, such as ``cell=gru,seed=1``; ``default`` where there are none."""
     changed = [
-        f"{name}={getattr(settings, name)}"
-        for name, field in config.options(settings).items()
-        if getattr(settings, name) != field.default
+        f"{name}={getattr(each, name)}"
+        for each in settings
+        for name, field in config.options(each).items()
+        if getattr(each, name) != field.default and name not in ("layout", "places")
     ]
+    changed = [*filter(None, [sweep]), *changed]
     name = re.sub(r"[^A-Za-z0-9._=,+-]", "-", ",".join(changed)) or "default"
     if len(name) <= 100:
         return name
     return f"{name[:80]}-{hashlib.sha256(','.join(changed).encode()).hexdigest()[:12]}"
-
-
-def source_hashes(settings: Any) -> dict[str, str]:
-    """The hashes of the user's own files that the Config names, so that an edit is noticed."""
-    from experiments.cells import source_hash
-
-    cell = getattr(settings, "cell", None)
-    digest = source_hash(cell) if cell else None
-    return {"cell": digest} if digest else {}
 
 
 def compile_cache() -> None:

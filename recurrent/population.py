@@ -5,13 +5,14 @@ for that one alone. Whatever happens to a member, its weights turning to NaN inc
 others as they are.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from recurrent.train import Metrics, TrainState
 
@@ -65,22 +66,34 @@ def spread(function: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
         together = layout.together if layout.together > 1 else None
         return lax.map(apply, members, batch_size=together)
 
+    @functools.wraps(function)  # for the names of compiled programs
     def apply_all(members: Any, *shared: Any) -> Any:
         _check(layout, _size(members))
         if layout.devices == 1:
             return on_device(members, *shared)
-        devices = jax.devices()[: layout.devices]
-        mesh = jax.make_mesh((layout.devices,), (AXIS,), (AxisType.Auto,), devices=devices)
         own, all_of_it = PartitionSpec(AXIS), PartitionSpec()
         return jax.shard_map(
             on_device,
-            mesh=mesh,
+            mesh=_mesh(layout),
             in_specs=(own, *[all_of_it] * len(shared)),
             out_specs=own,
             check_vma=False,
         )(members, *shared)
 
     return apply_all
+
+
+def placed(tree: Any, layout: Layout, *, shared: bool = False) -> Any:
+    """Arrays on the devices of a layout: members cut along axis 0, or all of it on each device."""
+    if layout.devices == 1:
+        return jax.device_put(tree, jax.devices()[0])
+    spec = PartitionSpec() if shared else PartitionSpec(AXIS)
+    return jax.device_put(tree, NamedSharding(_mesh(layout), spec))
+
+
+def _mesh(layout: Layout) -> Mesh:
+    devices = jax.devices()[: layout.devices]
+    return jax.make_mesh((layout.devices,), (AXIS,), (AxisType.Auto,), devices=devices)
 
 
 def _size(members: Any) -> int:
@@ -114,7 +127,7 @@ class Task(NamedTuple):
     init: Callable[[Any], TrainState]
     train: Callable[[TrainState, Any, Any, int], tuple[TrainState, Metrics]]
     evaluate: Callable[[Any, Any], Metrics]
-    score: Callable[[dict[str, Array]], Any]
+    score: Callable[[dict[str, Any]], Any]
 
 
 class Member(NamedTuple):
@@ -170,27 +183,51 @@ def advance(
       The member, and its metrics over the steps and over ``valid_data``; both count nothing where
       it had stopped before.
     """
+    due = member.status == TRAINING
+    member, over_steps = trained(task, steps, member, train_data)
+    valid = measured(task, member.state.params, due, valid_data)
+    return judged(task, limits, member, valid), (over_steps, valid)
 
-    def go_on(member: Member) -> tuple[Member, tuple[Metrics, Metrics]]:
-        state, trained = task.train(member.state, member.numbers, train_data, steps)
-        valid = task.evaluate(state.params, valid_data)
-        return judged(task, limits, member._replace(state=state), valid), (trained, valid)
 
-    def stay(member: Member) -> tuple[Member, tuple[Metrics, Metrics]]:
-        _, metrics = jax.eval_shape(go_on, member)
-        return member, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
+def trained(task: Task, steps: int, member: Member, data: Any) -> tuple[Member, Metrics]:
+    """So many steps of a member and its metrics over them; no step and zeros if it has stopped."""
+
+    def go_on(member: Member) -> tuple[Member, Metrics]:
+        state, metrics = task.train(member.state, member.numbers, data, steps)
+        return member._replace(state=state), metrics
+
+    def stay(member: Member) -> tuple[Member, Metrics]:
+        return member, _zeros(jax.eval_shape(go_on, member)[1])
 
     return lax.cond(member.status == TRAINING, go_on, stay, member)
 
 
+def measured(task: Task, params: Any, due: Array, data: Any) -> Metrics:
+    """The metrics of params over ``data`` where ``due`` is true, else zeros."""
+
+    def measure(params: Any) -> Metrics:
+        return task.evaluate(params, data)
+
+    return lax.cond(due, measure, lambda params: _zeros(jax.eval_shape(measure, params)), params)
+
+
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
 def judged(task: Task, limits: Limits, member: Member, valid: Metrics) -> Member:
-    """The member after an evaluation: its best params, and whether it goes on."""
+    """The member after an evaluation: its best params, and whether it goes on.
+
+    One that has stopped stays as it is.
+    """
+    training = member.status == TRAINING
     score = jnp.float32(task.score({name: each.mean for name, each in valid.items()}))
     lost = ~jnp.isfinite(score) | (score < limits.worst)
     lost |= member.state.skipped >= limits.skipped
-    better = ~lost & (score > member.best_score)
-    waited = jnp.where(better, 0, member.waited + 1)
+    better = training & ~lost & (score > member.best_score)
+    waited = jnp.where(better, 0, member.waited + training)
     status = jnp.where(waited >= limits.patience, FINISHED, TRAINING)
+    status = jnp.where(lost, DIVERGED, status)
     kept = jax.tree.map(
         lambda new, old: jnp.where(better, new, old), member.state.params, member.best_params
     )
@@ -199,8 +236,14 @@ def judged(task: Task, limits: Limits, member: Member, valid: Metrics) -> Member
         best_score=jnp.where(better, score, member.best_score),
         best_step=jnp.where(better, member.state.step, member.best_step),
         waited=waited,
-        status=jnp.where(lost, DIVERGED, status).astype(jnp.int32),
+        status=jnp.where(training, status, member.status).astype(jnp.int32),
     )
+
+
+def ended(member: Member, over: Array) -> Member:
+    """The member, which trains no more where ``over`` is true."""
+    finished = over & (member.status == TRAINING)
+    return member._replace(status=jnp.where(finished, FINISHED, member.status).astype(jnp.int32))
 
 
 def replaced(task: Task, member: Member, fresh: Array, numbers: Any) -> Member:

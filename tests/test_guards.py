@@ -286,13 +286,13 @@ def test_a_sweep_over_all_traced_fields_compiles_an_experiment_once() -> None:
 
     def train(state: Any, numbers: Any, data: Any) -> Any:
         traces.append(numbers)
-        return program.train(state, numbers, data, 1)
+        return program.task.train(state, numbers, data, 1)
 
     run: Any = jax.jit(train)
 
     def head(**changes: Any) -> np.ndarray:
         numbers = jax.tree.map(jnp.asarray, traced(config) | changes)
-        state, _ = run(jax.jit(program.init)(numbers), numbers, program.data["train"])
+        state, _ = run(jax.jit(program.task.init)(numbers), numbers, program.data["train"])
         return np.asarray(state.params["head"]["kernel"])
 
     moves = head(learning_rate=0.3) - head(learning_rate=0.1)

@@ -27,6 +27,7 @@ from experiments.errors import UserError
 from experiments.program import Program
 from recurrent import train
 from recurrent.losses import Average
+from recurrent.population import Task
 
 pytestmark = pytest.mark.optimized
 
@@ -73,16 +74,17 @@ def toy(slope_of_valid: float = 2.0, bad_steps: range = range(0), bad: float = m
     fitted = {"x": jnp.asarray(xs), "y": jnp.asarray(ys)}
     held_out = {"x": jnp.asarray(xs), "y": jnp.asarray(slope_of_valid * xs)}
     return Program(
-        init=init,
-        train=train_steps,
-        evaluate=evaluate,
+        task=Task(init, train_steps, evaluate, lambda means: -means["loss"]),
         data={"train": fitted, "valid": held_out},
         epochs=EPOCHS,
         steps_per_epoch=STEPS_PER_EPOCH,
         metric="loss",
-        score=lambda means: -means["loss"],
         pictures=lambda params, rows: iter(()),
     )
+
+
+def with_task(program: Program, **functions: Any) -> Program:
+    return program._replace(task=program.task._replace(**functions))
 
 
 def run(
@@ -170,8 +172,8 @@ def test_calls_of_any_length_count_the_same_epoch(whole: tuple[loop.Outcome, Pat
 def test_a_row_holds_the_means_of_its_own_epoch(whole: tuple[loop.Outcome, Path]):
     """By hand, in float64: the loss before each of the seven steps, averaged over the epoch."""
     program = toy()
-    state = program.init({"seed": 0, "learning_rate": CONFIG.learning_rate})
-    step_once = functools.partial(jax.jit(program.train, static_argnames="steps"), steps=1)
+    state = program.task.init({"seed": 0, "learning_rate": CONFIG.learning_rate})
+    step_once = functools.partial(jax.jit(program.task.train, static_argnames="steps"), steps=1)
     data = program.data["train"]
     losses = []
     for step in range(TOTAL):
@@ -240,7 +242,7 @@ def test_the_best_params_are_those_of_the_highest_score(tmp_path: Path, at_step:
     assert 0 < best < EPOCHS - 1, "otherwise the test shows nothing"
     assert int(outcome.state.best_step) == outcome.rows[best]["step"]
     assert float(outcome.state.best_score) == -np.float32(losses[best])
-    evaluated = program.evaluate(outcome.state.best_params, program.data["valid"])
+    evaluated = program.task.evaluate(outcome.state.best_params, program.data["valid"])
     np.testing.assert_allclose(evaluated["loss"].mean, losses[best], rtol=1e-6)
     assert bits(outcome.state.best_params) != bits(outcome.state.train.params)
 
@@ -314,7 +316,7 @@ def test_nineteen_bad_steps_leave_params_and_moments_alone(tmp_path: Path, at_st
 
 
 def test_params_that_are_never_scored_are_never_the_best(tmp_path: Path):
-    program = toy()._replace(score=lambda means: math.nan)
+    program = with_task(toy(), score=lambda means: math.nan)
     outcome = run(tmp_path, program)
     assert int(outcome.state.best_step) == 0
     assert list((tmp_path / "checkpoints" / "best").iterdir()) == []
@@ -356,7 +358,7 @@ def test_another_model_in_the_folder_is_refused_untouched(tmp_path: Path, at_ste
         return train.init_state(draw, optimizer, jax.random.key(0))
 
     with pytest.raises(UserError, match=r"train\.params\.a is float32\[\] there and float32\[5\]"):
-        run(tmp_path, program._replace(init=wider))
+        run(tmp_path, with_task(program, init=wider))
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
@@ -409,7 +411,7 @@ def test_what_cannot_fit_is_refused_before_it_is_tried():
     config = TrainingConfig()
     loop.refuse_too_large(toy(), config)
     with pytest.raises(UserError, match=r"need about 18626\.\d GiB, and cpu has"):
-        loop.refuse_too_large(toy()._replace(init=huge), config)
+        loop.refuse_too_large(with_task(toy(), init=huge), config)
 
 
 def test_a_third_signal_ends_the_process_at_once():

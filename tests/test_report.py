@@ -63,7 +63,7 @@ def content(picture: Path) -> dict[str, Any]:
             "clip": (float("nan"), float("nan"), "Largest norm."),
             "rate": (1.0, 1, "Learning rate."),
         },
-        "command": "./launch.sh sequential_digits --cell=gru",
+        "commands": {"Run it again": "./launch.sh sequential_digits --cell=gru"},
     }
 
 
@@ -141,7 +141,7 @@ def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path, picture: Path):
         figures=[(HOSTILE, picture, HOSTILE)],
         result={HOSTILE: HOSTILE},
         config={HOSTILE: (HOSTILE, "calm", HOSTILE)},
-        command=HOSTILE,
+        commands={"Run it again": HOSTILE},
     )
     page = Page(tmp_path / "report.html")
     assert "script" not in {tag for tag, _ in page.tags}
@@ -153,7 +153,7 @@ def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path, picture: Path):
 
 
 def test_a_command_that_is_not_unicode_is_still_written(tmp_path: Path, content: dict[str, Any]):
-    content["command"] = os.fsdecode(b"./launch.sh --workdir=\xff")
+    content["commands"] = {"Run it again": os.fsdecode(b"./launch.sh --workdir=\xff")}
     write_report(tmp_path / "report.html", **content)
     assert Page(tmp_path / "report.html").texts("pre") == [r"./launch.sh --workdir=\udcff"]
 

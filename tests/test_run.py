@@ -401,7 +401,7 @@ def test_missing_data_leave_an_earlier_run_alone(
 
 def folder_of(*arguments: str) -> Path:
     launch, settings = run.read_flags(list(arguments), run.Launch, sequential_digits.Config)
-    return run.run_directory("sequential_digits", launch, settings)
+    return run.run_directory("sequential_digits", launch, run.default_name(settings))
 
 
 def test_the_run_directory_is_named_after_what_was_changed(tmp_path: Path):

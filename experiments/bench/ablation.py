@@ -23,10 +23,11 @@ Direction = dict[str, Array]
 
 
 class How(NamedTuple):
-    """What the derived backward pass keeps, and where x W_x is computed."""
+    """What the derived backward pass keeps, where x W_x is computed, and where W_h transposed."""
 
-    keeps_pre_activations: bool
-    projects_inside: bool
+    keeps_pre_activations: bool = False
+    projects_inside: bool = False
+    transposes_before: bool = False
 
 
 def variants() -> dict[str, Callable[[Case, Weights], Network]]:
@@ -34,9 +35,12 @@ def variants() -> dict[str, Callable[[Case, Weights], Network]]:
     return {
         PLAIN: partial(_network, textbook),
         "+ input product before the loop": with_scan.build,
-        "+ weight gradients after the loop": partial(_network, partial(derived, How(False, False))),
-        "+ pre-activations kept": partial(_network, partial(derived, How(True, False))),
+        "+ weight gradients after the loop": partial(_network, partial(derived, How())),
+        "+ pre-activations kept": partial(_network, partial(derived, How(True))),
         "+ input product inside again": partial(_network, partial(derived, How(True, True))),
+        "+ kernel transposed before the loop": partial(
+            _network, partial(derived, How(True, True, True))
+        ),
         "the library": with_recurrent.build,
     }
 
@@ -83,11 +87,14 @@ def _backward(how: How, saved: Any, d_ys: Array) -> tuple[Direction, Array]:
     if zs is None:
         zs = xs @ w["w_x"] + w["b"] + h_before @ w["w_h"]
 
+    transposed = w["w_h"].T
+
     def body(carry: Any, inputs: Any) -> tuple[Any, Array]:
         d_h, d_c = carry
+        to_h = transposed if how.transposes_before else w["w_h"].T
         z, c, d_y = inputs
         d_z, d_c = jax.vjp(lstm_gate, z, c)[1]((d_h + d_y, d_c))
-        return (d_z @ w["w_h"].T, d_c), d_z
+        return (d_z @ to_h, d_c), d_z
 
     _, d_zs = lax.scan(body, (h_first, c_first), (zs, c_before, d_ys), reverse=True)
     d_w = {"w_x": _product(xs, d_zs), "w_h": _product(h_before, d_zs), "b": d_zs.sum((0, 1))}

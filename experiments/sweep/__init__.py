@@ -1,0 +1,1 @@
+"""Sweeps: many settings of one experiment trained together, ranked and drawn."""

@@ -1,0 +1,188 @@
+"""What is swept: ``--sweep=FIELD=VALUES``, and the members that this asks for."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import config
+from experiments.config import Option
+from experiments.errors import UserError, did_you_mean
+
+SPACES = {"log": np.geomspace, "linear": np.linspace}
+FORMS = "a,b,c or FROM:BELOW (whole numbers) or log:LOW:HIGH:COUNT or linear:LOW:HIGH:COUNT"
+MOST_MEMBERS = 100_000
+
+Point = dict[str, Any]  # values by field
+
+
+class Axis(NamedTuple):
+    """One swept field.
+
+    Attributes:
+      field: its name in the Config.
+      values: those of a grid, in order; empty for a range without a count.
+      bounds: of a range, which a random search draws from; None where values were listed.
+    """
+
+    field: str
+    values: Sequence[Any]
+    bounds: "Bounds | None" = None
+
+    def told(self) -> str:
+        """What it runs over, in a few words."""
+        if self.bounds:
+            return f"{self.bounds}" + (f":{len(self.values)}" if self.values else "")
+        if isinstance(self.values, range):
+            return f"{self.values.start}:{self.values.stop}"
+        return ",".join(str(value) for value in self.values)
+
+
+class Bounds(NamedTuple):
+    """A range of numbers, evenly spread on its scale, ``"log"`` or ``"linear"``."""
+
+    scale: str
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.scale}:{self.low:g}:{self.high:g}"
+
+
+def read_axes(texts: Sequence[str], options: Mapping[str, Option]) -> list[Axis]:
+    """The axis of each ``FIELD=VALUES``.
+
+    Raises:
+      UserError: for none, a field that there is not or that comes twice, a value that it does not
+        take, a range that is empty, reversed or of no numbers.
+    """
+    if not texts:
+        raise UserError(f"sweep: expected at least one --sweep=FIELD=VALUES, with VALUES {FORMS}.")
+    axes = [read_axis(text, options) for text in texts]
+    fields = [axis.field for axis in axes]
+    for field in fields:
+        if fields.count(field) > 1:
+            raise UserError(f"--sweep={field}: expected once, got {fields.count(field)} times.")
+    return axes
+
+
+def read_axis(text: str, options: Mapping[str, Option]) -> Axis:
+    """The axis that ``FIELD=VALUES`` stands for."""
+    field, _, values = text.partition("=")
+    if field not in options:
+        raise UserError(
+            f"--sweep={text}: there is no field {field!r} to sweep.{did_you_mean(field, options)}"
+        )
+    if not values:
+        raise UserError(f"--sweep={text}: expected {field}=VALUES, with VALUES {FORMS}.")
+    option, (first, *rest) = options[field], values.split(":")
+    if first in SPACES:
+        return _range(text, field, option, first, rest)
+    if rest and option.type in (int, float):
+        return Axis(field, _whole_numbers(text, field, option, [first, *rest]))
+    listed = [config.parse(field, option, word) for word in values.split(",")]
+    if len(set(listed)) < len(listed):
+        raise UserError(f"--sweep={text}: expected each value once.")
+    return Axis(field, listed)
+
+
+def _range(text: str, field: str, option: Option, scale: str, parts: Sequence[str]) -> Axis:
+    if option.type not in (int, float):
+        raise UserError(f"--sweep={text}: {field} is no number; list its values as a,b,c.")
+    if len(parts) not in (2, 3):
+        raise UserError(f"--sweep={text}: expected {scale}:LOW:HIGH or {scale}:LOW:HIGH:COUNT.")
+    low, high = (config.parse(field, option, part) for part in parts[:2])
+    if not low < high or (scale == "log" and low <= 0):
+        positive = "above 0 and " if scale == "log" else ""
+        raise UserError(f"--sweep={text}: expected LOW {positive}below HIGH, got {low}, {high}.")
+    bounds = Bounds(scale, low, high)
+    if len(parts) == 2:
+        return Axis(field, (), bounds)
+    if not parts[2].isdecimal() or not 1 <= int(parts[2]) <= MOST_MEMBERS:
+        raise UserError(f"--sweep={text}: expected a COUNT of 1 to {MOST_MEMBERS}, got {parts[2]}.")
+    points = SPACES[scale](low, high, int(parts[2]))
+    return Axis(field, list(dict.fromkeys(_rounded(option, float(x)) for x in points)), bounds)
+
+
+def _rounded(option: Option, value: float) -> Any:
+    """A number that a command line and a table show whole: six digits of it."""
+    return round(value) if option.type is int else float(f"{value:.6g}")
+
+
+def _whole_numbers(text: str, field: str, option: Option, parts: Sequence[str]) -> range:
+    if option.type is not int or len(parts) != 2:
+        raise UserError(f"--sweep={text}: expected {FORMS}.")
+    first, last = config.parse(field, option, parts[0]), config.parse(field, option, parts[1]) - 1
+    if last < first:
+        raise UserError(f"--sweep={text}: expected FROM below BELOW, got {parts[0]}:{parts[1]}.")
+    return range(first, last + 1)
+
+
+def grid(axes: Sequence[Axis]) -> list[Point]:
+    """Every combination, the last axis running fastest.
+
+    Raises:
+      UserError: for a range without a count, or more members than `MOST_MEMBERS`.
+    """
+    for field, values, bounds in axes:
+        if not values and bounds:
+            raise UserError(
+                f"--sweep={field}: a grid needs a count, as in "
+                f"{bounds.scale}:{bounds.low:g}:{bounds.high:g}:8; --search=random draws from a "
+                "range."
+            )
+    count = math.prod(len(axis.values) for axis in axes)
+    if count > MOST_MEMBERS:
+        raise UserError(f"sweep: expected at most {MOST_MEMBERS} members, got {count}.")
+    names = [axis.field for axis in axes]
+    every = itertools.product(*(axis.values for axis in axes))
+    return [dict(zip(names, values, strict=True)) for values in every]
+
+
+def at_random(
+    axes: Sequence[Axis], options: Mapping[str, Option], count: int, seed: int
+) -> list[Point]:
+    """So many settings, each with all values of the swept seed; a range is drawn from evenly.
+
+    The seeds are not drawn, since every setting needs the same. What is drawn twice counts once.
+    """
+    source = np.random.default_rng(seed)
+    seeds = [axis for axis in axes if axis.field == "seed"]
+    drawn = [axis for axis in axes if axis.field != "seed"]
+    points = [{a.field: _drawn(a, options[a.field], source) for a in drawn} for _ in range(count)]
+    distinct = [dict(items) for items in dict.fromkeys(tuple(point.items()) for point in points)]
+    own = grid(seeds)
+    if len(distinct) * len(own) > MOST_MEMBERS:
+        raise UserError(f"sweep: expected at most {MOST_MEMBERS} members.")
+    return [point | seed for point in distinct for seed in own]
+
+
+def _drawn(axis: Axis, option: Option, source: np.random.Generator) -> Any:
+    if axis.bounds is None:
+        return axis.values[int(source.integers(len(axis.values)))]
+    scale, low, high = axis.bounds
+    if scale == "linear":
+        return _rounded(option, source.uniform(low, high))
+    return _rounded(option, math.exp(source.uniform(math.log(low), math.log(high))))
+
+
+def programs(
+    points: Sequence[Point], options: Mapping[str, Option]
+) -> list[tuple[Point, list[int]]]:
+    """The members by their static fields, since each set of these needs a program of its own."""
+    found: dict[tuple[Any, ...], tuple[Point, list[int]]] = {}
+    for member, point in enumerate(points):
+        static = {name: value for name, value in point.items() if not options[name].traced}
+        found.setdefault(tuple(static.items()), (static, []))[1].append(member)
+    return list(found.values())
+
+
+def settings(points: Sequence[Point]) -> list[list[int]]:
+    """The members by setting: those that differ in the seed alone stand together."""
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for member, point in enumerate(points):
+        setting = tuple((name, value) for name, value in point.items() if name != "seed")
+        found.setdefault(setting, []).append(member)
+    return list(found.values())

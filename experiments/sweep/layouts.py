@@ -1,0 +1,96 @@
+"""How many members are trained at a time, and where."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+
+from experiments import loop
+from experiments.config import TrainingConfig, traced
+from experiments.errors import UserError
+from experiments.program import Program
+from recurrent import population
+from recurrent.population import Layout
+
+SHARE_OF_MEMORY = 0.8  # the rest is for activations and data
+
+
+def places_of(
+    program: Program, config: TrainingConfig, members: int, seeds: int, asked: int
+) -> int:
+    """How many members are trained at a time: as many as asked for, else all that fit.
+
+    Args:
+      program: of the members.
+      config: its Config.
+      members: how many there are.
+      seeds: members of the largest setting, which need places together.
+      asked: by the user; 0 for none.
+
+    Raises:
+      UserError: where fewer fit into memory, or fewer than a setting has members are asked for.
+    """
+    each = bytes_of_member(program, config)
+    available = SHARE_OF_MEMORY * loop.memory_bytes()
+    fit = int(available // each)
+    if fit < max(asked, seeds):
+        raise UserError(
+            f"{max(asked, seeds)} members at a time need about "
+            f"{max(asked, seeds) * each / 2**30:.1f} GiB for params and optimiser, and "
+            f"{available / 2**30:.1f} can be used; {fit} fit: choose a lower --places, fewer "
+            "seeds or smaller sizes."
+        )
+    if 0 < asked < seeds:
+        raise UserError(
+            f"--places: expected at least {seeds}, the seeds of a setting, got {asked}."
+        )
+    return rounded_up(min(asked or fit, members), jax.device_count(), fit)
+
+
+def rounded_up(places: int, devices: int, fit: int) -> int:
+    """So that the devices share them equally, where there are enough and they fit."""
+    whole = -(-places // devices) * devices
+    return whole if places > 1 and whole <= fit else places
+
+
+def bytes_of_member(program: Program, config: TrainingConfig) -> int:
+    """Of its state, its best params and a gradient."""
+    numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
+    member = jax.eval_shape(lambda numbers: population.begin(program.task, numbers), numbers)
+    return loop.bytes_of(member) + loop.bytes_of(member.best_params)
+
+
+def layout_of(places: int, asked: str) -> Layout:
+    """The layout asked for as ``DEVICESxTOGETHER``; ``auto`` takes what was measured to be best.
+
+    That is all devices that can share the places equally; and on a CPU one member after the other
+    on each, elsewhere all of a device's members side by side.
+
+    Raises:
+      UserError: for a text that is no layout, or one that these devices and places cannot have.
+    """
+    if asked == "auto":
+        count = max(n for n in range(1, jax.device_count() + 1) if places % n == 0)
+        return Layout(count, 1 if jax.default_backend() == "cpu" else places // count)
+    match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", asked)
+    if not match or 0 in (layout := Layout(*map(int, match.groups()))):
+        raise UserError(f"--layout: expected auto or DEVICESxTOGETHER, as 2x1, got {asked!r}.")
+    if layout.devices > jax.device_count():
+        raise UserError(
+            f"--layout={asked}: there are {jax.device_count()} devices, not {layout.devices}."
+        )
+    if places % layout.devices:
+        raise UserError(
+            f"--layout={asked}: {layout.devices} devices cannot share {places} places equally; "
+            "choose other --places."
+        )
+    return layout
+
+
+def told(layout: Layout, places: int) -> str:
+    """The layout in words."""
+    each = places // layout.devices
+    on = "1 device" if layout.devices == 1 else f"{layout.devices} devices"
+    if layout.together == 1:
+        return f"{on}, one member after the other"
+    return f"{on}, {min(layout.together, each)} members side by side"

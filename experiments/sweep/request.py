@@ -1,0 +1,52 @@
+"""What a command line asks of a sweep."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from experiments.config import option
+from experiments.sweep.axes import MOST_MEMBERS, Axis
+
+SEARCHES = ("grid", "random", "halving")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The flags of every sweep."""
+
+    search: str = option(
+        "grid",
+        "grid: every combination; random: --draws settings; halving: these or the grid, of which "
+        "at each rung only the best go on",
+        choices=SEARCHES,
+    )
+    draws: int = option(0, "settings that are drawn at random", minimum=0, maximum=MOST_MEMBERS)
+    draw_seed: int = option(0, "decides which", minimum=0)
+    reduction: int = option(3, "of halving: at a rung one setting in so many goes on", minimum=2)
+    first_rung: int = option(1, "of halving: epochs before the first rung", minimum=1)
+    patience: int = option(
+        0, "epochs without a better validation score that end a member; 0 never does", minimum=0
+    )
+    places: int = option(0, "members trained at a time; 0 takes all that fit", minimum=0)
+    layout: str = option(
+        "auto", "members on the hardware, DEVICESxTOGETHER, or auto, which was measured"
+    )
+
+
+class Sweep(NamedTuple):
+    """What a command line asks for.
+
+    Attributes:
+      experiment: its name.
+      module: its file.
+      base: the Config that the swept fields are replaced in.
+      swept: the axes.
+      settings: the sweep's own flags.
+      command: the whole command line.
+    """
+
+    experiment: str
+    module: Any
+    base: Any
+    swept: list[Axis]
+    settings: Settings
+    command: str

@@ -1,0 +1,430 @@
+"""One program of a sweep: its members, trained together in a fixed number of places.
+
+A place that a member leaves is filled with the next that waits, so that nothing is compiled anew.
+The seeds of a setting begin together and pass the same epochs together.
+"""
+
+import dataclasses
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from experiments import loop, rundir
+from experiments.checkpoint import checkpoints, restore, save
+from experiments.config import TrainingConfig, traced
+from experiments.program import Program
+from experiments.sweep import halving
+from experiments.sweep.axes import Point
+from experiments.sweep.ranking import DIVERGED, FINISHED, PATIENCE, RUNG
+from recurrent import population
+from recurrent.population import Layout, Limits, Member, placed, spread
+
+WORST = 100.0
+
+
+class Plan(NamedTuple):
+    """What to train.
+
+    Attributes:
+      program: of all these members.
+      config: its Config; each member replaces some of its traced fields.
+      points: the swept fields of each member.
+      names: the number of each member in the whole sweep.
+      settings: the members by setting, as indices of ``points``: those that differ in the seed.
+      layout: of the places on the devices.
+      places: how many members are trained at a time, at least those of one setting.
+      patience: so many epochs without a better score end a member; infinity for never.
+      reduction: at each rung one setting in so many goes on; None without rungs.
+      rungs: after how many epochs.
+    """
+
+    program: Program
+    config: TrainingConfig
+    points: list[Point]
+    names: list[int]
+    settings: list[list[int]]
+    layout: Layout
+    places: int
+    patience: float
+    reduction: int
+    rungs: list[int]
+
+
+@dataclasses.dataclass
+class Book:
+    """What is known beside the members' arrays; it stands in every checkpoint.
+
+    Attributes:
+      places: the member in each place; None where there is none.
+      begun: how many settings have been given places.
+      tick: epochs of the population.
+      at_best: the validation metrics of each member's best params, by member.
+      outcomes: a row of each member that ended, in the order of ending.
+      reached: the scores of the settings that came to each rung, by its epoch.
+      worst: a score below this one is a divergence.
+      seconds: of training, over all processes.
+    """
+
+    places: list[int | None]
+    begun: int
+    worst: float
+    tick: int = 0
+    at_best: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    outcomes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    reached: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Compiled(NamedTuple):
+    """The programs, each over all places.
+
+    Attributes:
+      begin: ``(numbers, empty) -> members``.
+      train: ``steps -> (members, data) -> (members, metrics)``.
+      measure: ``((params, due), data) -> metrics``, of those that are due.
+      judge: ``(members, metrics, limits) -> members``.
+      settle: ``(members, over, fresh, numbers) -> members``: those over stop, others begin.
+    """
+
+    begin: Callable[..., Any]
+    train: Callable[[int], Callable[..., Any]]
+    measure: Callable[..., Any]
+    judge: Callable[..., Any]
+    settle: Callable[..., Any]
+
+
+def compiled(program: Program, layout: Layout) -> Compiled:
+    """The programs of a population, none of them compiled before its first call."""
+    task = program.task
+
+    def begin(given: tuple[Any, Array]) -> Member:
+        return population.ended(population.begin(task, given[0]), given[1])
+
+    def measure(given: tuple[Any, Array], data: Any) -> Any:
+        return population.measured(task, *given, data)
+
+    def trainer(steps: int) -> Any:
+        def train(member: Member, data: Any) -> Any:
+            return population.trained(task, steps, member, data)
+
+        return jax.jit(spread(train, layout), donate_argnums=0)
+
+    def judge(members: Member, valid: Any, limits: Limits) -> Member:
+        def of_member(given: tuple[Member, Any]) -> Member:
+            return population.judged(task, limits, *given)
+
+        return spread(of_member, layout)((members, valid))
+
+    def settle(members: Member, over: Array, fresh: Array, numbers: Any) -> Member:
+        def of_member(given: tuple[Member, Array, Array, Any]) -> Member:
+            member, over, fresh, numbers = given
+            return population.replaced(task, population.ended(member, over), fresh, numbers)
+
+        return spread(of_member, layout)((members, over, fresh, numbers))
+
+    return Compiled(
+        jax.jit(spread(begin, layout)),
+        functools.cache(trainer),
+        jax.jit(spread(measure, layout)),
+        jax.jit(judge, donate_argnums=0),
+        jax.jit(settle, donate_argnums=0),
+    )
+
+
+def train_members(
+    plan: Plan,
+    folder: Path,
+    show: Callable[[int, str], None],
+    ended: Callable[[list[dict[str, Any]]], None],
+    stops: Sequence[int],
+) -> Book:
+    """Trains all members of a plan to their ends, from the latest checkpoint if there is one.
+
+    Args:
+      plan: what to train.
+      folder: for ``checkpoints`` and ``metrics.jsonl``.
+      show: called after each epoch with the steps done by all members and the best so far.
+      ended: called with all outcomes so far when members have ended, which then are on the disk.
+      stops: the signals received; the first is obeyed after the epoch.
+
+    Raises:
+      loop.Stopped: for a signal, when the state has been saved.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    run = compiled(plan.program, plan.layout)
+    data = {
+        name: placed(split, plan.layout, shared=True) for name, split in plan.program.data.items()
+    }
+    with checkpoints(folder / "checkpoints", keep=2) as manager:
+        members, book = restored(plan, run, manager) or fresh(plan, run, data)
+        rundir.rows_until(folder / "metrics.jsonl", book.tick)
+        ended(book.outcomes)
+        saved, begun = time.monotonic(), time.monotonic() - book.seconds
+        while occupied(book):
+            members, rows, over = epoch(plan, run, data, members, book)
+            book.seconds = time.monotonic() - begun
+            rundir.append_row(folder / "metrics.jsonl", {"step": book.tick, "members": rows})
+            if over or stops or time.monotonic() - saved > loop.SECONDS_BETWEEN_SAVES:
+                save(manager, book.tick, members, {"book": dataclasses.asdict(book)})
+                saved = time.monotonic()
+            if over:
+                manager.wait_until_finished()  # no member is told of that a crash could take back
+                ended(book.outcomes)
+            done = steps_done(plan, book, members)
+            show(done, best_so_far(plan, book))
+            if stops and occupied(book):
+                raise loop.Stopped(stops[0], done, len(plan.points) * total_steps(plan))
+    return book
+
+
+def fresh(plan: Plan, run: Compiled, data: dict[str, Any]) -> tuple[Member, Book]:
+    """The first members in their places, before any step."""
+    book = Book([None] * plan.places, 0, -math.inf)
+    fill(plan, book)
+    empty = [place is None for place in book.places]
+    begun = run.begin((numbers_of(plan, book.places), np.array(empty)))
+    members = placed(begun, plan.layout)  # as later ones are, or the first call is of its own kind
+    untrained = run.measure((members.state.params, ~np.array(empty)), data["valid"])
+    score = float(plan.program.task.score(means_of(untrained)[0]))
+    book.worst = score - WORST * abs(score)
+    return members, book
+
+
+def restored(plan: Plan, run: Compiled, manager: Any) -> tuple[Member, Book] | None:
+    """Members and book of the latest checkpoint; None without any."""
+    numbers, empty = numbers_of(plan, [None] * plan.places), np.zeros(plan.places, bool)
+    found = restore(manager, jax.eval_shape(run.begin, (numbers, empty)))
+    if found is None:
+        return None
+    members, notes = found
+    return placed(members, plan.layout), Book(**notes["book"])
+
+
+def numbers_of(plan: Plan, places: Sequence[int | None]) -> dict[str, np.ndarray]:
+    """The traced fields of the members in these places; an empty one has those of the first."""
+    points = [plan.points[place or 0] for place in places]
+    each = [traced(dataclasses.replace(plan.config, **point)) for point in points]
+    return {name: np.asarray(jnp.asarray([row[name] for row in each])) for name in each[0]}
+
+
+def fill(plan: Plan, book: Book) -> list[int]:
+    """Puts the settings that wait into empty places, each whole; returns these places."""
+    filled = []
+    for setting in plan.settings[book.begun :]:
+        empty = [k for k, place in enumerate(book.places) if place is None]
+        if len(empty) < len(setting):
+            break
+        for place, member in zip(empty, setting, strict=False):
+            book.places[place] = member
+            filled.append(place)
+        book.begun += 1
+    return filled
+
+
+class View(NamedTuple):
+    """What the host sees of a member after an epoch: numbers, and means of its metrics."""
+
+    place: int
+    member: int
+    status: int
+    step: int
+    best_step: int
+    score: float
+    train: dict[str, float | None]
+    valid: dict[str, float | None]
+
+
+def epoch(
+    plan: Plan, run: Compiled, data: dict[str, Any], members: Member, book: Book
+) -> tuple[Member, list[dict[str, Any]], bool]:
+    """One epoch of all places; those that members leave are filled with the next.
+
+    Returns:
+      The members, a row of metrics for each that trained, and whether any ended.
+    """
+    members, train_metrics = over_epoch(plan, run, members, data["train"])
+    due = np.array([place is not None for place in book.places])
+    valid_metrics = run.measure((members.state.params, due), data["valid"])
+    limits = Limits(plan.patience, loop.NON_FINITE_STEPS_ALLOWED, book.worst)
+    members = run.judge(members, valid_metrics, limits)
+    book.tick += 1
+    views = views_of(book, members, train_metrics, valid_metrics)
+    ends = endings(plan, book, views)
+    if ends:
+        over = np.isin(np.arange(plan.places), list(ends))
+        test = means_of(run.measure((members.best_params, over), data["test"]))
+        book.outcomes += [
+            outcome(plan, book, view, ends[view.place], test)
+            for view in views
+            if view.place in ends
+        ]
+        members = refill(plan, run, book, members, over)
+    return members, [row_of(plan, view) for view in views], bool(ends)
+
+
+def over_epoch(plan: Plan, run: Compiled, members: Member, data: Any) -> tuple[Member, Any]:
+    """The members after an epoch, in as many calls as a single run takes, and their metrics."""
+    size, done, metrics = plan.program.steps_per_epoch, 0, None
+    while done < size:
+        steps = loop.next_call(done, size, plan.config.steps_per_call)
+        members, more = run.train(steps)(members, data)
+        metrics = more if metrics is None else jax.tree.map(jnp.add, metrics, more)
+        done += steps
+    return members, metrics
+
+
+def views_of(book: Book, members: Member, train: Any, valid: Any) -> list[View]:
+    """Of the members in their places."""
+    status, steps, best_steps, scores = jax.device_get(
+        (members.status, members.state.step, members.best_step, members.best_score)
+    )
+    train, valid = means_of(train), means_of(valid)
+    views = []
+    for place, member in enumerate(book.places):
+        if member is not None:
+            view = View(
+                place=place,
+                member=member,
+                status=int(status[place]),
+                step=int(steps[place]),
+                best_step=int(best_steps[place]),
+                score=float(scores[place]),
+                train=train[place],
+                valid=valid[place],
+            )
+            if view.best_step == view.step:
+                book.at_best[str(member)] = view.valid
+            views.append(view)
+    return views
+
+
+def means_of(metrics: Any) -> list[dict[str, float | None]]:
+    """The means of each place, None for what is not finite."""
+    arrays = {name: np.asarray(value.mean, float) for name, value in metrics.items()}
+    count = len(next(iter(arrays.values())))
+    return [
+        {name: float(a[k]) if math.isfinite(a[k]) else None for name, a in arrays.items()}
+        for k in range(count)
+    ]
+
+
+def row_of(plan: Plan, view: View) -> dict[str, Any]:
+    """What ``metrics.jsonl`` holds of a member's epoch."""
+    row: dict[str, Any] = {"member": plan.names[view.member], "step": view.step}
+    row |= {f"train_{name}": value for name, value in view.train.items()}
+    return row | {f"valid_{name}": value for name, value in view.valid.items()}
+
+
+def endings(plan: Plan, book: Book, views: Sequence[View]) -> dict[int, str]:
+    """Which places are left now, and why."""
+    ends = {}
+    for view in views:
+        if view.status == population.DIVERGED:
+            ends[view.place] = DIVERGED
+        elif view.step == total_steps(plan):
+            ends[view.place] = FINISHED
+        elif view.status == population.FINISHED:
+            ends[view.place] = PATIENCE
+    for view in stopped_at_rungs(plan, book, views):
+        ends.setdefault(view.place, RUNG)
+    return ends
+
+
+def stopped_at_rungs(plan: Plan, book: Book, views: Sequence[View]) -> list[View]:
+    """Those of settings that came to a rung and are not among its best."""
+    found, here = [], {view.member: view for view in views}
+    for rung in plan.rungs:
+        step = rung * plan.program.steps_per_epoch
+        arrived = {view.member for view in views if view.step == step}
+        settings = [setting for setting in plan.settings if arrived & set(setting)]
+        if settings:
+            scores = [mean_score(plan, book, setting, here) for setting in settings]
+            earlier = book.reached.setdefault(str(rung), [])
+            stops = halving.stopped(earlier, scores, plan.reduction)
+            earlier += scores
+            ended = [
+                m for setting, stop in zip(settings, stops, strict=True) if stop for m in setting
+            ]
+            found += [here[member] for member in ended if member in here]
+    return found
+
+
+def mean_score(
+    plan: Plan, book: Book, setting: Sequence[int], here: dict[int, View]
+) -> float | None:
+    """Of a setting's members, in their places or ended; None where one diverged."""
+    scores = {each["member"]: each["score"] for each in book.outcomes}
+    scores |= {
+        plan.names[view.member]: None if view.status == population.DIVERGED else view.score
+        for view in here.values()
+    }
+    own = [scores[plan.names[member]] for member in setting]
+    return None if None in own else statistics.fmean(own)
+
+
+def outcome(
+    plan: Plan, book: Book, view: View, status: str, test: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The row of a member that has ended."""
+    best = book.at_best.pop(str(view.member), {})
+    return {
+        "member": plan.names[view.member],
+        **plan.points[view.member],
+        "status": status,
+        "epochs": view.step // plan.program.steps_per_epoch,
+        "step": view.step,
+        "best_step": view.best_step,
+        "score": None if status == DIVERGED else view.score,
+        **{f"valid_{name}": value for name, value in best.items()},
+        **{f"test_{name}": value for name, value in test[view.place].items()},
+    }
+
+
+def refill(plan: Plan, run: Compiled, book: Book, members: Member, over: np.ndarray) -> Member:
+    """The members without those that are over, and with new ones in empty places."""
+    book.places = [None if gone else member for gone, member in zip(over, book.places, strict=True)]
+    new = np.isin(np.arange(plan.places), fill(plan, book))
+    if not occupied(book):
+        return members
+    return run.settle(members, over, new, numbers_of(plan, book.places))
+
+
+def occupied(book: Book) -> bool:
+    """Whether any member trains."""
+    return any(member is not None for member in book.places)
+
+
+def total_steps(plan: Plan) -> int:
+    """Of one member."""
+    return plan.program.epochs * plan.program.steps_per_epoch
+
+
+def steps_done(plan: Plan, book: Book, members: Member) -> int:
+    """By all members, those counted whole that have ended."""
+    steps = np.asarray(members.state.step)
+    running = sum(int(steps[k]) for k, member in enumerate(book.places) if member is not None)
+    return running + len(book.outcomes) * total_steps(plan)
+
+
+def best_so_far(plan: Plan, book: Book) -> str:
+    """The validation metric of the best member, in a few characters."""
+    ended = [
+        {name.removeprefix("valid_"): value for name, value in row.items()}
+        for row in book.outcomes
+        if row["status"] != DIVERGED
+    ]
+    known = [row for row in [*book.at_best.values(), *ended] if None not in row.values()]
+    if not known:
+        return f"{len(book.outcomes)} ended"
+    best = max(known, key=plan.program.task.score)
+    metric = plan.program.metric
+    return f"{len(book.outcomes)} ended, best {metric} {best[metric]:.4g}"

@@ -1,0 +1,348 @@
+"""Sweeps of a small task: each member as it would be alone, none trained twice, the best first."""
+
+import dataclasses
+import json
+import logging
+import signal
+import types
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from experiments import loop
+from experiments.config import TrainingConfig, option, options
+from experiments.errors import UserError
+from experiments.program import Program
+from experiments.sweep import command, training
+from experiments.sweep.axes import read_axes
+from experiments.sweep.request import Settings, Sweep
+from recurrent import train
+from recurrent.losses import Average
+from recurrent.population import Task
+
+STEPS, EPOCHS = 5, 9
+RATES = "learning_rate=0.3,0.03,0.003,0.1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(TrainingConfig):
+    """The fields of the toy."""
+
+    epochs: int = EPOCHS
+    degree: int = option(1, "of the polynomial", minimum=1)
+    learning_rate: float = 0.03
+
+
+def program(config: Config) -> Program:
+    """Fits ``y = 2 x - 1`` by a polynomial, each step on its own rows."""
+    rows = np.random.default_rng(0).normal(size=(3, STEPS, 8)).astype(np.float32)
+    splits = [{"x": jnp.asarray(x), "y": jnp.asarray(2 * x - 1)} for x in rows]
+
+    def error(params: Any, x: Any, y: Any) -> Any:
+        return (jnp.polyval(params["w"], x) - y) ** 2
+
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
+        errors = error(params, x, batch["y"])
+        return errors.mean(), {"loss": Average(errors.sum(), jnp.float32(errors.size))}
+
+    def init(numbers: Any) -> Any:
+        def draw(key: Any) -> Any:
+            return {"w": jax.random.normal(key, (config.degree + 1,))}
+
+        adam = optax.adam(numbers["learning_rate"])
+        return train.init_state(draw, adam, jax.random.key(numbers["seed"]))
+
+    def steps_of(state: Any, numbers: Any, data: Any, steps: int) -> Any:
+        def body(state: Any, _: None) -> Any:
+            batch = jax.tree.map(lambda leaf: leaf[state.step % STEPS], data)
+            return train.train_step(loss, optax.adam(numbers["learning_rate"]), state, batch)
+
+        state, metrics = lax.scan(body, state, None, steps)
+        return state, jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
+
+    def evaluate(params: Any, data: Any) -> Any:
+        errors = error(params, data["x"], data["y"])
+        return {"loss": Average(errors.sum(), jnp.float32(errors.size))}
+
+    return Program(
+        task=Task(init, steps_of, evaluate, lambda means: -means["loss"]),
+        data=dict(zip(("train", "valid", "test"), splits, strict=True)),
+        epochs=config.epochs,
+        steps_per_epoch=STEPS,
+        metric="loss",
+        pictures=lambda params, rows: iter(()),
+    )
+
+
+TOY: Any = types.SimpleNamespace(__doc__="Does it fit?\n", Config=Config, program=program)
+
+
+def swept(
+    folder: Path, *texts: str, settings: Settings | None = None, base: Config | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a sweep's members, by member."""
+    asked = sweep_of(*texts, settings=settings, base=base)
+    assert command.main(asked, folder, overwrite=False) == 0
+    return rows_in(folder)
+
+
+def sweep_of(*texts: str, settings: Settings | None = None, base: Config | None = None) -> Sweep:
+    axes = read_axes(texts, options(Config))
+    line = "./launch.sh sweep toy"
+    return Sweep("toy", TOY, base or Config(), axes, settings or Settings(layout="1x1"), line)
+
+
+def rows_in(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "sweep.jsonl").read_text().splitlines()
+    return sorted(map(json.loads, lines), key=lambda row: row["member"])
+
+
+def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}
+
+
+@pytest.mark.parametrize("layout", ["1x1", "1x2", "2x1", "2x4"])
+def test_a_member_is_trained_as_it_would_be_alone(tmp_path: Path, layout: str) -> None:
+    settings = Settings(layout=layout)
+    rows = swept(tmp_path / "sweep", RATES, "seed=0:2", settings=settings)
+    assert [row["member"] for row in rows] == list(range(8))
+    for row in rows:
+        config = Config(learning_rate=row["learning_rate"], seed=row["seed"])
+        folder = tmp_path / str(row["member"])
+        folder.mkdir()
+        alone = loop.train(program(config), config, folder, lambda step: None)
+        assert row["best_step"] == int(alone.state.best_step)
+        at_best = next(each for each in alone.rows if each["step"] == row["best_step"])
+        assert row["valid_loss"] == pytest.approx(at_best["valid_loss"], rel=1e-5)
+        data = program(config).data["test"]
+        tested = program(config).task.evaluate(alone.state.best_params, data)
+        assert row["test_loss"] == pytest.approx(float(tested["loss"].mean), rel=1e-4)
+
+
+def test_a_member_that_diverges_leaves_the_others_bitwise_as_they_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calm = swept(tmp_path / "calm", RATES)
+    wild = swept(tmp_path / "wild", f"{RATES},1e10")
+    assert wild[:-1] == calm
+    assert wild[-1]["status"] == "diverged"
+    assert wild[-1]["step"] == STEPS
+    last = [line for line in capsys.readouterr().out.splitlines() if "diverged" in line]
+    assert last[0].split()[:2] == ["5", "10000000000.0"]
+    assert last[0].endswith(f"diverged at step {STEPS}")
+
+
+def test_fewer_places_change_nothing_but_the_order(tmp_path: Path) -> None:
+    texts = RATES, "seed=0:3"
+    all_at_once = swept(tmp_path / "all", *texts)
+    for places in (3, 4, 7):
+        settings = Settings(places=places, layout="1x1")
+        assert swept(tmp_path / str(places), *texts, settings=settings) == all_at_once
+
+
+def test_static_fields_are_trained_one_program_after_the_other(tmp_path: Path) -> None:
+    rows = swept(tmp_path / "both", "degree=1,2", RATES)
+    for degree in (1, 2):
+        alone = swept(tmp_path / str(degree), RATES, base=Config(degree=degree))
+        own = [row for row in rows if row["degree"] == degree]
+        assert [without(row, "degree", "member") for row in own] == [
+            without(row, "member") for row in alone
+        ]
+
+
+@pytest.mark.parametrize("layout", ["1x1", "2x1"])
+def test_one_compilation_trains_all_members(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, layout: str
+) -> None:
+    counts = []
+    for k, texts in enumerate([("learning_rate=0.1,0.2",), (RATES, "seed=0:3", "momentum=0,0.5")]):
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            swept(tmp_path / str(k), *texts, settings=Settings(places=6, layout=layout))
+        messages = [record.getMessage() for record in caplog.records]
+        compiled = [text for text in messages if text.startswith("Finished XLA compilation")]
+        counts.append(sum("jit(train)" in text for text in compiled))
+    assert counts == [1, 1]
+
+
+def test_patience_ends_a_member(tmp_path: Path) -> None:
+    settings = Settings(patience=2, layout="1x1")
+    base = Config(epochs=60)
+    long = swept(tmp_path / "long", RATES, base=base)
+    short = swept(tmp_path / "short", RATES, base=base, settings=settings)
+    rows = command.member_rows(tmp_path / "long", 1)
+    for whole, row in zip(long, short, strict=True):
+        losses = [each["valid_loss"] for each in rows[row["member"]]]
+        waits = [n - int(np.argmin(losses[: n + 1])) for n in range(len(losses))]
+        ends = next((n + 1 for n, wait in enumerate(waits) if wait == 2), 60)
+        assert row["epochs"] == ends
+        assert row["status"] == ("finished" if ends == 60 else "early stop")
+        if ends == 60:
+            assert row == whole
+    assert {row["status"] for row in short} >= {"early stop"}
+
+
+def test_halving_lets_the_best_go_on(tmp_path: Path) -> None:
+    settings = Settings(search="halving", reduction=2, layout="1x1")
+    texts = "learning_rate=0.001,0.003,0.01,0.03,0.1,0.3", "seed=0:2"
+    rows = swept(tmp_path / "halving", *texts, settings=settings)
+    grid = swept(tmp_path / "grid", *texts)
+    curves = command.member_rows(tmp_path / "grid", 1)
+    alive = {0, 1, 2, 3, 4, 5}
+    expected = {}
+    for rung in (1, 2, 3, 5):
+        lowest = [min(row["valid_loss"] for row in curves[m][:rung]) for m in range(12)]
+        scores = {k: -np.mean(lowest[2 * k : 2 * k + 2]) for k in alive}
+        kept = sorted(alive, key=scores.__getitem__, reverse=True)[: -(-len(alive) // 2)]
+        expected |= dict.fromkeys(alive - set(kept), rung)
+        alive = set(kept)
+    assert [row["epochs"] for row in rows] == [
+        expected.get(k, EPOCHS) for k in range(6) for _ in range(2)
+    ]
+    for k in alive:
+        assert rows[2 * k : 2 * k + 2] == grid[2 * k : 2 * k + 2]
+
+
+def test_halving_in_few_places_gives_those_to_the_next(tmp_path: Path) -> None:
+    settings = Settings(search="halving", reduction=3, places=2, draws=9, layout="1x1")
+    rows = swept(tmp_path / "sweep", "learning_rate=log:1e-3:1", settings=settings)
+    assert len(rows) == 9
+    ticks = (tmp_path / "sweep/programs/0/metrics.jsonl").read_text().splitlines()
+    assert max(len(json.loads(tick)["members"]) for tick in ticks) == 2
+    assert sum(row["epochs"] for row in rows) < 0.6 * 9 * EPOCHS
+
+
+class Killed(BaseException):
+    """In place of a signal that cannot be caught."""
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(search="halving", places=2)])
+def test_what_was_killed_goes_on_and_trains_no_ended_member_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    settings = dataclasses.replace(settings, layout="1x1")
+    texts = "degree=1,2", f"{RATES},1e10"
+    whole = swept(tmp_path / "whole", *texts, settings=settings)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 1e9)  # so only what has ended is saved
+    epoch, calls, told = training.epoch, [], set()
+    folder = tmp_path / "killed"
+
+    def counted(plan: Any, *rest: Any) -> Any:
+        calls.append([row["member"] for row in rows_in(folder)])
+        if len(calls) % 11 == 0:
+            raise Killed
+        members, rows, over = epoch(plan, *rest)
+        assert not {row["member"] for row in rows} & told
+        return members, rows, over
+
+    monkeypatch.setattr(training, "epoch", counted)
+    for _ in range(30):
+        try:
+            rows = swept(folder, *texts, settings=settings)
+            break
+        except Killed:
+            told = {row["member"] for row in rows_in(folder)}
+    else:
+        pytest.fail("it did not end")
+    assert len(calls) > 11
+    assert rows == whole
+    assert command.member_rows(folder, 2) == command.member_rows(tmp_path / "whole", 2)
+
+
+def test_a_signal_stops_it_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = swept(tmp_path / "whole", RATES)
+    epoch, calls = training.epoch, []
+
+    def interrupted(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return epoch(*given)
+
+    monkeypatch.setattr(training, "epoch", interrupted)
+    assert command.main(sweep_of(RATES), tmp_path / "stopped", overwrite=False) == 143
+    assert "Stopped and saved at step 80 of 180" in capsys.readouterr().err
+    assert swept(tmp_path / "stopped", RATES) == whole
+    assert len(calls) == EPOCHS
+
+
+def test_an_ended_sweep_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = swept(tmp_path, RATES)
+    page = (tmp_path / "report.html").read_text()
+
+    def epoch(*_: Any) -> Any:
+        raise AssertionError("it trains again")
+
+    monkeypatch.setattr(training, "epoch", epoch)
+    assert swept(tmp_path, RATES) == first
+    assert len((tmp_path / "report.html").read_text()) == pytest.approx(len(page), rel=0.01)
+
+
+def test_what_it_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = swept(tmp_path, RATES, "seed=0:2", "momentum=0,0.5")
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("sweep of toy: 16 members of 8 settings in 1 program; 16 at a time on")
+    result = json.loads((tmp_path / "result.json").read_text())
+    means = {
+        rate: np.mean([row["valid_loss"] for row in rows if row["learning_rate"] == rate])
+        for rate in (0.3, 0.03, 0.003, 0.1)
+    }
+    assert result["best_learning_rate"] == min(means, key=means.__getitem__)
+    assert (result["members"], result["settings"], result["epochs_trained"]) == (16, 8, 16 * EPOCHS)
+    alone = next(line for line in out if line.startswith("the best alone: ./launch.sh toy "))
+    assert f"--learning_rate={result['best_learning_rate']}" in alone
+    pictures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert pictures == {"by_field.png", "heat_map.png", "members.png"}
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert f"<pre>{alone.removeprefix('the best alone: ')}</pre>" in page
+
+
+def refusal(tmp_path: Path, settings: Settings, *texts: str) -> str:
+    with pytest.raises(UserError) as error:
+        command.main(sweep_of(*texts, settings=settings), tmp_path / "none", overwrite=False)
+    assert not (tmp_path / "none").exists()
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"search": "random"}, "--search=random: say how many settings to draw"),
+        ({"draws": 3}, "--draws: a grid has every combination"),
+        ({"layout": "3"}, "--layout: expected auto or DEVICESxTOGETHER, as 2x1, got '3'"),
+        ({"layout": "0x1"}, "--layout: expected auto or DEVICESxTOGETHER"),
+        ({"layout": "99x1"}, "--layout=99x1: there are"),
+        ({"layout": "2x1", "places": 3}, "2 devices cannot share 3 places equally"),
+        ({"places": 2}, "--places: expected at least 3, the seeds of a setting, got 2"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    tmp_path: Path, settings: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.sweep.layouts.rounded_up", lambda places, *_: places)
+    assert words in refusal(tmp_path, Settings(**settings), RATES, "seed=0:3")
+
+
+def test_more_members_than_memory_are_refused_or_trained_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = swept(tmp_path / "whole", RATES, "seed=0:3")
+    monkeypatch.setattr(loop, "memory_bytes", lambda: 1000)
+    words = refusal(tmp_path, Settings(places=99), RATES, "seed=0:200")
+    assert "200 members at a time need about" in words
+    assert "fit: choose a lower --places" in words
+    assert swept(tmp_path / "turns", RATES, "seed=0:3") == whole
+    ticks = (tmp_path / "turns/programs/0/metrics.jsonl").read_text().splitlines()
+    assert max(len(json.loads(tick)["members"]) for tick in ticks) < 12
