@@ -115,9 +115,17 @@ def told(error: Exception, file: str) -> str:
 
 def source_hashes(config: Any) -> dict[str, str]:
     """The hashes of the user's own files that a Config names, so that an edit is noticed."""
-    cell = getattr(config, "cell", None)
-    digest = source_hash(cell) if cell else None
-    return {"cell": digest} if digest else {}
+    cell, text = getattr(config, "cell", ""), getattr(config, "text", "")
+    hashes = {"cell": source_hash(cell) if cell else None, "text": file_hash(text)}
+    return {name: digest for name, digest in hashes.items() if digest}
+
+
+def file_hash(file: str) -> str | None:
+    """SHA-256 of a file; None where it cannot be read, which its reader says better."""
+    try:
+        return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() if file else None
+    except OSError:
+        return None
 
 
 def source_hash(name: str) -> str | None:

@@ -157,6 +157,23 @@ def train(
     return Outcome(state, rows, time.monotonic() - begun)
 
 
+def best_params(program: Program, config: TrainingConfig, folder: Path) -> Any:
+    """The params of the highest score that a run has reached.
+
+    Raises:
+      UserError: where there are none yet.
+    """
+    numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
+    like = jax.eval_shape(program.task.init, numbers).params
+    best = folder / "checkpoints" / "best"
+    if best.is_dir():
+        with checkpoints(best, keep=1) as manager:
+            found = restore(manager, like)
+        if found:
+            return found[0]
+    raise UserError(f"The run in {folder} has no params yet: let it train to the end of an epoch.")
+
+
 def refuse_missing_rows(rows: list[dict[str, Any]], expected: int, folder: Path) -> None:
     """Raises `UserError` where ``metrics.jsonl`` has lost epochs that the checkpoint counts."""
     if len(rows) != expected:

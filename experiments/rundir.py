@@ -34,7 +34,7 @@ def claim(path: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[Pat
             _lock(held.enter_context(open(path / "lock", "a+")), path)
             if overwrite:
                 _clear(path)
-            _check_identity(path / "config.json", identity)
+            check_identity(path / "config.json", identity)
         except OSError as error:
             raise UserError(
                 f"The run directory {path} cannot be written: {error.strerror}."
@@ -72,7 +72,8 @@ def _clear(path: Path) -> None:
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
-def _check_identity(file: Path, identity: dict[str, Any]) -> None:
+def check_identity(file: Path, identity: dict[str, Any]) -> None:
+    """Writes what a run is, or raises `UserError` where the file says that it is another one."""
     if not file.exists():
         return write_json(file, identity)
     earlier, now = flat(read_json(file)), flat(json.loads(json.dumps(identity)))

@@ -12,6 +12,7 @@ from recurrent import (
     losses,
     optimizers,
     population,
+    streams,
     train,
 )
 from recurrent.attention import (
@@ -166,6 +167,7 @@ __all__ = [
     "slstm",
     "stack",
     "step_dropout",
+    "streams",
     "train",
     "transformer",
     "transformer_block",

@@ -22,6 +22,7 @@ Apply = Callable[[Params, Array], Array]
 Blocks = list[Array]
 
 CACHED = 2**20  # numbers that a CPU's caches hold
+TURNED = 7 * 2**19  # numbers of a kernel that is better transposed for a single row too
 
 
 class Hidden(NamedTuple):
@@ -258,8 +259,8 @@ def dense_map(product_dtype: Any = None) -> LinearMap:
 
         def apply(x: Array, d_z: Array) -> Array:
             # Transposed before a loop, it is read row by row in each step: on a CPU up to three
-            # times as fast, but slower by a half for the product of a small one with a single row.
-            small = _is_single_row(d_z) and kernel.size <= CACHED
+            # times as fast, but slower by up to a half for the product with a single row.
+            small = _is_single_row(d_z) and kernel.size <= TURNED
             return product(d_z, kernel.T if small else transposed, product_dtype)
 
         return apply
@@ -392,14 +393,14 @@ def _plain_loop(gate, maps, reverse, weights, state, initial, steps):
     """`gated_loop` without its backward pass."""
 
     def apply(zx, zh, state):
-        return gate(weights.gate, zx, zh, state), None, None
+        return gate(weights.gate, zx, zh, state), [], []
 
-    last, hidden, *_ = _run(apply, maps, reverse, weights, state, initial, steps)
+    last, hidden = _run(apply, False, maps, reverse, weights, state, initial, steps)
     return last, hidden
 
 
-def _run(forward, maps, reverse, weights, state, initial, steps) -> tuple[Any, ...]:
-    """The last state and every h; also the states before each step, and the residuals if any.
+def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple[Any, ...]:
+    """The last state and every h; if it keeps them also the states before each step and residuals.
 
     Of those states h is left out, since it is that of the step before.
     """
@@ -409,7 +410,7 @@ def _run(forward, maps, reverse, weights, state, initial, steps) -> tuple[Any, .
         zx, zh = project(step.x), maps.recurrent.apply(weights.recurrent, state.hidden)
         new, sums, own = forward(*cut_to_blocks(maps, zx, zh), state)
         new = new if step.real is None else where_flag(step.real, new, state)
-        kept = () if sums is None else (state._replace(hidden=None), (_joined(sums), _joined(own)))
+        kept = (state._replace(hidden=None), (_joined(sums), _joined(own))) if keeps else ()
         return new, (new.hidden, *kept)
 
     def project_inside(state, steps):
@@ -427,27 +428,38 @@ def _run(forward, maps, reverse, weights, state, initial, steps) -> tuple[Any, .
         inputs = jnp.arange(len(zx)), steps._replace(x=zx)
         return lax.scan(of_step, state, inputs, reverse=reverse)
 
-    if _is_read_once(weights, steps.x):
-        last, stacked = project_outside(state, steps)
+    def project_outside_and_keep(state, steps):
+        zx = maps.input.apply(weights.input, steps.x)
+
+        def of_step(carry, inputs):
+            (state, zx), (t, step) = carry, inputs
+            new, (h, before, (sums, own)) = body(partial(_at, zx), state, step._replace(x=t))
+            return (new, _put(zx, sums, t)), (h, before, own)  # what is kept over what was read
+
+        inputs = jnp.arange(len(zx)), steps._replace(x=None)
+        (last, zx), (h, before, own) = lax.scan(of_step, (state, zx), inputs, reverse=reverse)
+        return last, (h, before, (zx, own))
+
+    outside = project_outside_and_keep if keeps else project_outside
+    if _is_read_once(weights, state, steps.x):
+        last, stacked = outside(state, steps)
     else:
-        last, stacked = lax.platform_dependent(
-            state, steps, cpu=project_inside, default=project_outside
-        )
+        last, stacked = lax.platform_dependent(state, steps, cpu=project_inside, default=outside)
     return last, *stacked
 
 
-def _is_read_once(weights: Weights, x: Array) -> bool:
+def _is_read_once(weights: Weights, state: Any, x: Array) -> bool:
     """Whether the input's kernel is better read once, in a product before the loop, on a CPU too.
 
     Elsewhere it always is. On a CPU the product inside the loop costs no more, and its result is
     still at hand; but not where the kernel does not fit into the caches. Nor where the results of
-    all steps do, and most of a step's work is on its inputs: these are many beside the hidden
-    units, for then all cores share one large product, or some beside a single row, whose product
-    takes no longer than to read the kernel.
+    all steps do, and much of a step's work is on its inputs: these are many and no fewer than the
+    hidden units, for then all cores share one large product, or some beside a single row, whose
+    product takes no longer than to read the kernel.
     """
-    kernel, hidden = weights.input["kernel"], weights.recurrent["kernel"].shape[0]
+    kernel, hidden = weights.input["kernel"], state.hidden.shape[-1]
     inputs, columns = kernel.shape[0], kernel.shape[-1]
-    many = 64 if _is_single_row(x[0]) else max(192, 2 * hidden)
+    many = 64 if _is_single_row(x[0]) else max(128, hidden)
     fits = math.prod(x.shape[:-1]) * columns <= 2 * CACHED
     return kernel.size > CACHED or (inputs >= many and fits)
 
@@ -470,8 +482,9 @@ def _gated_loop_forward(gate, maps, vjp, reverse, weights, state, initial, steps
         of_x, of_h = _shapes_of_blocks(maps, weights, state, steps)
         _check_vjp(vjp, of_x, of_h, state)
     forward = (vjp or _derived(gate, maps, weights, state, steps)).forward
-    last, hidden, befores, kept = _run(forward, maps, reverse, weights, state, initial, steps)
-    return (last, hidden), ((weights, state, initial, steps), (hidden, befores, kept))
+    inputs = weights, state, initial, steps
+    last, hidden, befores, kept = _run(forward, True, maps, reverse, *inputs)
+    return (last, hidden), (inputs, (hidden, befores, kept))
 
 
 def _gated_loop_backward(gate, maps, vjp, reverse, saved, gradients):

@@ -26,8 +26,7 @@ class Layout(NamedTuple):
     Attributes:
       devices: how many devices share them equally.
       together: how many of its members each device computes side by side, one such group after the
-        other: 1 is `jax.lax.map`, all of them `jax.vmap`. On a CPU prefer 1 or 2: an epoch of
-        `sequential_digits` with 4 or more together did not end within a minute, cause unknown.
+        other: 1 is `jax.lax.map`, all of them `jax.vmap`.
     """
 
     devices: int = 1

@@ -16,6 +16,7 @@ from jax import Array, lax
 from recurrent.losses import Average
 
 Loss = Callable[[Any, Any, Array], tuple[Array, dict[str, Average]]]
+CarryingLoss = Callable[[Any, Any, Any, Array], tuple[Array, tuple[dict[str, Average], Any]]]
 Metrics = dict[str, Average]
 
 
@@ -28,6 +29,7 @@ class TrainState(NamedTuple):
       opt_state: the optimiser's.
       key: the run's random key; never changes.
       skipped: steps in a row, up to now, whose gradient was not finite.
+      carry: what the loss hands from step to step, such as a recurrent state; often nothing.
     """
 
     step: Array
@@ -35,16 +37,20 @@ class TrainState(NamedTuple):
     opt_state: Any
     key: Array
     skipped: Array
+    carry: Any = ()
 
 
 def init_state(
-    init: Callable[[Array], Any], optimizer: optax.GradientTransformation, key: Array
+    init: Callable[[Array], Any],
+    optimizer: optax.GradientTransformation,
+    key: Array,
+    carry: Callable[[Any], Any] = lambda params: (),
 ) -> TrainState:
-    """The state before the first step, with ``init: key -> params``."""
+    """The state before the first step, with ``init: key -> params``, ``carry: params -> carry``."""
     init_key, run_key = jax.random.split(key)
     params = init(init_key)
     step, skipped = jnp.zeros((2,), jnp.int32)  # two arrays: a donated one must not stand twice
-    return TrainState(step, params, optimizer.init(params), run_key, skipped)
+    return TrainState(step, params, optimizer.init(params), run_key, skipped, carry(params))
 
 
 def train_step(
@@ -55,23 +61,39 @@ def train_step(
     Finiteness is judged on the global norm before any clipping. The metrics are the loss's own
     and ``gradient_norm``, none of which counts a skipped step, and ``skipped``.
     """
+
+    def carrying(params: Any, carry: Any, batch: Any, key: Array) -> tuple[Array, Any]:
+        value, metrics = loss(params, batch, key)
+        return value, (metrics, carry)
+
+    return carrying_step(carrying, optimizer, state, batch)
+
+
+def carrying_step(
+    loss: CarryingLoss, optimizer: optax.GradientTransformation, state: TrainState, batch: Any
+) -> tuple[TrainState, Metrics]:
+    """`train_step` with a loss that reads the carry and returns the next; no gradient enters it.
+
+    A skipped step changes the carry no more than the weights.
+    """
     key = jax.random.fold_in(_noise_key(state.key), state.step)
-    gradients, metrics = jax.grad(loss, has_aux=True)(state.params, batch, key)
+    differentiate = jax.grad(loss, has_aux=True)
+    gradients, (metrics, carry) = differentiate(state.params, state.carry, batch, key)
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(norm)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    params, opt_state = jax.tree.map(
+    params, opt_state, carry = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
-        (params, opt_state),
-        (state.params, state.opt_state),
+        (params, opt_state, carry),
+        (state.params, state.opt_state, state.carry),
     )
     one = jnp.ones_like(norm)
     metrics = metrics | {"gradient_norm": Average(norm, one)}
     metrics = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), metrics)
     metrics = metrics | {"skipped": Average(jnp.where(finite, jnp.zeros_like(one), one), one)}
     skipped = jnp.where(finite, 0, state.skipped + 1)
-    return TrainState(state.step + 1, params, opt_state, state.key, skipped), metrics
+    return TrainState(state.step + 1, params, opt_state, state.key, skipped, carry), metrics
 
 
 def train_steps(
@@ -92,7 +114,7 @@ def train_steps(
     """
     size = jax.tree.leaves(data)[0].shape[0]
     epoch, first = jnp.divmod(state.step, steps_per_epoch(size, batch_size))
-    order, real = epoch_order(jax.random.fold_in(_order_key(state.key), epoch), size, batch_size)
+    order, real = epoch_order(jax.random.fold_in(order_key(state.key), epoch), size, batch_size)
     rows = lax.dynamic_slice_in_dim(order, first, steps)
     masks = lax.dynamic_slice_in_dim(real, first, steps)
 
@@ -144,9 +166,10 @@ def take(data: dict[str, Array], indices: Array, mask: Array) -> dict[str, Array
     return batch | {"mask": mask}
 
 
+def order_key(key: Array) -> Array:
+    """Of the order of the data, from the run's key."""
+    return jax.random.split(key)[1]
+
+
 def _noise_key(key: Array) -> Array:
     return jax.random.split(key)[0]
-
-
-def _order_key(key: Array) -> Array:
-    return jax.random.split(key)[1]

@@ -15,7 +15,7 @@ from jax import lax
 
 from experiments import sequential_digits
 from experiments.config import traced
-from recurrent import Cell, elman, gru, lstm, unroll
+from recurrent import Cell, elman, gru, lstm, slstm, unroll
 from recurrent.optimizers import optimizer
 from recurrent.train import init_state, train_steps
 from tests.cases import (
@@ -31,6 +31,8 @@ from tests.cases import (
 from tests.traces import (
     copies_in_compiled_loops,
     equations,
+    inside,
+    is_scan,
     loops,
     operations,
     products_in_compiled_loops,
@@ -93,29 +95,76 @@ def test_a_compiled_step_does_two_products_forward_and_one_backward(factory: Any
 @pytest.mark.optimized
 @on_a_cpu
 @pytest.mark.parametrize(
-    ("inputs", "batch", "steps", "inside"),
+    ("inputs", "batch", "steps", "each"),
     [
         *[(64, 1, 50, 1), (63, 1, 50, 2), (64, 2, 50, 2), (64, 1, 2**21 // 512 + 1, 2)],
-        *[(256, 16, 50, 1), (255, 16, 50, 2), (256, 16, 2**21 // (16 * 512) + 1, 2)],
+        *[(128, 16, 50, 1), (127, 16, 50, 2), (128, 16, 2**21 // (16 * 512) + 1, 2)],
     ],
 )
-def test_a_tall_input_kernel_is_read_once(inputs: int, batch: int, steps: int, inside: int) -> None:
+def test_a_tall_input_kernel_is_read_once(inputs: int, batch: int, steps: int, each: int) -> None:
     """Not in each step, where it is most of the work; but for no long sequence."""
     cell = lstm(inputs, 128)
     params, xs = given(cell, steps, batch)
-    assert products_in_compiled_loops(gradient_of(cell), params, xs) == [inside, 1]
+    assert products_in_compiled_loops(gradient_of(cell), params, xs) == [each, 1]
 
 
 @pytest.mark.optimized
 @on_a_cpu
 @pytest.mark.parametrize("factory", [elman, lstm, gru])
-def test_a_compiled_step_turns_no_kernel(factory: Any) -> None:
+@pytest.mark.parametrize("members", [0, 3])
+def test_a_compiled_step_turns_no_kernel(factory: Any, members: int) -> None:
     """A product by a transposed kernel is several times as slow as by one transposed before."""
     cell = factory(32, 64)
     params, xs = given(cell, 50, batch=2)
-    assert turned_products_in_compiled_loops(gradient_of(cell), params, xs) == [0, 0]
-    _, backward = turned_products_in_compiled_loops(gradient_of(cell, method="scan"), params, xs)
-    assert backward > 0
+
+    def turned(**options: Any) -> list[int]:
+        gradient = gradient_of(cell, **options)
+        if not members:
+            return turned_products_in_compiled_loops(gradient, params, xs)
+        several = jax.tree.map(lambda leaf: jnp.stack([leaf] * members), params)
+        each = jax.vmap(gradient, in_axes=(0, None))
+        return turned_products_in_compiled_loops(each, several, xs)
+
+    assert turned() == [0, 0]
+    assert turned(method="scan")[1] > 0
+
+
+@pytest.mark.parametrize(("hidden", "turns"), [(64, True), (936, True), (960, False)])
+def test_unless_it_is_of_a_single_row_and_not_too_large(hidden: int, turns: bool) -> None:
+    """There the product along the kernel's rows is the quicker, while these stay in the caches."""
+    cell = lstm(16, hidden)
+    params, xs = given(cell, 3, batch=1)
+    *_, backward = filter(is_scan, equations(gradient_of(cell), params, xs))
+    names = {equation.primitive.name for equation in inside(backward.params["jaxpr"].jaxpr)}
+    assert ("transpose" in names) == turns
+
+
+def test_an_input_kernel_is_read_once_for_hidden_units_whatever_the_recurrent_kernel() -> None:
+    """That of an sLSTM with heads has as many rows as heads."""
+    many = slstm(192, 256, heads=4)
+    params, xs = given(many, 9, batch=4)
+    assert loops(gradient_of(many), params, xs)[0].products == 2
+
+
+@pytest.mark.optimized
+@on_a_cpu
+@pytest.mark.parametrize(
+    ("factory", "steps", "batch", "inputs", "hidden"),
+    [(lstm, 100, 16, 256, 128), (gru, 100, 16, 256, 128), (lstm, 500, 1, 64, 128)],
+)
+def test_an_input_kernel_read_once_takes_no_more_memory_than_a_plain_scan(
+    factory: Any, steps: int, batch: int, inputs: int, hidden: int
+) -> None:
+    """What is kept of a step is written over the result of the product before the loop."""
+    cell = factory(inputs, hidden)
+    params, xs = given(cell, steps, batch)
+
+    def planned(**options: Any) -> int:
+        compiled = jax.jit(gradient_of(cell, **options)).lower(params, xs).compile()
+        plan: Any = compiled.memory_analysis()
+        return plan.temp_size_in_bytes
+
+    assert planned() < planned(method="scan")
 
 
 @pytest.mark.optimized

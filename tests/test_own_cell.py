@@ -142,6 +142,11 @@ def test_it_trains_by_a_flag(tmp_path: Path):
 # What the backward pass keeps, and what its loop does.
 
 
+def cell_columns(params: Any) -> int:
+    """Of what x is multiplied by."""
+    return params["input"]["kernel"].shape[1]
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("factory", "kept", "own"),
@@ -156,14 +161,18 @@ def test_what_a_gate_adds_up_is_kept_once_and_has_one_gradient(
     def differentiate(params: Any, xs: Any) -> Any:
         return values_and_gradients(lambda *args: unroll(cell, args[0], args[1])[1], params, xs)
 
-    inside, forward, backward = loops(differentiate, params, xs)
+    inside, outside, backward = loops(differentiate, params, xs)
     fields = len(cell.initial_state(params, ()))
     blocks = params["recurrent"]["kernel"].shape[1]
-    assert sum(shape[-1] for shape in forward.stacked) == (fields + kept) * SIZE
+    assert sum(shape[-1] for shape in inside.stacked) == (fields + kept) * SIZE
+    written_over = [shape[-1] for shape in outside.carried if shape[0] == TIME]
+    new = [shape[-1] for shape in outside.stacked]
+    assert sum(written_over) == cell_columns(params)
+    assert sum(written_over + new) == (fields + kept) * SIZE
     assert backward.stacked == []
     rewritten = [shape[-1] for shape in backward.carried if shape[0] == TIME]
     assert sum(rewritten) == blocks + own * SIZE
-    assert [loop.products for loop in (inside, forward, backward)] == [2, 1, 1]
+    assert [loop.products for loop in (inside, outside, backward)] == [2, 1, 1]
     others = [shape for shape in backward.carried if shape[0] != TIME]
     assert all(shape == (BATCH, SIZE) for shape in others)
 

@@ -24,7 +24,7 @@ from experiments.sweep.axes import read_axes
 from experiments.sweep.request import Settings, Sweep
 from recurrent import train
 from recurrent.losses import Average
-from recurrent.population import Task
+from recurrent.population import Task, layouts
 
 STEPS, EPOCHS = 5, 9
 RATES = "learning_rate=0.3,0.03,0.003,0.1"
@@ -135,7 +135,7 @@ def test_a_member_that_diverges_leaves_the_others_bitwise_as_they_were(
     assert wild[-1]["status"] == "diverged"
     assert wild[-1]["step"] == STEPS
     last = [line for line in capsys.readouterr().out.splitlines() if "diverged" in line]
-    assert last[0].split()[:2] == ["5", "10000000000.0"]
+    assert last[0].split()[:2] == ["5", "1e+10"]
     assert last[0].endswith(f"diverged at step {STEPS}")
 
 
@@ -170,6 +170,17 @@ def test_one_compilation_trains_all_members(
         compiled = [text for text in messages if text.startswith("Finished XLA compilation")]
         counts.append(sum("jit(train)" in text for text in compiled))
     assert counts == [1, 1]
+
+
+def test_the_layout_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swept(tmp_path, RATES, settings=Settings(layout="measure"))
+    out = capsys.readouterr().out.splitlines()
+    seconds = [line for line in out if line.startswith("layout ")]
+    assert len(seconds) == len(layouts(4, jax.device_count()))
+    fastest = min(seconds, key=lambda line: float(line.split()[2]))
+    together = int(fastest.split()[1].rstrip(":").partition("x")[2])
+    words = "one member after the other" if together == 1 else f"{together} members side by side"
+    assert words in next(line for line in out if line.startswith("sweep of toy"))
 
 
 def test_patience_ends_a_member(tmp_path: Path) -> None:
@@ -321,8 +332,8 @@ def refusal(tmp_path: Path, settings: Settings, *texts: str) -> str:
     [
         ({"search": "random"}, "--search=random: say how many settings to draw"),
         ({"draws": 3}, "--draws: a grid has every combination"),
-        ({"layout": "3"}, "--layout: expected auto or DEVICESxTOGETHER, as 2x1, got '3'"),
-        ({"layout": "0x1"}, "--layout: expected auto or DEVICESxTOGETHER"),
+        ({"layout": "3"}, "--layout: expected auto, measure or DEVICESxTOGETHER, as 2x1, got '3'"),
+        ({"layout": "0x1"}, "--layout: expected auto, measure or DEVICESxTOGETHER"),
         ({"layout": "99x1"}, "--layout=99x1: there are"),
         ({"layout": "2x1", "places": 3}, "2 devices cannot share 3 places equally"),
         ({"places": 2}, "--places: expected at least 3, the seeds of a setting, got 2"),

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import jaxpr_as_fun
 
+KINDS = ("batch", "contracting")
+
 
 class Loop(NamedTuple):
     """One `jax.lax.scan` of a trace.
@@ -36,8 +38,13 @@ def products_in_compiled_loops(function: Callable[..., Any], *args: Any) -> list
 
 def turned_products_in_compiled_loops(function: Callable[..., Any], *args: Any) -> list[int]:
     """How many of them run along the rows of their second operand, as by a transposed matrix."""
-    turned = r" dot\([^\n]*rhs_contracting_dims=\{1\}"
-    return [len(re.findall(turned, body)) for body in compiled_loops(function, *args)]
+
+    def is_turned(product: str) -> bool:
+        batch, along = (re.search(rf"rhs_{kind}_dims=\{{([\d,]+)", product) for kind in KINDS)
+        return along is not None and int(along[1]) > (batch[1].count(",") + 1 if batch else 0)
+
+    bodies = [re.findall(r" dot\([^\n]*", body) for body in compiled_loops(function, *args)]
+    return [sum(map(is_turned, products)) for products in bodies]
 
 
 def copies_in_compiled_loops(length: int, function: Callable[..., Any], *args: Any) -> list[str]:

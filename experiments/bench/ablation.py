@@ -16,7 +16,10 @@ from experiments.bench.with_scan import lstm_gate
 
 CASES = tuple(
     Case("lstm", shape)
-    for shape in (Shape(64, 64, 8, 64), Shape(128, 32, 128, 256), Shape(100, 20, 512, 512))
+    for shape in (
+        *(Shape(64, 64, 8, 64), Shape(128, 32, 128, 256)),
+        *(Shape(100, 20, 512, 512), Shape(100, 2, 64, 512)),
+    )
 )
 PLAIN = "plain scan"
 Direction = dict[str, Array]
@@ -41,7 +44,7 @@ def variants() -> dict[str, Callable[[Case, Weights], Network]]:
         "+ kernel transposed before the loop": partial(
             _network, partial(derived, How(True, True, True))
         ),
-        "the library": with_recurrent.build,
+        "+ gate's backward by hand, written over what it read": with_recurrent.build,
     }
 
 

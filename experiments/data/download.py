@@ -41,6 +41,14 @@ def _mnist(name: str, sha256: str) -> RemoteFile:
 # A data set without files comes with a package that is installed anyway.
 REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
     "digits": (),
+    "pydoc": (),
+    "shakespeare": (
+        RemoteFile(
+            "tinyshakespeare/input.txt",
+            "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+            "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        ),
+    ),
     "mnist": (
         _mnist(
             "train-images-idx3-ubyte.gz",

@@ -16,7 +16,7 @@ from experiments.config import Option
 from experiments.errors import UserError
 from experiments.files import write_atomically
 from experiments.progress import progress
-from experiments.sweep import axes, halving, layouts, page, ranking, training
+from experiments.sweep import axes, halving, layouts, measuring, page, ranking, training
 from experiments.sweep.axes import Axis, Point
 from experiments.sweep.request import Settings, Sweep
 from experiments.sweep.training import Plan
@@ -33,6 +33,8 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
     """
     plans = planned(sweep)
     with rundir.claim(folder, identity(sweep, plans), overwrite):
+        if sweep.settings.layout == "measure":
+            plans = [measuring.with_fastest_layout(plan) for plan in plans]
         print(announcement(sweep, plans, folder), flush=True)
         try:
             outcomes, seconds = train_all(plans, folder)

@@ -61,7 +61,7 @@ def bytes_of_member(program: Program, config: TrainingConfig) -> int:
 
 
 def layout_of(places: int, asked: str) -> Layout:
-    """The layout asked for as ``DEVICESxTOGETHER``; ``auto`` takes what was measured to be best.
+    """The layout asked for as ``DEVICESxTOGETHER``, else what is likely to be the fastest.
 
     That is all devices that can share the places equally; and on a CPU one member after the other
     on each, elsewhere all of a device's members side by side.
@@ -69,12 +69,14 @@ def layout_of(places: int, asked: str) -> Layout:
     Raises:
       UserError: for a text that is no layout, or one that these devices and places cannot have.
     """
-    if asked == "auto":
+    if asked in ("auto", "measure"):
         count = max(n for n in range(1, jax.device_count() + 1) if places % n == 0)
         return Layout(count, 1 if jax.default_backend() == "cpu" else places // count)
     match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", asked)
     if not match or 0 in (layout := Layout(*map(int, match.groups()))):
-        raise UserError(f"--layout: expected auto or DEVICESxTOGETHER, as 2x1, got {asked!r}.")
+        raise UserError(
+            f"--layout: expected auto, measure or DEVICESxTOGETHER, as 2x1, got {asked!r}."
+        )
     if layout.devices > jax.device_count():
         raise UserError(
             f"--layout={asked}: there are {jax.device_count()} devices, not {layout.devices}."

@@ -26,6 +26,7 @@ from experiments.sweep.request import Sweep
 from experiments.sweep.training import Plan
 
 MOST_LINES = 40
+MOST_BOXES = 3
 
 
 def write(
@@ -55,12 +56,15 @@ def write(
         picture.figure.savefig(file)
         drawn.append((picture.heading, file, picture.caption))
     head, *lines = table(settings, metric)
+    heading = "Ranking, by validation score"
+    if max(len(setting.members) for setting in settings) > 1:
+        heading += "; mean \u00b1 spread over seeds"
     write_report(
         folder / "report.html",
         title=f"sweep of {sweep.experiment}",
         question=sweep.module.__doc__.partition("\n")[0],
         headline=headline(settings, metric, result),
-        tables=[Table("Ranking, by validation score", head, lines)],
+        tables=[Table(heading, head, lines)],
         figures=drawn,
         result=result,
         config={
@@ -86,26 +90,27 @@ def settings_of(sweep: Sweep) -> list[tuple[str, Any, Any]]:
 
 
 def table(settings: Sequence[Setting], metric: str) -> list[list[str]]:
-    """The ranking, its heading first."""
-    fields = list(settings[0].values)
-    names = list(dict.fromkeys(["loss", metric]))
+    """The ranking, its heading first; columns that say the same of all settings are left out."""
     several = any(len(setting.members) > 1 for setting in settings)
-    head = ["rank", *fields, "seeds", *(f"validation {name}" for name in names), "epochs", "ended"]
-    lines = []
-    for rank, setting in enumerate(settings, start=1):
-        measured = [shown(mean_and_spread(setting.of(f"valid_{n}")), several) for n in names]
-        epochs = sorted({each["epochs"] for each in setting.members})
-        lines.append(
-            [
-                str(rank),
-                *(value_text(value) for value in setting.values.values()),
-                str(len(setting.members)),
-                *measured,
-                "-".join(str(epoch) for epoch in dict.fromkeys([epochs[0], epochs[-1]])),
-                ending(setting),
-            ]
-        )
-    return [head, *lines]
+    columns = {"rank": [str(rank) for rank in range(1, len(settings) + 1)]}
+    for field in settings[0].values:
+        columns[field] = [value_text(setting.values[field]) for setting in settings]
+    for name in dict.fromkeys(["loss", metric]):
+        means = [mean_and_spread(setting.of(f"valid_{name}")) for setting in settings]
+        columns[f"validation {name}"] = [shown(mean, several) for mean in means]
+    told = {
+        "seeds": [str(len(setting.members)) for setting in settings],
+        "epochs": [epochs_text(setting) for setting in settings],
+        "ended": [ending(setting) for setting in settings],
+    }
+    columns |= {name: texts for name, texts in told.items() if len(set(texts)) > 1}
+    return [list(columns), *map(list, zip(*columns.values(), strict=True))]
+
+
+def epochs_text(setting: Setting) -> str:
+    """How many its members trained, as ``9`` or ``3-9``."""
+    epochs = [each["epochs"] for each in setting.members]
+    return "-".join(str(epoch) for epoch in dict.fromkeys([min(epochs), max(epochs)]))
 
 
 def shown(mean: tuple[float, float] | None, several: bool) -> str:
@@ -117,7 +122,10 @@ def shown(mean: tuple[float, float] | None, several: bool) -> str:
 
 def value_text(value: Any) -> str:
     """A swept value, as a command line has it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    short = f"{value:g}" if isinstance(value, float) else ""
+    return short if short and float(short) == value else str(value)
 
 
 def ending(setting: Setting) -> str:
@@ -163,12 +171,15 @@ def headline(
     settings: Sequence[Setting], metric: str, result: dict[str, Any]
 ) -> list[tuple[str, str]]:
     """The few numbers that the page shows large."""
-    winner = ", ".join(f"{n} {value_text(v)}" for n, v in settings[0].values.items())
+    winner = [
+        (f"best {name}", f"{value:.4g}" if isinstance(value, float) else value_text(value))
+        for name, value in settings[0].values.items()
+    ]
     tested = result.get(f"test_{metric}")
     accuracy = metric.endswith("accuracy")
     shown = "-" if tested is None else f"{tested:.2%}" if accuracy else f"{tested:.4g}"
     return [
-        ("winner", winner or "one setting"),
+        *winner[:MOST_BOXES],
         (f"test {metric} of the winner", shown),
         ("members", str(result["members"])),
         ("training", f"{seconds_text(result['train_seconds'])}"),

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullFormatter, NullLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from experiments.figures import ACCENT, ALARM, DOTS_PER_INCH, FAINT, INK, MUTED
 from experiments.program import Picture
@@ -159,7 +159,8 @@ def _curve(axes: Axes, member: Outcome, rows: Sequence[Mapping[str, Any]], winne
 def _field_panel(axes: Axes, settings: Sequence[Setting], field: str, name: str) -> None:
     key = f"valid_{name}"
     values = _sorted(setting.values[field] for setting in settings)
-    place = _places(values)
+    survived = {setting.values[field] for setting in settings if setting.of(key)}
+    place = _near(values, _places(values), survived)
     lost: list[float] = []
     for setting in settings:
         x = place[setting.values[field]]
@@ -193,8 +194,17 @@ def _places(values: Sequence[Any]) -> dict[Any, float]:
     return {value: float(k) for k, value in enumerate(values)}
 
 
+def _near(values: Sequence[Any], place: dict[Any, float], survived: set[Any]) -> dict[Any, float]:
+    """The places, with values far above all that survived beside the largest of these."""
+    if not _is_numeric(values) or not survived or max(survived) <= 0:
+        return place
+    edge = place[max(survived)]
+    beyond = [value for value in values if place[value] > 20 * edge]
+    return place | {value: edge * 4 ** (k + 1) for k, value in enumerate(beyond)}
+
+
 def _value_axis(axes: Axes, values: Sequence[Any], place: Mapping[Any, float]) -> None:
-    if _is_log(values):
+    if _is_log(list(place.values())):
         axes.set_xscale("log")
     if not _is_numeric(values) or len(values) <= MOST_LABELS:
         axes.set_xticks([place[v] for v in values], [_text(v) for v in values], rotation=30)
@@ -259,7 +269,11 @@ def _values_along(axes: Axes, k: int, values: Sequence[Any], heights: Sequence[f
         ends = min(marks.items(), key=_height), max(marks.items(), key=_height)
         marks = dict(ends)
     for text, height in marks.items():
-        axes.text(k - 0.04, height, text, color=INK, fontsize=8, ha="right", va="center")
+        axes.text(
+            *(k - 0.04, height, text),
+            **{"color": INK, "fontsize": 8, "ha": "right", "va": "center"},
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.8},
+        )
 
 
 def _height(item: tuple[str, float]) -> float:
@@ -310,8 +324,9 @@ def _loss_scale(axes: Axes) -> None:
     finite = drawn[np.isfinite(drawn) & (drawn > 0)]
     if finite.size and finite.max() > 4 * finite.min():
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_minor_locator(NullLocator())
         top = np.quantile(finite, 0.98)
         axes.set_ylim(0.8 * finite.min(), 1.3 * max(top, 2 * finite.min()))
 

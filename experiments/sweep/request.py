@@ -28,7 +28,9 @@ class Settings:
     )
     places: int = option(0, "members trained at a time; 0 takes all that fit", minimum=0)
     layout: str = option(
-        "auto", "members on the hardware, DEVICESxTOGETHER, or auto, which was measured"
+        "auto",
+        "members on the hardware: DEVICESxTOGETHER, or measure, which tries some first, or auto, "
+        "which takes what was fastest in such trials",
     )
 
 

@@ -1,0 +1,69 @@
+"""A text as numbers: the documentation that comes with Python, tiny Shakespeare, or a file."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.data.download import REMOTE_FILES, fetch
+from experiments.errors import UserError, unknown
+
+TEXTS = ("pydoc", "shakespeare")
+LARGEST = 2**28  # bytes
+SHARE_OF_TRAIN, SHARE_OF_VALID = 0.9, 0.05
+
+
+class Text(NamedTuple):
+    """Three parts of one text, in its order, as indices into its characters.
+
+    Attributes:
+      characters: all different ones, sorted.
+      train: int32 [N], the first 90 %.
+      valid: the next 5 %.
+      test: the rest.
+    """
+
+    characters: str
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+
+def load_text(name: str, file: str = "") -> Text:
+    """A text by its name, or that of a UTF-8 file, which comes first.
+
+    Raises:
+      UserError: for an unknown name, or a file that cannot be read, is too large, is no text, or
+        has fewer than two different characters.
+    """
+    text = _of_file(Path(file).expanduser()) if file else _of_name(name)
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    characters, tokens = np.unique(points, return_inverse=True)
+    if len(characters) < 2:
+        raise UserError(f"--text: expected different characters in {file}, got {len(characters)}.")
+    cuts = [int(len(tokens) * share) for share in (SHARE_OF_TRAIN, SHARE_OF_TRAIN + SHARE_OF_VALID)]
+    train, valid, test = np.split(tokens.astype(np.int32), cuts)
+    return Text("".join(map(chr, characters)), train, valid, test)
+
+
+def _of_name(name: str) -> str:
+    if name == "pydoc":
+        from pydoc_data.topics import topics
+
+        return "\n\n".join(topics[name] for name in sorted(topics))
+    if name == "shakespeare":
+        (path,) = map(fetch, REMOTE_FILES["shakespeare"])
+        return _of_file(path)
+    raise UserError(unknown("text", name, TEXTS))
+
+
+def _of_file(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise UserError(f"{path} has {size} bytes; expected at most {LARGEST}.")
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text: byte {error.start} cannot be read.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
