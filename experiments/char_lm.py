@@ -19,8 +19,9 @@ from experiments import cells
 from experiments.config import TrainingConfig, option
 from experiments.data.text import TEXTS, Text, load_text
 from experiments.errors import UserError
+from experiments.optimizing import optimizer_of
 from experiments.program import Numbers, Picture, Program
-from recurrent import losses, optimizers, streams, train
+from recurrent import losses, streams, train
 from recurrent.population import Task
 
 EVALUATION_STREAMS = 32
@@ -113,26 +114,15 @@ def program(config: Config) -> Program:
             f"The text has {size} characters to train on, fewer than {width} streams of {window}: "
             "choose a longer one, or a smaller --batch_size or --window."
         )
-    total_steps = config.epochs * steps_per_epoch
-
-    def optimizer(numbers: Numbers) -> Any:
-        return optimizers.optimizer(
-            config.optimizer,
-            numbers["learning_rate"],
-            momentum=numbers["momentum"],
-            weight_decay=numbers["weight_decay"],
-            clip_norm=numbers["clip_norm"],
-            schedule=config.schedule,
-            warmup_steps=min(round(config.warmup_epochs * steps_per_epoch), total_steps // 2),
-            total_steps=total_steps,
-        )
+    optimizer = optimizer_of(config, config.epochs, steps_per_epoch)
 
     def start(params: Any) -> Any:
         return model.start(params, width)
 
     def init(numbers: Numbers) -> train.TrainState:
         key = jax.random.key(numbers["seed"])
-        return train.init_state(model.init, optimizer(numbers), key, start)
+        keep = config.average > 0
+        return train.init_state(model.init, optimizer(numbers), key, start, keep_average=keep)
 
     def train_steps(state: Any, numbers: Numbers, data: Any, steps: int) -> Any:
         def loss(params: Any, carry: Any, batch: Any, key: Array) -> Any:
@@ -143,6 +133,7 @@ def program(config: Config) -> Program:
         return streams.train_streams(
             *(loss, optimizer(numbers), state, data["tokens"], start),
             **{"streams": width, "window": window, "steps": steps},
+            average_decay=config.average,
         )
 
     def evaluate(params: Any, data: Any) -> train.Metrics:

@@ -11,8 +11,9 @@ from jax import Array
 
 from experiments.config import TrainingConfig, option
 from experiments.data.images import DATASETS, ImageSet, Splits
+from experiments.optimizing import optimizer_of
 from experiments.program import Numbers, Picture, Program
-from recurrent import augment, losses, optimizers, train
+from recurrent import augment, losses, train
 from recurrent.population import Task
 
 CLASSES = 10
@@ -81,28 +82,19 @@ def classification(
     data = {name: as_arrays(split) for name, split in splits._asdict().items()}
     epochs = config.epochs or EPOCHS[config.data]
     steps_per_epoch = train.steps_per_epoch(len(splits.train.labels), config.batch_size)
-    total_steps = epochs * steps_per_epoch
-
-    def optimizer(numbers: Numbers):
-        return optimizers.optimizer(
-            config.optimizer,
-            numbers["learning_rate"],
-            momentum=numbers["momentum"],
-            weight_decay=numbers["weight_decay"],
-            clip_norm=numbers["clip_norm"],
-            schedule=config.schedule,
-            warmup_steps=min(round(config.warmup_epochs * steps_per_epoch), total_steps // 2),
-            total_steps=total_steps,
-        )
+    optimizer = optimizer_of(config, epochs, steps_per_epoch)
 
     def init(numbers: Numbers) -> train.TrainState:
-        return train.init_state(model.init, optimizer(numbers), jax.random.key(numbers["seed"]))
+        key = jax.random.key(numbers["seed"])
+        keep = config.average > 0
+        return train.init_state(model.init, optimizer(numbers), key, keep_average=keep)
 
     def train_steps(state: Any, numbers: Numbers, data: Any, steps: int):
         def loss(params, batch, key):
             return training_loss(model, numbers, params, batch, key)
 
-        return train.train_steps(loss, optimizer(numbers), state, data, config.batch_size, steps)
+        sizes = config.batch_size, steps, config.average
+        return train.train_steps(loss, optimizer(numbers), state, data, *sizes)
 
     def evaluate(params: Any, data: Any) -> train.Metrics:
         def measure(params, batch):

@@ -154,8 +154,26 @@ class TrainingConfig:
     weight_decay: float = option(
         0.0, "decay of kernels: decoupled in adamw, L2 elsewhere", traced=True, minimum=0
     )
+    l1: float = option(
+        0.0, "strength of L1 on kernels, added to the gradient", traced=True, minimum=0
+    )
+    accumulate: int = option(
+        1, "batches whose gradients are averaged for one update", minimum=1, maximum=10**6
+    )
+    average: float = option(
+        0.0,
+        "decay of the average of the weights that is evaluated and kept; 0 takes the last ones",
+        minimum=0,
+        below=1,
+    )
     clip_norm: float = option(
         1.0, "the largest global norm of a gradient; 0 never clips", traced=True, minimum=0
+    )
+    patience: int = option(
+        0,
+        "epochs without a better validation score that end the training; 0 never does",
+        minimum=0,
+        maximum=10**6,
     )
     steps_per_call: int = option(
         200, "steps in one compiled call; a stop (Ctrl-C) waits for its end", minimum=1

@@ -26,6 +26,7 @@ MUTED = "#7d8590"
 FAINT = "#dfe3e8"
 ACCENT = "#1f6fb4"
 ALARM = "#c2410c"
+COLOURS = (ACCENT, ALARM, "#2f8f5b", "#7a52a8", "#b08900", "#0f8b8d", "#c85a8a", "#7d8590")
 DIVERGING = "RdBu_r"
 ALARM_SHADES = LinearSegmentedColormap.from_list("alarm", ["#fbdcc9", "#e8590c", "#8f2d04"])
 
@@ -204,6 +205,42 @@ def kernels(kernel: np.ndarray) -> Figure:
         margin=0.9,
     )
     _colour_bar(figure, figure.axes[0].images[0], "weight")
+    return figure
+
+
+def overlaid(
+    curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float | None]]]], title: str
+) -> Figure:
+    """Lines over the training steps, those of one name in one colour.
+
+    Args:
+      curves: Name to (steps, values) of each line; None and non-finite values leave a gap.
+      title: What the values are.
+    """
+    figure = _figure(4.0, title)
+    axes = figure.subplots()
+    for k, (name, lines) in enumerate(curves.items()):
+        for number, (steps, values) in enumerate(lines):
+            axes.plot(
+                steps,
+                np.array(values, float),
+                color=COLOURS[k % len(COLOURS)],
+                linestyle=("-", "--", ":")[k // len(COLOURS) % 3],
+                linewidth=1.4,
+                alpha=1.0 if len(lines) == 1 else 0.6,
+                label=name if number == 0 else None,
+            )
+    if _spans_decades(axes):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_xlabel("training step", color=MUTED)
+    axes.set_xlim(left=0)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(colors=MUTED, labelsize=8, which="both", left=False)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     return figure
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments import rundir
 from experiments.checkpoint import checkpoints, restore, save
@@ -22,6 +23,7 @@ from experiments.events import event_writer
 from experiments.program import Numbers, Program
 from experiments.progress import progress
 from recurrent.losses import Average
+from recurrent.train import BATCH
 
 SECONDS_BETWEEN_SAVES = 2.0
 NON_FINITE_STEPS_ALLOWED = 20
@@ -36,6 +38,7 @@ class RunState(NamedTuple):
       best_params: the params of the highest score.
       best_score: that score, ``[]``.
       best_step: the step it was reached at, ``[]``; 0 before the first evaluation.
+      waited: epochs since then, ``[]``.
     """
 
     train: Any
@@ -43,6 +46,7 @@ class RunState(NamedTuple):
     best_params: Any
     best_score: Array
     best_step: Array
+    waited: Array
 
 
 class Moment(NamedTuple):
@@ -74,6 +78,26 @@ class Diverged(Exception):
     """Too many steps in a row had a gradient that was not finite."""
 
 
+def mesh_of(devices: int, config: TrainingConfig) -> Mesh:
+    """The devices that share each batch.
+
+    Raises:
+      UserError: where there are fewer, or they cannot share a batch equally.
+    """
+    there = jax.device_count()
+    if devices > there:
+        raise UserError(
+            f"--devices: there are {there} devices ({jax.devices()[0]}), not {devices}."
+        )
+    if config.batch_size % devices:
+        raise UserError(
+            f"--devices: {devices} devices cannot share a batch of {config.batch_size} equally; "
+            f"choose a --batch_size that is a multiple of {devices}."
+        )
+    own = jax.devices()[:devices]
+    return jax.make_mesh((devices,), (BATCH,), (AxisType.Auto,), devices=own)
+
+
 def refuse_too_large(program: Program, config: TrainingConfig) -> None:
     """Raises `UserError` where the state alone needs more memory than there is.
 
@@ -103,15 +127,20 @@ def memory_bytes() -> int:
 
 
 def train(
-    program: Program, config: TrainingConfig, folder: Path, started: Callable[[int], None]
+    program: Program,
+    config: TrainingConfig,
+    folder: Path,
+    started: Callable[[int], None],
+    mesh: Mesh | None = None,
 ) -> Outcome:
-    """Trains to the end of the last epoch, from the latest checkpoint in ``folder`` if any.
+    """Trains to the last epoch, or till patience ends, from the latest checkpoint if any.
 
     Args:
       program: what to train.
       config: steps_per_call and the traced numbers.
       folder: the run directory, for ``checkpoints``, ``metrics.jsonl`` and ``events``.
       started: called with the number of steps already taken, just before the first step.
+      mesh: the devices that share each batch; None for the first device alone.
 
     Raises:
       Stopped: after SIGINT or SIGTERM.
@@ -120,15 +149,22 @@ def train(
     begun = time.monotonic()
     total = program.epochs * program.steps_per_epoch
     numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
+    mesh = mesh or mesh_of(1, config)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    program = program._replace(data=jax.device_put(program.data, everywhere))
     with (
+        jax.set_mesh(mesh),
         stop_requests() as stops,
         checkpoints(folder / "checkpoints" / "latest", keep=2) as latest,
         checkpoints(folder / "checkpoints" / "best", keep=1) as best,
         event_writer(folder / "events") as write_events,
     ):
-        call = jax.jit(program.task.train, static_argnums=3, donate_argnums=0)
+        call = jax.jit(
+            program.task.train, static_argnums=3, donate_argnums=0, out_shardings=everywhere
+        )
         fresh = first_state(program, call, numbers, config.steps_per_call)
         state, notes = restore(latest, fresh) or (fresh, {})
+        state = jax.device_put(state, everywhere)
         begun -= notes.get("train_seconds", 0.0)
         first = int(state.train.step)
         rows = rundir.rows_until(folder / "metrics.jsonl", first)
@@ -148,8 +184,8 @@ def train(
                     rows.append(moment.row)
                     rundir.append_row(folder / "metrics.jsonl", moment.row)
                     write_events(moment.row)
-                stop = bool(stops) or moment.step == total
-                if stop or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                end = moment.step == total or is_over(config, state)
+                if stops or end or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                     keep(state, moment.step)
                     saved = time.monotonic()
                 if stops:
@@ -195,8 +231,9 @@ def first_state(program: Program, call: Any, numbers: Numbers, steps_per_call: i
     steps = next_call(0, program.steps_per_epoch, steps_per_call)
     _, shapes = jax.eval_shape(call, state, numbers, program.data["train"], steps)
     sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    best = jax.tree.map(jnp.copy, state.params)
-    return RunState(state, sums, best, jnp.float32(-jnp.inf), jnp.int32(0))
+    best = jax.tree.map(jnp.copy, state.weights)
+    best_step, waited = jnp.zeros((2,), jnp.int32)
+    return RunState(state, sums, best, jnp.float32(-jnp.inf), best_step, waited)
 
 
 def moments(
@@ -216,10 +253,10 @@ def moments(
     def compiled(steps: int) -> Any:
         return call.lower(state.train, numbers, data, steps).compile()
 
-    if step < total:
+    if step < total and not is_over(config, state):
         compiled(next_call(step, program.steps_per_epoch, config.steps_per_call))
         started()
-    while step < total:
+    while step < total and not is_over(config, state):
         steps = next_call(step, program.steps_per_epoch, config.steps_per_call)
         train_state, sums = compiled(steps)(state.train, numbers, data)
         step += steps
@@ -227,7 +264,7 @@ def moments(
         refuse_divergence(int(train_state.skipped), step)
         row = None
         if step % program.steps_per_epoch == 0:
-            valid = evaluate(train_state.params, program.data["valid"])
+            valid = evaluate(train_state.weights, program.data["valid"])
             row = epoch_row(step, program.steps_per_epoch, state.sums, valid)
             state = after_epoch(program, state, valid)
         words = shown(means(sums), program.metric)
@@ -245,12 +282,18 @@ def after_epoch(program: Program, state: RunState, valid: dict[str, Average]) ->
     state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
     score = program.task.score({name: float(value.mean) for name, value in valid.items()})
     if not score > float(state.best_score):
-        return state
+        return state._replace(waited=state.waited + 1)
     return state._replace(
-        best_params=jax.tree.map(jnp.copy, state.train.params),
+        best_params=jax.tree.map(jnp.copy, state.train.weights),
         best_score=jnp.float32(score),
         best_step=state.train.step.copy(),
+        waited=jnp.zeros_like(state.waited),
     )
+
+
+def is_over(config: TrainingConfig, state: RunState) -> bool:
+    """Whether the score has not risen for as many epochs as patience lasts."""
+    return 0 < config.patience <= int(state.waited)
 
 
 def epoch_row(

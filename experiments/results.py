@@ -67,7 +67,7 @@ def final_numbers(
         "experiment": experiment,
         "seed": config.seed,
         "steps": int(outcome.state.train.step),
-        "epochs": program.epochs,
+        "epochs": len(outcome.rows),
         "best_step": best,
         **{f"test_{name}": value for name, value in test.items()},
         **{name: value for name, value in at_best.items() if name.startswith("valid_")},

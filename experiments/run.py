@@ -24,6 +24,7 @@ USAGE = """\
 ./launch.sh EXPERIMENT [--flag=value ...] runs an experiment, or goes on with it
 ./launch.sh EXPERIMENT --help             its flags
 ./launch.sh sweep EXPERIMENT --sweep=FIELD=VALUES ...  trains many settings together; --help
+./launch.sh report DIR ... [--out=FILE]   runs and sweeps side by side on one page
 ./launch.sh list                          all experiments
 ./launch.sh download DATASET|all          fetches data sets
 ./launch.sh bench [--flag=value ...]      times our cells beside other libraries; --help
@@ -38,6 +39,13 @@ class Launch:
     name: str = option("", "name of the run directory; by default the flags that were changed")
     workdir: str = option("", "the run directory itself, instead of runs/EXPERIMENT/NAME")
     overwrite: bool = option(False, "delete an earlier run in that directory first")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """The flags of a single run that say on what."""
+
+    devices: int = option(1, "devices that share each batch", minimum=1, maximum=10**5)
 
 
 def main(arguments: list[str]) -> int:
@@ -76,6 +84,8 @@ def dispatch(arguments: list[str]) -> int:
         return bench(rest)
     elif word == "sweep":
         return sweep(rest)
+    elif word == "report":
+        report(rest)
     elif word.startswith("-"):
         return run(DEFAULT, arguments)
     else:
@@ -92,6 +102,18 @@ def download(names: list[str]) -> None:
     for name in names:
         for path in download_dataset(name):
             print(path)
+
+
+def report(arguments: list[str]) -> None:
+    """Puts runs and sweeps side by side on one page."""
+    from experiments import comparing
+
+    folders = [word for word in arguments if not word.startswith("-")]
+    flags_only = [word for word in arguments if word.startswith("-")]
+    (settings,) = read_flags(flags_only, comparing.Settings)
+    out = Path(settings.out or ROOT / "runs" / "report.html").expanduser()
+    comparing.compare(folders, out)
+    print(f"report: {out}")
 
 
 def bench(arguments: list[str]) -> int:
@@ -113,12 +135,14 @@ def run(experiment: str, arguments: list[str]) -> int:
         print(help_page(experiment, module))
         return 0
     uses = [module.Use] if hasattr(module, "Use") else []
-    launch, settings, *used = read_flags(arguments, Launch, module.Config, *uses)
+    launch, hardware, settings, *used = read_flags(
+        arguments, Launch, Hardware, module.Config, *uses
+    )
     folder = run_directory(experiment, launch, default_name(settings))
     if any(value is True for use in used for value in dataclasses.asdict(use).values()):
         return use_trained(experiment, module, settings, used[0], folder)
     command = shlex.join(["./launch.sh", experiment, *arguments])
-    return train(experiment, module, settings, folder, launch.overwrite, command)
+    return train(experiment, module, settings, folder, launch.overwrite, hardware.devices, command)
 
 
 def use_trained(experiment: str, module: Any, settings: Any, used: Any, folder: Path) -> int:
@@ -167,7 +191,7 @@ def sweep(arguments: list[str]) -> int:
     name = default_name(base, settings, sweep=",".join(texts).replace(":", "_"))
     folder = run_directory(f"sweep/{word}", launch, name)
     compile_cache()
-    devices_of_cpu()
+    devices_of_cpu(cores())
     from experiments.sweep import command as sweeps
 
     return sweeps.main(asked, folder, launch.overwrite)
@@ -181,13 +205,20 @@ def taken_off(flag: str, arguments: list[str]) -> tuple[list[str], list[str]]:
     return [match[1] for match in own if match], others
 
 
-def devices_of_cpu() -> None:
-    """A device for each core of the CPU, unless JAX_NUM_CPU_DEVICES or XLA_FLAGS says otherwise."""
+def devices_of_cpu(count: int) -> None:
+    """Makes a CPU so many devices, unless JAX_NUM_CPU_DEVICES or XLA_FLAGS says otherwise."""
     import jax
 
     told = "JAX_NUM_CPU_DEVICES" in os.environ
     if not told and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", count)
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def sweep_help(module: Any, settings: type) -> str:
@@ -202,7 +233,13 @@ def sweep_help(module: Any, settings: type) -> str:
 
 
 def train(
-    experiment: str, module: Any, settings: Any, folder: Path, overwrite: bool, command: str
+    experiment: str,
+    module: Any,
+    settings: Any,
+    folder: Path,
+    overwrite: bool,
+    devices: int,
+    command: str,
 ) -> int:
     """`run` after the flags were read."""
     from experiments import loop, results, rundir
@@ -210,6 +247,8 @@ def train(
     identity = identity_of(experiment, settings)
     question = module.__doc__.partition("\n")[0]
     compile_cache()
+    devices_of_cpu(devices)
+    mesh = loop.mesh_of(devices, settings)
     program = module.program(settings)  # first, since what it refuses must touch no earlier run
     loop.refuse_too_large(program, settings)
     with rundir.claim(folder, identity, overwrite):
@@ -219,7 +258,7 @@ def train(
                 return say_finished(folder, result)
             print("This run is finished, but its report is missing: it is made again.")
         try:
-            outcome = loop.train(program, settings, folder, say_started(experiment, folder))
+            outcome = loop.train(program, settings, folder, say_started(experiment, folder), mesh)
         except loop.Stopped as stop:
             print(f"{stop}; the same command goes on from there.", file=sys.stderr)
             return 128 + stop.signum
@@ -279,6 +318,7 @@ def help_page(experiment: str, module: Any) -> str:
     """The experiment's fields, each with type, default and meaning; then the launcher's own."""
     lines = [module.__doc__.strip(), "", f"Flags of {experiment} (* sweeps in one program):"]
     lines += [*help_lines(module.Config), "", "Flags of every run:", *help_lines(Launch)]
+    lines += help_lines(Hardware)
     if hasattr(module, "Use"):
         lines += ["", "Flags of a trained run:", *help_lines(module.Use)]
     return "\n".join(lines)

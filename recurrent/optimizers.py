@@ -19,6 +19,7 @@ def optimizer(
     *,
     momentum: Number = 0.9,
     weight_decay: Number = 0.0,
+    l1: Number = 0.0,
     clip_norm: Number = 0.0,
     schedule: str = "constant",
     warmup_steps: int = 0,
@@ -35,6 +36,7 @@ def optimizer(
       momentum: of sgd and rmsprop; adam and adamw keep their own (0.9, 0.999).
       weight_decay: times the kernels (see `kernels`: no biases, norms or decay rates); decoupled
         in adamw (Loshchilov & Hutter 2019), added to the gradient (L2) elsewhere.
+      l1: times the signs of the same kernels, added to the gradient, after clipping.
       clip_norm: gradients of a larger global norm are scaled down to it (Pascanu et al. 2013);
         0 for no clipping.
       schedule: ``"constant"``, or ``"cosine"`` to zero at ``total_steps``.
@@ -53,9 +55,10 @@ def optimizer(
         "adam": lambda: [decay, optax.scale_by_adam()],
         "adamw": lambda: [optax.scale_by_adam(), decay],
     }
+    sparse = optax.masked(add_l1(l1), kernels)
     if name not in base:
         raise ValueError(f"optimizer: expected one of {list(base)}, got {name!r}.")
-    return optax.chain(clip(clip_norm), *base[name](), optax.scale_by_learning_rate(rate))
+    return optax.chain(clip(clip_norm), sparse, *base[name](), optax.scale_by_learning_rate(rate))
 
 
 def learning_rate_schedule(
@@ -89,6 +92,18 @@ def _after_warm_up(total_steps: int, warmup_steps: int) -> int:
 def clip(norm: Number) -> optax.GradientTransformation:
     """`optax.clip_by_global_norm` with 0 for "never", so that whether to clip can be swept."""
     return optax.clip_by_global_norm(jnp.where(jnp.asarray(norm) > 0, norm, jnp.inf))
+
+
+def add_l1(strength: Number) -> optax.GradientTransformation:
+    """Adds the gradient of ``strength * sum |w|``, which is zero where w is.
+
+    Tibshirani 1996. By its subgradient weights come near zero and do not stay there.
+    """
+
+    def update(updates: Any, params: Any) -> Any:
+        return jax.tree.map(lambda u, w: u + strength * jnp.sign(w), updates, params)
+
+    return optax.stateless(update)
 
 
 def kernels(params: Any) -> Any:

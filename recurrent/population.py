@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 from recurrent.train import Metrics, TrainState
 
@@ -84,10 +91,14 @@ def spread(function: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
 
 def placed(tree: Any, layout: Layout, *, shared: bool = False) -> Any:
     """Arrays on the devices of a layout: members cut along axis 0, or all of it on each device."""
+    return jax.device_put(tree, sharding(layout, shared=shared))
+
+
+def sharding(layout: Layout, *, shared: bool = False) -> Sharding:
+    """Where `placed` puts them."""
     if layout.devices == 1:
-        return jax.device_put(tree, jax.devices()[0])
-    spec = PartitionSpec() if shared else PartitionSpec(AXIS)
-    return jax.device_put(tree, NamedSharding(_mesh(layout), spec))
+        return SingleDeviceSharding(jax.devices()[0])
+    return NamedSharding(_mesh(layout), PartitionSpec() if shared else PartitionSpec(AXIS))
 
 
 def _mesh(layout: Layout) -> Mesh:
@@ -169,7 +180,7 @@ def begin(task: Task, numbers: Any) -> Member:
     """A member before its first step."""
     state = task.init(numbers)
     step, waited, status = jnp.zeros((3,), jnp.int32)
-    best = jax.tree.map(jnp.copy, state.params)  # so that a donated member has no array twice
+    best = jax.tree.map(jnp.copy, state.weights)  # so that a donated member has no array twice
     return Member(numbers, state, best, jnp.float32(-jnp.inf), step, waited, status)
 
 
@@ -184,7 +195,7 @@ def advance(
     """
     due = member.status == TRAINING
     member, over_steps = trained(task, steps, member, train_data)
-    valid = measured(task, member.state.params, due, valid_data)
+    valid = measured(task, member.state.weights, due, valid_data)
     return judged(task, limits, member, valid), (over_steps, valid)
 
 
@@ -228,7 +239,7 @@ def judged(task: Task, limits: Limits, member: Member, valid: Metrics) -> Member
     status = jnp.where(waited >= limits.patience, FINISHED, TRAINING)
     status = jnp.where(lost, DIVERGED, status)
     kept = jax.tree.map(
-        lambda new, old: jnp.where(better, new, old), member.state.params, member.best_params
+        lambda new, old: jnp.where(better, new, old), member.state.weights, member.best_params
     )
     return member._replace(
         best_params=kept,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from recurrent.train import CarryingLoss, Metrics, TrainState, carrying_step, order_key
+from recurrent.train import CarryingLoss, Metrics, TrainState, carrying_step, cut, order_key
 
 Measure = Callable[[Any, Any, Any], tuple[Metrics, Any]]
 
@@ -33,6 +33,7 @@ def train_streams(
     streams: int,
     window: int,
     steps: int,
+    average_decay: Any = 0.0,
 ) -> tuple[TrainState, Metrics]:
     """Several steps of one epoch as a single `lax.scan`.
 
@@ -50,21 +51,23 @@ def train_streams(
       streams: B.
       window: T.
       steps: how many.
+      average_decay: see `recurrent.train.train_step`.
 
     Returns:
       The new state, and each metric summed over the steps.
     """
     size = tokens.shape[0]
     epoch, first = jnp.divmod(state.step, steps_per_epoch(size, streams, window))
-    cut = jax.random.randint(jax.random.fold_in(order_key(state.key), epoch), (), 0, size)
-    heads = cut + jnp.arange(streams) * (size // streams)
+    place = jax.random.randint(jax.random.fold_in(order_key(state.key), epoch), (), 0, size)
+    heads = place + jnp.arange(streams) * (size // streams)
 
     def body(state: TrainState, k: Array) -> tuple[TrainState, Metrics]:
         fresh = start(state.params)
         carry = jax.tree.map(lambda new, old: jnp.where(k == 0, new, old), fresh, state.carry)
         read = tokens[(heads + k * window + jnp.arange(window + 1)[:, None]) % size]
-        batch = {"inputs": read[:-1], "targets": read[1:]}
-        return carrying_step(loss, optimizer, state._replace(carry=carry), batch)
+        batch = cut({"inputs": read[:-1], "targets": read[1:]}, axis=1)
+        state = state._replace(carry=carry)
+        return carrying_step(loss, optimizer, state, batch, average_decay)
 
     state, metrics = lax.scan(body, state, first + jnp.arange(steps))
     return state, jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
@@ -99,7 +102,7 @@ def evaluate_streams(
         places = heads + along
         mask = (along < length) & (places < pairs)
         read = [tokens[jnp.minimum(places + ahead, pairs)] for ahead in (0, 1)]
-        batch = {"inputs": read[0], "targets": read[1], "mask": mask}
+        batch = cut({"inputs": read[0], "targets": read[1], "mask": mask}, axis=1)
         metrics, carry = measure(params, carry, batch)
         return carry, metrics
 

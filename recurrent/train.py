@@ -12,12 +12,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.sharding import PartitionSpec
 
 from recurrent.losses import Average
 
 Loss = Callable[[Any, Any, Array], tuple[Array, dict[str, Average]]]
 CarryingLoss = Callable[[Any, Any, Any, Array], tuple[Array, tuple[dict[str, Average], Any]]]
 Metrics = dict[str, Average]
+
+BATCH = "batch"  # the axis of a mesh whose devices share each batch
 
 
 class TrainState(NamedTuple):
@@ -30,6 +33,7 @@ class TrainState(NamedTuple):
       key: the run's random key; never changes.
       skipped: steps in a row, up to now, whose gradient was not finite.
       carry: what the loss hands from step to step, such as a recurrent state; often nothing.
+      average: the running average of the params; nothing where none is kept.
     """
 
     step: Array
@@ -38,6 +42,12 @@ class TrainState(NamedTuple):
     key: Array
     skipped: Array
     carry: Any = ()
+    average: Any = ()
+
+    @property
+    def weights(self) -> Any:
+        """What to evaluate: the average of the params where one is kept, else the params."""
+        return self.average if jax.tree.leaves(self.average) else self.params
 
 
 def init_state(
@@ -45,32 +55,46 @@ def init_state(
     optimizer: optax.GradientTransformation,
     key: Array,
     carry: Callable[[Any], Any] = lambda params: (),
+    *,
+    keep_average: bool = False,
 ) -> TrainState:
     """The state before the first step, with ``init: key -> params``, ``carry: params -> carry``."""
     init_key, run_key = jax.random.split(key)
     params = init(init_key)
     step, skipped = jnp.zeros((2,), jnp.int32)  # two arrays: a donated one must not stand twice
-    return TrainState(step, params, optimizer.init(params), run_key, skipped, carry(params))
+    average = jax.tree.map(jnp.copy, params) if keep_average else ()
+    moments = optimizer.init(params)
+    return TrainState(step, params, moments, run_key, skipped, carry(params), average)
 
 
 def train_step(
-    loss: Loss, optimizer: optax.GradientTransformation, state: TrainState, batch: Any
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Any,
+    average_decay: Any = 0.0,
 ) -> tuple[TrainState, Metrics]:
     """One optimiser step; one with a gradient that is not finite changes no weight or moment.
 
     Finiteness is judged on the global norm before any clipping. The metrics are the loss's own
-    and ``gradient_norm``, none of which counts a skipped step, and ``skipped``.
+    and ``gradient_norm``, none of which counts a skipped step, and ``skipped``. Where the state
+    keeps an average of the params, ``d average + (1 - d) params`` is the next, with d the
+    ``average_decay``, but less in the first steps: at most ``(1 + step) / (10 + step)``.
     """
 
     def carrying(params: Any, carry: Any, batch: Any, key: Array) -> tuple[Array, Any]:
         value, metrics = loss(params, batch, key)
         return value, (metrics, carry)
 
-    return carrying_step(carrying, optimizer, state, batch)
+    return carrying_step(carrying, optimizer, state, batch, average_decay)
 
 
 def carrying_step(
-    loss: CarryingLoss, optimizer: optax.GradientTransformation, state: TrainState, batch: Any
+    loss: CarryingLoss,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Any,
+    average_decay: Any = 0.0,
 ) -> tuple[TrainState, Metrics]:
     """`train_step` with a loss that reads the carry and returns the next; no gradient enters it.
 
@@ -93,7 +117,21 @@ def carrying_step(
     metrics = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), metrics)
     metrics = metrics | {"skipped": Average(jnp.where(finite, jnp.zeros_like(one), one), one)}
     skipped = jnp.where(finite, 0, state.skipped + 1)
-    return TrainState(state.step + 1, params, opt_state, state.key, skipped, carry), metrics
+    average = _averaged(state, params, average_decay)
+    new = TrainState(state.step + 1, params, opt_state, state.key, skipped, carry, average)
+    return new, metrics
+
+
+def _averaged(state: TrainState, params: Any, decay: Any) -> Any:
+    """Young averages forget sooner, so that they do not hold on to the first weights."""
+    if not jax.tree.leaves(state.average):
+        return state.average
+    keep = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+
+    def moved(old: Array, new: Array) -> Array:
+        return (keep * old + (1 - keep) * new).astype(new.dtype)
+
+    return jax.tree.map(moved, state.average, params)
 
 
 def train_steps(
@@ -103,6 +141,7 @@ def train_steps(
     data: Any,
     batch_size: int,
     steps: int,
+    average_decay: Any = 0.0,
 ) -> tuple[TrainState, Metrics]:
     """Several steps of one epoch as a single `lax.scan`.
 
@@ -119,7 +158,7 @@ def train_steps(
     masks = lax.dynamic_slice_in_dim(real, first, steps)
 
     def body(state: TrainState, row: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
-        return train_step(loss, optimizer, state, take(data, *row))
+        return train_step(loss, optimizer, state, take(data, *row), average_decay)
 
     state, metrics = lax.scan(body, state, (rows, masks))
     return state, jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
@@ -163,12 +202,31 @@ def take(data: dict[str, Array], indices: Array, mask: Array) -> dict[str, Array
     size = jax.tree.leaves(data)[0].shape[0]
     within = jnp.where(mask, indices, size)  # what lies outside is filled with zeros
     batch = {name: leaf.at[within].get(mode="fill", fill_value=0) for name, leaf in data.items()}
-    return batch | {"mask": mask}
+    return cut(batch | {"mask": mask}, axis=0)
 
 
 def order_key(key: Array) -> Array:
     """Of the order of the data, from the run's key."""
     return jax.random.split(key)[1]
+
+
+def cut(batch: Any, axis: int) -> Any:
+    """The batch, its ``axis`` cut among the devices of the mesh that `jax.set_mesh` has set.
+
+    Without a mesh that has an axis called ``"batch"``, or where its devices cannot share an array
+    equally, it stays as it is. It changes where things are computed, and nothing else: the program
+    is that of one device, order of the data and masks of dropout included.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if BATCH not in mesh.axis_names:
+        return batch
+    spec = PartitionSpec(*[None] * axis, BATCH)
+
+    def among_devices(leaf: Array) -> Array:
+        equal = leaf.shape[axis] % mesh.shape[BATCH] == 0
+        return lax.with_sharding_constraint(leaf, spec) if equal else leaf
+
+    return jax.tree.map(among_devices, batch)
 
 
 def _noise_key(key: Array) -> Array:

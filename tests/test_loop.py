@@ -423,3 +423,45 @@ def test_a_third_signal_ends_the_process_at_once():
     )
     process = subprocess.run([sys.executable, "-c", code], check=False, timeout=50)
     assert process.returncode == 128 + signal.SIGTERM
+
+
+# Early stopping
+
+
+def test_patience_ends_a_training_and_a_resume_knows_it(tmp_path: Path):
+    """The score of the toy falls from the second epoch on."""
+    program = with_task(toy(slope_of_valid=0.0))
+    config = dataclasses.replace(CONFIG, patience=2, learning_rate=0.3)
+    outcome = run(tmp_path, program, config)
+    losses = [row["valid_loss"] for row in outcome.rows]
+    assert losses[0] == min(losses)
+    assert len(losses) == 3 < EPOCHS
+    assert int(outcome.state.best_step) == STEPS_PER_EPOCH
+    starts: list[int] = []
+    again = run(tmp_path, program, config, starts)
+    assert again.rows == outcome.rows
+    assert bits(again.state) == bits(outcome.state)
+    assert starts == []
+
+
+def test_patience_lasts_from_one_process_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    program = with_task(toy(slope_of_valid=0.0))
+    config = dataclasses.replace(CONFIG, patience=2, learning_rate=0.3)
+    whole = run(tmp_path / "whole", program, config)
+    moments = loop.moments
+
+    def stopped(*given: Any) -> Any:
+        for moment in moments(*given):
+            if moment.step == 2 * STEPS_PER_EPOCH:
+                signal.raise_signal(signal.SIGTERM)
+            yield moment
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "moments", stopped)
+        with pytest.raises(loop.Stopped):
+            run(tmp_path / "stopped", program, config)
+    again = run(tmp_path / "stopped", program, config)
+    assert again.rows == whole.rows
+    assert bits(again.state) == bits(whole.state)

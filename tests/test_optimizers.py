@@ -247,3 +247,30 @@ def test_the_state_has_one_structure_for_all_numbers() -> None:
 def test_mistakes_are_explained(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         optimizer(**({"name": "sgd", "learning_rate": 0.1} | arguments))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_l1_adds_the_signs_of_kernels_alone(momentum: float) -> None:
+    params, gradients = problem()
+    made = optimizer("sgd", RATE, momentum=momentum, l1=DECAY)
+    found = follow(made, params, gradients)
+    kernel, velocity = params["kernel"], np.zeros_like(params["kernel"])
+    for gradient in gradients:
+        velocity = momentum * velocity + gradient["kernel"] + DECAY * np.sign(kernel)
+        kernel = kernel - RATE * velocity
+    np.testing.assert_allclose(found["kernel"], kernel, rtol=1e-12)
+    bias = sgd(params["bias"], [gradient["bias"] for gradient in gradients], 0.0, momentum)
+    np.testing.assert_allclose(found["bias"], bias, rtol=1e-12)
+
+
+def test_l1_comes_after_clipping_and_may_be_traced() -> None:
+    params, gradients = problem()
+
+    @jax.jit
+    def step(strength: Any) -> Any:
+        made = optimizer("sgd", RATE, momentum=0.0, l1=strength, clip_norm=1e-3)
+        updates: Any = made.update(gradients[0], made.init(params), params)[0]
+        return updates["kernel"]
+
+    push = step(100.0) - step(0.0)
+    np.testing.assert_allclose(push, -RATE * 100.0 * np.sign(params["kernel"]), rtol=1e-9)

@@ -296,3 +296,39 @@ def test_training_finds_the_line() -> None:
         state, _ = run(state, line_data(), BATCH, STEPS)
     np.testing.assert_allclose(state.params["kernel"][:, 0], [1, -2, 3], atol=1e-3)
     np.testing.assert_allclose(state.params["bias"], [0.5], atol=1e-3)
+
+
+def test_the_average_of_the_weights_is_that_of_a_loop() -> None:
+    decay, steps = 0.6, 7
+    data = {"x": jnp.arange(float(steps))}
+
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        return (params["w"] * batch["x"]).sum(), {}
+
+    def draw(key: Any) -> Any:
+        return {"w": jnp.ones(2)}
+
+    made = optax.sgd(0.1)
+    state = init_state(draw, made, jax.random.key(0), keep_average=True)
+    expected = np.ones(2)
+    for step in range(steps):
+        batch = {"x": data["x"][step]}
+        state, _ = train_step(loss, made, state, batch, decay)
+        keep = min(decay, (1 + step) / (10 + step))
+        expected = keep * expected + (1 - keep) * np.asarray(state.params["w"])
+        np.testing.assert_allclose(state.weights["w"], expected, rtol=1e-6)
+    assert not np.allclose(state.weights["w"], state.params["w"])
+    plain = init_state(draw, made, jax.random.key(0))
+    assert plain.weights is plain.params
+
+
+def test_a_skipped_step_leaves_the_average_almost_as_it_was() -> None:
+    """It moves towards the weights, which stay; from equal ones it does not move."""
+
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        return params["w"].sum() * jnp.nan, {}
+
+    made = optax.sgd(0.1)
+    state = init_state(lambda key: {"w": jnp.ones(2)}, made, jax.random.key(0), keep_average=True)
+    after, _ = train_step(loss, made, state, {}, 0.9)
+    np.testing.assert_allclose(after.weights["w"], np.ones(2), rtol=1e-6)

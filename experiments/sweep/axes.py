@@ -103,10 +103,10 @@ def _range(text: str, field: str, option: Option, scale: str, parts: Sequence[st
     if not parts[2].isdecimal() or not 1 <= int(parts[2]) <= MOST_MEMBERS:
         raise UserError(f"--sweep={text}: expected a COUNT of 1 to {MOST_MEMBERS}, got {parts[2]}.")
     points = SPACES[scale](low, high, int(parts[2]))
-    return Axis(field, list(dict.fromkeys(_rounded(option, float(x)) for x in points)), bounds)
+    return Axis(field, list(dict.fromkeys(rounded(option, float(x)) for x in points)), bounds)
 
 
-def _rounded(option: Option, value: float) -> Any:
+def rounded(option: Option, value: float) -> Any:
     """A number that a command line and a table show whole: six digits of it."""
     return round(value) if option.type is int else float(f"{value:.6g}")
 
@@ -164,8 +164,8 @@ def _drawn(axis: Axis, option: Option, source: np.random.Generator) -> Any:
         return axis.values[int(source.integers(len(axis.values)))]
     scale, low, high = axis.bounds
     if scale == "linear":
-        return _rounded(option, source.uniform(low, high))
-    return _rounded(option, math.exp(source.uniform(math.log(low), math.log(high))))
+        return rounded(option, source.uniform(low, high))
+    return rounded(option, math.exp(source.uniform(math.log(low), math.log(high))))
 
 
 def programs(

@@ -18,8 +18,8 @@ from experiments.files import write_atomically
 from experiments.progress import progress
 from experiments.sweep import axes, halving, layouts, measuring, page, ranking, training
 from experiments.sweep.axes import Axis, Point
+from experiments.sweep.plan import Inheritance, Plan, total_steps
 from experiments.sweep.request import Settings, Sweep
-from experiments.sweep.training import Plan
 
 
 def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
@@ -79,6 +79,11 @@ def plan_of(sweep: Sweep, static: Point, points: list[Point], members: list[int]
     settings = axes.settings(points)
     places = layouts.places_of(program, own, len(points), max(map(len, settings)), asked.places)
     by_rungs = asked.search == "halving"
+    if asked.search == "pbt" and places < len(points):
+        raise UserError(
+            f"--search=pbt: {len(points)} members must train at the same time, and {places} do; "
+            "choose more --places, fewer members or smaller sizes."
+        )
     return Plan(
         program=program,
         config=own,
@@ -87,9 +92,18 @@ def plan_of(sweep: Sweep, static: Point, points: list[Point], members: list[int]
         settings=settings,
         layout=layouts.layout_of(places, asked.layout),
         places=places,
-        patience=asked.patience or math.inf,
+        patience=own.patience or math.inf,
         reduction=asked.reduction,
         rungs=halving.rungs(program.epochs, asked.reduction, asked.first_rung) if by_rungs else [],
+        inheritance=inheritance_of(sweep) if asked.search == "pbt" else None,
+    )
+
+
+def inheritance_of(sweep: Sweep) -> Inheritance:
+    """The rule of population-based training."""
+    options = config.options(sweep.module.Config)
+    return Inheritance(
+        sweep.settings.interval, list(sweep.swept), options, sweep.settings.draw_seed
     )
 
 
@@ -134,7 +148,7 @@ def train_all(plans: Sequence[Plan], folder: Path) -> tuple[list[dict[str, Any]]
     """
     outcomes: list[dict[str, Any]] = []
     seconds = 0.0
-    total = sum(len(plan.points) * training.total_steps(plan) for plan in plans)
+    total = sum(len(plan.points) * total_steps(plan) for plan in plans)
     done = 0
     with loop.stop_requests() as stops, progress(0, total) as show:
 
@@ -152,7 +166,7 @@ def train_all(plans: Sequence[Plan], folder: Path) -> tuple[list[dict[str, Any]]
             )
             outcomes += book["outcomes"]
             seconds += book["seconds"]
-            done += len(plan.points) * training.total_steps(plan)
+            done += len(plan.points) * total_steps(plan)
         ended([])
     return outcomes, seconds
 

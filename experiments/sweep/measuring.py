@@ -6,7 +6,9 @@ import jax
 import numpy as np
 
 from experiments import loop
-from experiments.sweep.training import Plan, compiled, numbers_of
+from experiments.sweep.compiled import compiled
+from experiments.sweep.plan import Plan
+from experiments.sweep.training import numbers_of
 from recurrent.population import Layout, layouts, placed
 
 

@@ -14,6 +14,7 @@ from experiments import rundir
 from experiments.config import options
 from experiments.report import Table, write_report
 from experiments.sweep import pictures
+from experiments.sweep.plan import Plan
 from experiments.sweep.ranking import (
     DIVERGED,
     FINISHED,
@@ -23,7 +24,6 @@ from experiments.sweep.ranking import (
     mean_and_spread,
 )
 from experiments.sweep.request import Sweep
-from experiments.sweep.training import Plan
 
 MOST_LINES = 40
 MOST_BOXES = 3

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from experiments.config import option
 from experiments.sweep.axes import MOST_MEMBERS, Axis
 
-SEARCHES = ("grid", "random", "halving")
+SEARCHES = ("grid", "random", "halving", "pbt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,15 +16,15 @@ class Settings:
     search: str = option(
         "grid",
         "grid: every combination; random: --draws settings; halving: these or the grid, of which "
-        "at each rung only the best go on",
+        "at each rung only the best go on; pbt: population-based training of the same",
         choices=SEARCHES,
     )
     draws: int = option(0, "settings that are drawn at random", minimum=0, maximum=MOST_MEMBERS)
     draw_seed: int = option(0, "decides which", minimum=0)
     reduction: int = option(3, "of halving: at a rung one setting in so many goes on", minimum=2)
     first_rung: int = option(1, "of halving: epochs before the first rung", minimum=1)
-    patience: int = option(
-        0, "epochs without a better validation score that end a member; 0 never does", minimum=0
+    interval: int = option(
+        5, "of pbt: epochs till the worst take over from the best again", minimum=1
     )
     places: int = option(0, "members trained at a time; 0 takes all that fit", minimum=0)
     layout: str = option(

@@ -5,7 +5,6 @@ The seeds of a setting begin together and pass the same epochs together.
 """
 
 import dataclasses
-import functools
 import math
 import statistics
 import time
@@ -16,128 +15,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from experiments import loop, rundir
 from experiments.checkpoint import checkpoints, restore, save
-from experiments.config import TrainingConfig, traced
-from experiments.program import Program
-from experiments.sweep import halving
-from experiments.sweep.axes import Point
+from experiments.config import traced
+from experiments.sweep import halving, pbt
+from experiments.sweep.compiled import Compiled, compiled
+from experiments.sweep.plan import Book, Plan, fill, occupied, point_of, total_steps
 from experiments.sweep.ranking import DIVERGED, FINISHED, PATIENCE, RUNG
 from recurrent import population
-from recurrent.population import Layout, Limits, Member, placed, spread
+from recurrent.population import Limits, Member, placed
 
-WORST = 100.0
-
-
-class Plan(NamedTuple):
-    """What to train.
-
-    Attributes:
-      program: of all these members.
-      config: its Config; each member replaces some of its traced fields.
-      points: the swept fields of each member.
-      names: the number of each member in the whole sweep.
-      settings: the members by setting, as indices of ``points``: those that differ in the seed.
-      layout: of the places on the devices.
-      places: how many members are trained at a time, at least those of one setting.
-      patience: so many epochs without a better score end a member; infinity for never.
-      reduction: at each rung one setting in so many goes on; None without rungs.
-      rungs: after how many epochs.
-    """
-
-    program: Program
-    config: TrainingConfig
-    points: list[Point]
-    names: list[int]
-    settings: list[list[int]]
-    layout: Layout
-    places: int
-    patience: float
-    reduction: int
-    rungs: list[int]
-
-
-@dataclasses.dataclass
-class Book:
-    """What is known beside the members' arrays; it stands in every checkpoint.
-
-    Attributes:
-      places: the member in each place; None where there is none.
-      begun: how many settings have been given places.
-      tick: epochs of the population.
-      at_best: the validation metrics of each member's best params, by member.
-      outcomes: a row of each member that ended, in the order of ending.
-      reached: the scores of the settings that came to each rung, by its epoch.
-      worst: a score below this one is a divergence.
-      seconds: of training, over all processes.
-    """
-
-    places: list[int | None]
-    begun: int
-    worst: float
-    tick: int = 0
-    at_best: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    outcomes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    reached: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
-    seconds: float = 0.0
-
-
-class Compiled(NamedTuple):
-    """The programs, each over all places.
-
-    Attributes:
-      begin: ``(numbers, empty) -> members``.
-      train: ``steps -> (members, data) -> (members, metrics)``.
-      measure: ``((params, due), data) -> metrics``, of those that are due.
-      judge: ``(members, metrics, limits) -> members``.
-      settle: ``(members, over, fresh, numbers) -> members``: those over stop, others begin.
-    """
-
-    begin: Callable[..., Any]
-    train: Callable[[int], Callable[..., Any]]
-    measure: Callable[..., Any]
-    judge: Callable[..., Any]
-    settle: Callable[..., Any]
-
-
-def compiled(program: Program, layout: Layout) -> Compiled:
-    """The programs of a population, none of them compiled before its first call."""
-    task = program.task
-
-    def begin(given: tuple[Any, Array]) -> Member:
-        return population.ended(population.begin(task, given[0]), given[1])
-
-    def measure(given: tuple[Any, Array], data: Any) -> Any:
-        return population.measured(task, *given, data)
-
-    def trainer(steps: int) -> Any:
-        def train(member: Member, data: Any) -> Any:
-            return population.trained(task, steps, member, data)
-
-        return jax.jit(spread(train, layout), donate_argnums=0)
-
-    def judge(members: Member, valid: Any, limits: Limits) -> Member:
-        def of_member(given: tuple[Member, Any]) -> Member:
-            return population.judged(task, limits, *given)
-
-        return spread(of_member, layout)((members, valid))
-
-    def settle(members: Member, over: Array, fresh: Array, numbers: Any) -> Member:
-        def of_member(given: tuple[Member, Array, Array, Any]) -> Member:
-            member, over, fresh, numbers = given
-            return population.replaced(task, population.ended(member, over), fresh, numbers)
-
-        return spread(of_member, layout)((members, over, fresh, numbers))
-
-    return Compiled(
-        jax.jit(spread(begin, layout)),
-        functools.cache(trainer),
-        jax.jit(spread(measure, layout)),
-        jax.jit(judge, donate_argnums=0),
-        jax.jit(settle, donate_argnums=0),
-    )
+WORST = 100.0  # times the first score below which a score is a divergence
 
 
 def train_members(
@@ -193,7 +82,7 @@ def fresh(plan: Plan, run: Compiled, data: dict[str, Any]) -> tuple[Member, Book
     empty = [place is None for place in book.places]
     begun = run.begin((numbers_of(plan, book.places), np.array(empty)))
     members = placed(begun, plan.layout)  # as later ones are, or the first call is of its own kind
-    untrained = run.measure((members.state.params, ~np.array(empty)), data["valid"])
+    untrained = run.measure((members.state.weights, ~np.array(empty)), data["valid"])
     score = float(plan.program.task.score(means_of(untrained)[0]))
     book.worst = score - WORST * abs(score)
     return members, book
@@ -209,25 +98,13 @@ def restored(plan: Plan, run: Compiled, manager: Any) -> tuple[Member, Book] | N
     return placed(members, plan.layout), Book(**notes["book"])
 
 
-def numbers_of(plan: Plan, places: Sequence[int | None]) -> dict[str, np.ndarray]:
+def numbers_of(
+    plan: Plan, places: Sequence[int | None], book: Book | None = None
+) -> dict[str, np.ndarray]:
     """The traced fields of the members in these places; an empty one has those of the first."""
-    points = [plan.points[place or 0] for place in places]
+    points = [point_of(plan, book, place or 0) for place in places]
     each = [traced(dataclasses.replace(plan.config, **point)) for point in points]
     return {name: np.asarray(jnp.asarray([row[name] for row in each])) for name in each[0]}
-
-
-def fill(plan: Plan, book: Book) -> list[int]:
-    """Puts the settings that wait into empty places, each whole; returns these places."""
-    filled = []
-    for setting in plan.settings[book.begun :]:
-        empty = [k for k, place in enumerate(book.places) if place is None]
-        if len(empty) < len(setting):
-            break
-        for place, member in zip(empty, setting, strict=False):
-            book.places[place] = member
-            filled.append(place)
-        book.begun += 1
-    return filled
 
 
 class View(NamedTuple):
@@ -253,7 +130,7 @@ def epoch(
     """
     members, train_metrics = over_epoch(plan, run, members, data["train"])
     due = np.array([place is not None for place in book.places])
-    valid_metrics = run.measure((members.state.params, due), data["valid"])
+    valid_metrics = run.measure((members.state.weights, due), data["valid"])
     limits = Limits(plan.patience, loop.NON_FINITE_STEPS_ALLOWED, book.worst)
     members = run.judge(members, valid_metrics, limits)
     book.tick += 1
@@ -268,7 +145,8 @@ def epoch(
             if view.place in ends
         ]
         members = refill(plan, run, book, members, over)
-    return members, [row_of(plan, view) for view in views], bool(ends)
+    rows = [row_of(plan, book, view) for view in views]
+    return passed_on(plan, run, book, members, views), rows, bool(ends)
 
 
 def over_epoch(plan: Plan, run: Compiled, members: Member, data: Any) -> tuple[Member, Any]:
@@ -317,9 +195,10 @@ def means_of(metrics: Any) -> list[dict[str, float | None]]:
     ]
 
 
-def row_of(plan: Plan, view: View) -> dict[str, Any]:
+def row_of(plan: Plan, book: Book, view: View) -> dict[str, Any]:
     """What ``metrics.jsonl`` holds of a member's epoch."""
     row: dict[str, Any] = {"member": plan.names[view.member], "step": view.step}
+    row |= point_of(plan, book, view.member) if plan.inheritance else {}
     row |= {f"train_{name}": value for name, value in view.train.items()}
     return row | {f"valid_{name}": value for name, value in view.valid.items()}
 
@@ -378,7 +257,7 @@ def outcome(
     best = book.at_best.pop(str(view.member), {})
     return {
         "member": plan.names[view.member],
-        **plan.points[view.member],
+        **point_of(plan, book, view.member),
         "status": status,
         "epochs": view.step // plan.program.steps_per_epoch,
         "step": view.step,
@@ -395,17 +274,35 @@ def refill(plan: Plan, run: Compiled, book: Book, members: Member, over: np.ndar
     new = np.isin(np.arange(plan.places), fill(plan, book))
     if not occupied(book):
         return members
-    return run.settle(members, over, new, numbers_of(plan, book.places))
+    return run.settle(members, over, new, numbers_of(plan, book.places, book))
 
 
-def occupied(book: Book) -> bool:
-    """Whether any member trains."""
-    return any(member is not None for member in book.places)
+def passed_on(
+    plan: Plan, run: Compiled, book: Book, members: Member, views: Sequence[View]
+) -> Member:
+    """The members after the worst of them have taken over from the best, where it is time."""
+    rule = plan.inheritance
+    if not rule or book.tick % rule.interval or book.tick == plan.program.epochs:
+        return members
+    source = np.random.default_rng([rule.seed, book.tick])
+    there = {view.member: view for view in views if book.places[view.place] is not None}
+    scores = {member: score_now(plan, view) for member, view in there.items()}
+    places = np.arange(plan.places)
+    for heir, parent in pbt.heirs(scores, source).items():
+        places[there[heir].place] = there[parent].place
+        point = point_of(plan, book, parent)
+        own = {"seed": seed} if (seed := plan.points[heir].get("seed")) is not None else {}
+        book.moved[str(heir)] = pbt.near(point, rule.axes, rule.options, source) | own
+        if str(parent) in book.at_best:
+            book.at_best[str(heir)] = book.at_best[str(parent)]
+    return run.inherit(members, places, numbers_of(plan, book.places, book))
 
 
-def total_steps(plan: Plan) -> int:
-    """Of one member."""
-    return plan.program.epochs * plan.program.steps_per_epoch
+def score_now(plan: Plan, view: View) -> float | None:
+    """Of a member's params as they are, not of its best."""
+    if None in view.valid.values():
+        return None
+    return float(plan.program.task.score(view.valid))
 
 
 def steps_done(plan: Plan, book: Book, members: Member) -> int:

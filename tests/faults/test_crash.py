@@ -40,7 +40,9 @@ Launch = Callable[..., "contextlib.AbstractContextManager[Process]"]
 class Process:
     """A run of the launcher, with its output in files."""
 
-    def __init__(self, command: tuple[str, ...], run: Path, cache: Path):
+    def __init__(
+        self, command: tuple[str, ...], run: Path, cache: Path, flags: tuple[str, ...] = FLAGS
+    ):
         self.run = run
         self.out, self.err = (run.parent / name for name in ("stdout", "stderr"))
         environment = os.environ | {
@@ -48,7 +50,7 @@ class Process:
             "JAX_ENABLE_COMPILATION_CACHE": "true",
             "JAX_PLATFORMS": "cpu",
         }
-        arguments = [*command, "sequential_digits", *FLAGS, f"--workdir={run}"]
+        arguments = [*command, "sequential_digits", *flags, f"--workdir={run}"]
         with open(self.out, "w") as out, open(self.err, "w") as err:
             self.popen = subprocess.Popen(
                 arguments, cwd=ROOT, env=environment, stdout=out, stderr=err
@@ -88,8 +90,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def launch(cache: Path, tmp_path: Path) -> Launch:
     @contextlib.contextmanager
-    def start(command: tuple[str, ...] = COMMAND, cache: Path = cache) -> Iterator[Process]:
-        process = Process(command, tmp_path / "run", cache)
+    def start(
+        command: tuple[str, ...] = COMMAND, cache: Path = cache, flags: tuple[str, ...] = FLAGS
+    ) -> Iterator[Process]:
+        process = Process(command, tmp_path / "run", cache, flags)
         try:
             yield process
         finally:

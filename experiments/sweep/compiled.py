@@ -1,0 +1,76 @@
+"""The compiled programs of a population."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import Array
+
+from experiments.program import Program
+from recurrent import population
+from recurrent.population import Layout, Limits, Member, sharding, spread
+
+
+class Compiled(NamedTuple):
+    """The programs, each over all places.
+
+    Attributes:
+      begin: ``(numbers, empty) -> members``.
+      train: ``steps -> (members, data) -> (members, metrics)``.
+      measure: ``((params, due), data) -> metrics``, of those that are due.
+      judge: ``(members, metrics, limits) -> members``.
+      settle: ``(members, over, fresh, numbers) -> members``: those over stop, others begin.
+      inherit: ``(members, places, numbers) -> members``: each goes on from the one in that place.
+    """
+
+    begin: Callable[..., Any]
+    train: Callable[[int], Callable[..., Any]]
+    measure: Callable[..., Any]
+    judge: Callable[..., Any]
+    settle: Callable[..., Any]
+    inherit: Callable[..., Any]
+
+
+def compiled(program: Program, layout: Layout) -> Compiled:
+    """The programs of a population, none of them compiled before its first call."""
+    task = program.task
+
+    def begin(given: tuple[Any, Array]) -> Member:
+        return population.ended(population.begin(task, given[0]), given[1])
+
+    def measure(given: tuple[Any, Array], data: Any) -> Any:
+        return population.measured(task, *given, data)
+
+    def trainer(steps: int) -> Any:
+        def train(member: Member, data: Any) -> Any:
+            return population.trained(task, steps, member, data)
+
+        return jax.jit(spread(train, layout), donate_argnums=0)
+
+    def judge(members: Member, valid: Any, limits: Limits) -> Member:
+        def of_member(given: tuple[Member, Any]) -> Member:
+            return population.judged(task, limits, *given)
+
+        return spread(of_member, layout)((members, valid))
+
+    def settle(members: Member, over: Array, fresh: Array, numbers: Any) -> Member:
+        def of_member(given: tuple[Member, Array, Array, Any]) -> Member:
+            member, over, fresh, numbers = given
+            return population.replaced(task, population.ended(member, over), fresh, numbers)
+
+        return spread(of_member, layout)((members, over, fresh, numbers))
+
+    def inherit(members: Member, places: Array, numbers: Any) -> Member:
+        taken = jax.tree.map(lambda leaf: leaf[places], members)
+        state = taken.state._replace(key=members.state.key)
+        return taken._replace(state=state, numbers=numbers)
+
+    return Compiled(
+        jax.jit(spread(begin, layout)),
+        functools.cache(trainer),
+        jax.jit(spread(measure, layout)),
+        jax.jit(judge, donate_argnums=0),
+        jax.jit(settle, donate_argnums=0),
+        jax.jit(inherit, donate_argnums=0, out_shardings=sharding(layout)),
+    )
