@@ -43,7 +43,7 @@ class Config(TrainingConfig):
     dropout: float = option(
         0.1, "share of features dropped after each layer", traced=True, minimum=0, below=1
     )
-    epochs: int = option(10, "passes over the training text", minimum=1, maximum=10**6)
+    epochs: int = option(5, "passes over the training text", minimum=1, maximum=10**6)
     learning_rate: float = 3e-3
     warmup_epochs: float = 0.2
     steps_per_call: int = 50

@@ -177,7 +177,12 @@ class Limits(NamedTuple):
 
 
 def begin(task: Task, numbers: Any) -> Member:
-    """A member before its first step."""
+    """A member before its first step.
+
+    Spread it with ``together=1`` where there are several devices on a CPU: `jax.numpy.linalg.qr`
+    of a batch, by which `vmap` draws orthogonal kernels, waits inside the pool of threads that
+    the devices share, and two of them have been seen to wait for each other for ever.
+    """
     state = task.init(numbers)
     step, waited, status = jnp.zeros((3,), jnp.int32)
     best = jax.tree.map(jnp.copy, state.weights)  # so that a donated member has no array twice

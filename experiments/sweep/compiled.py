@@ -35,6 +35,9 @@ class Compiled(NamedTuple):
 def compiled(program: Program, layout: Layout) -> Compiled:
     """The programs of a population, none of them compiled before its first call."""
     task = program.task
+    # Side by side, the weights of several members would be drawn by one QR of a batch, which on a
+    # CPU waits for other threads of the pool that it occupies: two devices can wait for ever.
+    in_turn = layout._replace(together=1)
 
     def begin(given: tuple[Any, Array]) -> Member:
         return population.ended(population.begin(task, given[0]), given[1])
@@ -59,7 +62,7 @@ def compiled(program: Program, layout: Layout) -> Compiled:
             member, over, fresh, numbers = given
             return population.replaced(task, population.ended(member, over), fresh, numbers)
 
-        return spread(of_member, layout)((members, over, fresh, numbers))
+        return spread(of_member, in_turn)((members, over, fresh, numbers))
 
     def inherit(members: Member, places: Array, numbers: Any) -> Member:
         taken = jax.tree.map(lambda leaf: leaf[places], members)
@@ -67,7 +70,7 @@ def compiled(program: Program, layout: Layout) -> Compiled:
         return taken._replace(state=state, numbers=numbers)
 
     return Compiled(
-        jax.jit(spread(begin, layout)),
+        jax.jit(spread(begin, in_turn)),
         functools.cache(trainer),
         jax.jit(spread(measure, layout)),
         jax.jit(judge, donate_argnums=0),
