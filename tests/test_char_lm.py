@@ -106,6 +106,7 @@ def test_an_untrained_model_expects_about_what_it_has_to() -> None:
     assert int(found["loss"].weight) == 499
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_it_learns_more_than_how_often_each_character_comes(file: Path, tmp_path: Path) -> None:
     outcome = trained(file, tmp_path / "run", epochs=30, hidden_size=32, learning_rate=0.01)
@@ -114,7 +115,7 @@ def test_it_learns_more_than_how_often_each_character_comes(file: Path, tmp_path
     assert outcome.rows[-1]["train_loss"] < 0.5 * -(shares * np.log(shares)).sum()
 
 
-@pytest.mark.parametrize("stop_after", [3, 7])
+@pytest.mark.parametrize("stop_after", [pytest.param(3, marks=pytest.mark.slow), 7])
 def test_a_resume_goes_on_with_the_state_and_ends_at_the_same_bits(
     file: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,27 +188,23 @@ def test_writing_one_by_one_is_what_the_model_expects(file: Path) -> None:
         assert text[k] == model.characters[int(logits[-1, 0].argmax())]
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--sample", "--prompt=CAT"], "--prompt: expected characters of the training text, got"),
-        (["--sample", "--characters=0"], "--characters: expected at least 1, got 0"),
-        (["--sample", "--temperature=-1"], "--temperature: expected at least 0"),
-        (["--sample", "--hidden_size=13"], "holds a run of another configuration"),
-    ],
-)
 def test_what_cannot_be_written(
-    file: Path, tmp_path: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "run"
-    command = ["char_lm", f"--text={file}", f"--workdir={folder}", *FLAGS[1:]]
+    command = ["char_lm", f"--text={file}", f"--workdir={tmp_path / 'run'}", *FLAGS[1:]]
     assert run.main([*command, "--sample"]) == 2
     assert "There is no trained run in" in capsys.readouterr().err
     assert run.main([*command, FLAGS[0]]) == 0
     capsys.readouterr()
-    own = [FLAGS[0]] if "--hidden_size=13" not in flags else []
-    assert run.main([*command, *own, *flags]) == 2
-    assert words in capsys.readouterr().err
+    for flags, words in (
+        (["--prompt=CAT"], "--prompt: expected characters of the training text, got"),
+        (["--characters=0"], "--characters: expected at least 1, got 0"),
+        (["--temperature=-1"], "--temperature: expected at least 0"),
+    ):
+        assert run.main([*command, FLAGS[0], "--sample", *flags]) == 2
+        assert words in capsys.readouterr().err
+    assert run.main([*command, "--hidden_size=13", "--sample"]) == 2
+    assert "holds a run of another configuration" in capsys.readouterr().err
 
 
 def test_it_sweeps_with_no_line_written_for_it(

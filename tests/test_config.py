@@ -162,7 +162,7 @@ def test_check_sees_the_value_last():
 def test_traced_fields_are_the_numbers_that_may_be_swept():
     assert traced(Base(rate=0.25)) == {"rate": 0.25}
     assert set(traced(TrainingConfig())) == {
-        *("seed", "learning_rate", "momentum", "weight_decay", "clip_norm")
+        *("seed", "learning_rate", "momentum", "weight_decay", "l1", "clip_norm")
     }
 
 

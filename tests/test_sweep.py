@@ -27,6 +27,8 @@ from recurrent.losses import Average
 from recurrent.population import Task, layouts
 
 STEPS, EPOCHS = 5, 9
+OTHERS = ("1x1", "1x2", "2x4")
+slow = pytest.mark.slow
 RATES = "learning_rate=0.3,0.03,0.003,0.1"
 
 
@@ -108,7 +110,7 @@ def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in names}
 
 
-@pytest.mark.parametrize("layout", ["1x1", "1x2", "2x1", "2x4"])
+@pytest.mark.parametrize("layout", ["2x1", *(pytest.param(x, marks=slow) for x in OTHERS)])
 def test_a_member_is_trained_as_it_would_be_alone(tmp_path: Path, layout: str) -> None:
     settings = Settings(layout=layout)
     rows = swept(tmp_path / "sweep", RATES, "seed=0:2", settings=settings)
@@ -142,7 +144,7 @@ def test_a_member_that_diverges_leaves_the_others_bitwise_as_they_were(
 def test_fewer_places_change_nothing_but_the_order(tmp_path: Path) -> None:
     texts = RATES, "seed=0:3"
     all_at_once = swept(tmp_path / "all", *texts)
-    for places in (3, 4, 7):
+    for places in (3, 7):
         settings = Settings(places=places, layout="1x1")
         assert swept(tmp_path / str(places), *texts, settings=settings) == all_at_once
 
@@ -234,7 +236,9 @@ class Killed(BaseException):
     """In place of a signal that cannot be caught."""
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(search="halving", places=2)])
+@pytest.mark.parametrize(
+    "settings", [pytest.param(Settings(), marks=slow), Settings(search="halving", places=2)]
+)
 def test_what_was_killed_goes_on_and_trains_no_ended_member_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:

@@ -46,7 +46,7 @@ def test_a_sweep_that_is_killed_twice_ends_at_the_same_rows(
     whole = Process(SWEEP, tmp_path / "whole" / "run", cache, FLAGS)
     whole.succeed()
     told = []
-    for count in (1, 5):
+    for count in (1, 5):  # in the first program, and in the second
         with launch(SWEEP, flags=FLAGS) as process:
             told.append(killed_after(process, count))
     done = (process.run / "programs/0/ended.json").stat().st_mtime_ns
@@ -62,6 +62,7 @@ def test_a_sweep_that_is_killed_twice_ends_at_the_same_rows(
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_what_an_ended_sweep_has_lost_is_written_again(launch: Launch) -> None:
     few = (*FLAGS[:2], "--epochs=1", "--sweep=learning_rate=0.01,0.1")
     with launch(SWEEP, flags=few) as process:
