@@ -131,4 +131,4 @@ def file_hash(file: str) -> str | None:
 def source_hash(name: str) -> str | None:
     """SHA-256 of the file in ``FILE.py:FUNCTION``; None for a cell of the library."""
     file, colon, _ = name.rpartition(":")
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if colon else None
+    return file_hash(file) if colon else None

@@ -20,7 +20,7 @@ from experiments.config import TrainingConfig, option
 from experiments.data.text import TEXTS, Text, load_text
 from experiments.errors import UserError
 from experiments.optimizing import optimizer_of
-from experiments.program import Numbers, Picture, Program
+from experiments.program import Numbers, Picture, Program, best_step, lowest_loss
 from recurrent import losses, streams, train
 from recurrent.population import Task
 
@@ -106,18 +106,32 @@ class Model(NamedTuple):
 def program(config: Config) -> Program:
     """The training run that ``config`` describes."""
     text = load_text(config.data, config.text)
-    model = model_of(config, text.characters)
     size, width, window = len(text.train), config.batch_size, config.window
     steps_per_epoch = streams.steps_per_epoch(size, width, window)
-    if not steps_per_epoch or min(map(len, (text.valid, text.test))) < 2:
+    shortest = min(map(len, (text.valid, text.test)))
+    if not steps_per_epoch or shortest < 2:
         raise UserError(
             f"The text has {size} characters to train on, fewer than {width} streams of {window}: "
             "choose a longer one, or a smaller --batch_size or --window."
         )
+    model = model_of(config, text.characters)
+    parts = {"train": text.train, "valid": text.valid, "test": text.test}
+    return Program(
+        task=task_of(config, model, steps_per_epoch, min(EVALUATION_STREAMS, shortest - 1)),
+        data={name: {"tokens": jnp.asarray(part)} for name, part in parts.items()},
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        metric="bits",
+        pictures=lambda params, rows: pictures(model, text, params, rows),
+    )
+
+
+def task_of(config: Config, model: Model, steps_per_epoch: int, in_evaluation: int) -> Task:
+    """The training of the model; ``in_evaluation`` streams are evaluated side by side."""
     optimizer = optimizer_of(config, config.epochs, steps_per_epoch)
 
     def start(params: Any) -> Any:
-        return model.start(params, width)
+        return model.start(params, config.batch_size)
 
     def init(numbers: Numbers) -> train.TrainState:
         key = jax.random.key(numbers["seed"])
@@ -132,29 +146,26 @@ def program(config: Config) -> Program:
 
         return streams.train_streams(
             *(loss, optimizer(numbers), state, data["tokens"], start),
-            **{"streams": width, "window": window, "steps": steps},
+            **{"streams": config.batch_size, "window": config.window, "steps": steps},
             average_decay=config.average,
         )
 
     def evaluate(params: Any, data: Any) -> train.Metrics:
-        def measure(params: Any, carry: Any, batch: Any) -> Any:
-            carry, logits = model.logits(params, carry, batch["inputs"], 0.0, None)
-            return metrics(losses.cross_entropy(logits, batch["targets"], batch["mask"])), carry
+        return evaluated(model, params, data["tokens"], in_evaluation, config.window)
 
-        return streams.evaluate_streams(
-            *(measure, params, data["tokens"], lambda params: model.start(params, in_evaluation)),
-            **{"streams": in_evaluation, "window": window},
-        )
+    return Task(init, train_steps, evaluate, lowest_loss)
 
-    in_evaluation = min(EVALUATION_STREAMS, *(len(part) - 1 for part in (text.valid, text.test)))
-    parts = {"train": text.train, "valid": text.valid, "test": text.test}
-    return Program(
-        task=Task(init, train_steps, evaluate, lambda means: -means["loss"]),
-        data={name: {"tokens": jnp.asarray(part)} for name, part in parts.items()},
-        epochs=config.epochs,
-        steps_per_epoch=steps_per_epoch,
-        metric="bits",
-        pictures=lambda params, rows: pictures(model, text, params, rows),
+
+def evaluated(model: Model, params: Any, tokens: Array, width: int, window: int) -> train.Metrics:
+    """The metrics over a text, read by so many streams."""
+
+    def measure(params: Any, carry: Any, batch: Any) -> Any:
+        carry, logits = model.logits(params, carry, batch["inputs"], 0.0, None)
+        return metrics(losses.cross_entropy(logits, batch["targets"], batch["mask"])), carry
+
+    return streams.evaluate_streams(
+        *(measure, params, tokens, lambda params: model.start(params, width)),
+        **{"streams": width, "window": window},
     )
 
 
@@ -201,14 +212,12 @@ def pictures(
     """Learning curves, and the beginning of the test text by how much each character surprised."""
     from experiments import figures
 
-    finite = [row for row in rows if row["valid_loss"] is not None]
-    best = min(finite, key=lambda row: row["valid_loss"])["step"] if finite else None
     yield Picture(
         "learning_curves",
         "Learning curves",
         "Loss (nats) and bits of a character after each epoch. Training windows are thinned by "
         "dropout, so their curve may lie above that of the validation text.",
-        figures.learning_curves(rows, "bits", best),
+        figures.learning_curves(rows, "bits", best_step(rows)),
     )
     tokens = jnp.asarray(text.test[: SHOWN + 1])[:, None]
     _, logits = model.logits(params, model.start(params, 1), tokens[:-1], 0.0, None)

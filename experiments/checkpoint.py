@@ -17,13 +17,19 @@ from experiments.errors import UserError
 
 
 @contextlib.contextmanager
-def checkpoints(folder: Path, keep: int = 2) -> Iterator[Any]:
-    """An Orbax manager whose last save has ended when the block does."""
+def checkpoints(folder: Path, keep: int = 2, *, read_only: bool = False) -> Iterator[Any]:
+    """An Orbax manager whose last save has ended when the block does.
+
+    Where it only reads it leaves alone what another process is saving.
+    """
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").setLevel(logging.ERROR)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=True, cleanup_tmp_directories=True
+        max_to_keep=keep,
+        create=not read_only,
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
     )
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         yield manager

@@ -12,7 +12,7 @@ from jax import Array
 from experiments.config import TrainingConfig, option
 from experiments.data.images import DATASETS, ImageSet, Splits
 from experiments.optimizing import optimizer_of
-from experiments.program import Numbers, Picture, Program
+from experiments.program import Numbers, Picture, Program, best_step, lowest_loss
 from recurrent import augment, losses, train
 from recurrent.population import Task
 
@@ -152,11 +152,6 @@ def metrics(logits: Array, batch: dict[str, Array]) -> train.Metrics:
     return {"loss": losses.cross_entropy(*answers), "accuracy": losses.accuracy(*answers)}
 
 
-def lowest_loss(means: dict[str, Any]) -> Any:
-    """Ranks by validation loss: on a small split accuracy ties too often to choose by."""
-    return -means["loss"]
-
-
 def common_pictures(
     model: Classifier, params: Any, rows: list[dict[str, Any]], test: ImageSet
 ) -> Iterator[Picture]:
@@ -191,12 +186,6 @@ def common_pictures(
             len(test.labels),
         ),
     )
-
-
-def best_step(rows: list[dict[str, Any]]) -> int | None:
-    """The step whose params `lowest_loss` chose."""
-    finite = [row for row in rows if row.get("valid_loss") is not None]
-    return min(finite, key=lambda row: row["valid_loss"])["step"] if finite else None
 
 
 def class_probabilities(model: Classifier, params: Any, images: np.ndarray) -> np.ndarray:

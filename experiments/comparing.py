@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from experiments import rundir
 from experiments.config import option
 from experiments.errors import UserError
 from experiments.report import Table, write_report
+from experiments.sweep.rows import member_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +53,12 @@ def compare(folders: Sequence[str], out: Path) -> None:
         draw(entries).savefig(picture)
     except OSError as error:
         raise UserError(f"--out: {out} cannot be written: {error.strerror}.") from error
-    best = min(entries, key=lambda entry: entry.result.get("valid_loss") or float("inf"))
     head, *lines = table(entries)
     write_report(
         out,
         title=f"{len(entries)} runs side by side",
         question="Which did best on the validation data, and what was different?",
-        headline=[("lowest validation loss", best.name)],
+        headline=[("lowest validation loss", min(entries, key=validation_loss).name)],
         tables=[Table("What differs, and what came of it", head, lines)],
         figures=[
             ("Validation loss", picture, "After each epoch; of a sweep, its winner's members.")
@@ -79,8 +80,7 @@ def read(folder: Path) -> Entry:
     identity, result = (rundir.read_json(folder / f"{n}.json") for n in ("config", "result"))
     fields = {"experiment": identity["experiment"], **identity["config"]}
     if "axes" not in identity:
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return Entry(folder.name, fields, result, [rows])
+        return Entry(folder.name, fields, result, [rundir.rows_of(folder / "metrics.jsonl")])
     best = {name: result[f"best_{name}"] for name in identity["axes"] if name != "seed"}
     return Entry(folder.name, fields | best | {"seed": "several"}, result, winners(folder, best))
 
@@ -88,14 +88,14 @@ def read(folder: Path) -> Entry:
 def winners(folder: Path, best: dict[str, Any]) -> list[list[dict[str, Any]]]:
     """The metrics of each member of a sweep that has these values."""
     members = [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
-    own = {m["member"] for m in members if best.items() <= m.items()}
-    curves: dict[int, list[dict[str, Any]]] = {member: [] for member in own}
-    for file in sorted(folder.glob("programs/*/metrics.jsonl")):
-        for line in file.read_text().splitlines():
-            for row in json.loads(line)["members"]:
-                if row["member"] in own:
-                    curves[row["member"]].append(row)
-    return list(curves.values())
+    rows = member_rows(folder)
+    return [rows[m["member"]] for m in members if best.items() <= m.items()]
+
+
+def validation_loss(entry: Entry) -> float:
+    """Infinity where it has none."""
+    loss = entry.result.get("valid_loss")
+    return math.inf if loss is None else loss
 
 
 def table(entries: Sequence[Entry]) -> list[list[str]]:
@@ -109,14 +109,13 @@ def table(entries: Sequence[Entry]) -> list[list[str]]:
         and isinstance(value, float | int)
         and not name.endswith(("_spread", "gradient_norm"))
     ]
-    ranked = sorted(entries, key=lambda entry: entry.result.get("valid_loss") or float("inf"))
     lines = [
         [
             entry.name,
             *(str(entry.fields.get(name, "-")) for name in differ),
             *(number_text(entry.result.get(name)) for name in measured),
         ]
-        for entry in ranked
+        for entry in sorted(entries, key=validation_loss)
     ]
     return [["run", *differ, *measured], *lines]
 

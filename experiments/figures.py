@@ -231,10 +231,7 @@ def overlaid(
                 label=name if number == 0 else None,
             )
     if _spans_decades(axes):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        log_scale(axes)
     axes.set_xlabel("training step", color=MUTED)
     axes.set_xlim(left=0)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
@@ -278,6 +275,14 @@ def coloured_text(text: str, values: np.ndarray, columns: int = 80) -> Figure:
     axes.set_ylim(rows, 0)
     axes.set_axis_off()
     return figure
+
+
+def log_scale(axes: Axes) -> None:
+    """A logarithmic vertical axis with ticks at 1, 2 and 5, written as plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def _figure(height: float, message: str, width: float = WIDTH) -> Figure:
@@ -361,10 +366,7 @@ def _curves(
 def _curve_panel(axes: Axes, name: str) -> None:
     log = name == "loss" and _spans_decades(axes)
     if log:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        log_scale(axes)
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     if name == "loss" and not log and _drawn(axes).size:

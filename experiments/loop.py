@@ -150,8 +150,8 @@ def train(
     total = program.epochs * program.steps_per_epoch
     numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
     mesh = mesh or mesh_of(1, config)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    program = program._replace(data=jax.device_put(program.data, everywhere))
+    shared = NamedSharding(mesh, PartitionSpec())
+    program = program._replace(data=jax.device_put(program.data, shared))
     with (
         jax.set_mesh(mesh),
         stop_requests() as stops,
@@ -159,12 +159,9 @@ def train(
         checkpoints(folder / "checkpoints" / "best", keep=1) as best,
         event_writer(folder / "events") as write_events,
     ):
-        call = jax.jit(
-            program.task.train, static_argnums=3, donate_argnums=0, out_shardings=everywhere
-        )
-        fresh = first_state(program, call, numbers, config.steps_per_call)
-        state, notes = restore(latest, fresh) or (fresh, {})
-        state = jax.device_put(state, everywhere)
+        call = jax.jit(program.task.train, static_argnums=3, donate_argnums=0, out_shardings=shared)
+        state, notes = latest_state(latest, program, call, numbers, config.steps_per_call)
+        state = jax.device_put(state, shared)
         begun -= notes.get("train_seconds", 0.0)
         first = int(state.train.step)
         rows = rundir.rows_until(folder / "metrics.jsonl", first)
@@ -193,6 +190,14 @@ def train(
     return Outcome(state, rows, time.monotonic() - begun)
 
 
+def latest_state(
+    latest: Any, program: Program, call: Any, numbers: Numbers, steps_per_call: int
+) -> tuple[RunState, dict[str, Any]]:
+    """The state of the latest checkpoint and its notes, or a fresh one and none."""
+    fresh = first_state(program, call, numbers, steps_per_call)
+    return restore(latest, fresh) or (fresh, {})
+
+
 def best_params(program: Program, config: TrainingConfig, folder: Path) -> Any:
     """The params of the highest score that a run has reached.
 
@@ -203,7 +208,7 @@ def best_params(program: Program, config: TrainingConfig, folder: Path) -> Any:
     like = jax.eval_shape(program.task.init, numbers).params
     best = folder / "checkpoints" / "best"
     if best.is_dir():
-        with checkpoints(best, keep=1) as manager:
+        with checkpoints(best, keep=1, read_only=True) as manager:
             found = restore(manager, like)
         if found:
             return found[0]

@@ -46,3 +46,14 @@ class Program(NamedTuple):
     steps_per_epoch: int
     metric: str
     pictures: Callable[[Any, list[dict[str, Any]]], Iterator[Picture]]
+
+
+def lowest_loss(means: dict[str, Any]) -> Any:
+    """A score. On a small split, metrics such as accuracy tie too often to choose by."""
+    return -means["loss"]
+
+
+def best_step(rows: list[dict[str, Any]]) -> int | None:
+    """The step whose params `lowest_loss` chose."""
+    finite = [row for row in rows if row.get("valid_loss") is not None]
+    return min(finite, key=lambda row: row["valid_loss"])["step"] if finite else None

@@ -73,6 +73,13 @@ def final_numbers(
         **{name: value for name, value in at_best.items() if name.startswith("valid_")},
         "parameters": sum(leaf.size for leaf in leaves),
         "train_seconds": round(outcome.seconds, 3),
+        **when_and_where(),
+    }
+
+
+def when_and_where() -> dict[str, str]:
+    """What stands at the end of every ``result.json``."""
+    return {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "jax": jax.__version__,
         "python": platform.python_version(),
@@ -80,14 +87,17 @@ def final_numbers(
     }
 
 
+def metric_text(metric: str, value: float | None) -> str:
+    """A metric in few digits, an accuracy in per cent."""
+    if value is None:
+        return "not finite"
+    return f"{value:.2%}" if metric == "accuracy" else f"{value:.4g}"
+
+
 def headline(program: Program, result: dict[str, Any]) -> list[tuple[str, str]]:
     """The few numbers that the report shows large."""
-    metric = result[f"test_{program.metric}"]
-    shown = "not finite" if metric is None else f"{metric:.2%}"
-    if metric is not None and program.metric != "accuracy":
-        shown = f"{metric:.4g}"
     return [
-        (f"test {program.metric}", shown),
+        (f"test {program.metric}", metric_text(program.metric, result[f"test_{program.metric}"])),
         ("training", f"{result['train_seconds']:.1f} s"),
         ("steps", f"{result['steps']:,}"),
         ("parameters", f"{result['parameters']:,}"),

@@ -172,9 +172,9 @@ def sweep(arguments: list[str]) -> int:
     from experiments.sweep import axes, request
 
     word, *rest = arguments or [""]
-    if word.startswith("-") or not word:
-        word, rest = (DEFAULT, arguments) if asks_for_help(arguments) else ("", [])
-    if not word:
+    if asks_for_help([word]):
+        word, rest = DEFAULT, arguments
+    if not word or word.startswith("-"):
         raise UserError("sweep: say which experiment, as in ./launch.sh sweep sequential_digits.")
     module = catalogue.load(word)
     if asks_for_help(rest):

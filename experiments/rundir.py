@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -117,7 +118,14 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
 
 
 def rows_until(file: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl`` up to a step; later ones, and a torn last one, are cut.
+    """The rows of ``metrics.jsonl`` up to a step; later ones, and a torn last one, are cut."""
+    rows = rows_of(file, step)
+    write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def rows_of(file: Path, until: float = math.inf) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl`` up to a step, without a torn last one.
 
     Raises:
       UserError: where another line than the last is no row.
@@ -127,7 +135,7 @@ def rows_until(file: Path, step: int) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            keep = row["step"] <= step
+            keep = row["step"] <= until
         except (ValueError, TypeError, KeyError) as error:
             if number < len(lines):
                 raise UserError(
@@ -138,7 +146,6 @@ def rows_until(file: Path, step: int) -> list[dict[str, Any]]:
         if not keep:
             break
         rows.append(row)
-    write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 

@@ -481,10 +481,36 @@ def _gated_loop_forward(gate, maps, vjp, reverse, weights, state, initial, steps
     if vjp:
         of_x, of_h = _shapes_of_blocks(maps, weights, state, steps)
         _check_vjp(vjp, of_x, of_h, state)
-    forward = (vjp or _derived(gate, maps, weights, state, steps)).forward
     inputs = weights, state, initial, steps
-    last, hidden, befores, kept = _run(forward, True, maps, reverse, *inputs)
+    last, hidden, befores, kept = _keeping_loop(gate, maps, vjp, reverse, *inputs)
     return (last, hidden), (inputs, (hidden, befores, kept))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def _keeping_loop(gate, maps, vjp, reverse, weights, state, initial, steps):
+    """`_plain_loop`, with all that `_gradients` needs."""
+    forward = (vjp or _derived(gate, maps, weights, state, steps)).forward
+    return _run(forward, True, maps, reverse, weights, state, initial, steps)
+
+
+@_keeping_loop.defjvp
+def _keeping_loop_jvp(gate, maps, vjp, reverse, primals, tangents):
+    # It writes over what it read, as the loop below does, and the same is true of its derivative.
+    # Nothing reads the tangents of the residuals.
+    (*rest, steps), (*t_rest, t_steps) = primals, tangents
+    loop = _loop_of_inputs(gate, maps, reverse, steps)
+    t_last, t_hidden = jax.jvp(loop, (*rest, steps.x), (*t_rest, t_steps.x))[1]
+    outputs = _keeping_loop(gate, maps, vjp, reverse, *primals)
+    return outputs, (t_last, t_hidden, *jax.tree.map(jnp.zeros_like, outputs[2:]))
+
+
+def _loop_of_inputs(gate, maps, reverse, steps):
+    """`_plain_loop` as a function of what may be differentiated alone."""
+
+    def loop(weights, state, initial, xs):
+        return _plain_loop(gate, maps, reverse, weights, state, initial, steps._replace(x=xs))
+
+    return loop
 
 
 def _gated_loop_backward(gate, maps, vjp, reverse, saved, gradients):
@@ -544,11 +570,7 @@ def _gradients_jvp(gate, maps, vjp, reverse, primals, tangents):
     *rest, steps = inputs
 
     def gradient(given, gradients):
-        def loop(weights, state, initial, xs):
-            each = steps._replace(x=xs)
-            return _plain_loop(gate, maps, reverse, weights, state, initial, each)
-
-        return jax.vjp(loop, *given)[1](gradients)
+        return jax.vjp(_loop_of_inputs(gate, maps, reverse, steps), *given)[1](gradients)
 
     given, t_given = (*rest, steps.x), (t_weights, t_state, t_initial, t_steps.x)
     of_loop = jax.jvp(gradient, (given, gradients), (t_given, t_gradients))[1]

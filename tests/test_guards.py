@@ -251,6 +251,24 @@ def test_the_work_grows_linearly_with_time(name: str) -> None:
     assert 1.75 < (most - more) / (more - few) < 2.25
 
 
+@pytest.mark.parametrize("factory", [elman, lstm, gru])
+def test_what_a_loop_writes_over_is_not_differentiated(factory: Any) -> None:
+    """Else the gradient of a gradient adds to an array of all steps in each step."""
+    cell = factory(64, 3)
+    params, xs = given(cell, 37, batch=1)
+
+    def penalty(params: Any, xs: Any) -> Any:
+        return (gradient_of(cell)(params, xs)[1] ** 2).sum()
+
+    def of_all_steps(function: Any) -> list[Any]:
+        found = [shape for loop in loops(function, params, xs) for shape in loop.carried]
+        return sorted(shape for shape in found if shape and shape[0] == 37)
+
+    once = of_all_steps(gradient_of(cell))
+    assert once
+    assert of_all_steps(jax.grad(penalty)) == once
+
+
 def test_quadratic_work_is_told_from_linear() -> None:
     def gradient(xs: Any) -> Any:
         def loss(xs: Any) -> Any:

@@ -465,3 +465,11 @@ def test_patience_lasts_from_one_process_to_the_next(
     again = run(tmp_path / "stopped", program, config)
     assert again.rows == whole.rows
     assert bits(again.state) == bits(whole.state)
+
+
+def test_who_reads_a_run_leaves_alone_what_it_is_saving(tmp_path: Path):
+    run(tmp_path, toy())
+    saving = tmp_path / "checkpoints" / "best" / "999.orbax-checkpoint-tmp"
+    saving.mkdir()
+    loop.best_params(toy(), CONFIG, tmp_path)
+    assert saving.is_dir()

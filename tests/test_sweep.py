@@ -5,6 +5,7 @@ import json
 import logging
 import signal
 import types
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,17 @@ import pytest
 from jax import lax
 
 from experiments import loop, sequential_digits
-from experiments.config import TrainingConfig, option, options
+from experiments.config import TrainingConfig, option, options, traced
 from experiments.errors import UserError
 from experiments.program import Program
 from experiments.sweep import command, pbt, training
 from experiments.sweep.axes import read_axes
+from experiments.sweep.compiled import inherit
 from experiments.sweep.request import Settings, Sweep
+from experiments.sweep.rows import member_rows
 from recurrent import train
 from recurrent.losses import Average
-from recurrent.population import Task, layouts
+from recurrent.population import Member, Task, begin, layouts
 
 STEPS, EPOCHS = 5, 9
 OTHERS = ("1x1", "1x2", "2x4")
@@ -141,6 +144,20 @@ def test_a_member_that_diverges_leaves_the_others_bitwise_as_they_were(
     assert last[0].endswith(f"diverged at step {STEPS}")
 
 
+def test_where_every_member_diverges_none_is_the_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = sweep_of("learning_rate=1e10,1e11", "seed=0:2")
+    assert command.main(asked, tmp_path, overwrite=False) == 3
+    out, err = capsys.readouterr()
+    assert "error: every member diverged" in err
+    assert "the best alone" not in out
+    assert (
+        sum(line.endswith(f"diverged at step {STEPS}, {STEPS}") for line in out.splitlines()) == 2
+    )
+    assert (tmp_path / "report.html").exists()
+
+
 def test_fewer_places_change_nothing_but_the_order(tmp_path: Path) -> None:
     texts = RATES, "seed=0:3"
     all_at_once = swept(tmp_path / "all", *texts)
@@ -190,7 +207,7 @@ def test_the_layout_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_patience_ends_a_member(tmp_path: Path) -> None:
     long = swept(tmp_path / "long", RATES, base=Config(epochs=60))
     short = swept(tmp_path / "short", RATES, base=Config(epochs=60, patience=2))
-    rows = command.member_rows(tmp_path / "long", 1)
+    rows = member_rows(tmp_path / "long")
     for whole, row in zip(long, short, strict=True):
         losses = [each["valid_loss"] for each in rows[row["member"]]]
         waits = [n - int(np.argmin(losses[: n + 1])) for n in range(len(losses))]
@@ -207,7 +224,7 @@ def test_halving_lets_the_best_go_on(tmp_path: Path) -> None:
     texts = "learning_rate=0.001,0.003,0.01,0.03,0.1,0.3", "seed=0:2"
     rows = swept(tmp_path / "halving", *texts, settings=settings)
     grid = swept(tmp_path / "grid", *texts)
-    curves = command.member_rows(tmp_path / "grid", 1)
+    curves = member_rows(tmp_path / "grid")
     alive = {0, 1, 2, 3, 4, 5}
     expected = {}
     for rung in (1, 2, 3, 5):
@@ -268,7 +285,7 @@ def test_what_was_killed_goes_on_and_trains_no_ended_member_again(
         pytest.fail("it did not end")
     assert len(calls) > 11
     assert rows == whole
-    assert command.member_rows(folder, 2) == command.member_rows(tmp_path / "whole", 2)
+    assert member_rows(folder) == member_rows(tmp_path / "whole")
 
 
 def test_a_signal_stops_it_and_the_same_command_goes_on(
@@ -377,7 +394,7 @@ def test_the_worst_take_over_from_the_best(tmp_path: Path) -> None:
         json.loads(line)
         for line in (tmp_path / "pbt/programs/0/metrics.jsonl").read_text().splitlines()
     ]
-    curves = command.member_rows(tmp_path / "grid", 1)
+    curves = member_rows(tmp_path / "grid")
     for tick in ticks[:2]:  # before anyone took over
         for row in tick["members"]:
             alone = curves[row["member"]][tick["step"] - 1]
@@ -397,11 +414,31 @@ def test_the_worst_take_over_from_the_best(tmp_path: Path) -> None:
     assert worst[0] < worst[1]
 
 
-def test_an_heir_goes_on_exactly_where_its_parent_is(tmp_path: Path) -> None:
-    """With one value there is nowhere to step aside to: heir and parent differ in noise alone."""
+def test_an_heir_goes_on_exactly_where_its_parent_is() -> None:
+    task = program(Config()).task
+    numbers = {
+        name: jnp.stack([jnp.asarray(value)] * 3) for name, value in traced(Config()).items()
+    }
+    members = jax.vmap(partial(begin, task))(numbers | {"seed": jnp.arange(3)})
+    moved = numbers | {"learning_rate": jnp.array([0.1, 0.2, 0.3])}
+    after = inherit(members, jnp.array([0, 0, 2]), moved)
+    for name in set(Member._fields) - {"numbers", "state"}:
+        for old, new in zip(
+            *(jax.tree.leaves(getattr(each, name)) for each in (members, after)), strict=True
+        ):
+            np.testing.assert_array_equal(new, np.asarray(old)[[0, 0, 2]])
+    for name in ("params", "opt_state", "step"):
+        olds, news = (jax.tree.leaves(getattr(each.state, name)) for each in (members, after))
+        for old, new in zip(olds, news, strict=True):
+            np.testing.assert_array_equal(new, np.asarray(old)[[0, 0, 2]])
+    assert (after.state.key == members.state.key).all(), "noise and order stay its own"
+    np.testing.assert_array_equal(after.numbers["learning_rate"], moved["learning_rate"])
+    assert not np.array_equal(members.state.params["w"][0], members.state.params["w"][1])
+
+
+def test_with_one_value_there_is_nowhere_to_step_aside_to(tmp_path: Path) -> None:
     rows = swept(tmp_path, "learning_rate=0.1", "seed=0:4", settings=PBT)
     assert {row["learning_rate"] for row in rows} == {0.1}
-    assert len({row["best_step"] for row in rows}) >= 1
     assert all(row["status"] == "finished" for row in rows)
 
 

@@ -20,10 +20,11 @@ from experiments.sweep import axes, halving, layouts, measuring, page, ranking, 
 from experiments.sweep.axes import Axis, Point
 from experiments.sweep.plan import Inheritance, Plan, total_steps
 from experiments.sweep.request import Settings, Sweep
+from experiments.sweep.rows import member_rows, program_folder
 
 
 def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
-    """Runs a sweep, or goes on with it; returns the exit status.
+    """Runs a sweep, or goes on with it; returns the exit status: 3 where every member diverged.
 
     It writes ``sweep.jsonl``, a row of each member that has ended, then ``figures``,
     ``report.html`` and, last, ``result.json``.
@@ -42,10 +43,13 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
             print(f"{stop}; the same command goes on from there.", file=sys.stderr)
             return 128 + stop.signum
         settings = ranking.ranked(outcomes, [axis.field for axis in sweep.swept])
-        page.write(sweep, plans[0], settings, member_rows(folder, len(plans)), seconds, folder)
+        page.write(sweep, plans[0], settings, member_rows(folder), seconds, folder)
     print(page.table_text(settings, plans[0].program.metric))
-    print(f"the best alone: {page.best_command(sweep, settings[0])}")
     print(f"report: {folder / 'report.html'}")
+    if not settings[0].of("score"):
+        print("error: every member diverged; sweep over lower learning rates.", file=sys.stderr)
+        return 3
+    print(f"the best alone: {page.best_command(sweep, settings[0])}")
     return 0
 
 
@@ -180,20 +184,3 @@ def trained(
         book = training.train_members(plan, folder, show, ended, stops)
         rundir.write_json(file, {"outcomes": book.outcomes, "seconds": book.seconds})
     return rundir.read_json(file)
-
-
-def program_folder(folder: Path, number: int) -> Path:
-    """Where a program's checkpoints and metrics are."""
-    return folder / "programs" / str(number)
-
-
-def member_rows(folder: Path, programs: int) -> dict[int, list[dict[str, Any]]]:
-    """The metrics of each member, epoch by epoch."""
-    rows: dict[int, list[dict[str, Any]]] = {}
-    for number in range(programs):
-        for tick in rundir.rows_until(
-            program_folder(folder, number) / "metrics.jsonl", sys.maxsize
-        ):
-            for row in tick["members"]:
-                rows.setdefault(row["member"], []).append(row)
-    return rows

@@ -64,11 +64,6 @@ def compiled(program: Program, layout: Layout) -> Compiled:
 
         return spread(of_member, in_turn)((members, over, fresh, numbers))
 
-    def inherit(members: Member, places: Array, numbers: Any) -> Member:
-        taken = jax.tree.map(lambda leaf: leaf[places], members)
-        state = taken.state._replace(key=members.state.key)
-        return taken._replace(state=state, numbers=numbers)
-
     return Compiled(
         jax.jit(spread(begin, in_turn)),
         functools.cache(trainer),
@@ -77,3 +72,10 @@ def compiled(program: Program, layout: Layout) -> Compiled:
         jax.jit(settle, donate_argnums=0),
         jax.jit(inherit, donate_argnums=0, out_shardings=sharding(layout)),
     )
+
+
+def inherit(members: Member, places: Array, numbers: Any) -> Member:
+    """Members that go on from those in ``places``, with these numbers and their own keys."""
+    taken = jax.tree.map(lambda leaf: leaf[places], members)
+    state = taken.state._replace(key=members.state.key)
+    return taken._replace(state=state, numbers=numbers)

@@ -1,18 +1,15 @@
 """What a sweep leaves: the ranked table, result.json, figures and the page."""
 
 import dataclasses
-import platform
 import shlex
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from experiments import rundir
 from experiments.config import options
 from experiments.report import Table, write_report
+from experiments.results import metric_text, when_and_where
 from experiments.sweep import pictures
 from experiments.sweep.plan import Plan
 from experiments.sweep.ranking import (
@@ -90,7 +87,10 @@ def settings_of(sweep: Sweep) -> list[tuple[str, Any, Any]]:
 
 
 def table(settings: Sequence[Setting], metric: str) -> list[list[str]]:
-    """The ranking, its heading first; columns that say the same of all settings are left out."""
+    """The ranking, its heading first.
+
+    Numbers of seeds and epochs are told where they differ, endings where not all have finished.
+    """
     several = any(len(setting.members) > 1 for setting in settings)
     columns = {"rank": [str(rank) for rank in range(1, len(settings) + 1)]}
     for field in settings[0].values:
@@ -98,12 +98,13 @@ def table(settings: Sequence[Setting], metric: str) -> list[list[str]]:
     for name in dict.fromkeys(["loss", metric]):
         means = [mean_and_spread(setting.of(f"valid_{name}")) for setting in settings]
         columns[f"validation {name}"] = [shown(mean, several) for mean in means]
-    told = {
+    counts = {
         "seeds": [str(len(setting.members)) for setting in settings],
         "epochs": [epochs_text(setting) for setting in settings],
-        "ended": [ending(setting) for setting in settings],
     }
-    columns |= {name: texts for name, texts in told.items() if len(set(texts)) > 1}
+    columns |= {name: texts for name, texts in counts.items() if len(set(texts)) > 1}
+    endings = [ending(setting) for setting in settings]
+    columns |= {"ended": endings} if set(endings) != {FINISHED} else {}
     return [list(columns), *map(list, zip(*columns.values(), strict=True))]
 
 
@@ -175,12 +176,9 @@ def headline(
         (f"best {name}", f"{value:.4g}" if isinstance(value, float) else value_text(value))
         for name, value in settings[0].values.items()
     ]
-    tested = result.get(f"test_{metric}")
-    accuracy = metric.endswith("accuracy")
-    shown = "-" if tested is None else f"{tested:.2%}" if accuracy else f"{tested:.4g}"
     return [
         *winner[:MOST_BOXES],
-        (f"test {metric} of the winner", shown),
+        (f"test {metric} of the winner", metric_text(metric, result.get(f"test_{metric}"))),
         ("members", str(result["members"])),
         ("training", f"{seconds_text(result['train_seconds'])}"),
     ]
@@ -209,8 +207,5 @@ def final_numbers(
         "diverged_members": sum(each["status"] == DIVERGED for each in members),
         "epochs_trained": sum(each["epochs"] for each in members),
         "train_seconds": round(seconds, 3),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        **when_and_where(),
     }

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import NullLocator, PercentFormatter
 
-from experiments.figures import ACCENT, ALARM, DOTS_PER_INCH, FAINT, INK, MUTED
+from experiments.figures import ACCENT, ALARM, DOTS_PER_INCH, FAINT, INK, MUTED, log_scale
 from experiments.program import Picture
 from experiments.sweep.ranking import DIVERGED, Outcome, Setting
 
@@ -323,10 +323,7 @@ def _loss_scale(axes: Axes) -> None:
     drawn = np.concatenate([np.ones(0), *(line.get_ydata() for line in axes.get_lines())])
     finite = drawn[np.isfinite(drawn) & (drawn > 0)]
     if finite.size and finite.max() > 4 * finite.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        log_scale(axes)
         top = np.quantile(finite, 0.98)
         axes.set_ylim(0.8 * finite.min(), 1.3 * max(top, 2 * finite.min()))
 

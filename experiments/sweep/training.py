@@ -82,7 +82,8 @@ def fresh(plan: Plan, run: Compiled, data: dict[str, Any]) -> tuple[Member, Book
     empty = [place is None for place in book.places]
     begun = run.begin((numbers_of(plan, book.places), np.array(empty)))
     members = placed(begun, plan.layout)  # as later ones are, or the first call is of its own kind
-    untrained = run.measure((members.state.weights, ~np.array(empty)), data["valid"])
+    first = np.arange(plan.places) == 0
+    untrained = run.measure((members.state.weights, first), data["valid"])
     score = float(plan.program.task.score(means_of(untrained)[0]))
     book.worst = score - WORST * abs(score)
     return members, book
