@@ -591,7 +591,7 @@ def antisymmetric_rnn(
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     traced = isinstance(step_size, Tracer) or isinstance(diffusion, Tracer)
-    if not traced and not (step_size > 0 and diffusion >= 0):
+    if not traced and not (float(step_size) > 0 and float(diffusion) >= 0):
         raise ValueError(
             "step_size, diffusion: expected above 0 and at least 0, "
             f"got {step_size} and {diffusion}."

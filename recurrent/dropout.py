@@ -35,5 +35,6 @@ def dropped(keep: Array, x: Array, rate: Any) -> Array:
 
 def check_rate(rate: Any) -> None:
     """Raises `ValueError` for a rate outside 0 to below 1, unless it is traced."""
-    if not isinstance(rate, Tracer) and not 0 <= rate < 1:
+    # float() of an array that is known, since comparing it while a function is traced is traced too
+    if not isinstance(rate, Tracer) and not 0 <= float(rate) < 1:
         raise ValueError(f"rate: expected 0 to below 1, got {rate}.")

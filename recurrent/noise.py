@@ -171,7 +171,7 @@ def zoneout(cell: Cell, rate: Any, key: Array | None) -> Cell:
       Krueger et al. 2016, arXiv:1606.01305.
     """
     for one in jax.tree.leaves(rate):
-        if not isinstance(one, Tracer) and not 0 <= one <= 1:
+        if not isinstance(one, Tracer) and not 0 <= float(one) <= 1:
             raise ValueError(f"rate: expected 0 to 1, got {one}.")
     refuse_scaled_state(cell, "zoneout")
 

@@ -167,9 +167,12 @@ def train_steps(
 def evaluate(
     measure: Callable[[Any, Any], Metrics], params: Any, data: Any, batch_size: int
 ) -> Metrics:
-    """``measure(params, batch) -> metrics`` summed over all examples, in one `lax.scan`."""
+    """``measure(params, batch) -> metrics`` summed over all examples, in one `lax.scan`.
+
+    It takes as few batches of at most ``batch_size`` as hold them all, and fills up little.
+    """
     size = jax.tree.leaves(data)[0].shape[0]
-    rows = filled_batches(jnp.arange(size), batch_size)
+    rows = filled_batches(jnp.arange(size), even_part(size, batch_size))
 
     def body(_: None, row: tuple[Array, Array]) -> tuple[None, Metrics]:
         return None, measure(params, take(data, *row))
@@ -181,6 +184,15 @@ def evaluate(
 def steps_per_epoch(size: int, batch_size: int) -> int:
     """How many batches hold ``size`` examples, a short last one included."""
     return -(-size // batch_size)
+
+
+def even_part(size: int, limit: int) -> int:
+    """The batch size that cuts ``size`` examples most evenly into the fewest batches.
+
+    A multiple of 8, which devices can share, where the limit allows it.
+    """
+    part = -(-size // steps_per_epoch(size, limit))
+    return min(-(-part // 8) * 8, limit)
 
 
 def epoch_order(key: Array, size: int, batch_size: int) -> tuple[Array, Array]:

@@ -19,6 +19,7 @@ from recurrent.train import (
     TrainState,
     epoch_order,
     evaluate,
+    even_part,
     filled_batches,
     init_state,
     steps_per_epoch,
@@ -267,6 +268,15 @@ def test_evaluation_does_not_depend_on_the_batch_size(batch_size: int) -> None:
     actual = jax.jit(partial(evaluate, measure), static_argnums=2)(params, data, batch_size)
     np.testing.assert_allclose(actual["loss"], expected, rtol=1e-6)
     assert actual["loss"].weight == SIZE
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "part"),
+    [(180, 500, 184), (570, 500, 288), (1000, 500, 500), (7, 7, 7), (1, 500, 8), (10, 3, 3)],
+)
+def test_an_evaluation_fills_up_little(size: int, limit: int, part: int) -> None:
+    assert even_part(size, limit) == part
+    assert -(-size // part) == -(-size // limit)
 
 
 def test_one_compilation_serves_all_hyperparameters() -> None:

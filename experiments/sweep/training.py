@@ -26,6 +26,7 @@ from experiments.sweep.ranking import DIVERGED, FINISHED, PATIENCE, RUNG
 from recurrent import population
 from recurrent.population import Limits, Member, placed
 
+SAVES_APART = 5  # times as far as those of a single run, since they write many members
 WORST = 100.0  # times the first score below which a score is a divergence
 
 
@@ -62,7 +63,8 @@ def train_members(
             members, rows, over = epoch(plan, run, data, members, book)
             book.seconds = time.monotonic() - begun
             rundir.append_row(folder / "metrics.jsonl", {"step": book.tick, "members": rows})
-            if over or stops or time.monotonic() - saved > loop.SECONDS_BETWEEN_SAVES:
+            due = time.monotonic() - saved > SAVES_APART * loop.SECONDS_BETWEEN_SAVES
+            if over or stops or due:
                 save(manager, book.tick, members, {"book": dataclasses.asdict(book)})
                 saved = time.monotonic()
             if over:
