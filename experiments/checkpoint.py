@@ -12,8 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding, SingleDeviceSharding
 
 from experiments.errors import UserError
+from experiments.processes import is_first, meet
 
 
 @contextlib.contextmanager
@@ -30,6 +32,10 @@ def checkpoints(folder: Path, keep: int = 2, *, read_only: bool = False) -> Iter
         create=not read_only,
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
+        # so that two managers, saving the same step, do not wait at each other's barriers
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            barrier_sync_key_prefix=folder.name
+        ),
     )
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         yield manager
@@ -46,7 +52,9 @@ def save(manager: Any, step: int, tree: Any, notes: dict[str, Any]) -> None:
     manager.save(step, args=arguments, force=True)
 
 
-def restore(manager: Any, like: Any) -> tuple[Any, dict[str, Any]] | None:
+def restore(
+    manager: Any, like: Any, sharding: Sharding | None = None
+) -> tuple[Any, dict[str, Any]] | None:
     """The newest readable checkpoint as a tree like ``like``, and its notes; None without any.
 
     A damaged checkpoint is set aside, with one line of warning, and the one before it is taken.
@@ -54,6 +62,7 @@ def restore(manager: Any, like: Any) -> tuple[Any, dict[str, Any]] | None:
     Args:
       manager: of `checkpoints`.
       like: a tree of arrays or `jax.ShapeDtypeStruct`.
+      sharding: where the arrays are put; None for the first device.
 
     Raises:
       UserError: where the checkpoint holds another tree, naming the first difference; where all
@@ -62,7 +71,7 @@ def restore(manager: Any, like: Any) -> tuple[Any, dict[str, Any]] | None:
     reasons = {}
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            found = _restore_step(manager, step, like)
+            found = _restore_step(manager, step, like, sharding)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # whatever Orbax meets in a damaged file
@@ -93,20 +102,28 @@ def set_aside(manager: Any, step: int) -> Path:
     """Moves a checkpoint out of the manager's sight; returns where to."""
     folder = Path(manager.directory)
     aside = folder.parent / f"damaged-{folder.name}-{step}"
-    shutil.rmtree(aside, ignore_errors=True)
-    os.replace(folder / str(step), aside)
+    if is_first():
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder / str(step), aside)
+    meet("set aside")
     manager.reload()
     return aside
 
 
-def _restore_step(manager: Any, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+def _restore_step(
+    manager: Any, step: int, like: Any, sharding: Sharding | None
+) -> tuple[Any, dict[str, Any]]:
     import orbax.checkpoint as ocp
 
     notes_only = ocp.args.Composite(notes=ocp.args.JsonRestore())
     notes = manager.restore(step, args=notes_only)["notes"]
     _check_shapes(manager.directory / str(step), notes.pop("shapes"), _shapes(like))
-    target = ocp.args.StandardRestore(jax.eval_shape(_without_keys, like))
-    found = manager.restore(step, args=ocp.args.Composite(state=target))
+    sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(_without_keys, like),
+    )
+    found = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
     return _with_keys(found["state"], like), notes
 
 

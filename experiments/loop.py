@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -20,6 +21,7 @@ from experiments.checkpoint import checkpoints, restore, save
 from experiments.config import TrainingConfig, traced
 from experiments.errors import UserError
 from experiments.events import event_writer
+from experiments.processes import highest, is_first
 from experiments.program import Numbers, Program
 from experiments.progress import progress
 from recurrent.losses import Average
@@ -84,18 +86,46 @@ def mesh_of(devices: int, config: TrainingConfig) -> Mesh:
     Raises:
       UserError: where there are fewer, or they cannot share a batch equally.
     """
-    there = jax.device_count()
+    there = jax.local_device_count()
     if devices > there:
         raise UserError(
-            f"--devices: there are {there} devices ({jax.devices()[0]}), not {devices}."
+            f"--devices: there are {there} devices ({jax.local_devices()[0]}), not {devices}."
         )
-    if config.batch_size % devices:
+    own = [
+        d for process in range(jax.process_count()) for d in jax.local_devices(process)[:devices]
+    ]
+    if config.batch_size % len(own):
         raise UserError(
-            f"--devices: {devices} devices cannot share a batch of {config.batch_size} equally; "
-            f"choose a --batch_size that is a multiple of {devices}."
+            f"--devices: {len(own)} devices cannot share a batch of {config.batch_size} equally; "
+            f"choose a --batch_size that is a multiple of {len(own)}."
         )
-    own = jax.devices()[:devices]
-    return jax.make_mesh((devices,), (BATCH,), (AxisType.Auto,), devices=own)
+    return jax.make_mesh((len(own),), (BATCH,), (AxisType.Auto,), devices=own)
+
+
+def on_devices(program: Program, mesh: Mesh) -> Program:
+    """The program with its data on every device, and its functions compiled for all of them.
+
+    What they return is whole on every device.
+    """
+    whole, task = whole_on(mesh), program.task
+    return program._replace(
+        data=jax.device_put(program.data, whole),
+        task=task._replace(
+            init=jax.jit(task.init, out_shardings=whole),
+            train=jax.jit(task.train, static_argnums=3, donate_argnums=0, out_shardings=whole),
+            evaluate=jax.jit(task.evaluate, out_shardings=whole),
+        ),
+    )
+
+
+def whole_on(mesh: Mesh) -> NamedSharding:
+    """A copy of every array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def numbers_of(config: TrainingConfig) -> Numbers:
+    """The traced fields as scalars."""
+    return {name: np.asarray(jnp.asarray(value)) for name, value in traced(config).items()}
 
 
 def refuse_too_large(program: Program, config: TrainingConfig) -> None:
@@ -103,14 +133,15 @@ def refuse_too_large(program: Program, config: TrainingConfig) -> None:
 
     XLA says nothing of an allocation that failed on a CPU: it waits for ever.
     """
-    numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
+    numbers = numbers_of(config)
     state = jax.eval_shape(program.task.init, numbers)
     needed = bytes_of(state) + 2 * bytes_of(state.params)  # and a gradient, and the best params
     available = memory_bytes()
     if needed > available:
+        device = jax.local_devices()[0].device_kind
         raise UserError(
             f"The params and the optimiser's state need about {needed / 2**30:.1f} GiB, and "
-            f"{jax.devices()[0].device_kind} has {available / 2**30:.1f}; choose smaller sizes."
+            f"{device} has {available / 2**30:.1f}; choose smaller sizes."
         )
 
 
@@ -122,7 +153,7 @@ def bytes_of(tree: Any) -> int:
 
 def memory_bytes() -> int:
     """The memory of the device, or of the machine where the device is its CPU."""
-    statistics = jax.devices()[0].memory_stats() or {}
+    statistics = jax.local_devices()[0].memory_stats() or {}
     return statistics.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -148,10 +179,9 @@ def train(
     """
     begun = time.monotonic()
     total = program.epochs * program.steps_per_epoch
-    numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
+    numbers = numbers_of(config)
     mesh = mesh or mesh_of(1, config)
-    shared = NamedSharding(mesh, PartitionSpec())
-    program = program._replace(data=jax.device_put(program.data, shared))
+    program = on_devices(program, mesh)
     with (
         jax.set_mesh(mesh),
         stop_requests() as stops,
@@ -159,12 +189,12 @@ def train(
         checkpoints(folder / "checkpoints" / "best", keep=1) as best,
         event_writer(folder / "events") as write_events,
     ):
-        call = jax.jit(program.task.train, static_argnums=3, donate_argnums=0, out_shardings=shared)
-        state, notes = latest_state(latest, program, call, numbers, config.steps_per_call)
-        state = jax.device_put(state, shared)
+        state, notes = latest_state(latest, program, numbers, config.steps_per_call, mesh)
         begun -= notes.get("train_seconds", 0.0)
         first = int(state.train.step)
-        rows = rundir.rows_until(folder / "metrics.jsonl", first)
+        rows = (rundir.rows_until if is_first() else rundir.rows_of)(
+            folder / "metrics.jsonl", first
+        )
         refuse_missing_rows(rows, first // program.steps_per_epoch, folder)
 
         def keep(state: RunState, step: int) -> None:
@@ -174,28 +204,37 @@ def train(
         keep_best(best, state)  # which a crash may have kept from following the latest
         saved = time.monotonic()
         with progress(first, total) as show:
-            for moment in moments(program, call, config, numbers, state, lambda: started(first)):
+            for moment in moments(program, config, numbers, state, lambda: started(first)):
                 state = moment.state
                 show(moment.step, moment.words)
                 if moment.row is not None:
                     rows.append(moment.row)
-                    rundir.append_row(folder / "metrics.jsonl", moment.row)
-                    write_events(moment.row)
+                    if is_first():
+                        rundir.append_row(folder / "metrics.jsonl", moment.row)
+                        write_events(moment.row)
                 end = moment.step == total or is_over(config, state)
-                if stops or end or time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                due = time.monotonic() - saved > SECONDS_BETWEEN_SAVES
+                stop, due = highest(stops[0] if stops else 0, due)
+                if stop or end or due:
                     keep(state, moment.step)
                     saved = time.monotonic()
-                if stops:
-                    raise Stopped(stops[0], moment.step, total)
-    return Outcome(state, rows, time.monotonic() - begun)
+                if stop:
+                    raise Stopped(int(stop), moment.step, total)
+    return Outcome(of_one_device(state), rows, time.monotonic() - begun)
+
+
+def of_one_device(tree: Any) -> Any:
+    """One copy of arrays that are whole on every device."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
 
 def latest_state(
-    latest: Any, program: Program, call: Any, numbers: Numbers, steps_per_call: int
+    latest: Any, program: Program, numbers: Numbers, steps_per_call: int, mesh: Mesh
 ) -> tuple[RunState, dict[str, Any]]:
     """The state of the latest checkpoint and its notes, or a fresh one and none."""
-    fresh = first_state(program, call, numbers, steps_per_call)
-    return restore(latest, fresh) or (fresh, {})
+    whole = whole_on(mesh)
+    fresh = jax.device_put(first_state(program, numbers, steps_per_call), whole)
+    return restore(latest, fresh, whole) or (fresh, {})
 
 
 def best_params(program: Program, config: TrainingConfig, folder: Path) -> Any:
@@ -204,7 +243,7 @@ def best_params(program: Program, config: TrainingConfig, folder: Path) -> Any:
     Raises:
       UserError: where there are none yet.
     """
-    numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
+    numbers = numbers_of(config)
     like = jax.eval_shape(program.task.init, numbers).params
     best = folder / "checkpoints" / "best"
     if best.is_dir():
@@ -230,11 +269,12 @@ def keep_best(manager: Any, state: RunState) -> None:
         save(manager, int(state.best_step), state.best_params, {})
 
 
-def first_state(program: Program, call: Any, numbers: Numbers, steps_per_call: int) -> RunState:
+def first_state(program: Program, numbers: Numbers, steps_per_call: int) -> RunState:
     """The state of a run that has not begun."""
-    state = jax.jit(program.task.init)(numbers)
+    state = program.task.init(numbers)
     steps = next_call(0, program.steps_per_epoch, steps_per_call)
-    _, shapes = jax.eval_shape(call, state, numbers, program.data["train"], steps)
+    train, data = program.task.train, program.data["train"]
+    _, shapes = jax.eval_shape(lambda state: train(state, numbers, data, steps), state)
     sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     best = jax.tree.map(jnp.copy, state.weights)
     best_step, waited = jnp.zeros((2,), jnp.int32)
@@ -243,16 +283,18 @@ def first_state(program: Program, call: Any, numbers: Numbers, steps_per_call: i
 
 def moments(
     program: Program,
-    call: Any,
     config: TrainingConfig,
     numbers: Numbers,
     state: RunState,
     started: Callable[[], None],
 ) -> Iterator[Moment]:
-    """The training itself: one compiled call after the other, an evaluation after each epoch."""
+    """The training itself: one compiled call after the other, an evaluation after each epoch.
+
+    The program is that of `on_devices`.
+    """
     data = program.data["train"]
     step, total = int(state.train.step), program.epochs * program.steps_per_epoch
-    evaluate = jax.jit(program.task.evaluate)
+    call: Any = program.task.train
 
     @functools.cache
     def compiled(steps: int) -> Any:
@@ -269,7 +311,7 @@ def moments(
         refuse_divergence(int(train_state.skipped), step)
         row = None
         if step % program.steps_per_epoch == 0:
-            valid = evaluate(train_state.weights, program.data["valid"])
+            valid = program.task.evaluate(train_state.weights, program.data["valid"])
             row = epoch_row(step, program.steps_per_epoch, state.sums, valid)
             state = after_epoch(program, state, valid)
         words = shown(means(sums), program.metric)
@@ -290,7 +332,7 @@ def after_epoch(program: Program, state: RunState, valid: dict[str, Average]) ->
         return state._replace(waited=state.waited + 1)
     return state._replace(
         best_params=jax.tree.map(jnp.copy, state.train.weights),
-        best_score=jnp.float32(score),
+        best_score=jnp.full_like(state.best_score, score),
         best_step=state.train.step.copy(),
         waited=jnp.zeros_like(state.waited),
     )

@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from experiments.processes import is_first
+
 Show = Callable[[int, str], None]
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -13,8 +15,12 @@ SECONDS_BETWEEN_LINES = 5.0
 def progress(done: int, total: int) -> Iterator[Show]:
     """Yields ``show(step, words)``, which says how far a run of ``total`` steps has come.
 
-    ``words`` are the latest loss and metric; rate and remaining time are added here.
+    ``words`` are the latest loss and metric; rate and remaining time are added here. Of several
+    processes only the first says it.
     """
+    if not is_first():
+        yield lambda step, words: None
+        return
     if not sys.stderr.isatty():
         yield _lines(done, total)
         return

@@ -12,9 +12,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments import catalogue, config
+from experiments import catalogue, config, processes, supervisor
 from experiments.config import Option, option
 from experiments.errors import UserError, did_you_mean
+from experiments.processes import Group, Hardware
 
 DEFAULT = "sequential_digits"
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,13 +40,6 @@ class Launch:
     name: str = option("", "name of the run directory; by default the flags that were changed")
     workdir: str = option("", "the run directory itself, instead of runs/EXPERIMENT/NAME")
     overwrite: bool = option(False, "delete an earlier run in that directory first")
-
-
-@dataclasses.dataclass(frozen=True)
-class Hardware:
-    """The flags of a single run that say on what."""
-
-    devices: int = option(1, "devices that share each batch", minimum=1, maximum=10**5)
 
 
 def main(arguments: list[str]) -> int:
@@ -141,8 +135,18 @@ def run(experiment: str, arguments: list[str]) -> int:
     folder = run_directory(experiment, launch, default_name(settings))
     if any(value is True for use in used for value in dataclasses.asdict(use).values()):
         return use_trained(experiment, module, settings, used[0], folder)
-    command = shlex.join(["./launch.sh", experiment, *arguments])
-    return train(experiment, module, settings, folder, launch.overwrite, hardware.devices, command)
+    processes.check(hardware)
+    if processes.are_to_be_started(hardware):
+        return supervisor.supervise([experiment, *arguments], hardware.processes)
+    command = command_line(experiment, *arguments)
+    return train(experiment, module, settings, folder, launch.overwrite, hardware, command)
+
+
+def command_line(*words: str) -> str:
+    """To run the same again; which of several processes this one is, is no part of it."""
+    return shlex.join(
+        ["./launch.sh", *(w for w in words if not re.match("--?(process|coordinator)=", w))]
+    )
 
 
 def use_trained(experiment: str, module: Any, settings: Any, used: Any, folder: Path) -> int:
@@ -181,17 +185,22 @@ def sweep(arguments: list[str]) -> int:
         print(sweep_help(module, request.Settings))
         return 0
     texts, others = taken_off("--sweep=", rest)
-    launch, settings, base = read_flags(others, Launch, request.Settings, module.Config)
+    classes = Launch, Group, request.Settings, module.Config
+    launch, group, settings, base = read_flags(others, *classes)
+    processes.check(group)
     swept = axes.read_axes(texts, config.options(module.Config))
     for axis in swept:
         if any(re.match(f"--?(no)?{axis.field}(=|$)", other) for other in others):
             raise UserError(f"--{axis.field}: it is swept too; give it once.")
-    command = shlex.join(["./launch.sh", "sweep", *arguments])
+    if processes.are_to_be_started(group):
+        return supervisor.supervise(["sweep", *arguments], group.processes)
+    command = command_line("sweep", *arguments)
     asked = request.Sweep(word, module, base, swept, settings, command)
     name = default_name(base, settings, sweep=",".join(texts).replace(":", "_"))
     folder = run_directory(f"sweep/{word}", launch, name)
     compile_cache()
-    devices_of_cpu(cores())
+    devices_of_cpu(max(1, cores() // processes.on_this_machine(group)))
+    processes.join(group)
     from experiments.sweep import command as sweeps
 
     return sweeps.main(asked, folder, launch.overwrite)
@@ -227,7 +236,8 @@ def sweep_help(module: Any, settings: type) -> str:
 
     lines = [f"{command.__doc__}".strip(), "", "Flags of every sweep:"]
     lines += [f"   --sweep=FIELD=VALUES   may be repeated; VALUES are {axes.FORMS}"]
-    lines += [*help_lines(settings), "", "Flags of every run:", *help_lines(Launch)]
+    lines += [*help_lines(settings), *help_lines(Group)]
+    lines += ["", "Flags of every run:", *help_lines(Launch)]
     lines += ["", "Fields (* sweep in one program, others in one for each value):"]
     return "\n".join([*lines, *help_lines(module.Config)])
 
@@ -238,7 +248,7 @@ def train(
     settings: Any,
     folder: Path,
     overwrite: bool,
-    devices: int,
+    hardware: Hardware,
     command: str,
 ) -> int:
     """`run` after the flags were read."""
@@ -247,11 +257,12 @@ def train(
     identity = identity_of(experiment, settings)
     question = module.__doc__.partition("\n")[0]
     compile_cache()
-    devices_of_cpu(devices)
-    mesh = loop.mesh_of(devices, settings)
+    devices_of_cpu(hardware.devices)
+    processes.join(hardware, hardware.devices)
+    mesh = loop.mesh_of(hardware.devices, settings)
     program = module.program(settings)  # first, since what it refuses must touch no earlier run
     loop.refuse_too_large(program, settings)
-    with rundir.claim(folder, identity, overwrite):
+    with processes.by_the_first(rundir.claim(folder, identity, overwrite)):
         if (folder / "result.json").exists():
             result = rundir.read_json(folder / "result.json")
             if (folder / "report.html").exists():
@@ -265,6 +276,8 @@ def train(
         except loop.Diverged as error:
             print(f"error: {error}", file=sys.stderr)
             return 3
+        if not processes.is_first():
+            return 0
         result = results.finish(experiment, question, program, settings, outcome, folder, command)
     return say_result(folder, result)
 
@@ -416,4 +429,5 @@ def is_score(name: str, value: Any) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    supervisor.end_with_the_supervisor()
+    processes.ends_alone(lambda: main(sys.argv[1:]))

@@ -168,9 +168,9 @@ def test_dropout_takes_a_traced_rate_and_its_gradient_follows_the_mask() -> None
 
 
 def test_dropout_takes_a_rate_that_is_an_array_known_before_it_is_traced() -> None:
-    rate = jnp.asarray(0.25)
-    traced = jax.jit(lambda x: dropout(x, rate, KEY))(IMAGE)
-    np.testing.assert_allclose(traced, dropout(IMAGE, 0.25, KEY), rtol=1e-6)
+    x, rate = jnp.asarray(IMAGE), jnp.asarray(0.25)
+    traced = jax.jit(lambda x: dropout(x, rate, KEY))(x)
+    np.testing.assert_allclose(traced, dropout(x, 0.25, KEY), rtol=1e-6)
     too_high = jnp.asarray(1.0)
     with pytest.raises(ValueError, match=r"rate: expected 0 to below 1, got 1\.0"):
-        jax.jit(lambda x: dropout(x, too_high, KEY)).lower(IMAGE)
+        jax.jit(lambda x: dropout(x, too_high, KEY)).lower(x)

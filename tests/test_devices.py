@@ -35,7 +35,18 @@ def test_two_devices_train_as_one_does(tmp_path: Path) -> None:
             assert b[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
     first = [a["train_loss"] for a in (one.rows[0], two.rows[0])]
     assert first[0] == pytest.approx(first[1], rel=1e-4)
-    for leaf in jax.tree.leaves(two.state.train.params):
+
+
+@two_devices
+def test_each_batch_is_shared() -> None:
+    program = loop.on_devices(sequential_digits.program(CONFIG), loop.mesh_of(2, CONFIG))
+    numbers, data = loop.numbers_of(CONFIG), program.data["train"]
+    with jax.set_mesh(loop.mesh_of(2, CONFIG)):
+        state = program.task.init(numbers)
+        train: Any = program.task.train
+        step = train.lower(state, numbers, data, 1).compile()
+    assert "all-reduce" in step.as_text()
+    for leaf in jax.tree.leaves(state.params):
         assert len(leaf.sharding.device_set) == 2
 
 

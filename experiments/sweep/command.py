@@ -15,6 +15,7 @@ from experiments import cells, config, loop, rundir
 from experiments.config import Option
 from experiments.errors import UserError
 from experiments.files import write_atomically
+from experiments.processes import by_the_first, highest, is_first, meet
 from experiments.progress import progress
 from experiments.sweep import axes, halving, layouts, measuring, page, ranking, training
 from experiments.sweep.axes import Axis, Point
@@ -33,7 +34,7 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
       UserError: for what cannot be swept so, before anything is compiled or written.
     """
     plans = planned(sweep)
-    with rundir.claim(folder, identity(sweep, plans), overwrite):
+    with by_the_first(rundir.claim(folder, identity(sweep, plans), overwrite)):
         if sweep.settings.layout == "measure":
             plans = [measuring.with_fastest_layout(plan) for plan in plans]
         print(announcement(sweep, plans, folder), flush=True)
@@ -42,6 +43,8 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
         except loop.Stopped as stop:
             print(f"{stop}; the same command goes on from there.", file=sys.stderr)
             return 128 + stop.signum
+        if not is_first():
+            return 0
         settings = ranking.ranked(outcomes, [axis.field for axis in sweep.swept])
         page.write(sweep, plans[0], settings, member_rows(folder), seconds, folder)
     print(page.table_text(settings, plans[0].program.metric))
@@ -158,11 +161,13 @@ def train_all(plans: Sequence[Plan], folder: Path) -> tuple[list[dict[str, Any]]
 
         def ended(of_program: list[dict[str, Any]]) -> None:
             lines = [json.dumps(row) + "\n" for row in [*outcomes, *of_program]]
-            write_atomically(folder / "sweep.jsonl", "".join(lines))
+            if is_first():
+                write_atomically(folder / "sweep.jsonl", "".join(lines))
 
         for k, plan in enumerate(plans):
-            if stops:
-                raise loop.Stopped(stops[0], done, total)
+            (stop,) = highest(stops[0] if stops else 0)
+            if stop:
+                raise loop.Stopped(int(stop), done, total)
             before = done
             book = trained(
                 *(plan, program_folder(folder, k), ended, stops),
@@ -180,7 +185,12 @@ def trained(
 ) -> dict[str, Any]:
     """Outcomes and seconds of a program, which ``ended.json`` keeps when all are there."""
     file = folder / "ended.json"
-    if not file.exists():
-        book = training.train_members(plan, folder, show, ended, stops)
-        rundir.write_json(file, {"outcomes": book.outcomes, "seconds": book.seconds})
-    return rundir.read_json(file)
+    meet("ended")  # so that all of them see the file, or none
+    if file.exists():
+        return rundir.read_json(file)
+    book = training.train_members(plan, folder, show, ended, stops)
+    result = {"outcomes": book.outcomes, "seconds": book.seconds}
+    meet("trained")
+    if is_first():
+        rundir.write_json(file, result)
+    return result

@@ -12,14 +12,24 @@ from recurrent import population
 from recurrent.population import Layout, Limits, Member, sharding, spread
 
 
+class Sight(NamedTuple):
+    """What the host reads of members, a number for each place."""
+
+    status: Array
+    step: Array
+    best_step: Array
+    best_score: Array
+
+
 class Compiled(NamedTuple):
-    """The programs, each over all places.
+    """The programs, each over all places; metrics and sights are whole on every device.
 
     Attributes:
       begin: ``(numbers, empty) -> members``.
       train: ``steps -> (members, data) -> (members, metrics)``.
       measure: ``((params, due), data) -> metrics``, of those that are due.
       judge: ``(members, metrics, limits) -> members``.
+      look: ``members -> Sight``.
       settle: ``(members, over, fresh, numbers) -> members``: those over stop, others begin.
       inherit: ``(members, places, numbers) -> members``: each goes on from the one in that place.
     """
@@ -28,6 +38,7 @@ class Compiled(NamedTuple):
     train: Callable[[int], Callable[..., Any]]
     measure: Callable[..., Any]
     judge: Callable[..., Any]
+    look: Callable[..., Any]
     settle: Callable[..., Any]
     inherit: Callable[..., Any]
 
@@ -38,6 +49,7 @@ def compiled(program: Program, layout: Layout) -> Compiled:
     # Side by side, the weights of several members would be drawn by one QR of a batch, which on a
     # CPU waits for other threads of the pool that it occupies: two devices can wait for ever.
     in_turn = layout._replace(together=1)
+    own, whole = sharding(layout), sharding(layout, shared=True)
 
     def begin(given: tuple[Any, Array]) -> Member:
         return population.ended(population.begin(task, given[0]), given[1])
@@ -49,7 +61,7 @@ def compiled(program: Program, layout: Layout) -> Compiled:
         def train(member: Member, data: Any) -> Any:
             return population.trained(task, steps, member, data)
 
-        return jax.jit(spread(train, layout), donate_argnums=0)
+        return jax.jit(spread(train, layout), donate_argnums=0, out_shardings=(own, whole))
 
     def judge(members: Member, valid: Any, limits: Limits) -> Member:
         def of_member(given: tuple[Member, Any]) -> Member:
@@ -65,13 +77,19 @@ def compiled(program: Program, layout: Layout) -> Compiled:
         return spread(of_member, in_turn)((members, over, fresh, numbers))
 
     return Compiled(
-        jax.jit(spread(begin, in_turn)),
+        jax.jit(spread(begin, in_turn), out_shardings=own),
         functools.cache(trainer),
-        jax.jit(spread(measure, layout)),
-        jax.jit(judge, donate_argnums=0),
-        jax.jit(settle, donate_argnums=0),
-        jax.jit(inherit, donate_argnums=0, out_shardings=sharding(layout)),
+        jax.jit(spread(measure, layout), out_shardings=whole),
+        jax.jit(judge, donate_argnums=0, out_shardings=own),
+        jax.jit(look, out_shardings=whole),
+        jax.jit(settle, donate_argnums=0, out_shardings=own),
+        jax.jit(inherit, donate_argnums=0, out_shardings=own),
     )
+
+
+def look(members: Member) -> Sight:
+    """What the host reads."""
+    return Sight(members.status, members.state.step, members.best_step, members.best_score)
 
 
 def inherit(members: Member, places: Array, numbers: Any) -> Member:

@@ -71,11 +71,21 @@ def layout_of(places: int, asked: str) -> Layout:
     """
     if asked in ("auto", "measure"):
         count = max(n for n in range(1, jax.device_count() + 1) if places % n == 0)
+        if count < jax.device_count() and jax.process_count() > 1:
+            raise UserError(
+                f"--places: the {jax.device_count()} devices of {jax.process_count()} processes "
+                f"cannot share {places} places equally."
+            )
         return Layout(count, 1 if jax.default_backend() == "cpu" else places // count)
     match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", asked)
     if not match or 0 in (layout := Layout(*map(int, match.groups()))):
         raise UserError(
             f"--layout: expected auto, measure or DEVICESxTOGETHER, as 2x1, got {asked!r}."
+        )
+    if layout.devices != jax.device_count() and jax.process_count() > 1:
+        raise UserError(
+            f"--layout={asked}: {jax.process_count()} processes train on all of their "
+            f"{jax.device_count()} devices, not on {layout.devices}."
         )
     if layout.devices > jax.device_count():
         raise UserError(

@@ -19,12 +19,13 @@ import numpy as np
 from experiments import loop, rundir
 from experiments.checkpoint import checkpoints, restore, save
 from experiments.config import traced
+from experiments.processes import highest, is_first
 from experiments.sweep import halving, pbt
-from experiments.sweep.compiled import Compiled, compiled
+from experiments.sweep.compiled import Compiled, Sight, compiled
 from experiments.sweep.plan import Book, Plan, fill, occupied, point_of, total_steps
 from experiments.sweep.ranking import DIVERGED, FINISHED, PATIENCE, RUNG
 from recurrent import population
-from recurrent.population import Limits, Member, placed
+from recurrent.population import Limits, Member, placed, sharding
 
 SAVES_APART = 5  # times as far as those of a single run, since they write many members
 WORST = 100.0  # times the first score below which a score is a divergence
@@ -56,24 +57,27 @@ def train_members(
     }
     with checkpoints(folder / "checkpoints", keep=2) as manager:
         members, book = restored(plan, run, manager) or fresh(plan, run, data)
-        rundir.rows_until(folder / "metrics.jsonl", book.tick)
+        if is_first():
+            rundir.rows_until(folder / "metrics.jsonl", book.tick)
         ended(book.outcomes)
         saved, begun = time.monotonic(), time.monotonic() - book.seconds
         while occupied(book):
             members, rows, over = epoch(plan, run, data, members, book)
             book.seconds = time.monotonic() - begun
-            rundir.append_row(folder / "metrics.jsonl", {"step": book.tick, "members": rows})
+            if is_first():
+                rundir.append_row(folder / "metrics.jsonl", {"step": book.tick, "members": rows})
             due = time.monotonic() - saved > SAVES_APART * loop.SECONDS_BETWEEN_SAVES
-            if over or stops or due:
+            stop, due = highest(stops[0] if stops else 0, due)
+            if over or stop or due:
                 save(manager, book.tick, members, {"book": dataclasses.asdict(book)})
                 saved = time.monotonic()
             if over:
                 manager.wait_until_finished()  # no member is told of that a crash could take back
                 ended(book.outcomes)
-            done = steps_done(plan, book, members)
+            done = steps_done(plan, book, run.look(members))
             show(done, best_so_far(plan, book))
-            if stops and occupied(book):
-                raise loop.Stopped(stops[0], done, len(plan.points) * total_steps(plan))
+            if stop and occupied(book):
+                raise loop.Stopped(int(stop), done, len(plan.points) * total_steps(plan))
     return book
 
 
@@ -83,22 +87,19 @@ def fresh(plan: Plan, run: Compiled, data: dict[str, Any]) -> tuple[Member, Book
     fill(plan, book)
     empty = [place is None for place in book.places]
     begun = run.begin((numbers_of(plan, book.places), np.array(empty)))
-    members = placed(begun, plan.layout)  # as later ones are, or the first call is of its own kind
     first = np.arange(plan.places) == 0
-    untrained = run.measure((members.state.weights, first), data["valid"])
+    untrained = run.measure((begun.state.weights, first), data["valid"])
     score = float(plan.program.task.score(means_of(untrained)[0]))
     book.worst = score - WORST * abs(score)
-    return members, book
+    return begun, book
 
 
 def restored(plan: Plan, run: Compiled, manager: Any) -> tuple[Member, Book] | None:
     """Members and book of the latest checkpoint; None without any."""
     numbers, empty = numbers_of(plan, [None] * plan.places), np.zeros(plan.places, bool)
-    found = restore(manager, jax.eval_shape(run.begin, (numbers, empty)))
-    if found is None:
-        return None
-    members, notes = found
-    return placed(members, plan.layout), Book(**notes["book"])
+    like = jax.eval_shape(run.begin, (numbers, empty))
+    found = restore(manager, like, sharding(plan.layout))
+    return found and (found[0], Book(**found[1]["book"]))
 
 
 def numbers_of(
@@ -137,7 +138,7 @@ def epoch(
     limits = Limits(plan.patience, loop.NON_FINITE_STEPS_ALLOWED, book.worst)
     members = run.judge(members, valid_metrics, limits)
     book.tick += 1
-    views = views_of(book, members, train_metrics, valid_metrics)
+    views = views_of(book, run.look(members), train_metrics, valid_metrics)
     ends = endings(plan, book, views)
     if ends:
         over = np.isin(np.arange(plan.places), list(ends))
@@ -163,11 +164,9 @@ def over_epoch(plan: Plan, run: Compiled, members: Member, data: Any) -> tuple[M
     return members, metrics
 
 
-def views_of(book: Book, members: Member, train: Any, valid: Any) -> list[View]:
+def views_of(book: Book, sight: Sight, train: Any, valid: Any) -> list[View]:
     """Of the members in their places."""
-    status, steps, best_steps, scores = jax.device_get(
-        (members.status, members.state.step, members.best_step, members.best_score)
-    )
+    status, steps, best_steps, scores = jax.device_get(sight)
     train, valid = means_of(train), means_of(valid)
     views = []
     for place, member in enumerate(book.places):
@@ -308,9 +307,9 @@ def score_now(plan: Plan, view: View) -> float | None:
     return float(plan.program.task.score(view.valid))
 
 
-def steps_done(plan: Plan, book: Book, members: Member) -> int:
+def steps_done(plan: Plan, book: Book, sight: Sight) -> int:
     """By all members, those counted whole that have ended."""
-    steps = np.asarray(members.state.step)
+    steps = np.asarray(sight.step)
     running = sum(int(steps[k]) for k, member in enumerate(book.places) if member is not None)
     return running + len(book.outcomes) * total_steps(plan)
 
