@@ -252,6 +252,8 @@ empty_venv() { # what this script did not make, it does not delete; the stamp go
   mkdir -p "$venv" || fail "cannot make $venv; set RECURRENT_VENV to another path"
   [[ -e $stamp || -z $(ls -A "$venv") ]] ||
     fail "$venv was not made by launch.sh; move it away, or set RECURRENT_VENV to another path"
+  [[ -z $recorded_root || $recorded_root == "$root" || ! -e $recorded_root/launch.sh ]] ||
+    fail "$venv belongs to $recorded_root; set RECURRENT_VENV to another path"
   : >"$stamp"
   find "$venv" -mindepth 1 -maxdepth 1 ! -path "$stamp" -exec rm -rf {} +
 }

@@ -122,8 +122,9 @@ def source_hashes(config: Any) -> dict[str, str]:
 
 def file_hash(file: str) -> str | None:
     """SHA-256 of a file; None where it cannot be read, which its reader says better."""
+    path = Path(file).expanduser()
     try:
-        return hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest() if file else None
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
     except OSError:
         return None
 

@@ -54,7 +54,11 @@ class Use:
     """What a trained run can do: write."""
 
     sample: bool = option(False, "write text with the trained run instead of training it")
-    prompt: str = option("\n", "the beginning, which is not of its own making")
+    prompt: str = option(
+        "",
+        "the beginning, which is not of its own making; by default a new line, or the text's first "
+        "character where it has none",
+    )
     characters: int = option(500, "how many to write", minimum=1, maximum=10**7)
     temperature: float = option(0.8, "below 1 more likely, above 1 less", minimum=0)
     sample_seed: int = option(0, "decides what is written", minimum=0, maximum=2**31 - 1)
@@ -135,8 +139,8 @@ def task_of(config: Config, model: Model, steps_per_epoch: int, in_evaluation: i
 
     def init(numbers: Numbers) -> train.TrainState:
         key = jax.random.key(numbers["seed"])
-        keep = config.average > 0
-        return train.init_state(model.init, optimizer(numbers), key, start, keep_average=keep)
+        kept: Any = {"keep_average": config.average > 0, "loss_scale": config.loss_scale}
+        return train.init_state(model.init, optimizer(numbers), key, start, **kept)
 
     def train_steps(state: Any, numbers: Numbers, data: Any, steps: int) -> Any:
         def loss(params: Any, carry: Any, batch: Any, key: Array) -> Any:
@@ -191,12 +195,15 @@ def use(config: Config, wanted: Use, params: Any) -> Iterator[str]:
     Raises:
       UserError: for a prompt with a character that the training text has not.
     """
-    model = model_of(config, load_text(config.data, config.text).characters)
-    unseen = sorted(set(wanted.prompt) - set(model.characters))
-    if unseen or not wanted.prompt:
+    text = load_text(config.data, config.text)
+    model = model_of(config, text.characters)
+    first = "\n" if "\n" in model.characters else model.characters[text.train[0]]
+    prompt = wanted.prompt or first
+    unseen = sorted(set(prompt) - set(model.characters))
+    if unseen:
         raise UserError(f"--prompt: expected characters of the training text, got {unseen}.")
-    yield wanted.prompt
-    tokens = jnp.asarray([[model.characters.index(c)] for c in wanted.prompt], jnp.int32)
+    yield prompt
+    tokens = jnp.asarray([[model.characters.index(c)] for c in prompt], jnp.int32)
     write = jax.jit(lambda states, tokens: model.logits(params, states, tokens, 0.0, None))
     states, logits = write(model.start(params, 1), tokens)
     for key in jax.random.split(jax.random.key(wanted.sample_seed), wanted.characters):

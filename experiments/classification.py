@@ -86,8 +86,8 @@ def classification(
 
     def init(numbers: Numbers) -> train.TrainState:
         key = jax.random.key(numbers["seed"])
-        keep = config.average > 0
-        return train.init_state(model.init, optimizer(numbers), key, keep_average=keep)
+        kept: Any = {"keep_average": config.average > 0, "loss_scale": config.loss_scale}
+        return train.init_state(model.init, optimizer(numbers), key, **kept)
 
     def train_steps(state: Any, numbers: Numbers, data: Any, steps: int):
         def loss(params, batch, key):

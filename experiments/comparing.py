@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shlex
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ from experiments.config import option
 from experiments.errors import UserError
 from experiments.report import Table, write_report
 from experiments.sweep.rows import member_rows
+
+TITLE = "side by side"  # the end of the title, by which an earlier page is known
+CAPTION = "After each epoch; of a sweep, its winner's members."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Entry(NamedTuple):
     """A finished run, or the winner of a finished sweep.
 
     Attributes:
-      name: of its folder.
+      name: the end of its folder's path.
       fields: what it was asked to do.
       result: its ``result.json``.
       curves: rows of metrics, of one training each.
@@ -39,37 +43,57 @@ class Entry(NamedTuple):
 
 
 def compare(folders: Sequence[str], out: Path) -> None:
-    """Writes the page, with a picture beside it for the learning curves.
+    """Writes the page.
 
     Raises:
-      UserError: for fewer than one folder, or one without a finished run or sweep.
+      UserError: for fewer than one folder, one without a finished run or sweep, or a page that
+        would take the place of anything but an earlier comparison.
     """
     if not folders:
         raise UserError("report: say which run directories, as in ./launch.sh report DIR DIR.")
-    entries = [read(Path(folder).expanduser()) for folder in folders]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        picture = out.with_suffix(".png")
-        draw(entries).savefig(picture)
-    except OSError as error:
-        raise UserError(f"--out: {out} cannot be written: {error.strerror}.") from error
+    paths = [Path(folder).expanduser() for folder in folders]
+    entries = [read(path, name) for path, name in zip(paths, names_of(paths), strict=True)]
+    refuse_other_page(out)
     head, *lines = table(entries)
-    write_report(
-        out,
-        title=f"{len(entries)} runs side by side",
-        question="Which did best on the validation data, and what was different?",
-        headline=[("lowest validation loss", min(entries, key=validation_loss).name)],
-        tables=[Table("What differs, and what came of it", head, lines)],
-        figures=[
-            ("Validation loss", picture, "After each epoch; of a sweep, its winner's members.")
-        ],
-        result={},
-        config={},
-        commands={"Compare again": shlex.join(["./launch.sh", "report", *folders])},
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        picture = Path(scratch) / "loss.png"
+        draw(entries).savefig(picture)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_report(
+                out,
+                title=f"{len(entries)} runs {TITLE}",
+                question="Which did best on the validation data, and what was different?",
+                headline=[("lowest validation loss", min(entries, key=validation_loss).name)],
+                tables=[Table("What differs, and what came of it", head, lines)],
+                figures=[("Validation loss", picture, CAPTION)],
+                result={},
+                config={},
+                commands={"Compare again": shlex.join(["./launch.sh", "report", *folders])},
+            )
+        except OSError as error:
+            raise UserError(f"--out: {out} cannot be written: {error.strerror}.") from error
 
 
-def read(folder: Path) -> Entry:
+def refuse_other_page(out: Path) -> None:
+    """Raises `UserError` where the page would take the place of something else."""
+    if out.suffix != ".html":
+        raise UserError(f"--out: expected a name that ends in .html, got {out}.")
+    if out.is_file() and f"{TITLE}</title>" not in out.read_text(errors="replace"):
+        raise UserError(f"--out: {out} is there and no earlier comparison; choose another name.")
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """The end of each path, as long as it takes to tell them apart; a number where nothing does."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-length:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{k} {folder.name}" for k, folder in enumerate(folders, start=1)]
+
+
+def read(folder: Path, name: str) -> Entry:
     """What a run or a sweep has left.
 
     Raises:
@@ -80,9 +104,10 @@ def read(folder: Path) -> Entry:
     identity, result = (rundir.read_json(folder / f"{n}.json") for n in ("config", "result"))
     fields = {"experiment": identity["experiment"], **identity["config"]}
     if "axes" not in identity:
-        return Entry(folder.name, fields, result, [rundir.rows_of(folder / "metrics.jsonl")])
-    best = {name: result[f"best_{name}"] for name in identity["axes"] if name != "seed"}
-    return Entry(folder.name, fields | best | {"seed": "several"}, result, winners(folder, best))
+        return Entry(name, fields, result, [rundir.rows_of(folder / "metrics.jsonl")])
+    best = {field: result[f"best_{field}"] for field in identity["axes"] if field != "seed"}
+    seeds = {"seed": "several"} if "seed" in identity["axes"] else {}
+    return Entry(name, fields | best | seeds, result, winners(folder, best))
 
 
 def winners(folder: Path, best: dict[str, Any]) -> list[list[dict[str, Any]]]:
@@ -104,7 +129,7 @@ def table(entries: Sequence[Entry]) -> list[list[str]]:
     differ = [n for n in names if len({str(entry.fields.get(n, "-")) for entry in entries}) > 1]
     measured = [
         name
-        for name, value in entries[0].result.items()
+        for name, value in {k: v for entry in entries for k, v in entry.result.items()}.items()
         if name.startswith(("valid_", "test_", "train_seconds", "parameters"))
         and isinstance(value, float | int)
         and not name.endswith(("_spread", "gradient_norm"))

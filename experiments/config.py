@@ -158,7 +158,11 @@ class TrainingConfig:
         0.0, "strength of L1 on kernels, added to the gradient", traced=True, minimum=0
     )
     accumulate: int = option(
-        1, "batches whose gradients are averaged for one update", minimum=1, maximum=10**6
+        1,
+        "batches whose gradients are averaged for one update; the last few of a training that are "
+        "fewer make none",
+        minimum=1,
+        maximum=10**6,
     )
     average: float = option(
         0.0,
@@ -168,6 +172,12 @@ class TrainingConfig:
     )
     clip_norm: float = option(
         1.0, "the largest global norm of a gradient; 0 never clips", traced=True, minimum=0
+    )
+    loss_scale: float = option(
+        0.0,
+        "the first factor of the loss, for products in float16; halved and doubled on the way; 0 "
+        "for none",
+        minimum=0,
     )
     patience: int = option(
         0,

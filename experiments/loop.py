@@ -29,6 +29,7 @@ from recurrent.train import BATCH
 
 SECONDS_BETWEEN_SAVES = 2.0
 NON_FINITE_STEPS_ALLOWED = 20
+WORST = 100.0  # times the size of the untrained score, or 1: as far below it is a divergence
 
 
 class RunState(NamedTuple):
@@ -41,6 +42,7 @@ class RunState(NamedTuple):
       best_score: that score, ``[]``.
       best_step: the step it was reached at, ``[]``; 0 before the first evaluation.
       waited: epochs since then, ``[]``.
+      worst: a score below this one is a divergence, ``[]``.
     """
 
     train: Any
@@ -49,6 +51,7 @@ class RunState(NamedTuple):
     best_score: Array
     best_step: Array
     waited: Array
+    worst: Array
 
 
 class Moment(NamedTuple):
@@ -77,7 +80,7 @@ class Stopped(Exception):
 
 
 class Diverged(Exception):
-    """Too many steps in a row had a gradient that was not finite."""
+    """Too many steps in a row had no finite gradient, or the score fell out of all bounds."""
 
 
 def mesh_of(devices: int, config: TrainingConfig) -> Mesh:
@@ -175,7 +178,8 @@ def train(
 
     Raises:
       Stopped: after SIGINT or SIGTERM.
-      Diverged: after `NON_FINITE_STEPS_ALLOWED` skipped steps in a row.
+      Diverged: after `NON_FINITE_STEPS_ALLOWED` skipped steps in a row, or an epoch whose score is
+        below `worst_score` or not finite.
     """
     begun = time.monotonic()
     total = program.epochs * program.steps_per_epoch
@@ -278,7 +282,9 @@ def first_state(program: Program, numbers: Numbers, steps_per_call: int) -> RunS
     sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     best = jax.tree.map(jnp.copy, state.weights)
     best_step, waited = jnp.zeros((2,), jnp.int32)
-    return RunState(state, sums, best, jnp.float32(-jnp.inf), best_step, waited)
+    score = score_of(program, program.task.evaluate(state.weights, program.data["valid"]))
+    worst = jnp.float32(worst_score(score))
+    return RunState(state, sums, best, jnp.float32(-jnp.inf), best_step, waited, worst)
 
 
 def moments(
@@ -313,6 +319,7 @@ def moments(
         if step % program.steps_per_epoch == 0:
             valid = program.task.evaluate(train_state.weights, program.data["valid"])
             row = epoch_row(step, program.steps_per_epoch, state.sums, valid)
+            refuse_lost_score(score_of(program, valid), float(state.worst), step)
             state = after_epoch(program, state, valid)
         words = shown(means(sums), program.metric)
         yield Moment(state, step, words, row)
@@ -327,7 +334,7 @@ def next_call(step: int, steps_per_epoch: int, limit: int) -> int:
 def after_epoch(program: Program, state: RunState, valid: dict[str, Average]) -> RunState:
     """The state with empty sums, and with new best params where the score has risen."""
     state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-    score = program.task.score({name: float(value.mean) for name, value in valid.items()})
+    score = score_of(program, valid)
     if not score > float(state.best_score):
         return state._replace(waited=state.waited + 1)
     return state._replace(
@@ -336,6 +343,16 @@ def after_epoch(program: Program, state: RunState, valid: dict[str, Average]) ->
         best_step=state.train.step.copy(),
         waited=jnp.zeros_like(state.waited),
     )
+
+
+def score_of(program: Program, valid: dict[str, Average]) -> float:
+    """The score of metrics, higher for better params."""
+    return float(program.task.score({name: float(value.mean) for name, value in valid.items()}))
+
+
+def worst_score(untrained: float) -> float:
+    """A score below this one is a divergence, given that of the first params."""
+    return untrained - WORST * max(1.0, abs(untrained)) if math.isfinite(untrained) else -math.inf
 
 
 def is_over(config: TrainingConfig, state: RunState) -> bool:
@@ -371,6 +388,15 @@ def refuse_divergence(skipped: int, step: int) -> None:
         raise Diverged(
             f"Training diverged: the last {skipped} steps up to step {step} had gradients that "
             "are not finite. Try a lower --learning_rate or a --clip_norm."
+        )
+
+
+def refuse_lost_score(score: float, worst: float, step: int) -> None:
+    """Raises `Diverged` where a score is not finite, or far below that of the first params."""
+    if not worst <= score < math.inf:
+        raise Diverged(
+            f"Training diverged: after step {step} the validation score is {score:.4g}, and "
+            f"below {worst:.4g} nothing is learnt. Try a lower --learning_rate or a --clip_norm."
         )
 
 

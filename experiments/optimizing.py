@@ -6,6 +6,7 @@ from collections.abc import Callable
 import optax
 
 from experiments.config import TrainingConfig
+from experiments.errors import UserError
 from experiments.program import Numbers
 from recurrent import optimizers
 
@@ -19,7 +20,15 @@ def optimizer_of(
       config: its static fields: optimizer, schedule, warmup_epochs and accumulate.
       epochs: of the training.
       steps_per_epoch: batches in an epoch.
+
+    Raises:
+      UserError: where the whole training has fewer batches than one update takes.
     """
+    if config.accumulate > epochs * steps_per_epoch:
+        raise UserError(
+            f"--accumulate: the whole training has {epochs * steps_per_epoch} batches, fewer than "
+            f"the {config.accumulate} of one update."
+        )
     updates = math.ceil(epochs * steps_per_epoch / config.accumulate)
     warmup = round(config.warmup_epochs * steps_per_epoch / config.accumulate)
 

@@ -91,7 +91,7 @@ def download(names: list[str]) -> None:
     """Fetches the data sets named."""
     from experiments.data.download import download_dataset
 
-    if not names:
+    if asks_for_help(names) or not names:
         raise UserError("download: say which data set, or all, as in ./launch.sh download mnist.")
     for name in names:
         for path in download_dataset(name):
@@ -102,6 +102,9 @@ def report(arguments: list[str]) -> None:
     """Puts runs and sweeps side by side on one page."""
     from experiments import comparing
 
+    if asks_for_help(arguments):
+        print("\n".join([f"{comparing.__doc__}", "Flags:", *help_lines(comparing.Settings)]))
+        return
     folders = [word for word in arguments if not word.startswith("-")]
     flags_only = [word for word in arguments if word.startswith("-")]
     (settings,) = read_flags(flags_only, comparing.Settings)
@@ -135,6 +138,7 @@ def run(experiment: str, arguments: list[str]) -> int:
     folder = run_directory(experiment, launch, default_name(settings))
     if any(value is True for use in used for value in dataclasses.asdict(use).values()):
         return use_trained(experiment, module, settings, used[0], folder)
+    refuse_idle(used)
     processes.check(hardware)
     if processes.are_to_be_started(hardware):
         return supervisor.supervise([experiment, *arguments], hardware.processes)
@@ -149,14 +153,25 @@ def command_line(*words: str) -> str:
     )
 
 
+def refuse_idle(used: list[Any]) -> None:
+    """Raises `UserError` for a flag of a trained run where none is to be used."""
+    for use in used:
+        fields = config.options(use).items()
+        (what,) = (name for name, field in fields if field.type is bool)
+        for name, field in fields:
+            if getattr(use, name) != field.default:
+                raise UserError(f"--{name}: it belongs to --{what}, which is not given.")
+
+
 def use_trained(experiment: str, module: Any, settings: Any, used: Any, folder: Path) -> int:
     """Writes out, piece by piece, what a trained run makes."""
     from experiments import loop, rundir
 
     if not (folder / "config.json").exists():
         raise UserError(f"There is no trained run in {folder}: train it first, by the same flags.")
+    program = module.program(settings)
     rundir.check_identity(folder / "config.json", identity_of(experiment, settings))
-    params = loop.best_params(module.program(settings), settings, folder)
+    params = loop.best_params(program, settings, folder)
     for piece in module.use(settings, used, params):
         print(piece, end="", flush=True)
     print()
@@ -185,6 +200,8 @@ def sweep(arguments: list[str]) -> int:
         print(sweep_help(module, request.Settings))
         return 0
     texts, others = taken_off("--sweep=", rest)
+    if {"--sweep", "-sweep"} & set(others):
+        raise UserError("--sweep: write it as one word, --sweep=FIELD=VALUES.")
     classes = Launch, Group, request.Settings, module.Config
     launch, group, settings, base = read_flags(others, *classes)
     processes.check(group)

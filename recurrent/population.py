@@ -44,7 +44,14 @@ def layouts(members: int, devices: int) -> list[Layout]:
     """Those worth measuring: one member after the other, in groups, and all at once.
 
     On as many of the devices as can share the members equally.
+
+    Raises:
+      ValueError: for fewer than one member or device.
     """
+    if min(members, devices) < 1:
+        raise ValueError(
+            f"members, devices: expected at least 1 of each, got {members} and {devices}."
+        )
     count = max(n for n in range(1, devices + 1) if members % n == 0)
     each = members // count
     groups = [size for size in (1, 4, 16, 64) if size < each and each % size == 0]
@@ -59,8 +66,8 @@ def spread(function: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
       layout: on which devices, and how many at once; the first of `jax.devices` are taken.
 
     Raises:
-      ValueError: where there are fewer devices, or they cannot share the members equally; by the
-        function that is returned.
+      ValueError: where there are fewer devices, they cannot share the members equally, or the
+        members are not stacked; by the function that is returned.
     """
 
     def on_device(members: Any, *shared: Any) -> Any:
@@ -107,7 +114,11 @@ def _mesh(layout: Layout) -> Mesh:
 
 
 def _size(members: Any) -> int:
-    return jax.tree.leaves(members)[0].shape[0]
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(members)}
+    if len(sizes) != 1 or sizes == {()}:
+        shown = ", ".join(sorted(map(str, sizes))) or "no arrays"
+        raise ValueError(f"members: expected arrays with one first axis for all, got {shown}.")
+    return sizes.pop()[0]
 
 
 def _check(layout: Layout, members: int) -> None:

@@ -55,9 +55,18 @@ def train_streams(
 
     Returns:
       The new state, and each metric summed over the steps.
+
+    Raises:
+      ValueError: for a sequence without a window for each stream, or more steps than an epoch has.
     """
     size = tokens.shape[0]
-    epoch, first = jnp.divmod(state.step, steps_per_epoch(size, streams, window))
+    in_epoch = steps_per_epoch(size, streams, window)
+    if not 1 <= steps <= in_epoch:
+        raise ValueError(
+            f"steps: expected 1 to {in_epoch}, the windows of {window} in each of {streams} "
+            f"streams of {size} tokens, got {steps}."
+        )
+    epoch, first = jnp.divmod(state.step, in_epoch)
     place = jax.random.randint(jax.random.fold_in(order_key(state.key), epoch), (), 0, size)
     heads = place + jnp.arange(streams) * (size // streams)
 
@@ -92,7 +101,15 @@ def evaluate_streams(
       start: ``params -> carry``.
       streams: B.
       window: T.
+
+    Raises:
+      ValueError: for a sequence of fewer than two tokens, no stream or no window.
     """
+    if tokens.shape[0] < 2 or min(streams, window) < 1:
+        raise ValueError(
+            "tokens, streams, window: expected at least 2, 1 and 1, got "
+            f"{tokens.shape[0]}, {streams} and {window}."
+        )
     pairs = tokens.shape[0] - 1
     length = -(-pairs // streams)
     heads = jnp.arange(streams) * length

@@ -23,6 +23,24 @@ Metrics = dict[str, Average]
 BATCH = "batch"  # the axis of a mesh whose devices share each batch
 
 
+class LossScale(NamedTuple):
+    """A factor of the loss that keeps small gradients within the range of float16.
+
+    It is halved by a gradient that is not finite and doubled after `STEPS_TO_DOUBLE` finite ones.
+    Micikevicius et al. 2018, arXiv:1710.03740.
+
+    Attributes:
+      factor: ``[]``.
+      finite: steps since it changed, ``[]``.
+    """
+
+    factor: Array
+    finite: Array
+
+
+STEPS_TO_DOUBLE = 2000
+
+
 class TrainState(NamedTuple):
     """All that a step changes.
 
@@ -34,6 +52,7 @@ class TrainState(NamedTuple):
       skipped: steps in a row, up to now, whose gradient was not finite.
       carry: what the loss hands from step to step, such as a recurrent state; often nothing.
       average: the running average of the params; nothing where none is kept.
+      scale: of the loss; nothing where it is not scaled.
     """
 
     step: Array
@@ -43,6 +62,7 @@ class TrainState(NamedTuple):
     skipped: Array
     carry: Any = ()
     average: Any = ()
+    scale: LossScale | tuple[()] = ()
 
     @property
     def weights(self) -> Any:
@@ -57,14 +77,20 @@ def init_state(
     carry: Callable[[Any], Any] = lambda params: (),
     *,
     keep_average: bool = False,
+    loss_scale: float = 0.0,
 ) -> TrainState:
-    """The state before the first step, with ``init: key -> params``, ``carry: params -> carry``."""
+    """The state before the first step, with ``init: key -> params``, ``carry: params -> carry``.
+
+    A ``loss_scale`` other than 0 is the first factor of a `LossScale`, for losses that compute in
+    float16 with params in float32.
+    """
     init_key, run_key = jax.random.split(key)
     params = init(init_key)
     step, skipped = jnp.zeros((2,), jnp.int32)  # two arrays: a donated one must not stand twice
     average = jax.tree.map(jnp.copy, params) if keep_average else ()
     moments = optimizer.init(params)
-    return TrainState(step, params, moments, run_key, skipped, carry(params), average)
+    scale = LossScale(jnp.float32(loss_scale), jnp.int32(0)) if loss_scale else ()
+    return TrainState(step, params, moments, run_key, skipped, carry(params), average, scale)
 
 
 def train_step(
@@ -74,7 +100,7 @@ def train_step(
     batch: Any,
     average_decay: Any = 0.0,
 ) -> tuple[TrainState, Metrics]:
-    """One optimiser step; one with a gradient that is not finite changes no weight or moment.
+    """One optimiser step; where the gradient is not finite, no weight, moment or average changes.
 
     Finiteness is judged on the global norm before any clipping. The metrics are the loss's own
     and ``gradient_norm``, none of which counts a skipped step, and ``skipped``. Where the state
@@ -101,25 +127,47 @@ def carrying_step(
     A skipped step changes the carry no more than the weights.
     """
     key = jax.random.fold_in(_noise_key(state.key), state.step)
-    differentiate = jax.grad(loss, has_aux=True)
-    gradients, (metrics, carry) = differentiate(state.params, state.carry, batch, key)
+    gradients, (metrics, carry) = _gradients(loss, state, batch, key)
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(norm)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    params, opt_state, carry = jax.tree.map(
+    average = _averaged(state, params, average_decay)
+    params, opt_state, carry, average = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
-        (params, opt_state, carry),
-        (state.params, state.opt_state, state.carry),
+        (params, opt_state, carry, average),
+        (state.params, state.opt_state, state.carry, state.average),
     )
     one = jnp.ones_like(norm)
     metrics = metrics | {"gradient_norm": Average(norm, one)}
     metrics = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), metrics)
     metrics = metrics | {"skipped": Average(jnp.where(finite, jnp.zeros_like(one), one), one)}
     skipped = jnp.where(finite, 0, state.skipped + 1)
-    average = _averaged(state, params, average_decay)
-    new = TrainState(state.step + 1, params, opt_state, state.key, skipped, carry, average)
+    scale = _rescaled(state.scale, finite)
+    new = TrainState(state.step + 1, params, opt_state, state.key, skipped, carry, average, scale)
     return new, metrics
+
+
+def _gradients(loss: CarryingLoss, state: TrainState, batch: Any, key: Array) -> Any:
+    if not isinstance(state.scale, LossScale):
+        return jax.grad(loss, has_aux=True)(state.params, state.carry, batch, key)
+    factor = state.scale.factor
+
+    def scaled(params: Any) -> tuple[Array, Any]:
+        value, rest = loss(params, state.carry, batch, key)
+        return value * factor, rest
+
+    gradients, rest = jax.grad(scaled, has_aux=True)(state.params)
+    return jax.tree.map(lambda leaf: (leaf / factor).astype(leaf.dtype), gradients), rest
+
+
+def _rescaled(scale: Any, finite: Array) -> Any:
+    if not isinstance(scale, LossScale):
+        return scale
+    count = jnp.where(finite, scale.finite + 1, 0)
+    double = count == STEPS_TO_DOUBLE
+    factor = scale.factor * jnp.where(finite, jnp.where(double, 2.0, 1.0), 0.5)
+    return LossScale(factor, jnp.where(double, 0, count))
 
 
 def _averaged(state: TrainState, params: Any, decay: Any) -> Any:

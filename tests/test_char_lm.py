@@ -71,8 +71,9 @@ def test_what_is_no_text_to_learn_from(tmp_path: Path, content: bytes | None, wo
 def test_a_folder_or_a_huge_file_is_refused(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
-        texts.load_text("pydoc", str(tmp_path))
+    for odd in (str(tmp_path), "/dev/null"):
+        with pytest.raises(UserError, match="is no regular file"):
+            texts.load_text("pydoc", odd)
     monkeypatch.setattr(texts, "LARGEST", 100)
     with pytest.raises(UserError, match="expected at most 100"):
         texts.load_text("pydoc", str(file))
@@ -205,6 +206,24 @@ def test_what_cannot_be_written(
         assert words in capsys.readouterr().err
     assert run.main([*command, "--hidden_size=13", "--sample"]) == 2
     assert "holds a run of another configuration" in capsys.readouterr().err
+
+
+def test_a_text_of_one_line_begins_with_its_first_character(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "line.txt"
+    file.write_text("cab " * 300)
+    command = ["char_lm", f"--text={file}", f"--workdir={tmp_path / 'run'}", *FLAGS]
+    assert run.main([*command, "--prompt=c"]) == 2
+    assert "--prompt: it belongs to --sample" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert run.main(command) == 0
+    capsys.readouterr()
+    assert run.main([*command, "--sample", "--characters=5"]) == 0
+    assert capsys.readouterr().out.startswith("c")
+    file.unlink()
+    assert run.main([*command, "--sample"]) == 2
+    assert f"{file} cannot be read" in capsys.readouterr().err
 
 
 def test_it_sweeps_with_no_line_written_for_it(

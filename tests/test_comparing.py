@@ -24,7 +24,8 @@ def test_the_best_comes_first_with_what_differs(folders: list[str], tmp_path: Pa
     assert run.main(["report", *folders, f"--out={tmp_path}/page/all.html"]) == 0
     page = (tmp_path / "page/all.html").read_text()
     assert page.count("data:image/png;base64,") == 1
-    head, *lines = comparing.table([comparing.read(Path(folder)) for folder in folders])
+    entries = [comparing.read(Path(folder), Path(folder).name) for folder in folders]
+    head, *lines = comparing.table(entries)
     assert head[:3] == ["run", "seed", "learning_rate"]
     losses = [float(line[head.index("valid_loss")]) for line in lines]
     assert losses == sorted(losses)
@@ -37,7 +38,7 @@ def test_the_best_comes_first_with_what_differs(folders: list[str], tmp_path: Pa
 
 
 def test_a_sweep_is_drawn_by_its_winners(folders: list[str]) -> None:
-    entry = comparing.read(Path(folders[1]))
+    entry = comparing.read(Path(folders[1]), "many")
     assert [len(rows) for rows in entry.curves] == [2, 2]
     assert {row["member"] for rows in entry.curves for row in rows} == {0, 1}
 
@@ -63,3 +64,37 @@ def test_a_page_that_cannot_be_written(
     (tmp_path / "file").touch()
     assert run.main(["report", folders[0], f"--out={tmp_path}/file/x.html"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_names_tell_apart_what_stands_in_folders_of_one_name() -> None:
+    paths = [Path("a/default"), Path("b/default"), Path("b/other")]
+    assert comparing.names_of(paths) == ["a/default", "b/default", "b/other"]
+    assert comparing.names_of([Path("a/x"), Path("b/y")]) == ["x", "y"]
+    assert comparing.names_of([Path("a/x"), Path("a/x")]) == ["1 x", "2 x"]
+
+
+def test_a_page_takes_the_place_of_an_earlier_comparison_alone(
+    folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Path(folders[0]) / "report.html"
+    notes = tmp_path / "notes.html"
+    notes.write_text("precious")
+    for out in (own, notes, tmp_path / "notes.md"):
+        before = out.read_bytes() if out.exists() else None
+        assert run.main(["report", folders[0], f"--out={out}"]) == 2
+        assert "--out: " in capsys.readouterr().err
+        assert (out.read_bytes() if out.exists() else None) == before
+    for _ in range(2):
+        assert run.main(["report", *folders[:2], f"--out={tmp_path}/all.html"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.html", "notes.html"]
+
+
+def test_a_sweep_without_a_seed_axis_has_the_seed_it_was_given(tmp_path: Path) -> None:
+    flags = [*FLAGS, "--seed=7", "--sweep=learning_rate=0.01,0.001", f"--workdir={tmp_path / 's'}"]
+    assert run.main(["sweep", "sequential_digits", *flags]) == 0
+    assert comparing.read(tmp_path / "s", "s").fields["seed"] == 7
+
+
+def test_its_help_names_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["report", "--help"]) == 0
+    assert "--out" in capsys.readouterr().out

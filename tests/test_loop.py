@@ -317,8 +317,8 @@ def test_nineteen_bad_steps_leave_params_and_moments_alone(tmp_path: Path, at_st
 
 def test_params_that_are_never_scored_are_never_the_best(tmp_path: Path):
     program = with_task(toy(), score=lambda means: math.nan)
-    outcome = run(tmp_path, program)
-    assert int(outcome.state.best_step) == 0
+    with pytest.raises(loop.Diverged, match="the validation score is nan"):
+        run(tmp_path, program)
     assert list((tmp_path / "checkpoints" / "best").iterdir()) == []
 
 
@@ -473,3 +473,20 @@ def test_who_reads_a_run_leaves_alone_what_it_is_saving(tmp_path: Path):
     saving.mkdir()
     loop.best_params(toy(), CONFIG, tmp_path)
     assert saving.is_dir()
+
+
+def test_a_finite_score_out_of_all_bounds_is_a_divergence(tmp_path: Path):
+    """As of a member of a population, with the same rate."""
+    config = dataclasses.replace(CONFIG, learning_rate=1e10)
+    with pytest.raises(loop.Diverged, match=f"after step {STEPS_PER_EPOCH} the validation score"):
+        run(tmp_path, toy(), config)
+
+
+def test_what_is_a_divergence_hangs_on_the_untrained_score(tmp_path: Path):
+    assert loop.worst_score(-2.0) == -202.0
+    assert loop.worst_score(0.5) == -99.5
+    assert loop.worst_score(math.nan) == -math.inf
+    assert loop.worst_score(-1e-3) == pytest.approx(-100, rel=1e-4)
+    state = run(tmp_path, toy()).state
+    untrained = evaluate(init({"seed": 0, "learning_rate": 0.1}).params, toy().data["valid"])
+    np.testing.assert_allclose(state.worst, -101 * untrained["loss"].mean, rtol=1e-5)

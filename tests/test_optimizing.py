@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from experiments.config import TrainingConfig, traced
+from experiments.errors import UserError
 from experiments.optimizing import optimizer_of
 from recurrent.optimizers import optimizer
 
@@ -52,3 +53,10 @@ def test_its_numbers_may_be_traced() -> None:
 
     numbers = traced(CONFIG)
     np.testing.assert_allclose(jax.jit(stepped)(numbers), stepped(numbers), rtol=1e-6)
+
+
+def test_an_update_of_more_batches_than_there_are_is_refused() -> None:
+    config = dataclasses.replace(CONFIG, accumulate=EPOCHS * STEPS + 1)
+    with pytest.raises(UserError, match="the whole training has 12 batches, fewer than the 13"):
+        optimizer_of(config, EPOCHS, STEPS)
+    optimizer_of(dataclasses.replace(CONFIG, accumulate=EPOCHS * STEPS), EPOCHS, STEPS)

@@ -222,3 +222,19 @@ def test_layouts_that_cannot_be(layout: Layout, words: str) -> None:
     function: Callable[..., Any] = spread(lambda x: x, layout)
     with pytest.raises(ValueError, match=words):
         function(jnp.arange(3))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [jnp.float32(1), {}, {"a": jnp.ones(3), "b": jnp.ones(2)}, (jnp.ones(3), jnp.ones(()))],
+)
+def test_members_that_are_not_stacked(members: Any) -> None:
+    function: Callable[..., Any] = spread(lambda x: x, Layout())
+    with pytest.raises(ValueError, match="expected arrays with one first axis"):
+        function(members)
+
+
+@pytest.mark.parametrize("sizes", [(0, 2), (2, 0)])
+def test_layouts_of_nothing(sizes: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="expected at least 1 of each"):
+        layouts(*sizes)

@@ -22,10 +22,10 @@ LONG += ["--cell=gru", "--hidden_size=8", "--batch_size=32", "--dropout=0.3"]
 has_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 
 
-def launched(*arguments: str) -> subprocess.Popen[str]:
+def launched(*arguments: str, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "experiments.run", *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | more,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -235,3 +235,29 @@ def test_srun_makes_a_group_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not processes.are_to_be_started(Group(processes=2))
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # a shell that salloc has opened
     assert processes.are_to_be_started(Group(processes=2))
+
+
+@pytest.mark.slow
+def test_tasks_of_srun_find_each_other(tmp_path: Path) -> None:
+    """By the variables that srun sets, as its manual page has them."""
+    run = ["sequential_digits", "--cell=elman", "--hidden_size=4", "--epochs=1"]
+    step = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_NUM_NODES": "1",
+    }
+    tasks = [
+        launched(
+            *(*run, f"--workdir={tmp_path / 'run'}"),
+            **(step | {"SLURM_PROCID": str(k), "SLURM_LOCALID": str(k)}),
+        )
+        for k in range(2)
+    ]
+    said = [task.communicate(timeout=200) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], said
+    assert "report: " in said[0][0]
+    assert said[1][0] == ""
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["device"].startswith("2 x ")

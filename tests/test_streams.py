@@ -161,3 +161,24 @@ def test_an_evaluation_predicts_every_token_but_the_first_once(streams: int, win
     assert float(found["targets"].total) == float(TOKENS[1:].sum())
     assert isinstance(found["seen"], Average)
     np.testing.assert_allclose(found["seen"].total, total, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "steps"), [(SIZE, STEPS + 1), (SIZE, 0), (10, 1)])
+def test_steps_that_an_epoch_does_not_have(size: int, steps: int) -> None:
+    def loss(params: Any, carry: Any, batch: Any, key: Any) -> Any:
+        return 0 * params["a"], ({}, carry)
+
+    sgd = optax.sgd(1.0)
+    state = init_state(lambda key: {"a": jnp.ones(())}, sgd, jax.random.key(0))
+    with pytest.raises(ValueError, match=f"got {steps}"):
+        train_streams(loss, sgd, state, TOKENS[:size], lambda params: (), **SHAPE, steps=steps)
+
+
+@pytest.mark.parametrize(("size", "streams", "window"), [(1, 1, 1), (9, 0, 1), (9, 1, 0)])
+def test_evaluations_of_nothing(size: int, streams: int, window: int) -> None:
+    with pytest.raises(ValueError, match="expected at least 2, 1 and 1"):
+        evaluate_streams(
+            lambda params, carry, batch: ({}, carry),
+            *((), TOKENS[:size], lambda params: ()),
+            **{"streams": streams, "window": window},
+        )

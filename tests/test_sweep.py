@@ -20,7 +20,7 @@ from experiments import loop, sequential_digits
 from experiments.config import TrainingConfig, option, options, traced
 from experiments.errors import UserError
 from experiments.program import Program
-from experiments.sweep import command, pbt, training
+from experiments.sweep import command, pbt, proposing, training
 from experiments.sweep.axes import read_axes
 from experiments.sweep.compiled import inherit
 from experiments.sweep.request import Settings, Sweep
@@ -212,7 +212,7 @@ def test_patience_ends_a_member(tmp_path: Path) -> None:
         losses = [each["valid_loss"] for each in rows[row["member"]]]
         waits = [n - int(np.argmin(losses[: n + 1])) for n in range(len(losses))]
         ends = next((n + 1 for n, wait in enumerate(waits) if wait == 2), 60)
-        assert row["epochs"] == ends
+        assert row["epochs_trained"] == ends
         assert row["status"] == ("finished" if ends == 60 else "early stop")
         if ends == 60:
             assert row == whole
@@ -233,7 +233,7 @@ def test_halving_lets_the_best_go_on(tmp_path: Path) -> None:
         kept = sorted(alive, key=scores.__getitem__, reverse=True)[: -(-len(alive) // 2)]
         expected |= dict.fromkeys(alive - set(kept), rung)
         alive = set(kept)
-    assert [row["epochs"] for row in rows] == [
+    assert [row["epochs_trained"] for row in rows] == [
         expected.get(k, EPOCHS) for k in range(6) for _ in range(2)
     ]
     for k in alive:
@@ -246,7 +246,7 @@ def test_halving_in_few_places_gives_those_to_the_next(tmp_path: Path) -> None:
     assert len(rows) == 9
     ticks = (tmp_path / "sweep/programs/0/metrics.jsonl").read_text().splitlines()
     assert max(len(json.loads(tick)["members"]) for tick in ticks) == 2
-    assert sum(row["epochs"] for row in rows) < 0.6 * 9 * EPOCHS
+    assert sum(row["epochs_trained"] for row in rows) < 0.6 * 9 * EPOCHS
 
 
 class Killed(BaseException):
@@ -263,7 +263,7 @@ def test_what_was_killed_goes_on_and_trains_no_ended_member_again(
     texts = "degree=1,2", f"{RATES},1e10"
     whole = swept(tmp_path / "whole", *texts, settings=settings)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 1e9)  # so only what has ended is saved
-    epoch, calls, told = training.epoch, [], set()
+    epoch, calls, told = training.end_of_epoch, [], set()
     folder = tmp_path / "killed"
 
     def counted(plan: Any, *rest: Any) -> Any:
@@ -274,7 +274,7 @@ def test_what_was_killed_goes_on_and_trains_no_ended_member_again(
         assert not {row["member"] for row in rows} & told
         return members, rows, over
 
-    monkeypatch.setattr(training, "epoch", counted)
+    monkeypatch.setattr(training, "end_of_epoch", counted)
     for _ in range(30):
         try:
             rows = swept(folder, *texts, settings=settings)
@@ -292,7 +292,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = swept(tmp_path / "whole", RATES)
-    epoch, calls = training.epoch, []
+    epoch, calls = training.end_of_epoch, []
 
     def interrupted(*given: Any) -> Any:
         calls.append(1)
@@ -300,11 +300,134 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(
             signal.raise_signal(signal.SIGTERM)
         return epoch(*given)
 
-    monkeypatch.setattr(training, "epoch", interrupted)
+    monkeypatch.setattr(training, "end_of_epoch", interrupted)
     assert command.main(sweep_of(RATES), tmp_path / "stopped", overwrite=False) == 143
     assert "Stopped and saved at step 80 of 180" in capsys.readouterr().err
     assert swept(tmp_path / "stopped", RATES) == whole
     assert len(calls) == EPOCHS
+
+
+def test_a_stop_does_not_wait_for_the_end_of_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = Config(steps_per_call=2)
+    whole = swept(tmp_path / "whole", RATES, base=base)
+    call, calls = training.call, []
+
+    def interrupted(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) in (2, 7):
+            signal.raise_signal(signal.SIGTERM)
+        return call(*given)
+
+    monkeypatch.setattr(training, "call", interrupted)
+    folder = tmp_path / "stopped"
+    for step in (16, 48):  # of four members, after 4 and 12 of 45 steps
+        assert command.main(sweep_of(RATES, base=base), folder, overwrite=False) == 143
+        assert f"Stopped and saved at step {step} of 180" in capsys.readouterr().err
+    assert swept(folder, RATES, base=base) == whole
+    assert member_rows(folder) == member_rows(tmp_path / "whole")
+
+
+def test_it_goes_on_on_another_number_of_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = swept(tmp_path / "whole", RATES, "seed=0:3")
+    monkeypatch.setattr(loop, "memory_bytes", lambda: 1000)  # so that some wait
+    end_of_epoch, calls = training.end_of_epoch, []
+
+    def killed(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == EPOCHS + 2:
+            raise Killed
+        return end_of_epoch(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "end_of_epoch", killed)
+        with pytest.raises(Killed):
+            swept(tmp_path / "moved", RATES, "seed=0:3")
+    places = json.loads((tmp_path / "moved/programs/0/places.json").read_text())["places"]
+    assert places < 12
+    monkeypatch.setattr("experiments.sweep.layouts.rounded_up", lambda places, *_: places + 1)
+    assert swept(tmp_path / "moved", RATES, "seed=0:3") == whole
+
+
+def test_a_swept_number_of_epochs_is_not_that_of_epochs_trained(tmp_path: Path) -> None:
+    rows = swept(tmp_path, "epochs=30,40", "learning_rate=0.1,0.3", base=Config(patience=2))
+    assert [row["epochs"] for row in rows] == [30, 30, 40, 40]
+    assert all(row["epochs_trained"] < 30 for row in rows), "patience ends them"
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["settings"] == 4
+    assert result["best_epochs"] in (30, 40)
+
+
+def test_halving_compares_settings_of_all_programs(tmp_path: Path) -> None:
+    halving = Settings(search="halving", reduction=2, layout="1x1")
+    rows = swept(tmp_path / "sweep", "degree=1,2,3,4,5", settings=halving)
+    grid = swept(tmp_path / "grid", "degree=1,2,3,4,5")
+    curves, ends, before = member_rows(tmp_path / "grid"), [], {}
+    for member in range(5):
+        ends.append(EPOCHS)
+        for rung in (1, 2, 3, 5):
+            score = -min(row["valid_loss"] for row in curves[member][:rung])
+            scores = before.setdefault(rung, [])
+            scores.append(score)
+            if score < sorted(scores, reverse=True)[-(-len(scores) // 2) - 1]:
+                ends[-1] = rung
+                break
+    assert [row["epochs_trained"] for row in rows] == ends
+    assert min(ends) < EPOCHS
+    assert len(grid) == 5
+
+
+def test_static_fields_may_be_proposed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna", reason="optuna is in the search extra")
+    asked = Settings(propose=4, layout="1x1")
+    texts = "degree=log:1:64", "learning_rate=0.03,0.003"
+    rows = swept(tmp_path / "whole", *texts, settings=asked)
+    out = capsys.readouterr().out
+    assert out.startswith("sweep of toy: 8 members of 8 settings in 4 proposed programs; 2 at a")
+    assert [row["member"] for row in rows] == list(range(8))
+    degrees = [row["degree"] for row in rows[::2]]
+    assert len(set(degrees)) == 4
+    assert all(1 <= degree <= 64 for degree in degrees)
+    end_of_epoch, calls = training.end_of_epoch, []
+
+    def killed(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2 * EPOCHS + 3:
+            raise Killed
+        return end_of_epoch(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "end_of_epoch", killed)
+        with pytest.raises(Killed):
+            swept(tmp_path / "killed", *texts, settings=asked)
+    assert swept(tmp_path / "killed", *texts, settings=asked) == rows
+
+
+def test_what_has_been_proposed_is_not_proposed_again() -> None:
+    pytest.importorskip("optuna", reason="optuna is in the search extra")
+    axes = read_axes(["degree=1:4"], options(Config))
+    seen, scores = [], []
+    while point := proposing.proposed(axes, options(Config), scores, seed=0):
+        seen.append(point["degree"])
+        scores.append(None if point["degree"] == 2 else -float(point["degree"]))
+    assert sorted(seen) == [1, 2, 3]
+
+
+def test_proposals_go_where_scores_are_high() -> None:
+    pytest.importorskip("optuna", reason="optuna is in the search extra")
+    axes = read_axes(["degree=1:1001"], options(Config))
+    seen, scores = [], []
+    for _ in range(40):
+        point = proposing.proposed(axes, options(Config), scores, seed=1)
+        assert point is not None
+        seen.append(point["degree"])
+        scores.append(-abs(point["degree"] - 700.0))
+    assert np.median(np.abs(np.array(seen[25:]) - 700)) < 120  # 250 by chance
 
 
 def test_an_ended_sweep_is_not_trained_again(
@@ -316,7 +439,7 @@ def test_an_ended_sweep_is_not_trained_again(
     def epoch(*_: Any) -> Any:
         raise AssertionError("it trains again")
 
-    monkeypatch.setattr(training, "epoch", epoch)
+    monkeypatch.setattr(training, "end_of_epoch", epoch)
     assert swept(tmp_path, RATES) == first
     assert len((tmp_path / "report.html").read_text()) == pytest.approx(len(page), rel=0.01)
 
@@ -358,6 +481,13 @@ def refusal(tmp_path: Path, settings: Settings, *texts: str) -> str:
         ({"layout": "99x1"}, "--layout=99x1: there are"),
         ({"layout": "2x1", "places": 3}, "2 devices cannot share 3 places equally"),
         ({"places": 2}, "--places: expected at least 3, the seeds of a setting, got 2"),
+        ({"interval": 2}, "--interval: it belongs to --search=pbt, not grid"),
+        ({"reduction": 2}, "--reduction: it belongs to --search=halving, not grid"),
+        ({"search": "pbt", "first_rung": 2}, "--first_rung: it belongs to --search=halving"),
+        ({"propose": 3}, "--propose: it chooses fields that need a program for each value"),
+        ({"draw_seed": 1}, "--draw_seed: nothing is drawn"),
+        ({"search": "pbt", "interval": EPOCHS}, f"every {EPOCHS} epochs, and there are {EPOCHS}"),
+        ({"search": "halving", "first_rung": EPOCHS}, f"no rung lies within {EPOCHS} epochs"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(
@@ -410,8 +540,40 @@ def test_the_worst_take_over_from_the_best(tmp_path: Path) -> None:
         assert third[member]["learning_rate"] in moved
         assert third[member]["valid_loss"] < second[member]["valid_loss"]
     assert [row["seed"] for row in rows] == [0, 1] * 4
+    for row in rows:
+        own = [
+            each for tick in ticks for each in tick["members"] if each["member"] == row["member"]
+        ]
+        at_best = [each for each in own if each["valid_loss"] == row["valid_loss"]]
+        for each in at_best:  # none where it was reached by the one it took over from
+            assert each["learning_rate"] == row["learning_rate"]
     worst = [max(row["valid_loss"] for row in each) for each in (rows, grid)]
     assert worst[0] < worst[1]
+
+
+def test_of_members_that_change_on_the_way_each_is_ranked_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = swept(tmp_path, "learning_rate=0.1", "seed=0:4", settings=PBT)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["settings"] == 4
+    assert result["valid_loss"] == min(row["valid_loss"] for row in rows)
+    assert "the values at the best, from the start" in capsys.readouterr().out
+
+
+def test_one_that_diverges_takes_over_from_another(tmp_path: Path) -> None:
+    texts = ("learning_rate=0.001,0.01,0.03,0.1,1e10,1e11,1e12",)
+    rows = swept(tmp_path, *texts, settings=PBT)
+    assert {row["status"] for row in rows} == {"finished"}
+    ticks = (tmp_path / "programs/0/metrics.jsonl").read_text().splitlines()
+    assert all(len(json.loads(tick)["members"]) == 7 for tick in ticks)
+    assert max(row["learning_rate"] for row in rows) <= 1
+
+
+def test_where_all_diverge_none_takes_over(tmp_path: Path) -> None:
+    asked = sweep_of("learning_rate=1e10,1e11", settings=PBT)
+    assert command.main(asked, tmp_path, overwrite=False) == 3
+    assert {row["status"] for row in rows_in(tmp_path)} == {"diverged"}
 
 
 def test_an_heir_goes_on_exactly_where_its_parent_is() -> None:
@@ -445,7 +607,7 @@ def test_with_one_value_there_is_nowhere_to_step_aside_to(tmp_path: Path) -> Non
 def test_population_based_training_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = "learning_rate=log:1e-4:0.3:6", "seed=0:2"
     whole = swept(tmp_path / "whole", *texts, settings=PBT)
-    epoch, calls = training.epoch, []
+    epoch, calls = training.end_of_epoch, []
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", -1)
 
     def killed(*given: Any) -> Any:
@@ -455,7 +617,7 @@ def test_population_based_training_resumes(tmp_path: Path, monkeypatch: pytest.M
         return epoch(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "epoch", killed)
+        patch.setattr(training, "end_of_epoch", killed)
         with pytest.raises(Killed):
             swept(tmp_path / "killed", *texts, settings=PBT)
     assert swept(tmp_path / "killed", *texts, settings=PBT) == whole
@@ -474,6 +636,15 @@ def test_who_takes_over_from_whom(members: int) -> None:
     count = 0 if members < 2 else 1 if members < 6 else 2
     assert sorted(found) == list(range(members))[members - count :]
     assert set(found.values()) <= set(range(count))
+
+
+def test_all_that_diverged_take_over() -> None:
+    scores = {0: -3.0, 1: None, 2: None, 3: -1.0, 4: None, 5: -2.0}
+    found = pbt.heirs(scores, np.random.default_rng(0))
+    assert sorted(found) == [1, 2, 4]
+    assert set(found.values()) <= {3, 5, 0}
+    assert pbt.heirs(dict.fromkeys(range(5)), np.random.default_rng(0)) == {}
+    assert pbt.heirs({0: -1.0, 1: None}, np.random.default_rng(0)) == {1: 0}
 
 
 def test_steps_aside_stay_in_their_range() -> None:

@@ -166,7 +166,7 @@ def test_of_distinct_scores_one_in_so_many_goes_on(scores: list[float | None], b
 def row(member: int, rate: float, seed: int, score: float | None, **more: object) -> dict:
     status = "diverged" if score is None else "finished"
     base = {"member": member, "learning_rate": rate, "seed": seed, "score": score}
-    return base | {"status": status, "epochs": 9, "step": 90, "valid_loss": score} | more
+    return base | {"status": status, "epochs_trained": 9, "step": 90, "valid_loss": score} | more
 
 
 def test_settings_are_ranked_by_the_mean_over_their_seeds() -> None:
@@ -181,8 +181,8 @@ def test_settings_are_ranked_by_the_mean_over_their_seeds() -> None:
 
 
 def test_who_was_stopped_early_stands_behind_who_was_not() -> None:
-    early = {"status": "rung", "epochs": 3}
-    later = {"status": "rung", "epochs": 5}
+    early = {"status": "rung", "epochs_trained": 3}
+    later = {"status": "rung", "epochs_trained": 5}
     outcomes = [row(0, 0.1, 0, -0.1, **early), row(1, 0.2, 0, -9.0), row(2, 0.3, 0, -0.5, **later)]
     found = ranked(outcomes, ["learning_rate", "seed"])
     assert [setting.values["learning_rate"] for setting in found] == [0.2, 0.3, 0.1]

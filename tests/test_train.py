@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from recurrent import dense, elman, unroll
+from recurrent import train as train_module
 from recurrent.dropout import dropout
 from recurrent.losses import accuracy, cross_entropy, masked_average
 from recurrent.optimizers import OPTIMIZERS, optimizer
@@ -257,6 +258,61 @@ def test_an_epoch_with_one_bad_batch_counts_the_others() -> None:
     chex.assert_tree_all_finite((state.params, metrics))
 
 
+def test_a_skipped_step_leaves_the_average_as_it_is() -> None:
+    data, sgd = line_data(), optax.sgd(0.1)
+    state = init_state(line_init, sgd, KEY, keep_average=True)
+    for _ in range(3):
+        state, _ = train_step(line_loss, sgd, state, data, 0.9)
+    broken = data | {"x": data["x"] * jnp.nan}
+    after, _ = train_step(line_loss, sgd, state, broken, 0.9)
+    assert after.skipped == 1
+    chex.assert_trees_all_equal(after.average, state.average)
+
+
+@pytest.mark.parametrize("factor", [2.0**-4, 1.0, 2.0**12])
+def test_a_scaled_loss_takes_the_same_steps(factor: float) -> None:
+    data, adam = line_data(), optax.adam(0.1)
+    plain = init_state(line_init, adam, KEY)
+    scaled = init_state(line_init, adam, KEY, loss_scale=factor)
+    for _ in range(5):
+        plain, metrics = train_step(line_loss, adam, plain, data)
+        scaled, same = train_step(line_loss, adam, scaled, data)
+        np.testing.assert_allclose(same["loss"], metrics["loss"], rtol=1e-6)
+        np.testing.assert_allclose(same["gradient_norm"], metrics["gradient_norm"], rtol=1e-6)
+    chex.assert_trees_all_close(scaled.params, plain.params, rtol=1e-6)
+    assert scaled.scale == (factor, 5)
+    assert plain.scale == ()
+
+
+def test_a_scale_saves_gradients_that_float16_has_no_numbers_for() -> None:
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        small = (params["w"].astype(jnp.float16) * jnp.float16(2e-5)).astype(jnp.float32)
+        return 1e-4 * small.sum(), {}
+
+    def after(loss_scale: float) -> Any:
+        sgd = optax.sgd(1.0)
+        state = init_state(lambda key: {"w": jnp.ones(2)}, sgd, KEY, loss_scale=loss_scale)
+        return 1 - train_step(loss, sgd, state, {})[0].params["w"]
+
+    np.testing.assert_array_equal(after(0.0), 0)  # 2e-9 is below the least number of float16
+    gradient = jax.grad(lambda w: 1e-4 * 2e-5 * w.sum())(jnp.ones(2))
+    np.testing.assert_allclose(after(2.0**15), gradient, rtol=0.03, atol=2**-24)
+
+
+def test_a_scale_is_halved_by_what_is_not_finite_and_doubled_after_many_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train_module, "STEPS_TO_DOUBLE", 3)
+    data, sgd = line_data(), optax.sgd(0.1)
+    broken = data | {"x": data["x"] * jnp.nan}
+    state = init_state(line_init, sgd, KEY, loss_scale=8.0)
+    scales = []
+    for batch in (data, broken, broken, data, data, data, data):
+        state, _ = train_step(line_loss, sgd, state, batch)
+        scales.append(tuple(jax.tree.leaves(state.scale)))
+    assert scales == [(8, 1), (4, 0), (2, 0), (2, 1), (2, 2), (4, 0), (4, 1)]
+
+
 def measure(params: Any, batch: Any) -> Any:
     return line_loss(params, batch, KEY)[1]
 
@@ -330,15 +386,3 @@ def test_the_average_of_the_weights_is_that_of_a_loop() -> None:
     assert not np.allclose(state.weights["w"], state.params["w"])
     plain = init_state(draw, made, jax.random.key(0))
     assert plain.weights is plain.params
-
-
-def test_a_skipped_step_leaves_the_average_almost_as_it_was() -> None:
-    """It moves towards the weights, which stay; from equal ones it does not move."""
-
-    def loss(params: Any, batch: Any, key: Any) -> Any:
-        return params["w"].sum() * jnp.nan, {}
-
-    made = optax.sgd(0.1)
-    state = init_state(lambda key: {"w": jnp.ones(2)}, made, jax.random.key(0), keep_average=True)
-    after, _ = train_step(loss, made, state, {}, 0.9)
-    np.testing.assert_allclose(after.weights["w"], np.ones(2), rtol=1e-6)

@@ -59,6 +59,8 @@ def _of_name(name: str) -> str:
 
 def _of_file(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no regular file; write its text into one.")
         size = path.stat().st_size
         if size > LARGEST:
             raise UserError(f"{path} has {size} bytes; expected at most {LARGEST}.")

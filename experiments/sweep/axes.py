@@ -14,6 +14,7 @@ from experiments.errors import UserError, did_you_mean
 SPACES = {"log": np.geomspace, "linear": np.linspace}
 FORMS = "a,b,c or FROM:BELOW (whole numbers) or log:LOW:HIGH:COUNT or linear:LOW:HIGH:COUNT"
 MOST_MEMBERS = 100_000
+OF_ROWS = {"member", "status", "epochs_trained", "step", "best_step", "score"}  # of sweep.jsonl
 
 Point = dict[str, Any]  # values by field
 
@@ -75,6 +76,8 @@ def read_axis(text: str, options: Mapping[str, Option]) -> Axis:
         raise UserError(
             f"--sweep={text}: there is no field {field!r} to sweep.{did_you_mean(field, options)}"
         )
+    if field in OF_ROWS:
+        raise UserError(f"--sweep={text}: a sweep's own rows have a {field!r}; rename the field.")
     if not values:
         raise UserError(f"--sweep={text}: expected {field}=VALUES, with VALUES {FORMS}.")
     option, (first, *rest) = options[field], values.split(":")

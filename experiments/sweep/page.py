@@ -68,7 +68,7 @@ def write(
             name: (value, field.default, field.help) for name, field, value in settings_of(sweep)
         },
         commands={
-            "Train the best alone": best_command(sweep, settings[0]),
+            best_words(sweep).capitalize(): best_command(sweep, settings[0]),
             "Sweep again": sweep.command,
         },
     )
@@ -100,7 +100,7 @@ def table(settings: Sequence[Setting], metric: str) -> list[list[str]]:
         columns[f"validation {name}"] = [shown(mean, several) for mean in means]
     counts = {
         "seeds": [str(len(setting.members)) for setting in settings],
-        "epochs": [epochs_text(setting) for setting in settings],
+        "epochs trained": [epochs_text(setting) for setting in settings],
     }
     columns |= {name: texts for name, texts in counts.items() if len(set(texts)) > 1}
     endings = [ending(setting) for setting in settings]
@@ -110,7 +110,7 @@ def table(settings: Sequence[Setting], metric: str) -> list[list[str]]:
 
 def epochs_text(setting: Setting) -> str:
     """How many its members trained, as ``9`` or ``3-9``."""
-    epochs = [each["epochs"] for each in setting.members]
+    epochs = [each["epochs_trained"] for each in setting.members]
     return "-".join(str(epoch) for epoch in dict.fromkeys([min(epochs), max(epochs)]))
 
 
@@ -153,6 +153,13 @@ def table_text(settings: Sequence[Setting], metric: str) -> str:
         for line in [head, *lines]
     ]
     return "\n".join(padded)
+
+
+def best_words(sweep: Sweep) -> str:
+    """What `best_command` does."""
+    if sweep.settings.search == "pbt":
+        return "the values at the best, from the start (they had changed on the way)"
+    return "the best alone"
 
 
 def best_command(sweep: Sweep, setting: Setting) -> str:
@@ -205,7 +212,7 @@ def final_numbers(
         "members": len(members),
         "finished_members": sum(each["status"] == FINISHED for each in members),
         "diverged_members": sum(each["status"] == DIVERGED for each in members),
-        "epochs_trained": sum(each["epochs"] for each in members),
+        "epochs_trained": sum(each["epochs_trained"] for each in members),
         "train_seconds": round(seconds, 3),
         **when_and_where(),
     }

@@ -19,15 +19,20 @@ def heirs(scores: Mapping[int, float | None], source: np.random.Generator) -> di
     """Which members take over from which: the worst quarter from the best, each at random.
 
     Args:
-      scores: of all members, higher is better, None the worst; fewer than two stay as they are.
+      scores: of all members, higher is better, None of one that diverged, which takes over in any
+        case; fewer than two stay as they are.
       source: of randomness.
     """
     count = min(max(1, round(SHARE * len(scores))), len(scores) // 2)
-    if not count:
-        return {}
-    order = sorted(scores, key=lambda member: (scores[member] is None, -(scores[member] or 0.0)))
+    lost = [member for member, score in scores.items() if score is None]
+    order = sorted(scores.keys() - lost, key=lambda member: (-(scores[member] or 0.0), member))
     best = order[:count]
-    return {loser: best[int(source.integers(count))] for loser in order[-count:]}
+    losers = [*order[len(order) - max(0, count - len(lost)) :], *lost]
+    return {
+        loser: best[int(source.integers(len(best)))]
+        for loser in losers
+        if best and loser not in best
+    }
 
 
 def near(

@@ -13,10 +13,11 @@ from matplotlib.ticker import NullLocator, PercentFormatter
 
 from experiments.figures import ACCENT, ALARM, DOTS_PER_INCH, FAINT, INK, MUTED, log_scale
 from experiments.program import Picture
-from experiments.sweep.ranking import DIVERGED, Outcome, Setting
+from experiments.sweep.ranking import DIVERGED, RUNG, Outcome, Setting
 
 MOST_TILES = 24
 MOST_LABELS = 10
+ROOM = 0.06  # that a label needs of its axis
 SHADES = colormaps["viridis"]
 Rows = Mapping[int, Sequence[Mapping[str, Any]]]
 
@@ -39,7 +40,8 @@ def all_of(
             "Which values win",
             "Each dot is a member: its validation metrics at its lowest score. The line joins, for "
             "each value, the mean of the best setting that has it; the ring is the winner. "
-            "Crosses at the edge are members that diverged.",
+            "Crosses at the edge are members that diverged"
+            + ("; hollow dots were stopped at a rung." if rungs else "."),
             by_field(settings, fields, metric),
         )
     if len(fields) == 2:
@@ -165,12 +167,16 @@ def _field_panel(axes: Axes, settings: Sequence[Setting], field: str, name: str)
     for setting in settings:
         x = place[setting.values[field]]
         ys = setting.of(key)
-        axes.plot([x] * len(ys), ys, "o", color=MUTED, alpha=0.45, markersize=4, mew=0)
+        (dots,) = axes.plot([x] * len(ys), ys, "o", color=MUTED, alpha=0.45, markersize=4)
+        if _stopped(setting):
+            dots.set_markerfacecolor("none")
         lost += [x] * (len(setting.members) - len(ys))
     best = [next(s for s in settings if s.values[field] == value) for value in values]
-    means = [(place[s.values[field]], _mean(s, key)) for s in best]
-    means = [(x, y) for x, y in means if y is not None]
-    axes.plot(*zip(*means, strict=True), "o-", color=ACCENT, markersize=4) if means else None
+    means = [(place[s.values[field]], _mean(s, key), _stopped(s)) for s in best]
+    means = [(x, y, stopped) for x, y, stopped in means if y is not None]
+    axes.plot([x for x, *_ in means], [y for _, y, _ in means], color=ACCENT)
+    for x, y, stopped in means:
+        axes.plot([x], [y], "o", color=ACCENT, mfc="white" if stopped else ACCENT, markersize=4)
     top = _mean(settings[0], key)
     if top is not None:
         x = place[settings[0].values[field]]
@@ -185,6 +191,11 @@ def _field_panel(axes: Axes, settings: Sequence[Setting], field: str, name: str)
     axes.set_title(f"validation {name}", loc="left", color=INK, fontsize=10)
     axes.set_xlabel(field, color=MUTED)
     _quiet(axes)
+
+
+def _stopped(setting: Setting) -> bool:
+    """Whether it was stopped at a rung, so that its losses are those of a shorter training."""
+    return any(member["status"] == RUNG for member in setting.members)
 
 
 def _places(values: Sequence[Any]) -> dict[Any, float]:
@@ -207,10 +218,21 @@ def _value_axis(axes: Axes, values: Sequence[Any], place: Mapping[Any, float]) -
     if _is_log(list(place.values())):
         axes.set_xscale("log")
     if not _is_numeric(values) or len(values) <= MOST_LABELS:
-        axes.set_xticks([place[v] for v in values], [_text(v) for v in values], rotation=30)
+        told = _apart(values, place) if _is_numeric(values) else values
+        axes.set_xticks([place[v] for v in told], [_text(v) for v in told], rotation=30)
         axes.xaxis.set_minor_locator(NullLocator())
     if not _is_numeric(values):
         axes.set_xlim(-0.5, len(values) - 0.5)
+
+
+def _apart(values: Sequence[Any], place: Mapping[Any, float]) -> list[Any]:
+    """The values whose labels have room beside those before them."""
+    heights = _heights([place[value] for value in values])
+    told: list[tuple[float, Any]] = []
+    for height, value in zip(heights, values, strict=True):
+        if not told or height - told[-1][0] > ROOM:
+            told.append((height, value))
+    return [value for _, value in told]
 
 
 def _tiles(
@@ -320,7 +342,9 @@ def _text(value: Any) -> str:
 
 
 def _loss_scale(axes: Axes) -> None:
-    drawn = np.concatenate([np.ones(0), *(line.get_ydata() for line in axes.get_lines())])
+    """By what survived: the losses of members that diverged would flatten all else."""
+    survived = [line.get_ydata() for line in axes.get_lines() if line.get_color() != ALARM]
+    drawn = np.concatenate([np.ones(0), *survived])
     finite = drawn[np.isfinite(drawn) & (drawn > 0)]
     if finite.size and finite.max() > 4 * finite.min():
         log_scale(axes)

@@ -63,11 +63,14 @@ class Book:
       places: the member in each place; None where there is none.
       begun: how many settings have been given places.
       tick: epochs of the population.
+      part: steps taken of the next one.
       at_best: the validation metrics of each member's best params, by member.
       outcomes: a row of each member that ended, in the order of ending.
       reached: the scores of the settings that came to each rung, by its epoch.
       worst: a score below this one is a divergence.
       moved: the swept fields of members that took over from another, by member.
+      best_points: the swept fields by which each member's best params were reached, where they may
+        change on the way.
       seconds: of training, over all processes.
     """
 
@@ -75,10 +78,12 @@ class Book:
     begun: int
     worst: float
     tick: int = 0
+    part: int = 0
     at_best: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     outcomes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     reached: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
     moved: dict[str, Point] = dataclasses.field(default_factory=dict)
+    best_points: dict[str, Point] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
 

@@ -29,23 +29,29 @@ class Setting(NamedTuple):
         return [value for value in values if value is not None]
 
 
-def ranked(outcomes: Sequence[Outcome], fields: Sequence[str]) -> list[Setting]:
+def ranked(
+    outcomes: Sequence[Outcome], fields: Sequence[str], *, each_alone: bool = False
+) -> list[Setting]:
     """The settings, best first.
 
     Before all others stand those whose members saw the whole training, then those stopped at a
     rung, the later the better, and last those with a member that diverged; each by its score.
 
     Args:
-      outcomes: of members that have ended, with ``member``, ``status``, ``epochs`` and ``score``.
+      outcomes: of members that have ended, with ``member``, ``status``, ``epochs_trained`` and
+        ``score``.
       fields: the swept ones.
+      each_alone: whether a member is no repetition of another that has the same values, as where
+        they changed on the way.
     """
     groups: dict[tuple[Any, ...], list[Outcome]] = {}
     shared = [field for field in fields if field != "seed"]
     for outcome in sorted(outcomes, key=lambda outcome: outcome["member"]):
-        groups.setdefault(tuple(outcome[field] for field in shared), []).append(outcome)
+        own = (outcome["member"],) if each_alone else ()
+        groups.setdefault((*own, *(outcome[field] for field in shared)), []).append(outcome)
     settings = [
-        Setting(dict(zip(shared, values, strict=True)), members, mean_score(members))
-        for values, members in groups.items()
+        Setting({name: members[0][name] for name in shared}, members, mean_score(members))
+        for members in groups.values()
     ]
     return sorted(settings, key=_rank)
 
@@ -59,7 +65,7 @@ def mean_score(members: Sequence[Outcome]) -> float:
 
 def _rank(setting: Setting) -> tuple[int, float, float]:
     lost = sum(each["status"] == DIVERGED for each in setting.members)
-    at_rung = [each["epochs"] for each in setting.members if each["status"] == RUNG]
+    at_rung = [each["epochs_trained"] for each in setting.members if each["status"] == RUNG]
     scores = setting.of("score")
     mean = statistics.fmean(scores) if scores else -math.inf
     return lost, -min(at_rung, default=math.inf), -mean

@@ -20,7 +20,14 @@ class Settings:
         choices=SEARCHES,
     )
     draws: int = option(0, "settings that are drawn at random", minimum=0, maximum=MOST_MEMBERS)
-    draw_seed: int = option(0, "decides which", minimum=0)
+    propose: int = option(
+        0,
+        "programs, one after the other, whose static fields optuna proposes by what came of those "
+        "before; 0 trains every combination",
+        minimum=0,
+        maximum=10**4,
+    )
+    draw_seed: int = option(0, "decides what is drawn and proposed", minimum=0, maximum=2**32 - 1)
     reduction: int = option(3, "of halving: at a rung one setting in so many goes on", minimum=2)
     first_rung: int = option(1, "of halving: epochs before the first rung", minimum=1)
     interval: int = option(

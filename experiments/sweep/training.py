@@ -8,7 +8,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,6 @@ from recurrent import population
 from recurrent.population import Limits, Member, placed, sharding
 
 SAVES_APART = 5  # times as far as those of a single run, since they write many members
-WORST = 100.0  # times the first score below which a score is a divergence
 
 
 def train_members(
@@ -37,15 +36,17 @@ def train_members(
     show: Callable[[int, str], None],
     ended: Callable[[list[dict[str, Any]]], None],
     stops: Sequence[int],
+    reached: Mapping[str, list[float | None]] | None = None,
 ) -> Book:
     """Trains all members of a plan to their ends, from the latest checkpoint if there is one.
 
     Args:
       plan: what to train.
       folder: for ``checkpoints`` and ``metrics.jsonl``.
-      show: called after each epoch with the steps done by all members and the best so far.
+      show: called after each call with the steps done by all members and the best so far.
       ended: called with all outcomes so far when members have ended, which then are on the disk.
-      stops: the signals received; the first is obeyed after the epoch.
+      stops: the signals received; the first is obeyed after the call.
+      reached: the scores of other programs' settings at each rung.
 
     Raises:
       loop.Stopped: for a signal, when the state has been saved.
@@ -56,20 +57,27 @@ def train_members(
         name: placed(split, plan.layout, shared=True) for name, split in plan.program.data.items()
     }
     with checkpoints(folder / "checkpoints", keep=2) as manager:
-        members, book = restored(plan, run, manager) or fresh(plan, run, data)
+        members, sums, book = restored(plan, run, data, manager) or fresh(
+            plan, run, data, reached or {}
+        )
         if is_first():
             rundir.rows_until(folder / "metrics.jsonl", book.tick)
         ended(book.outcomes)
         saved, begun = time.monotonic(), time.monotonic() - book.seconds
         while occupied(book):
-            members, rows, over = epoch(plan, run, data, members, book)
+            members, sums = call(plan, run, data, members, sums, book)
+            rows, over = [], False
+            if book.part == plan.program.steps_per_epoch:
+                members, rows, over = end_of_epoch(plan, run, data, members, sums, book)
+                sums, book.part = jax.tree.map(jnp.zeros_like, sums), 0
             book.seconds = time.monotonic() - begun
-            if is_first():
+            if rows and is_first():
                 rundir.append_row(folder / "metrics.jsonl", {"step": book.tick, "members": rows})
             due = time.monotonic() - saved > SAVES_APART * loop.SECONDS_BETWEEN_SAVES
             stop, due = highest(stops[0] if stops else 0, due)
             if over or stop or due:
-                save(manager, book.tick, members, {"book": dataclasses.asdict(book)})
+                notes = {"book": dataclasses.asdict(book)}
+                save(manager, calls_done(plan, book), {"members": members, "sums": sums}, notes)
                 saved = time.monotonic()
             if over:
                 manager.wait_until_finished()  # no member is told of that a crash could take back
@@ -81,25 +89,47 @@ def train_members(
     return book
 
 
-def fresh(plan: Plan, run: Compiled, data: dict[str, Any]) -> tuple[Member, Book]:
-    """The first members in their places, before any step."""
+def calls_done(plan: Plan, book: Book) -> int:
+    """The steps of the population, by which its checkpoints are numbered."""
+    return book.tick * plan.program.steps_per_epoch + book.part
+
+
+def fresh(
+    plan: Plan, run: Compiled, data: dict[str, Any], reached: Mapping[str, list[float | None]]
+) -> tuple[Member, Any, Book]:
+    """The first members in their places, before any step, and their empty sums."""
     book = Book([None] * plan.places, 0, -math.inf)
+    book.reached = {rung: [*scores] for rung, scores in reached.items()}
     fill(plan, book)
     empty = [place is None for place in book.places]
-    begun = run.begin((numbers_of(plan, book.places), np.array(empty)))
+    members = run.begin((numbers_of(plan, book.places), np.array(empty)))
     first = np.arange(plan.places) == 0
-    untrained = run.measure((begun.state.weights, first), data["valid"])
-    score = float(plan.program.task.score(means_of(untrained)[0]))
-    book.worst = score - WORST * abs(score)
-    return begun, book
+    untrained = run.measure((members.state.weights, first), data["valid"])
+    book.worst = loop.worst_score(float(plan.program.task.score(means_of(untrained)[0])))
+    shapes = sums_like(plan, run, data, members)
+    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return members, placed(sums, plan.layout, shared=True), book
 
 
-def restored(plan: Plan, run: Compiled, manager: Any) -> tuple[Member, Book] | None:
-    """Members and book of the latest checkpoint; None without any."""
+def sums_like(plan: Plan, run: Compiled, data: dict[str, Any], members: Any) -> Any:
+    """The shapes of the training metrics."""
+    size, limit = plan.program.steps_per_epoch, plan.config.steps_per_call
+    return jax.eval_shape(run.train(loop.next_call(0, size, limit)), members, data["train"])[1]
+
+
+def restored(
+    plan: Plan, run: Compiled, data: dict[str, Any], manager: Any
+) -> tuple[Member, Any, Book] | None:
+    """Members, sums and book of the latest checkpoint; None without any."""
     numbers, empty = numbers_of(plan, [None] * plan.places), np.zeros(plan.places, bool)
-    like = jax.eval_shape(run.begin, (numbers, empty))
+    members = jax.eval_shape(run.begin, (numbers, empty))
+    like = {"members": members, "sums": sums_like(plan, run, data, members)}
     found = restore(manager, like, sharding(plan.layout))
-    return found and (found[0], Book(**found[1]["book"]))
+    if found is None:
+        return None
+    state, notes = found
+    sums = placed(state["sums"], plan.layout, shared=True)
+    return state["members"], sums, Book(**notes["book"])
 
 
 def numbers_of(
@@ -124,21 +154,30 @@ class View(NamedTuple):
     valid: dict[str, float | None]
 
 
-def epoch(
-    plan: Plan, run: Compiled, data: dict[str, Any], members: Member, book: Book
+def call(
+    plan: Plan, run: Compiled, data: dict[str, Any], members: Member, sums: Any, book: Book
+) -> tuple[Member, Any]:
+    """The members after as many steps as a single run takes in a call, and the epoch's sums."""
+    steps = loop.next_call(book.part, plan.program.steps_per_epoch, plan.config.steps_per_call)
+    members, metrics = run.train(steps)(members, data["train"])
+    book.part += steps
+    return members, jax.tree.map(jnp.add, sums, metrics)
+
+
+def end_of_epoch(
+    plan: Plan, run: Compiled, data: dict[str, Any], members: Member, sums: Any, book: Book
 ) -> tuple[Member, list[dict[str, Any]], bool]:
-    """One epoch of all places; those that members leave are filled with the next.
+    """Measures and judges all members; places that some leave are filled with the next.
 
     Returns:
       The members, a row of metrics for each that trained, and whether any ended.
     """
-    members, train_metrics = over_epoch(plan, run, members, data["train"])
     due = np.array([place is not None for place in book.places])
     valid_metrics = run.measure((members.state.weights, due), data["valid"])
     limits = Limits(plan.patience, loop.NON_FINITE_STEPS_ALLOWED, book.worst)
     members = run.judge(members, valid_metrics, limits)
     book.tick += 1
-    views = views_of(book, run.look(members), train_metrics, valid_metrics)
+    views = views_of(plan, book, run.look(members), sums, valid_metrics)
     ends = endings(plan, book, views)
     if ends:
         over = np.isin(np.arange(plan.places), list(ends))
@@ -153,18 +192,7 @@ def epoch(
     return passed_on(plan, run, book, members, views), rows, bool(ends)
 
 
-def over_epoch(plan: Plan, run: Compiled, members: Member, data: Any) -> tuple[Member, Any]:
-    """The members after an epoch, in as many calls as a single run takes, and their metrics."""
-    size, done, metrics = plan.program.steps_per_epoch, 0, None
-    while done < size:
-        steps = loop.next_call(done, size, plan.config.steps_per_call)
-        members, more = run.train(steps)(members, data)
-        metrics = more if metrics is None else jax.tree.map(jnp.add, metrics, more)
-        done += steps
-    return members, metrics
-
-
-def views_of(book: Book, sight: Sight, train: Any, valid: Any) -> list[View]:
+def views_of(plan: Plan, book: Book, sight: Sight, train: Any, valid: Any) -> list[View]:
     """Of the members in their places."""
     status, steps, best_steps, scores = jax.device_get(sight)
     train, valid = means_of(train), means_of(valid)
@@ -183,6 +211,7 @@ def views_of(book: Book, sight: Sight, train: Any, valid: Any) -> list[View]:
             )
             if view.best_step == view.step:
                 book.at_best[str(member)] = view.valid
+                book.best_points[str(member)] = point_of(plan, book, member)
             views.append(view)
     return views
 
@@ -206,10 +235,18 @@ def row_of(plan: Plan, book: Book, view: View) -> dict[str, Any]:
 
 
 def endings(plan: Plan, book: Book, views: Sequence[View]) -> dict[int, str]:
-    """Which places are left now, and why."""
+    """Which places are left now, and why.
+
+    Where members take over from others, one that diverged waits for that.
+    """
     ends = {}
+    heirs_wait = plan.inheritance is not None and any(
+        view.status == population.TRAINING and view.step < total_steps(plan) for view in views
+    )
     for view in views:
         if view.status == population.DIVERGED:
+            if heirs_wait:
+                continue
             ends[view.place] = DIVERGED
         elif view.step == total_steps(plan):
             ends[view.place] = FINISHED
@@ -257,11 +294,12 @@ def outcome(
 ) -> dict[str, Any]:
     """The row of a member that has ended."""
     best = book.at_best.pop(str(view.member), {})
+    point = book.best_points.pop(str(view.member), point_of(plan, book, view.member))
     return {
         "member": plan.names[view.member],
-        **point_of(plan, book, view.member),
+        **point,
         "status": status,
-        "epochs": view.step // plan.program.steps_per_epoch,
+        "epochs_trained": view.step // plan.program.steps_per_epoch,
         "step": view.step,
         "best_step": view.best_step,
         "score": None if status == DIVERGED else view.score,
@@ -297,12 +335,13 @@ def passed_on(
         book.moved[str(heir)] = pbt.near(point, rule.axes, rule.options, source) | own
         if str(parent) in book.at_best:
             book.at_best[str(heir)] = book.at_best[str(parent)]
+            book.best_points[str(heir)] = book.best_points[str(parent)] | own
     return run.inherit(members, places, numbers_of(plan, book.places, book))
 
 
 def score_now(plan: Plan, view: View) -> float | None:
-    """Of a member's params as they are, not of its best."""
-    if None in view.valid.values():
+    """Of a member's params as they are, not of its best; None of one that diverged."""
+    if view.status == population.DIVERGED or None in view.valid.values():
         return None
     return float(plan.program.task.score(view.valid))
 
