@@ -268,6 +268,18 @@ def test_a_folder_that_it_did_not_make_is_left_alone(clone: Clone) -> None:
     assert (mine / "thesis").read_text() == "years of work"
 
 
+def test_the_environment_of_another_project_is_left_alone(clone: Clone) -> None:
+    other = clone.root.parent / "another clone"
+    shutil.copytree(clone.root, other)
+    clone.took("list")
+    other_clone = clone._replace(root=other)
+    shared = str(clone.root / ".venv")
+    result = other_clone.launch("list", RECURRENT_VENV=shared)
+    assert result.returncode == 1
+    assert f"{shared} belongs to {clone.root}; set RECURRENT_VENV" in result.stderr
+    assert clone.took("list") == ["run list"]
+
+
 def test_a_venv_elsewhere(clone: Clone) -> None:
     assert clone.took("x", RECURRENT_VENV="envs/one")[0] == "venv by python3"
     assert (clone.fakes / "envs" / "one" / "bin" / "python").exists()

@@ -20,9 +20,10 @@ from experiments import loop, sequential_digits
 from experiments.config import TrainingConfig, option, options, traced
 from experiments.errors import UserError
 from experiments.program import Program
-from experiments.sweep import command, pbt, proposing, training
+from experiments.sweep import command, pbt, pictures, proposing, training
 from experiments.sweep.axes import read_axes
 from experiments.sweep.compiled import inherit
+from experiments.sweep.ranking import ranked
 from experiments.sweep.request import Settings, Sweep
 from experiments.sweep.rows import member_rows
 from recurrent import train
@@ -462,6 +463,23 @@ def test_what_it_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert f"<pre>{alone.removeprefix('the best alone: ')}</pre>" in page
+
+
+def test_what_diverged_does_not_flatten_the_picture_of_the_others() -> None:
+    outcomes = [
+        {"member": k, "status": status, "epochs_trained": 2, "step": 10, "score": -loss, "lr": k}
+        for k, (status, loss) in enumerate(
+            [("finished", 1.2), ("finished", 1.5), ("diverged", 2e10)]
+        )
+    ]
+    rows = {k: [{"step": 10, "valid_loss": -each["score"]}] for k, each in enumerate(outcomes)}
+    figure = pictures.curves(ranked(outcomes, ["lr"]), rows, [])
+    assert 1.5 < figure.axes[0].get_ylim()[1] < 2
+
+
+def test_labels_that_would_meet_are_left_out() -> None:
+    values = [0.024, 0.025, 0.03, 0.1, 0.102, 1.0]
+    assert pictures.apart(values, {value: value for value in values}) == [0.024, 0.1, 1.0]
 
 
 def refusal(tmp_path: Path, settings: Settings, *texts: str) -> str:

@@ -62,7 +62,8 @@ def all_of(
     yield Picture(
         "members",
         "Learning curves of all members",
-        "Validation loss after each epoch. Blue are the winner's members, red those that diverged"
+        "Validation loss after each epoch. Blue are the winner's members, red those that "
+        "diverged, at the step where they did"
         + ("; dotted lines are rungs, dots the ends of who was stopped." if rungs else "."),
         curves(settings, rows, rungs),
     )
@@ -154,8 +155,10 @@ def _curve(axes: Axes, member: Outcome, rows: Sequence[Mapping[str, Any]], winne
     axes.plot(
         steps, losses, color=colour, linewidth=1.8 if winner else 0.8, alpha=1.0 if winner else 0.55
     )
-    if steps and member["status"] != "finished":
-        axes.plot(steps[-1:], losses[-1:], "x" if lost else ".", color=colour, markersize=6)
+    if steps and lost:
+        axes.plot(steps[-1:], [0.97], "x", color=ALARM, transform=axes.get_xaxis_transform())
+    elif steps and member["status"] != "finished":
+        axes.plot(steps[-1:], losses[-1:], ".", color=colour, markersize=6)
 
 
 def _field_panel(axes: Axes, settings: Sequence[Setting], field: str, name: str) -> None:
@@ -218,14 +221,14 @@ def _value_axis(axes: Axes, values: Sequence[Any], place: Mapping[Any, float]) -
     if _is_log(list(place.values())):
         axes.set_xscale("log")
     if not _is_numeric(values) or len(values) <= MOST_LABELS:
-        told = _apart(values, place) if _is_numeric(values) else values
+        told = apart(values, place) if _is_numeric(values) else values
         axes.set_xticks([place[v] for v in told], [_text(v) for v in told], rotation=30)
         axes.xaxis.set_minor_locator(NullLocator())
     if not _is_numeric(values):
         axes.set_xlim(-0.5, len(values) - 0.5)
 
 
-def _apart(values: Sequence[Any], place: Mapping[Any, float]) -> list[Any]:
+def apart(values: Sequence[Any], place: Mapping[Any, float]) -> list[Any]:
     """The values whose labels have room beside those before them."""
     heights = _heights([place[value] for value in values])
     told: list[tuple[float, Any]] = []
@@ -345,11 +348,16 @@ def _loss_scale(axes: Axes) -> None:
     """By what survived: the losses of members that diverged would flatten all else."""
     survived = [line.get_ydata() for line in axes.get_lines() if line.get_color() != ALARM]
     drawn = np.concatenate([np.ones(0), *survived])
-    finite = drawn[np.isfinite(drawn) & (drawn > 0)]
-    if finite.size and finite.max() > 4 * finite.min():
+    finite = drawn[np.isfinite(drawn)]
+    if not finite.size:
+        return
+    low, high = finite.min(), finite.max()
+    if 0 < 4 * low < high:
         log_scale(axes)
-        top = np.quantile(finite, 0.98)
-        axes.set_ylim(0.8 * finite.min(), 1.3 * max(top, 2 * finite.min()))
+        axes.set_ylim(0.8 * low, 1.3 * max(np.quantile(finite, 0.98), 2 * low))
+    else:
+        room = 0.06 * (high - low or abs(high) or 1.0)
+        axes.set_ylim(low - room, high + room)
 
 
 def _quiet(axes: Axes) -> None:
