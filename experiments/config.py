@@ -129,6 +129,12 @@ def traced(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name, field in options(config).items() if field.traced}
 
 
+def check_scale(scale: float) -> None:
+    """Raises `UserError` for a loss scale that would make gradients smaller."""
+    if 0 < scale < 1:
+        raise UserError(f"--loss_scale: expected 0, or at least 1, got {scale}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """The fields of every experiment that trains by gradient descent."""
@@ -175,9 +181,11 @@ class TrainingConfig:
     )
     loss_scale: float = option(
         0.0,
-        "the first factor of the loss, for products in float16; halved and doubled on the way; 0 "
-        "for none",
+        "the first factor of the loss, halved and doubled on the way, for a cell of yours whose "
+        "products are in float16; 0 for none",
         minimum=0,
+        maximum=2.0**24,
+        check=check_scale,
     )
     patience: int = option(
         0,

@@ -99,8 +99,8 @@ def mesh_of(devices: int, config: TrainingConfig) -> Mesh:
     ]
     if config.batch_size % len(own):
         raise UserError(
-            f"--devices: {len(own)} devices cannot share a batch of {config.batch_size} equally; "
-            f"choose a --batch_size that is a multiple of {len(own)}."
+            f"--batch_size: {len(own)} devices cannot share a batch of {config.batch_size} "
+            f"equally; choose a multiple of {len(own)}."
         )
     return jax.make_mesh((len(own),), (BATCH,), (AxisType.Auto,), devices=own)
 

@@ -4,7 +4,9 @@ The first of them alone writes files and says how it goes; checkpoints are writt
 """
 
 import contextlib
+import ctypes
 import dataclasses
+import json
 import os
 import sys
 import traceback
@@ -15,6 +17,8 @@ from experiments.config import option
 from experiments.errors import UserError
 
 LOCALHOST = "127.0.0.1"
+OF_CONNECTIONS = ("Gloo", "NCCL", "coordination service", "barrier")  # errors of lost processes
+TIME_TO_FINISH = 10**5  # seconds that the others wait while the first draws and reports
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +101,7 @@ def join(asked: Group, devices: int = 1) -> None:
             process_id=asked.process if by_hand else None,
             local_device_ids=list(own) if on_this_machine(asked) > 1 else None,
             cluster_detection_method="deactivate" if by_hand else None,
+            shutdown_timeout_seconds=TIME_TO_FINISH,
         )
     except ValueError as error:
         raise UserError(
@@ -121,6 +126,7 @@ def without_output() -> Iterator[None]:
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         yield
+        ctypes.CDLL(None).fflush(None)  # of what libraries in C++ still hold
     finally:
         os.dup2(kept, 1)
 
@@ -152,12 +158,54 @@ def highest(*numbers: float) -> tuple[float, ...]:
     return tuple(of_all.max(axis=0).tolist())
 
 
+def refuse_differences(asked: dict[str, Any]) -> None:
+    """Raises `UserError`, in all processes, where they were not all asked for the same."""
+    import jax
+    import numpy as np
+
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    own = json.dumps(asked, sort_keys=True, default=str).encode()
+    (length,) = highest(len(own))
+    padded = np.frombuffer(own.ljust(int(length)), np.uint8)
+    first, *others = [
+        json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)
+    ]
+    for number, other in enumerate(others, start=1):
+        for name in {**first, **other}:
+            if first.get(name) != other.get(name):
+                raise UserError(
+                    f"Process {number} was asked for something else than process 0: {name} is "
+                    f"{other.get(name)} there and {first.get(name)} here."
+                )
+
+
 @contextlib.contextmanager
 def by_the_first(manager: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
-    """Entered by the first process alone; the others go on when it is inside."""
-    with manager if is_first() else contextlib.nullcontext():
-        meet("entered")
+    """Entered by the first process alone; the others go on when it is inside.
+
+    Raises:
+      UserError: in all of them, where it refuses.
+    """
+    with contextlib.ExitStack() as entered:
+        refusal = None
+        if is_first():
+            try:
+                entered.enter_context(manager)
+            except UserError as error:
+                refusal = error
+        (refused,) = highest(refusal is not None)
+        if refused:
+            raise refusal or UserError("Process 0 refuses the run; it says why.")
         yield
+
+
+def is_one_of_several() -> bool:
+    """Whether this process has joined others."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def ends_alone(main: Callable[[], int]) -> NoReturn:
@@ -167,11 +215,17 @@ def ends_alone(main: Callable[[], int]) -> NoReturn:
     """
     try:
         status = main()
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
         status = 1
-    jax = sys.modules.get("jax")
-    if status and jax is not None and jax.distributed.is_initialized():
+        if is_one_of_several() and any(word in str(error) for word in OF_CONNECTIONS):
+            print(
+                "error: another process has ended, and says why; the same command goes on from "
+                "the last checkpoint.",
+                file=sys.stderr,
+            )
+        else:
+            traceback.print_exc()
+    if status and is_one_of_several():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -137,6 +137,10 @@ def run(experiment: str, arguments: list[str]) -> int:
     )
     folder = run_directory(experiment, launch, default_name(settings))
     if any(value is True for use in used for value in dataclasses.asdict(use).values()):
+        if hardware != Hardware():
+            raise UserError(
+                "A trained run is used by one process on one device; leave the flags out."
+            )
         return use_trained(experiment, module, settings, used[0], folder)
     refuse_idle(used)
     processes.check(hardware)
@@ -276,6 +280,8 @@ def train(
     compile_cache()
     devices_of_cpu(hardware.devices)
     processes.join(hardware, hardware.devices)
+    asked = {"workdir": str(folder.absolute()), "devices": hardware.devices, "overwrite": overwrite}
+    processes.refuse_differences(rundir.flat(identity) | asked)
     mesh = loop.mesh_of(hardware.devices, settings)
     program = module.program(settings)  # first, since what it refuses must touch no earlier run
     loop.refuse_too_large(program, settings)

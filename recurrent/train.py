@@ -26,7 +26,8 @@ BATCH = "batch"  # the axis of a mesh whose devices share each batch
 class LossScale(NamedTuple):
     """A factor of the loss that keeps small gradients within the range of float16.
 
-    It is halved by a gradient that is not finite and doubled after `STEPS_TO_DOUBLE` finite ones.
+    It is halved by a gradient that is not finite, doubled after `STEPS_TO_DOUBLE` finite ones, and
+    stays within 1 and `LARGEST_SCALE`.
     Micikevicius et al. 2018, arXiv:1710.03740.
 
     Attributes:
@@ -39,6 +40,7 @@ class LossScale(NamedTuple):
 
 
 STEPS_TO_DOUBLE = 2000
+LARGEST_SCALE = 2.0**24
 
 
 class TrainState(NamedTuple):
@@ -83,7 +85,12 @@ def init_state(
 
     A ``loss_scale`` other than 0 is the first factor of a `LossScale`, for losses that compute in
     float16 with params in float32.
+
+    Raises:
+      ValueError: for a scale that is neither 0 nor within 1 and `LARGEST_SCALE`.
     """
+    if loss_scale and not 1 <= loss_scale <= LARGEST_SCALE:
+        raise ValueError(f"loss_scale: expected 0, or 1 to {LARGEST_SCALE:g}, got {loss_scale}.")
     init_key, run_key = jax.random.split(key)
     params = init(init_key)
     step, skipped = jnp.zeros((2,), jnp.int32)  # two arrays: a donated one must not stand twice
@@ -149,9 +156,7 @@ def carrying_step(
 
 
 def _gradients(loss: CarryingLoss, state: TrainState, batch: Any, key: Array) -> Any:
-    if not isinstance(state.scale, LossScale):
-        return jax.grad(loss, has_aux=True)(state.params, state.carry, batch, key)
-    factor = state.scale.factor
+    factor = state.scale.factor if isinstance(state.scale, LossScale) else 1.0
 
     def scaled(params: Any) -> tuple[Array, Any]:
         value, rest = loss(params, state.carry, batch, key)
@@ -167,6 +172,7 @@ def _rescaled(scale: Any, finite: Array) -> Any:
     count = jnp.where(finite, scale.finite + 1, 0)
     double = count == STEPS_TO_DOUBLE
     factor = scale.factor * jnp.where(finite, jnp.where(double, 2.0, 1.0), 0.5)
+    factor = jnp.clip(factor, 1.0, LARGEST_SCALE)
     return LossScale(factor, jnp.where(double, 0, count))
 
 

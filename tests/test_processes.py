@@ -84,6 +84,7 @@ def test_two_processes_stopped_and_lost_end_as_one_that_was_not(
     os.kill(children[1], signal.SIGKILL)
     _, errors = first.communicate(timeout=100)
     assert "process 1 ended by signal 9" in errors
+    assert "Traceback" not in errors
     assert "the same command goes on from the last checkpoint" in errors
     assert first.returncode not in (0, 2, 3)
     assert are_gone(children)
@@ -226,6 +227,39 @@ def test_what_all_refuse_is_said_once_and_ends_all(tmp_path: Path) -> None:
     assert status == 2
     assert said.count("2 devices cannot share a batch of 33 equally") == 1
     assert not (tmp_path / "run").exists()
+
+
+def by_hand(*own: list[str]) -> list[tuple[int, str]]:
+    """What processes with flags of their own end with and say."""
+    port = supervisor.free_port()
+    group = [f"--processes={len(own)}", f"--coordinator=127.0.0.1:{port}"]
+    run = ["sequential_digits", "--cell=elman", "--hidden_size=4", "--epochs=1", *group]
+    running = [launched(*run, f"--process={k}", *flags) for k, flags in enumerate(own)]
+    said = [process.communicate(timeout=200) for process in running]
+    pairs = zip(running, said, strict=True)
+    return [(process.returncode, out + errors) for process, (out, errors) in pairs]
+
+
+def test_processes_that_were_asked_for_different_things_do_not_train(tmp_path: Path) -> None:
+    where = f"--workdir={tmp_path / 'run'}"
+    ends = by_hand([where, "--seed=0"], [where, "--seed=1"])
+    assert [status for status, _ in ends] == [2, 2]
+    for _, said in ends:
+        assert (
+            "Process 1 was asked for something else than process 0: config.seed is 1 there" in said
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_the_first_refuses_ends_all_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("precious")
+    ends = by_hand(*[[f"--workdir={tmp_path / 'run'}"]] * 2)
+    assert [status for status, _ in ends] == [2, 2]
+    assert "holds files but no run" in ends[0][1]
+    assert "Process 0 refuses the run" in ends[1][1]
+    assert "Traceback" not in ends[1][1]
 
 
 def test_srun_makes_a_group_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Sweeps of a small task: each member as it would be alone, none trained twice, the best first."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -409,26 +410,99 @@ def test_static_fields_may_be_proposed(
     assert swept(tmp_path / "killed", *texts, settings=asked) == rows
 
 
-def test_what_has_been_proposed_is_not_proposed_again() -> None:
+def followed(text: str, score_of: Any, count: int, seed: int = 0) -> list[Any]:
+    """The values that are proposed when each has a score."""
     pytest.importorskip("optuna", reason="optuna is in the search extra")
-    axes = read_axes(["degree=1:4"], options(Config))
-    seen, scores = [], []
-    while point := proposing.proposed(axes, options(Config), scores, seed=0):
-        seen.append(point["degree"])
-        scores.append(None if point["degree"] == 2 else -float(point["degree"]))
-    assert sorted(seen) == [1, 2, 3]
+    axes, seen, score = read_axes([text], options(Config)), [], None
+    points = proposing.proposed(axes, options(Config), seed)
+    with contextlib.suppress(StopIteration):
+        while len(seen) < count:
+            (value,) = points.send(score).values()
+            seen.append(value)
+            score = score_of(value)
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_listed_value_is_proposed_once_until_none_is_left(seed: int) -> None:
+    def score_of(degree: int) -> float | None:
+        return None if degree % 5 == 2 else -abs(degree - 7.0)
+
+    assert sorted(followed("degree=1:31", score_of, 99, seed)) == list(range(1, 31))
+    counted = followed("degree=log:8:32:3", score_of, 99, seed)
+    assert sorted(counted) == [8, 16, 32]
 
 
 def test_proposals_go_where_scores_are_high() -> None:
+    for sign in (1, -1):
+        seen = followed("degree=1:1001", lambda d, sign=sign: sign * -abs(d - 700.0), 40, seed=1)
+        near = np.median(np.abs(np.array(seen[25:]) - 700)) < 120  # 250 by chance
+        assert near == (sign == 1)
+
+
+def test_proposals_go_by_the_seed_and_the_scale() -> None:
+    drawn = [followed("degree=log:1:100000", lambda d: 0.0, 10, seed) for seed in (0, 1)]
+    assert drawn[0] != drawn[1]
+    assert max(np.median(each) for each in drawn) < 20000  # 50,000 on a linear scale
+    floats = followed("warmup_epochs=linear:0:1", lambda d: 0.0, 5)
+    assert all(value == float(f"{value:.6g}") for value in floats)
+
+
+def test_a_proposal_is_told_the_score_of_its_best_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def proposed(*_: Any) -> Any:
+        for degree in (1, 3, 2):
+            told.append((yield {"degree": degree}))
+
+    monkeypatch.setattr(proposing, "proposed", proposed)
+    asked = Settings(propose=3, layout="1x1")
+    rows = swept(tmp_path, "degree=1:9", "learning_rate=0.1,0.01,1e10", settings=asked)
+    assert [row["degree"] for row in rows] == [1] * 3 + [3] * 3 + [2] * 3
+    best = [max(row["score"] or -np.inf for row in rows[k : k + 3]) for k in (0, 3)]
+    np.testing.assert_allclose(told, best, rtol=1e-6)
+
+
+def test_what_a_program_refuses_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("optuna", reason="optuna is in the search extra")
-    axes = read_axes(["degree=1:1001"], options(Config))
-    seen, scores = [], []
-    for _ in range(40):
-        point = proposing.proposed(axes, options(Config), scores, seed=1)
-        assert point is not None
-        seen.append(point["degree"])
-        scores.append(-abs(point["degree"] - 700.0))
-    assert np.median(np.abs(np.array(seen[25:]) - 700)) < 120  # 250 by chance
+
+    def picky(config: Any) -> Program:
+        if config.degree in (2, 3):
+            raise UserError(f"degree {config.degree} is not to be had")
+        return program(config)
+
+    monkeypatch.setattr(TOY, "program", picky)
+    asked = Settings(propose=9, layout="1x1")
+    rows = swept(tmp_path, "degree=1:6", "learning_rate=0.1,0.01", settings=asked)
+    assert sorted({row["degree"] for row in rows}) == [1, 4, 5]
+    errors = capsys.readouterr().err
+    for degree in (2, 3):
+        assert f"proposal left out: degree {degree} is not to be had" in errors
+
+
+def test_proposals_that_all_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna", reason="optuna is in the search extra")
+
+    def picky(config: Any) -> Program:
+        if config.degree < 99:
+            raise UserError("never")
+        return program(config)
+
+    monkeypatch.setattr(TOY, "program", picky)
+    assert refusal(tmp_path, Settings(propose=3), "degree=1:100") == "never"
+
+
+def test_the_largest_proposal_must_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="optuna is in the search extra")
+    monkeypatch.setattr(loop, "memory_bytes", lambda: 1000)
+    words = refusal(tmp_path, Settings(propose=2), "degree=log:1:1000000")
+    assert "members at a time need about" in words
 
 
 def test_an_ended_sweep_is_not_trained_again(

@@ -269,7 +269,7 @@ def test_a_skipped_step_leaves_the_average_as_it_is() -> None:
     chex.assert_trees_all_equal(after.average, state.average)
 
 
-@pytest.mark.parametrize("factor", [2.0**-4, 1.0, 2.0**12])
+@pytest.mark.parametrize("factor", [1.0, 2.0**12])
 def test_a_scaled_loss_takes_the_same_steps(factor: float) -> None:
     data, adam = line_data(), optax.adam(0.1)
     plain = init_state(line_init, adam, KEY)
@@ -311,6 +311,21 @@ def test_a_scale_is_halved_by_what_is_not_finite_and_doubled_after_many_steps(
         state, _ = train_step(line_loss, sgd, state, batch)
         scales.append(tuple(jax.tree.leaves(state.scale)))
     assert scales == [(8, 1), (4, 0), (2, 0), (2, 1), (2, 2), (4, 0), (4, 1)]
+
+
+@pytest.mark.parametrize(("factor", "bad", "end"), [(2.0**23, False, 2.0**24), (4.0, True, 1.0)])
+def test_a_scale_stays_within_its_bounds(
+    factor: float, bad: bool, end: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "STEPS_TO_DOUBLE", 1)
+    data, sgd = line_data(), optax.sgd(1e-3)
+    batch = data | {"x": data["x"] * jnp.nan} if bad else data
+    state = init_state(line_init, sgd, KEY, loss_scale=factor)
+    for _ in range(5):
+        state, _ = train_step(line_loss, sgd, state, batch)
+    assert state.scale == (end, 0)
+    with pytest.raises(ValueError, match="loss_scale: expected 0, or 1 to"):
+        init_state(line_init, sgd, KEY, loss_scale=0.5)
 
 
 def measure(params: Any, batch: Any) -> Any:

@@ -6,17 +6,17 @@ Command: ./launch.sh sweep EXPERIMENT --sweep=learning_rate=log:1e-4:1e-1:8 --sw
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments import cells, loop, rundir
 from experiments.files import write_atomically
-from experiments.processes import by_the_first, highest, is_first, meet
+from experiments.processes import by_the_first, highest, is_first, meet, refuse_differences
 from experiments.progress import progress
 from experiments.sweep import layouts, measuring, page, ranking, training
 from experiments.sweep.plan import Plan, total_steps
-from experiments.sweep.planning import next_proposed, planned, static_axes
+from experiments.sweep.planning import planned, proposals, static_axes, times
 from experiments.sweep.request import Settings, Sweep
 from experiments.sweep.rows import member_rows, program_folder
 
@@ -30,8 +30,12 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
     Raises:
       UserError: for what cannot be swept so, before anything is compiled or written.
     """
+    asked = identity(sweep)
+    refuse_differences(
+        rundir.flat(asked) | {"workdir": str(folder.absolute()), "overwrite": overwrite}
+    )
     plans = planned(sweep)
-    with by_the_first(rundir.claim(folder, identity(sweep), overwrite)):
+    with by_the_first(rundir.claim(folder, asked, overwrite)):
         plans = [laid_out(plan, folder, k, sweep.settings) for k, plan in enumerate(plans)]
         print(announcement(sweep, plans, folder), flush=True)
         try:
@@ -57,7 +61,7 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
 def identity(sweep: Sweep) -> dict[str, Any]:
     """What must be the same for a sweep to be gone on with."""
     asked = dataclasses.asdict(sweep.settings)
-    del asked["layout"]
+    del asked["layout"], asked["places"]  # which change no number, or are known since the beginning
     values = [{axis.field: value} for axis in static_axes(sweep) for value in axis.values]
     named = [cells.source_hashes(dataclasses.replace(sweep.base, **own)) for own in [{}, *values]]
     return {
@@ -75,24 +79,26 @@ def laid_out(plan: Plan, folder: Path, number: int, asked: Settings) -> Plan:
     file = own / "places.json"
     known = rundir.read_json(file) if file.exists() else None
     meet("places")  # so that all of them have seen the file, or none
+    if is_ended(own):
+        return plan
     if known:
         layout = layouts.layout_of(known["places"], asked.layout)
         plan = plan._replace(places=known["places"], layout=layout)
     elif is_first():
         own.mkdir(parents=True, exist_ok=True)
         rundir.write_json(file, {"places": plan.places})
-    if asked.layout == "measure" and not is_ended(own):
+    if asked.layout == "measure":
         return measuring.with_fastest_layout(plan)
     return plan
 
 
 def announcement(sweep: Sweep, plans: Sequence[Plan], folder: Path) -> str:
     """How many members in how many programs, and where they are computed."""
-    times = sweep.settings.propose or 1
-    members = times * sum(len(plan.points) for plan in plans)
-    settings = times * sum(len(plan.settings) for plan in plans)
+    count = times(sweep)
+    members = count * sum(len(plan.points) for plan in plans)
+    settings = count * sum(len(plan.settings) for plan in plans)
     kind = "proposed program" if sweep.settings.propose else "program"
-    programs = counted(times * len(plans), kind)
+    programs = counted(count * len(plans), kind)
     laid = dict.fromkeys(
         f"{plan.places} at a time on {layouts.told(plan.layout, plan.places)}" for plan in plans
     )
@@ -117,8 +123,7 @@ def train_all(
       loop.Stopped: after SIGINT or SIGTERM.
     """
     books: list[dict[str, Any]] = []
-    times = sweep.settings.propose or 1
-    total = times * sum(len(plan.points) * total_steps(plan) for plan in plans)
+    total = times(sweep) * sum(len(plan.points) * total_steps(plan) for plan in plans)
     done = 0
     with loop.stop_requests() as stops, progress(0, total) as show:
 
@@ -127,7 +132,7 @@ def train_all(
             if is_first():
                 write_atomically(folder / "sweep.jsonl", "".join(lines))
 
-        while plan := plan_after(sweep, plans, books, folder):
+        for plan in in_turn(sweep, plans, books, folder):
             (stop,) = highest(stops[0] if stops else 0)
             if stop:
                 raise loop.Stopped(int(stop), done, total)
@@ -148,16 +153,15 @@ def outcomes_of(books: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [outcome for book in books for outcome in book["outcomes"]]
 
 
-def plan_after(
+def in_turn(
     sweep: Sweep, plans: Sequence[Plan], books: Sequence[Mapping[str, Any]], folder: Path
-) -> Plan | None:
-    """What is trained when so many programs have ended; None where nothing is left."""
-    if len(books) < len(plans):
-        return plans[len(books)]
+) -> Iterator[Plan]:
+    """The plans, one after the other; those to be proposed, when ``books`` has all before them."""
     if not sweep.settings.propose:
-        return None
-    plan = next_proposed(sweep, [book["outcomes"] for book in books])
-    return plan and laid_out(plan, folder, len(books), sweep.settings)
+        yield from plans
+        return
+    for number, plan in enumerate(proposals(sweep, lambda: [book["outcomes"] for book in books])):
+        yield laid_out(plan, folder, number, sweep.settings)
 
 
 def is_ended(folder: Path) -> bool:

@@ -31,7 +31,8 @@ def places_of(
       UserError: where fewer fit into memory, or fewer than a setting has members are asked for.
     """
     each = bytes_of_member(program, config)
-    available = SHARE_OF_MEMORY * loop.memory_bytes()
+    apart = 1 if jax.default_backend() == "cpu" else jax.device_count()  # each with its own memory
+    available = SHARE_OF_MEMORY * loop.memory_bytes() * apart
     fit = int(available // each)
     if fit < max(asked, seeds):
         raise UserError(
@@ -50,7 +51,8 @@ def places_of(
 def rounded_up(places: int, devices: int, fit: int) -> int:
     """So that the devices share them equally, where there are enough and they fit."""
     whole = -(-places // devices) * devices
-    return whole if places > 1 and whole <= fit else places
+    shared = places > 1 or jax.process_count() > 1  # which all take part in everything
+    return whole if shared and whole <= fit else places
 
 
 def bytes_of_member(program: Program, config: TrainingConfig) -> int:
@@ -73,8 +75,9 @@ def layout_of(places: int, asked: str) -> Layout:
         count = max(n for n in range(1, jax.device_count() + 1) if places % n == 0)
         if count < jax.device_count() and jax.process_count() > 1:
             raise UserError(
-                f"--places: the {jax.device_count()} devices of {jax.process_count()} processes "
-                f"cannot share {places} places equally."
+                f"sweep: {jax.device_count()} devices of {jax.process_count()} processes cannot "
+                f"share {places} places equally, with which it began or which fit; train it by "
+                "another number of --processes."
             )
         return Layout(count, 1 if jax.default_backend() == "cpu" else places // count)
     match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", asked)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments import config
@@ -14,6 +15,8 @@ from experiments.sweep.plan import Inheritance, Plan
 from experiments.sweep.ranking import Outcome
 from experiments.sweep.request import Settings, Sweep
 
+REFUSALS = 20
+
 
 def planned(sweep: Sweep) -> list[Plan]:
     """A plan for each program that the sweep needs; of those to be proposed, the first."""
@@ -21,7 +24,7 @@ def planned(sweep: Sweep) -> list[Plan]:
     refuse_idle_flags(sweep)
     if sweep.settings.propose:
         refuse_largest(sweep)
-        return [plan for plan in [next_proposed(sweep, [])] if plan]
+        return [next(proposals(sweep, list))]
     points = points_of(sweep.settings, sweep.swept, options)
     return [
         plan_of(sweep, static, [points[member] for member in members], members)
@@ -29,14 +32,40 @@ def planned(sweep: Sweep) -> list[Plan]:
     ]
 
 
-def next_proposed(sweep: Sweep, done: Sequence[Sequence[Outcome]]) -> Plan | None:
-    """The plan that follows programs with these outcomes; None after the last."""
-    if len(done) == sweep.settings.propose:
-        return None
-    static, scores = static_axes(sweep), [best_score(sweep, outcomes) for outcomes in done]
-    options = config.options(sweep.module.Config)
-    point = proposing.proposed(static, options, scores, sweep.settings.draw_seed)
-    return plan_of_static(sweep, point, len(done)) if point else None
+def proposals(sweep: Sweep, ended: Callable[[], Sequence[Sequence[Outcome]]]) -> Iterator[Plan]:
+    """Plans whose static fields are proposed, each by the outcomes of all before it.
+
+    What a program refuses is told, and counts as a failure.
+
+    Raises:
+      UserError: that of the last of `REFUSALS` proposals in a row that were refused.
+    """
+    options, score, refused, number = config.options(sweep.module.Config), None, 0, 0
+    points = proposing.proposed(static_axes(sweep), options, sweep.settings.draw_seed)
+    while number < times(sweep):
+        try:
+            point = points.send(score)
+        except StopIteration:
+            return
+        try:
+            plan = plan_of_static(sweep, point, number)
+        except UserError as error:
+            score, refused = None, refused + 1
+            if refused == REFUSALS:
+                raise
+            print(f"proposal left out: {error}", file=sys.stderr)
+            continue
+        yield plan
+        score, refused = best_score(sweep, ended()[number]), 0
+        number += 1
+
+
+def times(sweep: Sweep) -> int:
+    """How many programs are proposed; 1 where none are."""
+    if not sweep.settings.propose:
+        return 1
+    lengths = [len(axis.values) for axis in static_axes(sweep)]
+    return min(sweep.settings.propose, math.prod(lengths) or sweep.settings.propose)
 
 
 def best_score(sweep: Sweep, outcomes: Sequence[Outcome]) -> float | None:

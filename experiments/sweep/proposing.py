@@ -1,31 +1,28 @@
 """Static fields that optuna proposes, one program after the other, by what came of those before."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from experiments.config import Option
 from experiments.errors import UserError
-from experiments.sweep.axes import Axis, Point
+from experiments.sweep.axes import Axis, Point, grid, rounded
 
-TRIES = 200  # after which what is proposed again and again is taken for all that there is
+TRIES = 50  # of a sampler that proposes what is known, before one of the others is taken
 
 
 def proposed(
-    axes: Sequence[Axis],
-    options: Mapping[str, Option],
-    scores: Sequence[float | None],
-    seed: int,
-) -> Point | None:
-    """The values of the next program; None where all have been tried.
+    axes: Sequence[Axis], options: Mapping[str, Option], seed: int
+) -> Generator[Point, float | None, None]:
+    """Yields values of the axes, each once, and is sent the score of each, None for a failure.
 
-    It is a function of its arguments alone, since a sweep that was killed must be proposed the same
-    again: the study is made anew, and asked and told all that came before.
+    Where nothing is left it ends. The same scores are followed by the same values, so a sweep that
+    was killed is proposed the same again.
 
     Args:
-      axes: the swept static fields.
+      axes: the swept static fields; a range without a count is drawn from, all else listed.
       options: of the Config.
-      scores: of the programs so far, in their order: that of the best setting, None without one.
       seed: of optuna's sampler, a tree-structured Parzen estimator.
 
     Raises:
@@ -34,14 +31,22 @@ def proposed(
     optuna = _optuna()
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     asked = {axis.field: _distribution(optuna, axis, options[axis.field]) for axis in axes}
-    known: dict[tuple[Any, ...], float | None] = {}
-    for score in [*scores, None]:
-        trial = _new_trial(study, asked, known)
-        if trial is None or len(known) == len(scores):
-            return trial and dict(trial.params)
-        known[tuple(trial.params.items())] = score
-        _tell(study, trial, score)
-    return None
+    listed = grid(axes) if all(axis.values for axis in axes) else []
+    known: list[Point] = []
+    repeats = 0
+    while repeats < 2 * TRIES and len(known) < (len(listed) or math.inf):
+        if listed and repeats == TRIES:
+            study.enqueue_trial(next(point for point in listed if point not in known))
+        trial = study.ask(asked)
+        point = {name: _written(options[name], value) for name, value in trial.params.items()}
+        if point in known:
+            repeats += 1
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            continue
+        score = yield point
+        study.tell(trial, score, None if score is not None else optuna.trial.TrialState.FAIL)
+        known.append(point)
+        repeats = 0
 
 
 def _optuna() -> Any:
@@ -57,26 +62,13 @@ def _optuna() -> Any:
 
 def _distribution(optuna: Any, axis: Axis, option: Option) -> Any:
     kinds = optuna.distributions
-    if axis.bounds is None and not isinstance(axis.values, range):
+    if isinstance(axis.values, range):
+        return kinds.IntDistribution(axis.values[0], axis.values[-1])
+    if axis.values or axis.bounds is None:
         return kinds.CategoricalDistribution(axis.values)
-    scale, low, high = axis.bounds or ("linear", axis.values[0], axis.values[-1])
     kind = kinds.IntDistribution if option.type is int else kinds.FloatDistribution
-    return kind(low, high, log=scale == "log")
+    return kind(axis.bounds.low, axis.bounds.high, log=axis.bounds.scale == "log")
 
 
-def _new_trial(study: Any, asked: Any, known: Mapping[tuple[Any, ...], float | None]) -> Any:
-    """A trial of values that are not known; those that are get their scores again."""
-    for _ in range(TRIES):
-        trial = study.ask(asked)
-        values = tuple(trial.params.items())
-        if values not in known:
-            return trial
-        _tell(study, trial, known[values])
-    return None
-
-
-def _tell(study: Any, trial: Any, score: float | None) -> None:
-    if score is None:
-        study.tell(trial, state=_optuna().trial.TrialState.FAIL)
-    else:
-        study.tell(trial, score)
+def _written(option: Option, value: Any) -> Any:
+    return rounded(option, value) if option.type is float else value
