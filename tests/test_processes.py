@@ -281,6 +281,7 @@ def test_tasks_of_srun_find_each_other(tmp_path: Path) -> None:
         "SLURM_NTASKS": "2",
         "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_STEP_NUM_NODES": "1",
+        "JAX_NUM_CPU_DEVICES": "1",
     }
     tasks = [
         launched(
