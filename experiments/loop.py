@@ -196,10 +196,7 @@ def train(
         state, notes = latest_state(latest, program, numbers, config.steps_per_call, mesh)
         begun -= notes.get("train_seconds", 0.0)
         first = int(state.train.step)
-        rows = (rundir.rows_until if is_first() else rundir.rows_of)(
-            folder / "metrics.jsonl", first
-        )
-        refuse_missing_rows(rows, first // program.steps_per_epoch, folder)
+        rows = earlier_rows(folder, first, first // program.steps_per_epoch)
 
         def keep(state: RunState, step: int) -> None:
             save(latest, step, state, {"train_seconds": time.monotonic() - begun})
@@ -238,7 +235,11 @@ def latest_state(
     """The state of the latest checkpoint and its notes, or a fresh one and none."""
     whole = whole_on(mesh)
     fresh = jax.device_put(first_state(program, numbers, steps_per_call), whole)
-    return restore(latest, fresh, whole) or (fresh, {})
+    found = restore(latest, fresh, whole)
+    if found:
+        return found
+    untrained = score_of(program, program.task.evaluate(fresh.train.weights, program.data["valid"]))
+    return fresh._replace(worst=jnp.full_like(fresh.worst, worst_score(untrained))), {}
 
 
 def best_params(program: Program, config: TrainingConfig, folder: Path) -> Any:
@@ -258,13 +259,20 @@ def best_params(program: Program, config: TrainingConfig, folder: Path) -> Any:
     raise UserError(f"The run in {folder} has no params yet: let it train to the end of an epoch.")
 
 
-def refuse_missing_rows(rows: list[dict[str, Any]], expected: int, folder: Path) -> None:
-    """Raises `UserError` where ``metrics.jsonl`` has lost epochs that the checkpoint counts."""
+def earlier_rows(folder: Path, step: int, expected: int) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl`` up to a checkpoint; the first process cuts off later ones.
+
+    Raises:
+      UserError: where epochs that the checkpoint counts have been lost.
+    """
+    read = rundir.rows_until if is_first() else rundir.rows_of
+    rows = read(folder / "metrics.jsonl", step)
     if len(rows) != expected:
         raise UserError(
             f"{folder / 'metrics.jsonl'} is damaged: expected {expected} rows up to the "
             f"checkpoint, got {len(rows)}. Restore it, or use --overwrite."
         )
+    return rows
 
 
 def keep_best(manager: Any, state: RunState) -> None:
@@ -274,7 +282,7 @@ def keep_best(manager: Any, state: RunState) -> None:
 
 
 def first_state(program: Program, numbers: Numbers, steps_per_call: int) -> RunState:
-    """The state of a run that has not begun."""
+    """The state of a run that has not begun; what is the worst score is not known yet."""
     state = program.task.init(numbers)
     steps = next_call(0, program.steps_per_epoch, steps_per_call)
     train, data = program.task.train, program.data["train"]
@@ -282,9 +290,8 @@ def first_state(program: Program, numbers: Numbers, steps_per_call: int) -> RunS
     sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     best = jax.tree.map(jnp.copy, state.weights)
     best_step, waited = jnp.zeros((2,), jnp.int32)
-    score = score_of(program, program.task.evaluate(state.weights, program.data["valid"]))
-    worst = jnp.float32(worst_score(score))
-    return RunState(state, sums, best, jnp.float32(-jnp.inf), best_step, waited, worst)
+    best_score, worst = jnp.full((2,), -jnp.inf, jnp.float32)
+    return RunState(state, sums, best, best_score, best_step, waited, worst)
 
 
 def moments(

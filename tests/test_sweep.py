@@ -255,6 +255,28 @@ class Killed(BaseException):
     """In place of a signal that cannot be caught."""
 
 
+def killed_at(
+    epoch: int,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    *texts: str,
+    settings: Settings | None = None,
+) -> None:
+    """A sweep that dies before the end of this epoch, counted over all programs."""
+    end_of_epoch, calls = training.end_of_epoch, []
+
+    def killed(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == epoch:
+            raise Killed
+        return end_of_epoch(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "end_of_epoch", killed)
+        with pytest.raises(Killed):
+            swept(folder, *texts, settings=settings)
+
+
 @pytest.mark.parametrize(
     "settings", [pytest.param(Settings(), marks=slow), Settings(search="halving", places=2)]
 )
@@ -336,18 +358,7 @@ def test_it_goes_on_on_another_number_of_devices(
 ) -> None:
     whole = swept(tmp_path / "whole", RATES, "seed=0:3")
     monkeypatch.setattr(loop, "memory_bytes", lambda: 1000)  # so that some wait
-    end_of_epoch, calls = training.end_of_epoch, []
-
-    def killed(*given: Any) -> Any:
-        calls.append(1)
-        if len(calls) == EPOCHS + 2:
-            raise Killed
-        return end_of_epoch(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "end_of_epoch", killed)
-        with pytest.raises(Killed):
-            swept(tmp_path / "moved", RATES, "seed=0:3")
+    killed_at(EPOCHS + 2, monkeypatch, tmp_path / "moved", RATES, "seed=0:3")
     places = json.loads((tmp_path / "moved/programs/0/places.json").read_text())["places"]
     assert places < 12
     monkeypatch.setattr("experiments.sweep.layouts.rounded_up", lambda places, *_: places + 1)
@@ -395,18 +406,7 @@ def test_static_fields_may_be_proposed(
     degrees = [row["degree"] for row in rows[::2]]
     assert len(set(degrees)) == 4
     assert all(1 <= degree <= 64 for degree in degrees)
-    end_of_epoch, calls = training.end_of_epoch, []
-
-    def killed(*given: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2 * EPOCHS + 3:
-            raise Killed
-        return end_of_epoch(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "end_of_epoch", killed)
-        with pytest.raises(Killed):
-            swept(tmp_path / "killed", *texts, settings=asked)
+    killed_at(2 * EPOCHS + 3, monkeypatch, tmp_path / "killed", *texts, settings=asked)
     assert swept(tmp_path / "killed", *texts, settings=asked) == rows
 
 
@@ -699,19 +699,8 @@ def test_with_one_value_there_is_nowhere_to_step_aside_to(tmp_path: Path) -> Non
 def test_population_based_training_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = "learning_rate=log:1e-4:0.3:6", "seed=0:2"
     whole = swept(tmp_path / "whole", *texts, settings=PBT)
-    epoch, calls = training.end_of_epoch, []
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", -1)
-
-    def killed(*given: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 6:
-            raise Killed
-        return epoch(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "end_of_epoch", killed)
-        with pytest.raises(Killed):
-            swept(tmp_path / "killed", *texts, settings=PBT)
+    killed_at(6, monkeypatch, tmp_path / "killed", *texts, settings=PBT)
     assert swept(tmp_path / "killed", *texts, settings=PBT) == whole
 
 
