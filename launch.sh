@@ -277,7 +277,7 @@ ensure_environment() { # the extras that this command needs
 # --- commands
 
 run_experiment() { # -P: a folder of the user's called recurrent or experiments is not ours
-  exec "$venv/bin/python" -P -m experiments.run "$@"
+  exec "$venv/bin/python" -P -m experiments "$@"
 }
 
 run_tests() {

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import recurrent
-from experiments.cells import library_cells
+from experiments.shared.cell_flag import library_cells
 from recurrent import Cell
 
 HEAD = """\

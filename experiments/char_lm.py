@@ -15,14 +15,16 @@ import numpy as np
 from jax import Array
 
 import recurrent
-from experiments import cells
-from experiments.config import TrainingConfig, option
 from experiments.data.text import TEXTS, Text, load_text
-from experiments.errors import UserError
-from experiments.optimizing import optimizer_of
-from experiments.program import Numbers, Picture, Program, best_step, lowest_loss
-from recurrent import losses, streams, train
-from recurrent.population import Task
+from experiments.harness.config import TrainingConfig, option
+from experiments.harness.errors import UserError
+from experiments.harness.program import Numbers, Picture, Program, best_step, lowest_loss
+from experiments.shared import cell_flag
+from experiments.shared.optimizer_flags import optimizer_of
+from recurrent import losses
+from recurrent.training import tbptt
+from recurrent.training.step import Metrics, TrainState, init_state
+from recurrent.training.task import Task
 
 EVALUATION_STREAMS = 32
 SHOWN = 480  # characters of the picture
@@ -34,7 +36,7 @@ class Config(TrainingConfig):
 
     data: str = option("pydoc", "the text: Python's own help, or tiny Shakespeare", choices=TEXTS)
     text: str = option("", "a UTF-8 file to read instead")
-    cell: str = option("lstm", cells.help_text(), check=cells.cell_factory)
+    cell: str = option("lstm", cell_flag.help_text(), check=cell_flag.cell_factory)
     layers: int = option(1, "how many cells stand on one another", minimum=1, maximum=100)
     hidden_size: int = option(512, "H, of every layer", minimum=1, maximum=10**5)
     embedding_size: int = option(64, "numbers that stand for a character", minimum=1, maximum=10**5)
@@ -111,7 +113,7 @@ def program(config: Config) -> Program:
     """The training run that ``config`` describes."""
     text = load_text(config.data, config.text)
     size, width, window = len(text.train), config.batch_size, config.window
-    steps_per_epoch = streams.steps_per_epoch(size, width, window)
+    steps_per_epoch = tbptt.steps_per_epoch(size, width, window)
     shortest = min(map(len, (text.valid, text.test)))
     if not steps_per_epoch or shortest < 2:
         raise UserError(
@@ -137,10 +139,10 @@ def task_of(config: Config, model: Model, steps_per_epoch: int, in_evaluation: i
     def start(params: Any) -> Any:
         return model.start(params, config.batch_size)
 
-    def init(numbers: Numbers) -> train.TrainState:
+    def init(numbers: Numbers) -> TrainState:
         key = jax.random.key(numbers["seed"])
         kept: Any = {"keep_average": config.average > 0, "loss_scale": config.loss_scale}
-        return train.init_state(model.init, optimizer(numbers), key, start, **kept)
+        return init_state(model.init, optimizer(numbers), key, start, **kept)
 
     def train_steps(state: Any, numbers: Numbers, data: Any, steps: int) -> Any:
         def loss(params: Any, carry: Any, batch: Any, key: Array) -> Any:
@@ -148,26 +150,26 @@ def task_of(config: Config, model: Model, steps_per_epoch: int, in_evaluation: i
             average = losses.cross_entropy(logits, batch["targets"])
             return average.mean, (metrics(average), carry)
 
-        return streams.train_streams(
+        return tbptt.train_streams(
             *(loss, optimizer(numbers), state, data["tokens"], start),
             **{"streams": config.batch_size, "window": config.window, "steps": steps},
             average_decay=config.average,
         )
 
-    def evaluate(params: Any, data: Any) -> train.Metrics:
+    def evaluate(params: Any, data: Any) -> Metrics:
         return evaluated(model, params, data["tokens"], in_evaluation, config.window)
 
     return Task(init, train_steps, evaluate, lowest_loss)
 
 
-def evaluated(model: Model, params: Any, tokens: Array, width: int, window: int) -> train.Metrics:
+def evaluated(model: Model, params: Any, tokens: Array, width: int, window: int) -> Metrics:
     """The metrics over a text, read by so many streams."""
 
     def measure(params: Any, carry: Any, batch: Any) -> Any:
         carry, logits = model.logits(params, carry, batch["inputs"], 0.0, None)
         return metrics(losses.cross_entropy(logits, batch["targets"], batch["mask"])), carry
 
-    return streams.evaluate_streams(
+    return tbptt.evaluate_streams(
         *(measure, params, tokens, lambda params: model.start(params, width)),
         **{"streams": width, "window": window},
     )
@@ -178,13 +180,13 @@ def model_of(config: Config, characters: str) -> Model:
     layers: list[recurrent.Cell] = []
     width = config.embedding_size
     for _ in range(config.layers):
-        layers.append(cells.make_cell(config.cell, width, config.hidden_size))
+        layers.append(cell_flag.make_cell(config.cell, width, config.hidden_size))
         width = recurrent.output_shape(layers[-1])[-1]
     head = recurrent.dense(width, len(characters))
     return Model(characters, layers, head, config.embedding_size)
 
 
-def metrics(loss: losses.Average) -> train.Metrics:
+def metrics(loss: losses.Average) -> Metrics:
     """Cross-entropy of a character, in nats (``loss``) and in bits."""
     return {"loss": loss, "bits": loss._replace(total=loss.total / math.log(2))}
 
@@ -207,7 +209,7 @@ def use(config: Config, wanted: Use, params: Any) -> Iterator[str]:
     write = jax.jit(lambda states, tokens: model.logits(params, states, tokens, 0.0, None))
     states, logits = write(model.start(params, 1), tokens)
     for key in jax.random.split(jax.random.key(wanted.sample_seed), wanted.characters):
-        expected = recurrent.decode.filter_logits(logits[-1, 0], wanted.temperature)
+        expected = recurrent.decoding.filter_logits(logits[-1, 0], wanted.temperature)
         token = jax.random.categorical(key, expected)
         yield model.characters[int(token)]
         states, logits = write(states, token.reshape(1, 1))
@@ -217,14 +219,15 @@ def pictures(
     model: Model, text: Text, params: Any, rows: list[dict[str, Any]]
 ) -> Iterator[Picture]:
     """Learning curves, and the beginning of the test text by how much each character surprised."""
-    from experiments import figures
+    from experiments.figures.curves import learning_curves
+    from experiments.figures.text import coloured_text
 
     yield Picture(
         "learning_curves",
         "Learning curves",
         "Loss (nats) and bits of a character after each epoch. Training windows are thinned by "
         "dropout, so their curve may lie above that of the validation text.",
-        figures.learning_curves(rows, "bits", best_step(rows)),
+        learning_curves(rows, "bits", best_step(rows)),
     )
     tokens = jnp.asarray(text.test[: SHOWN + 1])[:, None]
     _, logits = model.logits(params, model.start(params, 1), tokens[:-1], 0.0, None)
@@ -233,7 +236,7 @@ def pictures(
         "surprise",
         "What surprised it",
         "The beginning of the test text. The redder a character, the less the model expected it.",
-        figures.coloured_text(
+        coloured_text(
             "".join(model.characters[k] for k in text.test[1 : len(logits) + 1]),
             -np.asarray(chances) / math.log(2),
         ),

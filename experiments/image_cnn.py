@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from experiments.classification import CLASSES, Classifier, ClassifierConfig, classification
 from experiments.data.images import ImageSet, load_images
-from experiments.program import Picture, Program
+from experiments.harness.program import Picture, Program
+from experiments.shared.classification import CLASSES, Classifier, ClassifierConfig, classification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +47,11 @@ def convnet_classifier(height: int, width: int) -> Classifier:
 
 def kernel_picture(params: Any, test: ImageSet) -> Iterator[Picture]:
     """The first layer's kernels."""
-    from experiments import figures
+    from experiments.figures.kernels import kernels
 
     yield Picture(
         "kernels",
         "What the first layer looks for",
         "The kernels of the first convolution: red where ink counts for, blue against.",
-        figures.kernels(np.asarray(params["Conv_0"]["kernel"])),
+        kernels(np.asarray(params["Conv_0"]["kernel"])),
     )

@@ -12,18 +12,18 @@ import numpy as np
 from jax import Array
 
 import recurrent
-from experiments import cells
-from experiments.classification import CLASSES, Classifier, ClassifierConfig, classification
-from experiments.config import option
 from experiments.data.images import ImageSet, load_images
-from experiments.program import Picture, Program
+from experiments.harness.config import option
+from experiments.harness.program import Picture, Program
+from experiments.shared import cell_flag
+from experiments.shared.classification import CLASSES, Classifier, ClassifierConfig, classification
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(ClassifierConfig):
     """The fields of this experiment."""
 
-    cell: str = option("lstm", cells.help_text(), check=cells.cell_factory)
+    cell: str = option("lstm", cell_flag.help_text(), check=cell_flag.cell_factory)
     hidden_size: int = option(128, "H, the size of the hidden state", minimum=1, maximum=10**5)
     order: str = option(
         "row",
@@ -38,7 +38,7 @@ def program(config: Config) -> Program:
     splits = load_images(config.data, config.split_seed)
     read = reader(config.order, splits.train.images.shape[1:])
     features = read(splits.train.images[:1] / 255).shape[-1]
-    cell = cells.make_cell(config.cell, features, config.hidden_size)
+    cell = cell_flag.make_cell(config.cell, features, config.hidden_size)
 
     def pictures(params: Any, test: ImageSet) -> Iterator[Picture]:
         yield hidden_picture(cell, params["cell"], read(test.images[:1] / 255), test.labels[0])
@@ -81,12 +81,12 @@ def sequence_classifier(cell: recurrent.Cell, read: Callable[[Array], Array]) ->
 
 def hidden_picture(cell: recurrent.Cell, params: Any, xs: np.ndarray, label: Any) -> Picture:
     """What the cell's outputs do while it reads one image ``[T, 1, D]``."""
-    from experiments import figures
+    from experiments.figures.states import hidden_over_time
 
     _, ys = recurrent.unroll(cell, params, jax.numpy.asarray(xs, "float32"))
     return Picture(
         "hidden_state",
         "The hidden state over time",
         f"What every hidden unit does while the network reads a {label} from the test set.",
-        figures.hidden_over_time(np.asarray(ys)[:, 0], xs[:, 0], f"Reading a {label}"),
+        hidden_over_time(np.asarray(ys)[:, 0], xs[:, 0], f"Reading a {label}"),
     )

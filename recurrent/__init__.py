@@ -3,37 +3,17 @@
 `recurrent.convnet` is not imported here: it alone needs Flax.
 """
 
-from recurrent import (
-    augment,
-    ctc,
-    decode,
-    initializers,
-    interchange,
-    losses,
-    optimizers,
-    population,
-    streams,
-    train,
-)
+from recurrent import convert, ctc, decoding, images, initializers, losses, training
 from recurrent.attention import (
-    KeyValueCache,
     additive_attention,
-    attention_cell,
     last_context,
     multi_head_attention,
     multiplicative_attention,
 )
-from recurrent.blocks import (
-    causal_conv,
-    griffin,
-    mlp,
-    pre_norm_block,
-    recurrent_block,
-    transformer,
-    transformer_block,
-)
 from recurrent.cell import Cell, length_mask, output_shape, unroll
-from recurrent.cells import (
+from recurrent.cells._gated_loop import GateVJP
+from recurrent.cells.attention import KeyValueCache, attention_cell
+from recurrent.cells.classic import (
     LSTMState,
     antisymmetric_rnn,
     elman,
@@ -45,43 +25,46 @@ from recurrent.cells import (
     minimal_gated_unit,
     ugrnn,
 )
-from recurrent.combine import (
+from recurrent.cells.convolutional import causal_conv, convolutional_lstm
+from recurrent.cells.deltanet import DeltaMemory, gated_delta_scan, gated_deltanet
+from recurrent.cells.gates import Hidden, gated, gated_cell
+from recurrent.cells.layer_norm import layer_norm_gru, layer_norm_lstm
+from recurrent.cells.linear import ComplexHidden, linear_cell, min_gru, min_lstm, rg_lru
+from recurrent.cells.state_space import diagonal_s5, lru, selective_ssm
+from recurrent.cells.xlstm import MLSTMState, SLSTMState, mlstm, slstm
+from recurrent.combinators import (
     BidirectionalState,
     StackState,
     bidirectional,
     dense_connection,
-    embedding,
     learned_state,
     remat,
     residual,
     skip_stack,
     stack,
 )
-from recurrent.convolutional_cells import convolutional_lstm
-from recurrent.dropout import dropout
-from recurrent.frames import frame_features, image_columns
-from recurrent.gated import GateVJP, Hidden, Maps, dense_maps, derived_map, gated, gated_cell
-from recurrent.layer import Layer, dense
-from recurrent.linear import gated_delta_scan, linear_scan
-from recurrent.linear_cells import (
-    ComplexHidden,
-    DeltaMemory,
-    diagonal_s5,
-    gated_deltanet,
-    linear_cell,
-    lru,
-    min_gru,
-    min_lstm,
-    rg_lru,
-    selective_ssm,
-)
+from recurrent.images import frame_features, image_columns
+from recurrent.layers import Layer, dense, embedding, layer_norm, mlp, rms_norm
+from recurrent.linear_map import Maps, dense_maps, derived_map
+from recurrent.linear_scans import linear_scan
+from recurrent.losses import readout_cross_entropy
 from recurrent.newton import DeerInfo, deer, parallel
-from recurrent.noise import ZoneoutState, step_dropout, variational_dropout, weight_drop, zoneout
-from recurrent.norm import layer_norm, rms_norm
-from recurrent.normalized_cells import layer_norm_gru, layer_norm_lstm
+from recurrent.regularization import (
+    ZoneoutState,
+    dropout,
+    step_dropout,
+    variational_dropout,
+    weight_drop,
+    zoneout,
+)
 from recurrent.seq2seq import decoder, encoder_decoder, shift_right
-from recurrent.vocabulary import readout_cross_entropy
-from recurrent.xlstm import MLSTMState, SLSTMState, mlstm, slstm
+from recurrent.transformers import (
+    griffin,
+    pre_norm_block,
+    recurrent_block,
+    transformer,
+    transformer_block,
+)
 
 __all__ = [
     "BidirectionalState",
@@ -102,13 +85,13 @@ __all__ = [
     "additive_attention",
     "antisymmetric_rnn",
     "attention_cell",
-    "augment",
     "bidirectional",
     "causal_conv",
+    "convert",
     "convolutional_lstm",
     "ctc",
-    "decode",
     "decoder",
+    "decoding",
     "deer",
     "dense",
     "dense_connection",
@@ -127,9 +110,9 @@ __all__ = [
     "griffin",
     "gru",
     "image_columns",
+    "images",
     "indrnn",
     "initializers",
-    "interchange",
     "irnn",
     "last_context",
     "layer_norm",
@@ -150,10 +133,8 @@ __all__ = [
     "mlstm",
     "multi_head_attention",
     "multiplicative_attention",
-    "optimizers",
     "output_shape",
     "parallel",
-    "population",
     "pre_norm_block",
     "readout_cross_entropy",
     "recurrent_block",
@@ -167,8 +148,7 @@ __all__ = [
     "slstm",
     "stack",
     "step_dropout",
-    "streams",
-    "train",
+    "training",
     "transformer",
     "transformer_block",
     "ugrnn",

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, where_flag
-from recurrent.gated import affine
-from recurrent.layer import dense
-from recurrent.lookback import Steps, join, latest, without_padding
+from recurrent.cell import Params, check_sizes, where_flag
+from recurrent.layers import dense
+from recurrent.linear_map import affine
 
 _kernel_init = jax.nn.initializers.glorot_uniform()
 
@@ -310,172 +309,10 @@ def multi_head_attention(
     return MultiHead(init, apply)
 
 
-class KeyValueCache(NamedTuple):
-    """The last ``window - 1`` steps that causal self-attention has seen, oldest first.
-
-    Attributes:
-      keys: ``[..., window - 1, K, F]``, without positions.
-      values: ``[..., window - 1, K, F]``.
-      filled: ``[..., window - 1]``, 1 where a step is stored and 0 where none is yet. Floats, so
-        that all of the state is of one type.
-    """
-
-    keys: Array
-    values: Array
-    filled: Array
-
-
-def attention_cell(
-    input_size: int,
-    hidden_size: int,
-    *,
-    heads: int = 4,
-    window: int = 256,
-    key_value_heads: int | None = None,
-    head_size: int | None = None,
-    rotary_base: float | None = 10_000.0,
-    bias: bool = False,
-) -> Cell:
-    """Causal self-attention as a recurrent cell whose state is a key-value cache.
-
-    Equation: that of `multi_head_attention`, where step t attends to itself and to the real
-    steps before it, back to the last reset, ``window`` steps in all. Streaming memory is
-    O(window). A whole sequence of T > window steps is computed in blocks, in memory
-    O(T * window), and all at once if it is shorter: for full attention let window be at least
-    the length of the longest sequence.
-
-    Args:
-      input_size: D.
-      hidden_size: H, the size of the output.
-      heads: N.
-      window: how many steps a step attends to, itself included; at least 2.
-      key_value_heads: K, a divisor of N; N by default.
-      head_size: F; H / N by default.
-      rotary_base: the base of `rotary` positions; None for no positions, so that the order of
-        the earlier steps makes no difference.
-      bias: whether the maps have biases.
-
-    Returns:
-      The cell. Params are those of `multi_head_attention`, with E = D and outputs of size H.
-
-    Raises:
-      ValueError: for a size below 1, a window below 2, a head count that does not divide its
-        size, or an odd head size with rotary positions.
-
-    References:
-      Vaswani et al. 2017, arXiv:1706.03762; Beltagy et al. 2020, arXiv:2004.05150 (windows); Su
-      et al. 2021, arXiv:2104.09864. The cache holds keys before their rotation, which is applied
-      relative to the window: no position grows with the length of the stream.
-    """
-    sizes = _head_sizes(hidden_size, heads, key_value_heads, head_size, rotary_base is not None)
-    check_sizes(input_size=input_size, hidden_size=hidden_size)
-    if window < 2:
-        raise ValueError(f"window: expected at least 2, got {window}.")
-    past = window - 1
-
-    def init(key):
-        return _init_heads(key, input_size, input_size, hidden_size, sizes, bias)
-
-    def initial_state(params: Params, batch_shape: Shape) -> KeyValueCache:
-        dtype = params["query"]["kernel"].dtype
-        stored = jnp.zeros((*batch_shape, past, sizes.key_value_heads, sizes.size), dtype)
-        return KeyValueCache(stored, stored, stored[..., 0, 0])
-
-    def read(params: Params, cache: KeyValueCache, xs: Array) -> tuple[Array, KeyValueCache]:
-        """The queries ``[B, T, N, F]``, and the cache with all new steps."""
-        xs = as_input(xs, (input_size,), params["query"]["kernel"].dtype)
-        queries, keys, values = (
-            _heads(params[name], xs, sizes.size) for name in ("query", "key", "value")
-        )
-        new = KeyValueCache(keys, values, jnp.ones(xs.shape[:2]))
-        return jnp.moveaxis(queries, 1, 0), jax.tree.map(join, cache, new)
-
-    def write(params: Params, contexts: Array) -> Array:
-        contexts = jnp.moveaxis(contexts, 0, 1)
-        return affine(params["output"], contexts.reshape(*contexts.shape[:2], -1))
-
-    def run(params: Params, cache: KeyValueCache, xs: Array, steps: Steps):
-        queries, joined = read(params, cache, xs)
-        since = None if steps.since is None else steps.since.T
-        if len(xs) > past:
-            contexts = _attend_in_blocks(queries, joined, since, window, rotary_base)
-        else:
-            new = jax.tree.map(lambda leaf: leaf[:, past:], joined)
-            # From an empty cache, as in most training, only the new steps cost time.
-            contexts = lax.cond(
-                jnp.any(cache.filled > 0.5),
-                lambda: _attend_to_window(queries, joined, since, window, rotary_base),
-                lambda: _attend_to_window(queries, new, since, window, rotary_base),
-            )
-        cache = jax.tree.map(lambda leaf: latest(leaf, past, steps), joined)
-        return cache, write(params, contexts)
-
-    def step(params: Params, state: KeyValueCache, x: Array) -> tuple[KeyValueCache, Array]:
-        cache = jax.tree.map(lambda leaf: _flat(leaf, x.ndim - 1), state)
-        queries, joined = read(params, cache, _flat(x, x.ndim - 1)[None])
-        ys = write(params, _attend_to_window(queries, joined, None, window, rotary_base))
-        cache = jax.tree.map(lambda old, leaf: leaf[:, 1:].reshape(old.shape), state, joined)
-        return cache, ys.reshape(*x.shape[:-1], -1)
-
-    return Cell(init, initial_state, step, (input_size,), without_padding(run))
-
-
 class _HeadSizes(NamedTuple):
     heads: int
     key_value_heads: int
     size: int
-
-
-def _attend_in_blocks(
-    queries: Array, joined: KeyValueCache, since: Array | None, window: int, base: float | None
-) -> Array:
-    """`_attend_to_window` in blocks of ``window - 1`` steps, each with the block before it."""
-    past = window - 1
-    rows, time = queries.shape[:2]
-    count = -(-time // past)
-
-    def blocks(leaf: Array) -> Array:
-        padding = -leaf.shape[1] % past
-        leaf = jnp.pad(leaf, [(0, 0), (0, padding), *[(0, 0)] * (leaf.ndim - 2)])
-        return leaf.reshape(rows, -1, past, *leaf.shape[2:])
-
-    def with_the_block_before(leaf: Array) -> Array:
-        pairs = jnp.concatenate([blocks(leaf)[:, :-1], blocks(leaf)[:, 1:]], axis=2)
-        return pairs.reshape(rows * count, 2 * past, *leaf.shape[2:])
-
-    if since is not None:
-        starts = past * jnp.arange(count)[:, None]
-        since = (blocks(since) - starts).reshape(rows * count, past)
-    queries = blocks(queries).reshape(rows * count, past, *queries.shape[2:])
-    joined = jax.tree.map(with_the_block_before, joined)
-    contexts = _attend_to_window(queries, joined, since, window, base)
-    return contexts.reshape(rows, count * past, *contexts.shape[2:])[:, :time]
-
-
-def _attend_to_window(
-    queries: Array, joined: KeyValueCache, since: Array | None, window: int, base: float | None
-) -> Array:
-    """Attention of the last steps of the joined cache to themselves and to those before.
-
-    Args:
-      queries: ``[B, T, N, F]``, of the last T steps of the cache.
-      joined: the cache ``[B, P + T, ...]``.
-      since: ``[B, T]``, the first step that each step may look back to, where the first of the
-        T steps is number 0.
-      window: how many steps back, the step itself included.
-      base: of the rotary positions.
-    """
-    time = queries.shape[1]
-    key_steps = jnp.arange(time - joined.keys.shape[1], time)
-    distance = jnp.arange(time)[:, None] - key_steps
-    seen = ((distance >= 0) & (distance < window)) & (joined.filled > 0.5)[:, None, :]
-    if since is not None:
-        seen &= key_steps >= since[..., None]
-    keys = joined.keys
-    if base is not None:
-        queries = rotary(queries, jnp.arange(time), base=base)
-        keys = rotary(keys, key_steps, base=base)
-    return _dot_product_attention(queries, keys, joined.values, seen[:, None])
 
 
 def _attend_to_real(
@@ -605,10 +442,6 @@ def _batch_first(array: Array, features: int) -> Array:
     """``[T, ..., *features]`` as ``[B, T, *features]``."""
     shape = array.shape[array.ndim - features :]
     return jnp.moveaxis(array.reshape(len(array), -1, *shape), 1, 0)
-
-
-def _flat(leaf: Array, batch_axes: int) -> Array:
-    return leaf.reshape(int(np.prod(leaf.shape[:batch_axes])), *leaf.shape[batch_axes:])
 
 
 def _head_sizes(

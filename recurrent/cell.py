@@ -16,7 +16,11 @@ from jax import Array, lax
 from jax.core import Tracer
 
 Params = Any
+
+
 State = Any
+
+
 Shape = tuple[int, ...]
 
 
@@ -191,6 +195,8 @@ def scan_sequence(
 
 
 Piece = Callable[[Params, State, Any], tuple[State, Any]]
+
+
 Wrap = Callable[[Piece], Callable[[Params, State, Any, Array], tuple[State, Any]]]
 
 
@@ -399,3 +405,8 @@ def _flags(name: str, flags: Any, shape: Shape) -> Array | None:
     if flags.dtype != jnp.bool_:
         raise ValueError(f"{name}: expected booleans, got {flags.dtype}; compare it with 0 first.")
     return flags
+
+
+def zero_padding(mask: Array | None, xs: Array) -> Array:
+    """Zero where the mask is False."""
+    return xs if mask is None else where_flag(mask, xs, jnp.zeros_like(xs))

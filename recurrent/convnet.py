@@ -6,7 +6,7 @@ from flax import linen as nn
 from jax import Array
 
 from recurrent.convolution import convolve, max_pool_2x2
-from recurrent.dropout import dropout
+from recurrent.regularization import dropout
 
 
 class ConvNet(nn.Module):

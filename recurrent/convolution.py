@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from recurrent.gated import product
+from recurrent.linear_map import product
 
 
 def convolve(images: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:

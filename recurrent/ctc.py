@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from recurrent.cell import check_sizes, length_mask, where_flag
-from recurrent.decode import check_token
+from recurrent.decoding import check_token
 
 
 class Labels(NamedTuple):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from recurrent.cell import Cell, Params, State, scan_sequence, unroll, where_flag
-from recurrent.gated import cut_to_blocks, gated_sequence
-from recurrent.linear import linear_scan
+from recurrent.cells._gated_loop import cut_to_blocks, gated_sequence
+from recurrent.linear_scans import linear_scan
 
 Jacobian = Literal["full", "diagonal"]
 Method = Literal["auto", "serial", "associative"]

@@ -15,9 +15,8 @@ from jax import Array
 
 from recurrent.attention import Attention, Memory
 from recurrent.cell import Cell, Params, Shape, State, check_sizes, output_shape, unroll
-from recurrent.combine import embedding
-from recurrent.gated import affine
-from recurrent.layer import dense
+from recurrent.layers import dense, embedding
+from recurrent.linear_map import affine
 
 
 class DecoderState(NamedTuple):

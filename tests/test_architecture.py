@@ -17,7 +17,7 @@ FLAX_AT_THE_TOP = {
     "experiments.bench.with_linen",
     "experiments.bench.with_nnx",
 }
-FLAX_INSIDE_FUNCTIONS = {"recurrent.interchange"}
+FLAX_INSIDE_FUNCTIONS = {"recurrent.convert"}
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "yaml.load", "torch.load", "os.system"}
@@ -250,8 +250,8 @@ def test_flax_is_caught_where_it_is_not_allowed() -> None:
     line = "from flax import linen as nn"
     assert flax_imports("recurrent.cells", line)
     assert flax_imports("recurrent.cells", f"def f():\n    {line}")
-    assert flax_imports("recurrent.interchange", line)
-    assert not flax_imports("recurrent.interchange", f"def f():\n    {line}")
+    assert flax_imports("recurrent.convert", line)
+    assert not flax_imports("recurrent.convert", f"def f():\n    {line}")
     assert not flax_imports("recurrent.convnet", line)
     assert not flax_imports("recurrent.cells", "import flaxen")
 

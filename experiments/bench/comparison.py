@@ -26,8 +26,8 @@ from experiments.bench import selection
 from experiments.bench.cases import MEASURES, Case, cases, flop, quick_cases
 from experiments.bench.peers import OURS, PEERS, SHARDED
 from experiments.bench.selection import Selection, has
-from experiments.config import option
-from experiments.errors import UserError
+from experiments.harness.config import option
+from experiments.harness.errors import UserError
 
 Result = dict[str, Any]
 Rows = list[dict[str, Any]]
@@ -259,7 +259,7 @@ def about(case: Case, measure: str) -> dict[str, Any]:
 def write(result: Result, folder: Path) -> None:
     """bench.json and bench.md."""
     from experiments.bench import tables
-    from experiments.files import write_atomically
+    from experiments.harness.files import write_atomically
 
     highest = max((rate for rates in result["ceiling"] for rate in rates.values()), default=None)
     for row in [*result["table"], *result["ablation"]]:

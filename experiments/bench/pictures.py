@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from experiments.bench.cases import CELLS, MEASURES
 from experiments.bench.peers import OURS, PEERS, SHARDED
 from experiments.bench.tables import by_case, quiet, verdict
-from experiments.figures import DOTS_PER_INCH, FAINT, INK, MUTED
+from experiments.figures.style import DOTS_PER_INCH, FAINT, INK, MUTED
 
 Row = dict[str, Any]
 STYLES = {  # colour and marker

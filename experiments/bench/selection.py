@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.bench.cases import CELLS, FORMS, MEASURES, SHAPES
 from experiments.bench.peers import OURS, PEERS
-from experiments.errors import UserError, did_you_mean
+from experiments.harness.errors import UserError, did_you_mean
 
 PARTS = ("table", "ablation", "long")
 WORDS: dict[str, Sequence[str]] = {

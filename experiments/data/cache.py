@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from experiments.errors import UserError
+from experiments.harness.errors import UserError
 
 
 def data_dir() -> Path:

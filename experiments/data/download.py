@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 from urllib.error import HTTPError
 
 from experiments.data.cache import data_dir
-from experiments.errors import UserError, unknown
+from experiments.harness.errors import UserError, unknown
 
 _TIMEOUT_SECONDS = 30.0
 _CHUNK_BYTES = 2**16

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.data.download import REMOTE_FILES, fetch
 from experiments.data.idx import read_idx
-from experiments.errors import UserError, unknown
+from experiments.harness.errors import UserError, unknown
 
 DATASETS = ("digits", "mnist")
 _CLASSES = 10

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.data.download import REMOTE_FILES, fetch
-from experiments.errors import UserError, unknown
+from experiments.harness.errors import UserError, unknown
 
 TEXTS = ("pydoc", "shakespeare")
 LARGEST = 2**28  # bytes

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import config
-from experiments.config import Option
-from experiments.errors import UserError, did_you_mean
+from experiments.harness import config
+from experiments.harness.config import Option
+from experiments.harness.errors import UserError, did_you_mean
 
 SPACES = {"log": np.geomspace, "linear": np.linspace}
 FORMS = "a,b,c or FROM:BELOW (whole numbers) or log:LOW:HIGH:COUNT or linear:LOW:HIGH:COUNT"

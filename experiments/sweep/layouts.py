@@ -1,16 +1,22 @@
 """How many members are trained at a time, and where."""
 
 import re
+import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from experiments import loop
-from experiments.config import TrainingConfig, traced
-from experiments.errors import UserError
-from experiments.program import Program
-from recurrent import population
-from recurrent.population import Layout
+from experiments.harness import devices, loop
+from experiments.harness.config import TrainingConfig, traced
+from experiments.harness.errors import UserError
+from experiments.harness.processes import highest
+from experiments.harness.program import Program
+from experiments.sweep.loop import numbers_of
+from experiments.sweep.plan import Plan
+from experiments.sweep.programs import compiled
+from recurrent.training import population
+from recurrent.training.population import Layout, layouts, placed
 
 SHARE_OF_MEMORY = 0.8  # the rest is for activations and data
 
@@ -32,7 +38,7 @@ def places_of(
     """
     each = bytes_of_member(program, config)
     apart = 1 if jax.default_backend() == "cpu" else jax.device_count()  # each with its own memory
-    available = SHARE_OF_MEMORY * loop.memory_bytes() * apart
+    available = SHARE_OF_MEMORY * devices.memory_bytes() * apart
     fit = int(available // each)
     if fit < max(asked, seeds):
         raise UserError(
@@ -59,7 +65,7 @@ def bytes_of_member(program: Program, config: TrainingConfig) -> int:
     """Of its state, its best params and a gradient."""
     numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
     member = jax.eval_shape(lambda numbers: population.begin(program.task, numbers), numbers)
-    return loop.bytes_of(member) + loop.bytes_of(member.best_params)
+    return devices.bytes_of(member) + devices.bytes_of(member.best_params)
 
 
 def layout_of(places: int, asked: str) -> Layout:
@@ -109,3 +115,27 @@ def told(layout: Layout, places: int) -> str:
     if layout.together == 1:
         return f"{on}, one member after the other"
     return f"{on}, {min(layout.together, each)} members side by side"
+
+
+def with_fastest_layout(plan: Plan) -> Plan:
+    """The plan with the fastest layout of those worth measuring, all of which it says."""
+    candidates = layouts(plan.places, jax.device_count())
+    seconds = {layout: highest(seconds_of(plan, layout))[0] for layout in candidates}
+    for layout, each in seconds.items():
+        print(f"layout {layout.devices}x{layout.together}: {each:.3f} s", flush=True)
+    return plan._replace(layout=min(seconds, key=seconds.__getitem__))
+
+
+def seconds_of(plan: Plan, layout: Layout) -> float:
+    """The better of two calls, after one that compiles."""
+    run, program = compiled(plan.program, layout), plan.program
+    numbers, empty = numbers_of(plan, [0] * plan.places), np.zeros(plan.places, bool)
+    members = run.begin((numbers, empty))
+    data = placed(program.data["train"], layout, shared=True)
+    train = run.train(loop.next_call(0, program.steps_per_epoch, plan.config.steps_per_call))
+    times = []
+    for _ in range(3):
+        begun = time.monotonic()
+        members = jax.block_until_ready(train(members, data))[0]
+        times.append(time.monotonic() - begun)
+    return min(times[1:])

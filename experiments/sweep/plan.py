@@ -1,12 +1,14 @@
 """What one program of a sweep is to train, and what is known of it on the way."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.config import Option, TrainingConfig
-from experiments.program import Program
+from experiments.harness import rundir
+from experiments.harness.config import Option, TrainingConfig
+from experiments.harness.program import Program
 from experiments.sweep.axes import Axis, Point
-from recurrent.population import Layout
+from recurrent.training.population import Layout
 
 
 class Inheritance(NamedTuple):
@@ -115,3 +117,18 @@ def occupied(book: Book) -> bool:
 def total_steps(plan: Plan) -> int:
     """Of one member."""
     return plan.program.epochs * plan.program.steps_per_epoch
+
+
+def program_folder(folder: Path, number: int) -> Path:
+    """Where a program's checkpoints and metrics are."""
+    return folder / "programs" / str(number)
+
+
+def member_rows(folder: Path) -> dict[int, list[dict[str, Any]]]:
+    """The metrics of each member, epoch by epoch."""
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for file in sorted(folder.glob("programs/*/metrics.jsonl")):
+        for tick in rundir.rows_of(file):
+            for row in tick["members"]:
+                rows.setdefault(row["member"], []).append(row)
+    return rows

@@ -6,14 +6,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments import config
-from experiments.config import Option
-from experiments.errors import UserError
-from experiments.sweep import axes, halving, layouts, proposing, ranking
+from experiments.harness import config
+from experiments.harness.config import Option
+from experiments.harness.errors import UserError
+from experiments.sweep import axes, layouts, ranking
 from experiments.sweep.axes import Axis, Point
+from experiments.sweep.flags import Settings, Sweep
 from experiments.sweep.plan import Inheritance, Plan
 from experiments.sweep.ranking import Outcome
-from experiments.sweep.request import Settings, Sweep
+from experiments.sweep.search import successive_halving, tpe
 
 REFUSALS = 20
 
@@ -41,7 +42,7 @@ def proposals(sweep: Sweep, ended: Callable[[], Sequence[Sequence[Outcome]]]) ->
       UserError: that of the last of `REFUSALS` proposals in a row that were refused.
     """
     options, score, refused, number = config.options(sweep.module.Config), None, 0, 0
-    points = proposing.proposed(static_axes(sweep), options, sweep.settings.draw_seed)
+    points = tpe.proposed(static_axes(sweep), options, sweep.settings.draw_seed)
     while number < times(sweep):
         try:
             point = points.send(score)
@@ -147,7 +148,11 @@ def plan_of(sweep: Sweep, static: Point, points: list[Point], members: list[int]
             f"--interval: members take over every {asked.interval} epochs, and there are "
             f"{program.epochs}; choose fewer."
         )
-    rungs = halving.rungs(program.epochs, asked.reduction, asked.first_rung) if by_rungs else []
+    rungs = (
+        successive_halving.rungs(program.epochs, asked.reduction, asked.first_rung)
+        if by_rungs
+        else []
+    )
     if by_rungs and not rungs:
         raise UserError(
             f"--search=halving: no rung lies within {program.epochs} epochs; choose a lower "

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.test_experiments import assert_events, snapshot
+from tests.experiments.test_classifiers import assert_events, snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS, STEPS_PER_EPOCH = 16, 20
@@ -27,7 +27,7 @@ FLAGS = (
     *("--cell=elman", "--hidden_size=8", f"--epochs={EPOCHS}", "--steps_per_call=3"),
     "--learning_rate=0.01",
 )
-COMMAND = (sys.executable, "-m", "experiments.run")
+COMMAND = (sys.executable, "-m", "experiments")
 # The same with a save after every call, so that a kill at any moment falls into a save or near.
 ALWAYS_SAVING = (
     *(sys.executable, "-c"),

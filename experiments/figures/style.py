@@ -1,0 +1,130 @@
+"""Colours, sizes and the parts that figures share."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import (
+    LogLocator,
+    NullLocator,
+    StrMethodFormatter,
+)
+
+INK = "#22272e"
+
+
+MUTED = "#7d8590"
+
+
+FAINT = "#dfe3e8"
+
+
+ACCENT = "#1f6fb4"
+
+
+ALARM = "#c2410c"
+
+
+COLOURS = (ACCENT, ALARM, "#2f8f5b", "#7a52a8", "#b08900", "#0f8b8d", "#c85a8a", "#7d8590")
+
+
+DIVERGING = "RdBu_r"
+
+
+ALARM_SHADES = LinearSegmentedColormap.from_list("alarm", ["#fbdcc9", "#e8590c", "#8f2d04"])
+
+
+DOTS_PER_INCH = 200
+
+
+WIDTH = 8.0
+
+
+def log_scale(axes: Axes) -> None:
+    """A logarithmic vertical axis with ticks at 1, 2 and 5, written as plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def _figure(height: float, message: str, width: float = WIDTH) -> Figure:
+    figure = Figure((width, height), DOTS_PER_INCH, facecolor="white", layout="constrained")
+    figure.suptitle(message, x=0.01, ha="left", color=INK, fontsize=11, fontweight="bold")
+    return figure
+
+
+def _words(message: str) -> Figure:
+    figure = Figure((WIDTH, 1.0), DOTS_PER_INCH, facecolor="white")
+    figure.suptitle(
+        message, x=0.5, y=0.5, ha="center", va="center", color=INK, fontsize=12, fontweight="bold"
+    )
+    return figure
+
+
+def _percent(fraction: float, decimals: int = 1) -> str:
+    """100 % is said of nothing that is less than perfect."""
+    percent = round(100 * fraction, decimals)
+    if percent == 100 and fraction < 1:
+        percent -= 10.0**-decimals
+    return f"{percent:.{decimals}f} %"
+
+
+def _tiles(
+    message: str,
+    images: Sequence[np.ndarray],
+    captions: Sequence[str],
+    columns: int,
+    cmap: str,
+    limits: tuple[float, float],
+    margin: float = 0.0,
+) -> Figure:
+    """Small captioned images in rows, in one Axes: forty Axes take seconds to lay out."""
+    height, width = images[0].shape
+    tall, wide = 1.0 * height / width, 1.0
+    across, down = wide + 0.22, tall + 0.34 * columns / 8
+    rows = -(-len(images) // columns)
+    figure = _figure(0.35 + (WIDTH - margin) / (columns * across) * rows * down, message)
+    axes = figure.subplots()
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = (i % columns) * across, (i // columns) * down
+        axes.imshow(image, cmap, vmin=limits[0], vmax=limits[1], extent=(x, x + wide, y + tall, y))
+        axes.add_patch(Rectangle((x, y), wide, tall, fill=False, color=FAINT, linewidth=0.6))
+        axes.text(
+            x + wide / 2, y + tall + 0.04, caption, color=INK, fontsize=8, ha="center", va="top"
+        )
+    axes.set_xlim(-0.11, columns * across - 0.11)
+    axes.set_ylim(rows * down - 0.05, -0.05)
+    axes.set_axis_off()
+    return figure
+
+
+def _quiet_frames(*panels: Axes) -> None:
+    for axes in panels:
+        axes.spines[:].set_color(FAINT)
+        axes.tick_params(colors=MUTED, labelsize=8, length=0)
+
+
+def _heat_map(axes: Axes, values: np.ndarray) -> AxesImage:
+    low, high = _symmetric(values)
+    axes.set_facecolor(MUTED)  # what is not a number must not pass for zero
+    return axes.imshow(
+        values, DIVERGING, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
+    )
+
+
+def _symmetric(values: np.ndarray) -> tuple[float, float]:
+    finite = np.abs(values[np.isfinite(values)])
+    largest = float(finite.max()) if finite.size else 0.0
+    return (-largest, largest) if largest else (-1.0, 1.0)
+
+
+def _colour_bar(figure: Figure, image: AxesImage, label: str) -> None:
+    bar = figure.colorbar(image, ax=image.axes, aspect=30, fraction=0.04, pad=0.02)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)
+    bar.set_label(label, color=MUTED)

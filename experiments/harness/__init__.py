@@ -1,0 +1,1 @@
+"""What every run passes through: flags, loop, checkpoints, run directories, processes."""

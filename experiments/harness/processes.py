@@ -1,0 +1,232 @@
+"""Several processes that train as one: how they start, find each other and keep in step.
+
+The first of them alone writes files and says how it goes; checkpoints are written by all.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from experiments.harness.config import option
+from experiments.harness.errors import UserError
+
+LOCALHOST = "127.0.0.1"
+OF_CONNECTIONS = ("Gloo", "NCCL", "coordination service", "barrier")  # errors of lost processes
+TIME_TO_FINISH = 10**5  # seconds that the others wait while the first draws and reports
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The flags that say which processes train together."""
+
+    processes: int = option(
+        1,
+        "processes that train as one, all on this machine unless --coordinator says otherwise",
+        minimum=1,
+        maximum=10**5,
+    )
+    process: int = option(-1, "which of them this is, from 0; with --coordinator", minimum=-1)
+    coordinator: str = option(
+        "",
+        "HOST:PORT of process 0 where each process is started by hand; auto on a cluster that "
+        "JAX knows, such as Open MPI or a TPU pod; SLURM's srun needs none",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware(Group):
+    """The flags of a single run that say on what."""
+
+    devices: int = option(
+        1, "devices of each process that share each batch", minimum=1, maximum=10**5
+    )
+
+
+def check(asked: Group) -> None:
+    """Raises `UserError` where the flags contradict each other."""
+    if asked.coordinator in ("", "auto"):
+        if asked.process >= 0:
+            raise UserError("--process: it belongs to a --coordinator=HOST:PORT.")
+        return
+    host, _, port = asked.coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(f"--coordinator: expected HOST:PORT or auto, got {asked.coordinator!r}.")
+    if asked.processes < 2 or not 0 <= asked.process < asked.processes:
+        raise UserError(
+            "--coordinator: say how many processes there are and which of them this is, as in "
+            f"--processes=2 --process=0; got {asked.processes} and {asked.process}."
+        )
+
+
+def are_to_be_started(asked: Group) -> bool:
+    """Whether this process is only to start those that train, on this machine."""
+    return asked.processes > 1 and not asked.coordinator and not in_slurm_step()
+
+
+def in_slurm_step() -> bool:
+    """Whether ``srun`` has started this process as one of several."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1
+
+
+def on_this_machine(asked: Group) -> int:
+    """How many of the processes run here, as far as one of them can tell."""
+    return asked.processes if asked.coordinator.startswith(f"{LOCALHOST}:") else 1
+
+
+def join(asked: Group, devices: int = 1) -> None:
+    """Makes this process one of those that train together; nothing where it is the only one.
+
+    It must come before JAX is asked for its devices, of which each of several processes on this
+    machine takes so many, where they are no CPU's.
+
+    Raises:
+      UserError: where no cluster is found, or other processes do not come.
+    """
+    if not asked.coordinator and not in_slurm_step():
+        return
+    import jax
+
+    by_hand = asked.coordinator not in ("", "auto")
+    own = range(asked.process * devices, (asked.process + 1) * devices)
+    try:
+        jax.distributed.initialize(
+            coordinator_address=asked.coordinator if by_hand else None,
+            num_processes=asked.processes if by_hand else None,
+            process_id=asked.process if by_hand else None,
+            local_device_ids=list(own) if on_this_machine(asked) > 1 else None,
+            cluster_detection_method="deactivate" if by_hand else None,
+            shutdown_timeout_seconds=TIME_TO_FINISH,
+        )
+    except ValueError as error:
+        raise UserError(
+            "--coordinator=auto: JAX finds no cluster here; give --coordinator=HOST:PORT, "
+            f"--processes and --process ({error})"
+        ) from error
+    with without_output():
+        meet("joined")  # of which the libraries that connect them tell
+    if not is_first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if in_slurm_step() and asked.processes not in (1, jax.process_count()):
+        raise UserError(
+            f"--processes: srun has started {jax.process_count()}, not {asked.processes}."
+        )
+
+
+@contextlib.contextmanager
+def without_output() -> Iterator[None]:
+    """What any library prints meanwhile is lost."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        yield
+        ctypes.CDLL(None).fflush(None)  # of what libraries in C++ still hold
+    finally:
+        os.dup2(kept, 1)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks; so is one that is alone."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def meet(where: str) -> None:
+    """Waits until all processes have come to the same place."""
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices(where)
+
+
+def highest(*numbers: float) -> tuple[float, ...]:
+    """The highest of what the processes say, for each number."""
+    import jax
+    import numpy as np
+
+    if jax.process_count() == 1:
+        return numbers
+    from jax.experimental import multihost_utils
+
+    of_all = multihost_utils.process_allgather(np.asarray(numbers, np.float32))
+    return tuple(of_all.max(axis=0).tolist())
+
+
+def refuse_differences(asked: dict[str, Any]) -> None:
+    """Raises `UserError`, in all processes, where they were not all asked for the same."""
+    import jax
+    import numpy as np
+
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    own = json.dumps(asked, sort_keys=True, default=str).encode()
+    (length,) = highest(len(own))
+    padded = np.frombuffer(own.ljust(int(length)), np.uint8)
+    first, *others = [
+        json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)
+    ]
+    for number, other in enumerate(others, start=1):
+        for name in {**first, **other}:
+            if first.get(name) != other.get(name):
+                raise UserError(
+                    f"Process {number} was asked for something else than process 0: {name} is "
+                    f"{other.get(name)} there and {first.get(name)} here."
+                )
+
+
+@contextlib.contextmanager
+def by_the_first(manager: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
+    """Entered by the first process alone; the others go on when it is inside.
+
+    Raises:
+      UserError: in all of them, where it refuses.
+    """
+    with contextlib.ExitStack() as entered:
+        refusal = None
+        if is_first():
+            try:
+                entered.enter_context(manager)
+            except UserError as error:
+                refusal = error
+        (refused,) = highest(refusal is not None)
+        if refused:
+            raise refusal or UserError("Process 0 refuses the run; it says why.")
+        yield
+
+
+def is_one_of_several() -> bool:
+    """Whether this process has joined others."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def ends_alone(main: Callable[[], int]) -> NoReturn:
+    """Ends the process by the status that ``main`` returns or, at an exception, by 1.
+
+    One of several that failed does not wait for the others, as it would by default.
+    """
+    try:
+        status = main()
+    except Exception as error:
+        status = 1
+        if is_one_of_several() and any(word in str(error) for word in OF_CONNECTIONS):
+            print(
+                "error: another process has ended, and says why; the same command goes on from "
+                "the last checkpoint.",
+                file=sys.stderr,
+            )
+        else:
+            traceback.print_exc()
+    if status and is_one_of_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -1,0 +1,155 @@
+"""The run directory: who owns it, what was asked, what was measured."""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from experiments.harness.errors import UserError
+from experiments.harness.files import write_atomically
+
+
+@contextlib.contextmanager
+def claim(path: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[Path]:
+    """Makes or reopens the run directory for ``identity``, held against other processes.
+
+    Args:
+      path: the directory.
+      identity: what ``config.json`` records: the experiment, its Config and the hashes of the
+        user's own files. A run is only continued under the same identity.
+      overwrite: delete an earlier run in the directory first.
+
+    Raises:
+      UserError: where the path cannot be written, holds something that is not a run, holds a
+        run of another identity, or is in use by another process. Nothing is changed then.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            _refuse_other_things(path)
+            path.mkdir(parents=True, exist_ok=True)
+            _lock(held.enter_context(open(path / "lock", "a+")), path)
+            if overwrite:
+                _clear(path)
+            check_identity(path / "config.json", identity)
+        except OSError as error:
+            raise UserError(
+                f"The run directory {path} cannot be written: {error.strerror}."
+            ) from error
+        yield path
+
+
+def _refuse_other_things(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"The run directory {path} is a file; choose another --workdir or --name.")
+    # not config.json: other programs have one too, and --overwrite would delete their files
+    if path.is_dir() and any(path.iterdir()) and not (path / "lock").exists():
+        raise UserError(
+            f"The directory {path} holds files but no run; choose another --workdir or --name."
+        )
+
+
+def _lock(lock: Any, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read().strip() or "another process"
+        raise UserError(f"The run directory {path} is in use by {owner}.") from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+    lock.flush()
+
+
+def _clear(path: Path) -> None:
+    for entry in path.iterdir():
+        if entry.name == "lock":
+            continue
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def check_identity(file: Path, identity: dict[str, Any]) -> None:
+    """Writes what a run is, or raises `UserError` where the file says that it is another one."""
+    if not file.exists():
+        return write_json(file, identity)
+    earlier, now = flat(read_json(file)), flat(json.loads(json.dumps(identity)))
+    different = [name for name in {**earlier, **now} if earlier.get(name) != now.get(name)]
+    if different:
+        shown = "; ".join(f"{n} was {earlier.get(n)!r}, now {now.get(n)!r}" for n in different[:3])
+        raise UserError(
+            f"{file.parent} holds a run of another configuration ({shown}). Choose another --name "
+            "or --workdir, or begin it anew with --overwrite."
+        )
+    return None
+
+
+def flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of nested dicts by their own name, or ``outer.inner`` where names meet."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        inner = flat(value) if isinstance(value, dict) else {"": value}
+        leaves |= {f"{name}.{key}" if key else name: leaf for key, leaf in inner.items()}
+    return leaves
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+      UserError: where the file holds something else.
+    """
+    try:
+        value = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged: {error}. Restore it, or use --overwrite.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} is damaged: expected an object. Restore it, or use --overwrite.")
+    return value
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Writes the file whole or not at all."""
+    write_atomically(file, json.dumps(value, indent=2) + "\n")
+
+
+def rows_until(file: Path, step: int) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl`` up to a step; later ones, and a torn last one, are cut."""
+    rows = rows_of(file, step)
+    write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def rows_of(file: Path, until: float = math.inf) -> list[dict[str, Any]]:
+    """The rows of ``metrics.jsonl`` up to a step, without a torn last one.
+
+    Raises:
+      UserError: where another line than the last is no row.
+    """
+    rows: list[dict[str, Any]] = []
+    lines = file.read_bytes().splitlines() if file.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            keep = row["step"] <= until
+        except (ValueError, TypeError, KeyError) as error:
+            if number < len(lines):
+                raise UserError(
+                    f"{file} is damaged: line {number} is no row of metrics. Restore it, or use "
+                    "--overwrite."
+                ) from error
+            break
+        if not keep:
+            break
+        rows.append(row)
+    return rows
+
+
+def append_row(file: Path, row: dict[str, Any]) -> None:
+    """Adds one line to ``metrics.jsonl``."""
+    with open(file, "a") as stream:
+        stream.write(json.dumps(row) + "\n")

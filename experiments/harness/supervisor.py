@@ -1,0 +1,128 @@
+"""Starts the processes of a training on this machine, and ends them together."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from experiments.harness.processes import LOCALHOST
+
+PATIENCE = 15.0  # seconds that the others have for their own end when one has failed
+PARENT = "RECURRENT_SUPERVISOR"  # in the environment of a process: who started it
+
+
+def supervise(arguments: Sequence[str], count: int) -> int:
+    """Runs a command line in so many processes; returns the exit status.
+
+    The first one has the terminal. SIGINT and SIGTERM are passed on to all of them; where one
+    fails the others are ended.
+    """
+    command = [sys.executable, "-P", "-m", "experiments", *arguments]
+    command += [f"--coordinator={LOCALHOST}:{free_port()}"]
+    with contextlib.ExitStack() as files:
+        errors = [files.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
+        children = [
+            subprocess.Popen(  # noqa: S603 - the command line of this process
+                [*command, f"--process={number}"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if number else None,
+                stderr=errors[number] if number else None,
+                env=os.environ | {PARENT: str(os.getpid())},
+                start_new_session=True,  # so that Ctrl-C reaches them from here alone, and once
+            )
+            for number in range(count)
+        ]
+        with signals_passed_on(children):
+            lost = first_failure(children)
+            end(children)
+        if lost is not None and not has_spoken(children[0].returncode):
+            errors[lost].seek(0)
+            say_lost(lost, children[lost].returncode, errors[lost].read().decode(errors="replace"))
+        return exit_status(children[0].returncode)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((LOCALHOST, 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def signals_passed_on(children: Sequence[subprocess.Popen[Any]]) -> Iterator[None]:
+    """SIGINT and SIGTERM go to all children."""
+
+    def pass_on(signum: int, frame: Any) -> None:
+        for child in children:
+            child.send_signal(signum)
+
+    before = {name: signal.signal(name, pass_on) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def first_failure(children: Sequence[subprocess.Popen[Any]]) -> int | None:
+    """The number of the child that failed first, when it has; None when all have ended well."""
+    while True:
+        ended = [child.poll() for child in children]
+        failed = [number for number, status in enumerate(ended) if status]
+        if failed:
+            return failed[0]
+        if None not in ended:
+            return None
+        time.sleep(0.05)
+
+
+def end(children: Sequence[subprocess.Popen[Any]]) -> None:
+    """Waits for all, but for long ends those that still run."""
+    deadline = time.monotonic() + PATIENCE
+    for child in children:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(max(0.0, deadline - time.monotonic()))
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def has_spoken(status: int) -> bool:
+    """Whether this exit status is one that the launcher explains itself."""
+    return status in (0, 2, 3, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+def exit_status(status: int) -> int:
+    """As a shell says it: 128 and the signal for a process that one has ended."""
+    return status if status >= 0 else 128 - status
+
+
+def say_lost(number: int, status: int, text: str) -> None:
+    """Tells which process ended, and the end of what it said."""
+    last = "".join(f"  {line}\n" for line in text.splitlines()[-5:])
+    how = f"by signal {-status}" if status < 0 else f"with status {status}"
+    print(
+        f"{last}error: process {number} ended {how}, and the others were stopped; the same "
+        "command goes on from the last checkpoint.",
+        file=sys.stderr,
+    )
+
+
+def end_with_the_supervisor() -> None:
+    """Stops this process, as SIGTERM does, when the one that started it is gone."""
+    parent = int(os.environ.get(PARENT, 0))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,1 @@
+"""What a finished run leaves: numbers and the page."""

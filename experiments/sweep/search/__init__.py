@@ -1,0 +1,1 @@
+"""How a sweep chooses what to train next."""

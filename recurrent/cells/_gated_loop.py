@@ -1,0 +1,451 @@
+"""The loop of a gated cell over a sequence, and its derived backward pass."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from recurrent.cell import Cell, Params, as_input, scan_sequence, where_flag
+from recurrent.linear_map import (
+    CACHED,
+    Maps,
+    _is_single_row,
+)
+
+Gate = Callable[..., Any]
+
+
+Blocks = list[Array]
+
+
+class GateVJP(NamedTuple):
+    """A gate with a backward pass of its own, in the manner of `jax.custom_vjp`.
+
+    Its residuals lie where their gradients will: ``sums`` has a block of the shape and type of each
+    of zx, and ``own`` of each of zh but those that the gate adds to that of zx. What stands in them
+    is the gate's affair: the pre-activations, or what it made of them.
+
+    Its forward must compute what the gate does, which alone runs where nothing is differentiated,
+    and under ``method="scan"``: compare the gradients of the two methods.
+
+    Attributes:
+      forward: ``(zx, zh, state) -> (state, sums, own)``.
+      backward: ``(sums, own, state before, d_state after) -> (d_sums, d_own, d_state before)``,
+        where d_sums are the gradients of zx, and d_own those of the other blocks of zh.
+      shared: the blocks of zx and zh that the gate adds and uses in no other way.
+    """
+
+    forward: Callable[[Blocks, Blocks, Any], tuple[Any, Blocks, Blocks]]
+    backward: Callable[[Blocks, Blocks, Any, Any], tuple[Blocks, Blocks, Any]]
+    shared: frozenset[int]
+
+
+def cut_to_blocks(maps: Maps, zx: Array, zh: Array) -> tuple[Blocks, Blocks]:
+    """The arrays that a gate gets."""
+    return jnp.split(zx, maps.input_blocks, -1), jnp.split(zh, maps.recurrent_blocks, -1)
+
+
+class Steps(NamedTuple):
+    """What one step of a gated loop reads, or all of them with a leading T.
+
+    Attributes:
+      x: the input.
+      real: False where the step is padding, ``[...]``; None for never.
+      fresh: True where the state is reset first, ``[...]``; None for never.
+    """
+
+    x: Any
+    real: Array | None
+    fresh: Array | None
+
+
+class Weights(NamedTuple):
+    """The params of a gated cell: of its two maps and of its gate."""
+
+    input: Params
+    recurrent: Params
+    gate: dict[str, Any]
+
+
+def gated_sequence(*args: Any, **flags: Any) -> tuple[Any, Array]:
+    """`mapped_sequence`, by a name that tells the cells of `gated`; see `scan_sequence`."""
+    return mapped_sequence(*args, **flags)
+
+
+def mapped_sequence(
+    cell: Cell,
+    gate: Gate,
+    maps: Maps,
+    vjp: GateVJP | None,
+    params: Params,
+    state: Any,
+    xs: Array,
+    *,
+    mask: Array | None,
+    reset: Array | None,
+    reverse: bool,
+) -> tuple[Any, Array]:
+    """The fast sequence function of a `gated_cell`."""
+    if xs.shape[0] == 0:
+        return scan_sequence(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
+    xs = as_input(xs, cell.input_shape, params["input"]["kernel"].dtype)
+    if mask is not None:
+        xs = where_flag(mask, xs, jnp.zeros_like(xs))
+    batch_shape = xs.shape[1 : xs.ndim - len(cell.input_shape)]
+    initial = None if reset is None else cell.initial_state(params, batch_shape)
+    weights = Weights(params["input"], params["recurrent"], params.get("gate", {}))
+    steps = Steps(xs, mask, reset)
+    ran: Any = gated_loop(gate, maps, vjp, reverse, weights, state, initial, steps)
+    state, ys = ran
+    return state, ys if mask is None else where_flag(mask, ys, jnp.zeros_like(ys))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def gated_loop(
+    gate: Gate,
+    maps: Maps,
+    vjp: GateVJP | None,
+    reverse: bool,
+    weights: Weights,
+    state: Any,
+    initial: Any,
+    steps: Steps,
+) -> tuple[Any, Array]:
+    """Steps a gated cell through a sequence.
+
+    Args:
+      gate: ``(gate params, zx, zh, state) -> state``.
+      maps: of x and of h.
+      vjp: the gate's backward pass; None to derive it.
+      reverse: from the last step to the first.
+      weights: the params of the maps and the gate.
+      state: before the first step.
+      initial: what a reset puts back; None where nothing resets.
+      steps: the inputs, time first.
+
+    Returns:
+      The state after the last step, and h of every step.
+    """
+    return _plain_loop(gate, maps, reverse, weights, state, initial, steps)
+
+
+def _plain_loop(gate, maps, reverse, weights, state, initial, steps):
+    """`gated_loop` without its backward pass."""
+
+    def apply(zx, zh, state):
+        return gate(weights.gate, zx, zh, state), [], []
+
+    last, hidden = _run(apply, False, maps, reverse, weights, state, initial, steps)
+    return last, hidden
+
+
+def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple[Any, ...]:
+    """The last state and every h; if it keeps them also the states before each step and residuals.
+
+    Of those states h is left out, since it is that of the step before.
+    """
+
+    def body(project, state, step):
+        state = state if step.fresh is None else where_flag(step.fresh, initial, state)
+        zx, zh = project(step.x), maps.recurrent.apply(weights.recurrent, state.hidden)
+        new, sums, own = forward(*cut_to_blocks(maps, zx, zh), state)
+        new = new if step.real is None else where_flag(step.real, new, state)
+        kept = (state._replace(hidden=None), (_joined(sums), _joined(own))) if keeps else ()
+        return new, (new.hidden, *kept)
+
+    def project_inside(state, steps):
+        project = partial(maps.input.apply, weights.input)
+        return lax.scan(partial(body, project), state, steps, reverse=reverse)
+
+    def project_outside(state, steps):
+        zx = maps.input.apply(weights.input, steps.x)
+
+        def of_step(state, inputs):
+            t, step = inputs
+            project = partial(_apart, t) if maps.input_blocks > 1 else lambda z: z
+            return body(project, state, step)
+
+        inputs = jnp.arange(len(zx)), steps._replace(x=zx)
+        return lax.scan(of_step, state, inputs, reverse=reverse)
+
+    def project_outside_and_keep(state, steps):
+        zx = maps.input.apply(weights.input, steps.x)
+
+        def of_step(carry, inputs):
+            (state, zx), (t, step) = carry, inputs
+            new, (h, before, (sums, own)) = body(partial(_at, zx), state, step._replace(x=t))
+            return (new, _put(zx, sums, t)), (h, before, own)  # what is kept over what was read
+
+        inputs = jnp.arange(len(zx)), steps._replace(x=None)
+        (last, zx), (h, before, own) = lax.scan(of_step, (state, zx), inputs, reverse=reverse)
+        return last, (h, before, (zx, own))
+
+    outside = project_outside_and_keep if keeps else project_outside
+    if _is_read_once(weights, state, steps.x):
+        last, stacked = outside(state, steps)
+    else:
+        last, stacked = lax.platform_dependent(state, steps, cpu=project_inside, default=outside)
+    return last, *stacked
+
+
+def _is_read_once(weights: Weights, state: Any, x: Array) -> bool:
+    """Whether the input's kernel is better read once, in a product before the loop, on a CPU too.
+
+    Elsewhere it always is. On a CPU the product inside the loop costs no more, and its result is
+    still at hand; but not where the kernel does not fit into the caches. Nor where the results of
+    all steps do, and much of a step's work is on its inputs: these are many and no fewer than the
+    hidden units, for then all cores share one large product, or some beside a single row, whose
+    product takes no longer than to read the kernel.
+    """
+    kernel, hidden = weights.input["kernel"], state.hidden.shape[-1]
+    inputs, columns = kernel.shape[0], kernel.shape[-1]
+    many = 64 if _is_single_row(x[0]) else max(128, hidden)
+    fits = math.prod(x.shape[:-1]) * columns <= 2 * CACHED
+    return kernel.size > CACHED or (inputs >= many and fits)
+
+
+def _apart(t, z):
+    """Of step t, not fused with what reads it: XLA on a CPU would not vectorise that."""
+
+    def branch(t, z):
+        return lax.cond(t >= 0, lambda z: z, jnp.zeros_like, z)
+
+    return lax.platform_dependent(t, z, cpu=branch, default=lambda t, z: z)
+
+
+def _gated_loop_forward(gate, maps, vjp, reverse, weights, state, initial, steps):
+    if vjp:
+        of_x, of_h = _shapes_of_blocks(maps, weights, state, steps)
+        _check_vjp(vjp, of_x, of_h, state)
+    inputs = weights, state, initial, steps
+    last, hidden, befores, kept = _keeping_loop(gate, maps, vjp, reverse, *inputs)
+    return (last, hidden), (inputs, (hidden, befores, kept))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def _keeping_loop(gate, maps, vjp, reverse, weights, state, initial, steps):
+    """`_plain_loop`, with all that `_gradients` needs."""
+    forward = (vjp or _derived(gate, maps, weights, state, steps)).forward
+    return _run(forward, True, maps, reverse, weights, state, initial, steps)
+
+
+@_keeping_loop.defjvp
+def _keeping_loop_jvp(gate, maps, vjp, reverse, primals, tangents):
+    # It writes over what it read, as the loop below does, and the same is true of its derivative.
+    # Nothing reads the tangents of the residuals.
+    (*rest, steps), (*t_rest, t_steps) = primals, tangents
+    loop = _loop_of_inputs(gate, maps, reverse, steps)
+    t_last, t_hidden = jax.jvp(loop, (*rest, steps.x), (*t_rest, t_steps.x))[1]
+    outputs = _keeping_loop(gate, maps, vjp, reverse, *primals)
+    return outputs, (t_last, t_hidden, *jax.tree.map(jnp.zeros_like, outputs[2:]))
+
+
+def _loop_of_inputs(gate, maps, reverse, steps):
+    """`_plain_loop` as a function of what may be differentiated alone."""
+
+    def loop(weights, state, initial, xs):
+        return _plain_loop(gate, maps, reverse, weights, state, initial, steps._replace(x=xs))
+
+    return loop
+
+
+def _gated_loop_backward(gate, maps, vjp, reverse, saved, gradients):
+    *d_inputs, d_xs = _gradients(gate, maps, vjp, reverse, *saved, gradients)
+    return *d_inputs, Steps(d_xs, None, None)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def _gradients(gate, maps, vjp, reverse, inputs, residuals, gradients):
+    """Of the loss by the weights, the first state, what a reset puts back, and all x."""
+    weights, state, initial, steps = inputs
+    (hidden, befores, kept), first = residuals, state.hidden
+    d_last, d_hidden = gradients
+    befores = befores._replace(hidden=_hidden_before(first, initial, hidden, steps.fresh, reverse))
+    vjp = vjp or _derived(gate, maps, weights, d_last, steps)
+    to_hidden = maps.recurrent.to_input(weights.recurrent)
+
+    def body(carry, inputs):
+        d_state, d_initial, buffers = carry
+        t, real, fresh, before, d_h = inputs
+        d_state = d_state._replace(hidden=d_state.hidden + d_h)
+        d_new, d_held = (d_state, None) if real is None else _split(d_state, real)
+        kept = _cut(maps, vjp.shared, *_at(buffers, t))
+        d_sums, d_own, d_before = vjp.backward(*kept, before, d_new)
+        d_kept = _joined(d_sums), _joined(d_own)
+        d_zh = _recurrent_part(maps, vjp.shared, *d_kept)
+        through = to_hidden(before.hidden, d_zh)
+        d_before = _plus(d_before._replace(hidden=d_before.hidden + through), d_held)
+        d_reset, d_before = (None, d_before) if fresh is None else _split(d_before, fresh)
+        carry = d_before, _plus(d_initial, d_reset), _put(buffers, d_kept, t)
+        return carry, d_new if weights.gate else None
+
+    carry = d_last, jax.tree.map(jnp.zeros_like, initial), kept
+    inputs = jnp.arange(len(hidden)), steps.real, steps.fresh, befores, d_hidden
+    carry, d_news = lax.scan(body, carry, inputs, reverse=not reverse)
+    d_first, d_initial, (d_zx, d_own) = carry
+    d_gate = weights.gate
+    if weights.gate:
+        blocks = _of_gate(maps, vjp.shared, *_cut(maps, vjp.shared, *kept))
+        d_gate = jax.vjp(lambda extra: gate(extra, *blocks, befores), weights.gate)[1](d_news)[0]
+    d_zh = _recurrent_part(maps, vjp.shared, d_zx, d_own)
+    d_weights = Weights(
+        maps.input.to_params(weights.input, steps.x, d_zx),
+        maps.recurrent.to_params(weights.recurrent, befores.hidden, d_zh),
+        d_gate,
+    )
+    return d_weights, d_first, d_initial, maps.input.to_input(weights.input)(steps.x, d_zx)
+
+
+@_gradients.defjvp
+def _gradients_jvp(gate, maps, vjp, reverse, primals, tangents):
+    # The loop above writes over what it read, and its own derivative would keep a copy of it all
+    # for each step. That of the plain loop's gradient does not; it sees the inputs alone, since
+    # the residuals are made of them.
+    inputs, residuals, gradients = primals
+    (t_weights, t_state, t_initial, t_steps), _, t_gradients = tangents
+    *rest, steps = inputs
+
+    def gradient(given, gradients):
+        return jax.vjp(_loop_of_inputs(gate, maps, reverse, steps), *given)[1](gradients)
+
+    given, t_given = (*rest, steps.x), (t_weights, t_state, t_initial, t_steps.x)
+    of_loop = jax.jvp(gradient, (given, gradients), (t_given, t_gradients))[1]
+    return _gradients(gate, maps, vjp, reverse, inputs, residuals, gradients), of_loop
+
+
+def _at(stacked, t):
+    """Step t of what is stacked, as arrays of their own where the stacks are written to after."""
+    return lax.platform_dependent(stacked, t, cpu=_copied, default=_slices)
+
+
+def _slices(stacked, t):
+    return jax.tree.map(partial(lax.dynamic_index_in_dim, index=t, keepdims=False), stacked)
+
+
+def _copied(stacked, t):
+    # XLA on a CPU fuses a slice into all that read it. One of them may come after the writing, and
+    # then each step copies the whole stack first. What a branch returns is not fused; and since it
+    # returns the slices of all stacks, what is written to any of them waits for every one.
+    def zeros(stacked, t):
+        return jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), stacked)
+
+    return lax.cond(t >= 0, _slices, zeros, stacked, t)
+
+
+def _put(stacked, values, t):
+    put = partial(lax.dynamic_update_index_in_dim, index=t, axis=0)
+    return jax.tree.map(put, stacked, values)
+
+
+def _shared_blocks(gate, maps, weights, state, steps) -> frozenset[int]:
+    """Which blocks of zx and zh the gate adds up and uses in no other way, by its trace.
+
+    Of those it needs the sum alone, and their two gradients are one.
+    """
+    of_x, of_h = _shapes_of_blocks(maps, weights, state, steps)
+    trace = jax.make_jaxpr(partial(gate, weights.gate))(of_x, of_h, state).jaxpr
+    pairs = zip(trace.invars[: len(of_x)], trace.invars[len(of_x) :][: len(of_h)], strict=False)
+    return frozenset(k for k, pair in enumerate(pairs) if _is_sum_alone(trace, pair))
+
+
+def _shapes_of_blocks(maps, weights, state, steps):
+    """Those of the blocks of zx and zh in one step."""
+
+    def apply(x: Array) -> tuple[Blocks, Blocks]:
+        zx = maps.input.apply(weights.input, x)
+        return cut_to_blocks(maps, zx, maps.recurrent.apply(weights.recurrent, state.hidden))
+
+    return jax.eval_shape(apply, steps.x[0])
+
+
+def _check_vjp(vjp: GateVJP, of_x: Blocks, of_h: Blocks, state: Any) -> None:
+    """Raises `ValueError` where it returns something else than blocks and states like these."""
+    own = [block for k, block in enumerate(of_h) if k not in vjp.shared]
+    forward = jax.eval_shape(vjp.forward, of_x, of_h, state)
+    _check_shapes("forward", forward, (state, of_x, own))
+    backward = jax.eval_shape(vjp.backward, of_x, own, state, state)
+    _check_shapes("backward", backward, (of_x, own, state))
+
+
+def _check_shapes(name: str, actual: Any, expected: Any) -> None:
+    got, due = (jax.tree.map(lambda leaf: (leaf.dtype, leaf.shape), t) for t in (actual, expected))
+    if got != due:
+        raise ValueError(f"gate_vjp: expected {name} to return {due}, got {got}.")
+
+
+def _is_sum_alone(trace: Any, pair: tuple[Any, Any]) -> bool:
+    def among(values: Any) -> list[bool]:
+        return [any(value is of for value in values) for of in pair]
+
+    uses = [equation for equation in trace.eqns if any(among(equation.invars))]
+    sums = [each for each in uses if each.primitive.name == "add" and all(among(each.invars))]
+    return len(sums) == len(uses) and not any(among(trace.outvars))
+
+
+def _derived(gate, maps, weights, state, steps) -> GateVJP:
+    """The backward pass that `jax.vjp` derives, from the pre-activations.
+
+    Of the blocks that the gate adds up their sum is kept.
+    """
+    shared = _shared_blocks(gate, maps, weights, state, steps)
+    apply = partial(gate, weights.gate)
+
+    def forward(zx, zh, state):
+        sums = [x + zh[k] if k in shared else x for k, x in enumerate(zx)]
+        own = [h for k, h in enumerate(zh) if k not in shared]
+        return apply(zx, zh, state), sums, own
+
+    def backward(sums, own, before, d_new):
+        blocks = _of_gate(maps, shared, sums, own)
+        d_zx, d_zh, d_before = jax.vjp(apply, *blocks, before)[1](d_new)
+        return d_zx, [d for k, d in enumerate(d_zh) if k not in shared], d_before
+
+    return GateVJP(forward, backward, shared)
+
+
+def _joined(blocks: Blocks) -> Array | None:
+    return jnp.concatenate(blocks, axis=-1) if blocks else None
+
+
+def _cut(maps: Maps, shared: frozenset[int], sums: Array, own: Array | None):
+    """The blocks of residuals, or of their gradients."""
+    rest = maps.recurrent_blocks - len(shared)
+    return jnp.split(sums, maps.input_blocks, -1), [] if own is None else jnp.split(own, rest, -1)
+
+
+def _of_gate(maps: Maps, shared: frozenset[int], sums: Blocks, own: Blocks):
+    """The pre-activations that a gate gets, from what was kept of them."""
+    rest, zeros = iter(own), jnp.zeros_like(sums[0])
+    return sums, [zeros if k in shared else next(rest) for k in range(maps.recurrent_blocks)]
+
+
+def _recurrent_part(maps, shared, d_zx, d_own):
+    """The gradient of zh, from that of zx, which has its shared blocks, and its own blocks."""
+    if len(shared) == maps.input_blocks == maps.recurrent_blocks:
+        return d_zx
+    of_x, of_h = _cut(maps, shared, d_zx, d_own)
+    own = iter(of_h)
+    return _joined([of_x[k] if k in shared else next(own) for k in range(maps.recurrent_blocks)])
+
+
+def _hidden_before(first, initial, hidden, fresh, reverse):
+    """The h that each step starts from, resets done."""
+    parts = [hidden[1:], first[None]] if reverse else [first[None], hidden[:-1]]
+    before = jnp.concatenate(parts)
+    if fresh is None:
+        return before
+    return where_flag(fresh, jnp.broadcast_to(initial.hidden, before.shape), before)
+
+
+def _split(gradient, flag):
+    """A gradient where the flag is true, and where it is not; each zero elsewhere."""
+    zeros = jax.tree.map(jnp.zeros_like, gradient)
+    return where_flag(flag, gradient, zeros), where_flag(flag, zeros, gradient)
+
+
+def _plus(gradient, more):
+    return gradient if more is None else jax.tree.map(jnp.add, gradient, more)

@@ -1,0 +1,65 @@
+"""What linear cells share: params of their projections, steps and dtypes."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from recurrent.cell import Params, Shape
+from recurrent.initializers import (
+    Initializer,
+    drawn_blocks,
+)
+from recurrent.linear_map import affine
+
+
+def _dtype(params: Params) -> Any:
+    return jnp.result_type(*jax.tree.leaves(params))
+
+
+def _wide(x: Array) -> Array:
+    """At least float32: a decay close to 1 has no meaning in bfloat16."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _affine(params: Params, x: Array, product_dtype: Any) -> Array:
+    return _wide(affine(params, x, product_dtype))
+
+
+def _affine_params(
+    key: Array, draw: Initializer, rows: int, columns: int, blocks: int = 1
+) -> dict[str, Array]:
+    kernel = drawn_blocks(draw, key, (rows, columns), blocks)
+    return {"kernel": kernel, "bias": jnp.zeros(blocks * columns)}
+
+
+def _normal(key: Array, shape: Shape, variance: float) -> Array:
+    return math.sqrt(variance) * jax.random.normal(key, shape)
+
+
+def _uniform(key: Array, size: int, low: float = 0, high: float = 1) -> Array:
+    """Never zero, so that its logarithm is finite."""
+    return jax.random.uniform(key, (size,), minval=max(low, 1e-6), maxval=high)
+
+
+def _step_bias(key: Array, size: int, low: float, high: float) -> Array:
+    """The inverse of softplus at log-uniform numbers."""
+    steps = jnp.exp(jax.random.uniform(key, (size,), minval=math.log(low), maxval=math.log(high)))
+    return steps + jnp.log(-jnp.expm1(-steps))
+
+
+def _check_projection(projection: bool, input_size: int, hidden_size: int) -> None:
+    if not projection and input_size != hidden_size:
+        raise ValueError(
+            "projection: expected True where input_size and hidden_size differ, "
+            f"got False for {input_size} and {hidden_size}."
+        )
+
+
+def _check_steps(low: float, high: float) -> None:
+    if not 0 < low <= high:
+        raise ValueError(
+            f"min_step, max_step: expected 0 < min_step <= max_step, got {low} and {high}."
+        )

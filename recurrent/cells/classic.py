@@ -1,0 +1,647 @@
+"""The classic cells, each a gate function: a few lines of its paper's equation.
+
+In every factory ``**options`` are the initialisers and `product_dtype` of `recurrent.gated`, which
+also says what params look like and what is refused.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.core import Tracer
+from jax.nn import sigmoid
+
+from recurrent.cell import Cell, Params, check_sizes, sequence
+from recurrent.cells._gated_loop import Blocks, GateVJP
+from recurrent.cells.gates import Hidden, gated, gated_cell
+from recurrent.initializers import GateBias, Initializer, drawn_bias, drawn_blocks, identity, named
+from recurrent.linear_map import Maps, dense_map, dense_maps, derived_map, product
+
+Reset = Literal["after", "before"]
+Activation = Callable[[Array], Array]
+
+_ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sigmoid": sigmoid}
+# Their derivatives, by what they returned.
+_SLOPES: dict[str, Activation] = {
+    "tanh": lambda h: 1 - h**2,
+    "relu": lambda h: (h > 0).astype(h.dtype),
+    "sigmoid": lambda h: h * (1 - h),
+}
+
+
+def elman(
+    input_size: int, hidden_size: int, *, activation: str | Activation = "tanh", **options: Any
+) -> Cell:
+    """The vanilla recurrent network of Elman.
+
+    Equation: ``h_t = f(W_hh h_{t-1} + W_xh x_t + b_h)``, ``y_t = h_t``.
+
+    Args:
+      input_size: D.
+      hidden_size: H.
+      activation: f, one of ``"tanh"``, ``"relu"``, ``"sigmoid"``, or a function.
+      **options: of `recurrent.gated`.
+
+    Raises:
+      ValueError: for an unknown activation or a size below 1.
+
+    References:
+      Elman, Finding structure in time, Cognitive Science 14, 1990. Departure: no separate
+      read-out; see `recurrent.dense`.
+    """
+    f = _activation(activation)
+
+    def gate(zx, zh, state):
+        return _elman_forward(f, zx, zh, state)[0]
+
+    vjp = elman_vjp(f, _SLOPES[activation]) if isinstance(activation, str) else None
+    return gated(gate, input_size, hidden_size, gates=1, gate_vjp=vjp, **options)
+
+
+def elman_vjp(f: Activation, slope: Activation) -> GateVJP:
+    """The gate of `elman`, which keeps h, from which ``slope`` has the derivative of f."""
+
+    def backward(kept, _, before, d_new):
+        return [d_new.hidden * slope(kept[0])], [], Hidden(jnp.zeros_like(kept[0]))
+
+    return GateVJP(partial(_elman_forward, f), backward, frozenset({0}))
+
+
+def _elman_forward(f, zx, zh, state):
+    h = f(zx[0] + zh[0])
+    return Hidden(h), [h], []
+
+
+def irnn(input_size: int, hidden_size: int, *, scale: float = 1.0, **options: Any) -> Cell:
+    """The Elman network of rectified linear units whose recurrent kernel starts as the identity.
+
+    Equation: ``h_t = relu(W_hh h_{t-1} + W_xh x_t + b_h)``, ``y_t = h_t``. At first the state is
+    copied on, plus the input's part.
+
+    Args:
+      input_size: D.
+      hidden_size: H.
+      scale: of the identity; the paper takes 0.01 where no long memory is needed.
+      **options: of `recurrent.gated`.
+
+    References:
+      Le et al. 2015, arXiv:1504.00941: input kernels are normal with a standard deviation of
+      0.001, as there.
+    """
+    started = {"recurrent_init": identity(scale), "input_init": jax.nn.initializers.normal(0.001)}
+    return elman(input_size, hidden_size, activation="relu", **(started | options))
+
+
+class LSTMState(NamedTuple):
+    """``hidden`` is h and ``cell`` is c, each ``[..., H]``."""
+
+    hidden: Array
+    cell: Array
+
+
+def lstm(
+    input_size: int,
+    hidden_size: int,
+    *,
+    forget_bias: float = 1.0,
+    peepholes: bool = False,
+    coupled: bool = False,
+    peephole_init: Initializer | str = "zeros",
+    **options: Any,
+) -> Cell:
+    """Long short-term memory.
+
+    Equation, with z = x_t W_x + h_{t-1} W_h + b in the gate order i, f, g, o:
+    ``c_t = sigmoid(f + forget_bias) c_{t-1} + sigmoid(i) tanh(g)``,
+    ``h_t = sigmoid(o) tanh(c_t)``, ``y_t = h_t``.
+
+    With peepholes, ``p_i c_{t-1}`` is added to i, ``p_f c_{t-1}`` to f and ``p_o c_t`` to o. With
+    coupled gates there is no f: ``c_t = (1 - s) c_{t-1} + s tanh(g)``, ``s = sigmoid(i -
+    forget_bias)``.
+
+    Args:
+      input_size: D.
+      hidden_size: H.
+      forget_bias: a constant added to the forget gate, apart from the trained bias. It must be 0
+        with `recurrent.initializers.chrono`, which sets that bias.
+      peepholes: whether the gates see c, through the vectors ``[H]`` ``params["gate"]``
+        ``{"input", "forget", "output"}``.
+      coupled: whether what is forgotten is what is written.
+      peephole_init: draws each peephole ``[H]``.
+      **options: of `recurrent.gated`.
+
+    Raises:
+      ValueError: for a forget bias beside `chrono`'s.
+
+    References:
+      Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000; its bias of 1: Jozefowicz
+      et al. 2015; peepholes: Gers & Schmidhuber, Recurrent nets that time and count, 2000; coupled
+      gates: Greff et al. 2015, arXiv:1503.04069 (CIFG). Departures: one bias where torch and cuDNN
+      have two; peepholes start at zero.
+    """
+    check_forget_bias(forget_bias, options)
+    gates = ("write", "candidate", "output") if coupled else LSTM_GATES
+    peephole_init = named(peephole_init, "peephole_init")
+    names = ("input", "output") if coupled else ("input", "forget", "output")
+
+    def peephole_params(key):
+        keys = jax.random.split(key, len(names))
+        draws = zip(names, keys, strict=True)
+        return {name: peephole_init(key, (hidden_size,)) for name, key in draws}
+
+    def gate(zx, zh, state, **peephole):
+        return lstm_gate(list(map(jnp.add, zx, zh)), state, forget_bias, **peephole)
+
+    return gated(
+        gate,
+        input_size,
+        hidden_size,
+        gates=gates,
+        state=LSTMState,
+        gate_params=peephole_params if peepholes else None,
+        gate_vjp=None if peepholes or coupled else lstm_vjp(forget_bias),
+        **options,
+    )
+
+
+LSTM_GATES = ("write", "keep", "candidate", "output")
+
+
+def lstm_gate(
+    z: list[Array],
+    state: LSTMState,
+    forget_bias: float,
+    input: Array | None = None,
+    forget: Array | None = None,
+    output: Array | None = None,
+) -> LSTMState:
+    """The equation of `lstm` for pre-activations i, f, g, o, or i, g, o of coupled gates.
+
+    ``input``, ``forget`` and ``output`` are peepholes that broadcast against c.
+    """
+    i, *f, g, o = z
+    i = _peep(i, input, state.cell)
+    if f:
+        write = sigmoid(i)
+        keep = sigmoid(_peep(f[0], forget, state.cell) + forget_bias)
+    else:
+        write, keep = sigmoid(i - forget_bias), sigmoid(forget_bias - i)
+    cell = keep * state.cell + write * jnp.tanh(g)
+    return LSTMState(sigmoid(_peep(o, output, cell)) * jnp.tanh(cell), cell)
+
+
+def lstm_vjp(forget_bias: float) -> GateVJP:
+    """`lstm_gate` without peepholes, which keeps its four activations for the backward pass.
+
+    So that no sigmoid is computed twice.
+    """
+
+    def forward(zx, zh, state):
+        i, f, g, o = map(jnp.add, zx, zh)
+        i, f, g, o = sigmoid(i), sigmoid(f + forget_bias), jnp.tanh(g), sigmoid(o)
+        cell = f * state.cell + i * g
+        return LSTMState(o * jnp.tanh(cell), cell), [i, f, g, o], []
+
+    def backward(activations, _, before, d_new):
+        i, f, g, o = activations
+        squashed = jnp.tanh(f * before.cell + i * g)
+        d_cell = d_new.cell + d_new.hidden * o * (1 - squashed**2)
+        d_i = d_cell * g * i * (1 - i)
+        d_f = d_cell * before.cell * f * (1 - f)
+        d_g = d_cell * i * (1 - g**2)
+        d_o = d_new.hidden * squashed * o * (1 - o)
+        return [d_i, d_f, d_g, d_o], [], LSTMState(jnp.zeros_like(d_cell), d_cell * f)
+
+    return GateVJP(forward, backward, frozenset(range(4)))
+
+
+def _peep(z: Array, peephole: Array | None, cell: Array) -> Array:
+    return z if peephole is None else z + peephole * cell
+
+
+def check_forget_bias(forget_bias: float, options: dict[str, Any]) -> None:
+    """Raises `ValueError` where a constant would be added to biases that are set by gate."""
+    if isinstance(options.get("bias_init"), GateBias) and forget_bias:
+        raise ValueError(
+            f"forget_bias: expected 0 beside chrono, which sets the forget gate's own bias, "
+            f"got {forget_bias}."
+        )
+
+
+def lstmp(
+    input_size: int,
+    hidden_size: int,
+    *,
+    cell_size: int | None = None,
+    forget_bias: float = 1.0,
+    input_init: Initializer | str = "glorot_uniform",
+    recurrent_init: Initializer | str = "orthogonal",
+    bias_init: Initializer | GateBias | str = "zeros",
+    projection_init: Initializer | str = "glorot_uniform",
+    product_dtype: Any = None,
+) -> Cell:
+    """Long short-term memory with a projection of its output, so with more memory than output.
+
+    Equation, with z = x_t W_x + h_{t-1} W_h + b in the gate order i, f, g, o:
+    ``c_t = sigmoid(f + forget_bias) c_{t-1} + sigmoid(i) tanh(g)``,
+    ``h_t = (sigmoid(o) tanh(c_t)) W_p``, ``y_t = h_t``.
+
+    Args:
+      input_size: D.
+      hidden_size: H, the size of the output; torch calls it ``proj_size``.
+      cell_size: C, the size of c; torch calls it ``hidden_size``. ``2 H`` by default.
+      forget_bias: as in `lstm`.
+      input_init: draws each gate's block ``[D, C]``.
+      recurrent_init: draws each gate's block ``[H, C]``.
+      bias_init: draws each gate's bias ``[C]``, as in `recurrent.gated`.
+      projection_init: draws ``[H, C]``, the transpose of W_p.
+      product_dtype: as in `recurrent.gated`.
+
+    Returns:
+      The cell, with params ``{"input": {"kernel": [D, 4 C], "bias": [4 C]}, "recurrent":
+      {"kernel": [H, 4 C]}, "gate": {"projection": [C, H]}}`` and the state `LSTMState`, whose
+      ``cell`` is ``[..., C]``.
+
+    Raises:
+      ValueError: for a size below 1, an unknown initialiser, or a forget bias beside `chrono`'s.
+
+    References:
+      Sak et al. 2014, Long short-term memory based recurrent neural network architectures for
+      large vocabulary speech recognition, arXiv:1402.1128. Departures: no peepholes, and no
+      second projection that does not recur.
+    """
+    cells = 2 * hidden_size if cell_size is None else cell_size
+    check_sizes(input_size=input_size, hidden_size=hidden_size, cell_size=cells)
+    check_forget_bias(forget_bias, {"bias_init": bias_init})
+    input_init = named(input_init, "input_init")
+    recurrent_init = named(recurrent_init, "recurrent_init")
+    projection_init = named(projection_init, "projection_init")
+    bias_init = bias_init if isinstance(bias_init, GateBias) else named(bias_init, "bias_init")
+
+    def init(key: Array) -> Params:
+        keys = jax.random.split(key, 4)
+        return {
+            "input": {
+                "kernel": drawn_blocks(input_init, keys[0], (input_size, cells), 4),
+                "bias": drawn_bias(bias_init, keys[1], LSTM_GATES, cells),
+            },
+            "recurrent": {"kernel": drawn_blocks(recurrent_init, keys[2], (hidden_size, cells), 4)},
+            "gate": {"projection": projection_init(keys[3], (hidden_size, cells)).T},
+        }
+
+    def gate(extra: dict[str, Array], zx: Blocks, zh: Blocks, state: LSTMState) -> LSTMState:
+        new = lstm_gate(jnp.split(zx[0] + zh[0], 4, -1), state, forget_bias)
+        return new._replace(hidden=product(new.hidden, extra["projection"], product_dtype))
+
+    maps = dense_maps(product_dtype)
+    return gated_cell(init, gate, (input_size,), LSTMState, [(hidden_size,), (cells,)], maps)
+
+
+def gru(
+    input_size: int,
+    hidden_size: int,
+    *,
+    reset: Reset = "after",
+    recurrent_init: Initializer | str = "orthogonal",
+    product_dtype: Any = None,
+    **options: Any,
+) -> Cell:
+    """Gated recurrent unit.
+
+    Equation, in the gate order r, u, n:
+    ``r = sigmoid(zx_r + zh_r)``, ``u = sigmoid(zx_u + zh_u)``, ``n = tanh(zx_n + r zh_n)``,
+    ``h_t = (1 - u) n + u h_{t-1}``, ``y_t = h_t``, where zx and zh have a bias each.
+
+    With the reset before the product ``n = tanh(zx_n + (r h_{t-1}) W_n)``, and there is but one
+    bias; W_n is ``params["gate"]["kernel"]``, ``[H, H]``. Each step then has two products, one
+    after the other.
+
+    Args:
+      input_size: D.
+      hidden_size: H.
+      reset: whether r acts ``"after"`` the product with W_n, or ``"before"`` it.
+      recurrent_init: draws each gate's block ``[H, H]``, W_n included.
+      product_dtype: as in `recurrent.gated`.
+      **options: of `recurrent.gated`.
+
+    Raises:
+      ValueError: for another ``reset``.
+
+    References:
+      Cho et al. 2014, arXiv:1406.1078; ``"before"`` is its version 3 and Chung et al. 2014,
+      ``"after"`` its version 1, cuDNN and torch. Departure: u multiplies the old state, as in Cho
+      et al. and torch, and not the new one, as in Chung et al.
+    """
+    _check_reset(reset)
+
+    def after(zx, zh, state):
+        return _gru_forward(zx, zh, state)[0]
+
+    def before(zx, zh, state, kernel):
+        r, u = (sigmoid(zx[k] + zh[k]) for k in range(2))
+        candidate = jnp.tanh(zx[2] + product(r * state.hidden, kernel, product_dtype))
+        return Hidden((1 - u) * candidate + u * state.hidden)
+
+    return gated(
+        after if reset == "after" else before,
+        input_size,
+        hidden_size,
+        gates=("reset", "keep", "candidate"),
+        gate_vjp=GRU_VJP if reset == "after" else None,
+        recurrent_bias=reset == "after",
+        recurrent_init=recurrent_init,
+        product_dtype=product_dtype,
+        **_candidate_kernel(reset, hidden_size, recurrent_init, recurrent_gates=2),
+        **options,
+    )
+
+
+def _gru_forward(zx, zh, state):
+    r, u = (sigmoid(zx[k] + zh[k]) for k in range(2))
+    n = jnp.tanh(zx[2] + r * zh[2])
+    return Hidden((1 - u) * n + u * state.hidden), [r, u, n], [zh[2]]
+
+
+def _gru_backward(activations, own, before, d_new):
+    (r, u, n), (zh_n,), d_h = activations, own, d_new.hidden
+    d_n = d_h * (1 - u) * (1 - n**2)
+    d_r = d_n * zh_n * r * (1 - r)
+    d_u = d_h * (before.hidden - n) * u * (1 - u)
+    return [d_r, d_u, d_n], [d_n * r], Hidden(d_h * u)
+
+
+GRU_VJP = GateVJP(_gru_forward, _gru_backward, frozenset({0, 1}))
+
+
+def minimal_gated_unit(
+    input_size: int,
+    hidden_size: int,
+    *,
+    reset: Reset = "before",
+    recurrent_init: Initializer | str = "orthogonal",
+    product_dtype: Any = None,
+    **options: Any,
+) -> Cell:
+    """A GRU with one gate for both its purposes.
+
+    Equation, in the gate order f, n: ``f = sigmoid(zx_f + zh_f)``,
+    ``n = tanh(zx_n + (f h_{t-1}) W_n)``, ``h_t = (1 - f) h_{t-1} + f n``, ``y_t = h_t``; or, with
+    the reset after the product, ``n = tanh(zx_n + f zh_n)`` with a bias in zh.
+
+    Args:
+      input_size: D.
+      hidden_size: H.
+      reset: whether f acts ``"before"`` the product with W_n, as in the paper, or ``"after"`` it,
+        which has but one product a step.
+      recurrent_init: draws each gate's block ``[H, H]``, W_n included.
+      product_dtype: as in `recurrent.gated`.
+      **options: of `recurrent.gated`.
+
+    Raises:
+      ValueError: for another ``reset``.
+
+    References:
+      Zhou et al. 2016, Minimal gated unit for recurrent neural networks, arXiv:1603.09420.
+      ``reset="after"`` is a departure.
+    """
+    _check_reset(reset)
+
+    def after(zx, zh, state):
+        f = sigmoid(zx[0] + zh[0])
+        return Hidden((1 - f) * state.hidden + f * jnp.tanh(zx[1] + f * zh[1]))
+
+    def before(zx, zh, state, kernel):
+        f = sigmoid(zx[0] + zh[0])
+        candidate = jnp.tanh(zx[1] + product(f * state.hidden, kernel, product_dtype))
+        return Hidden((1 - f) * state.hidden + f * candidate)
+
+    return gated(
+        after if reset == "after" else before,
+        input_size,
+        hidden_size,
+        gates=("write", "candidate"),
+        recurrent_bias=reset == "after",
+        recurrent_init=recurrent_init,
+        product_dtype=product_dtype,
+        **_candidate_kernel(reset, hidden_size, recurrent_init, recurrent_gates=1),
+        **options,
+    )
+
+
+def ugrnn(
+    input_size: int,
+    hidden_size: int,
+    *,
+    activation: str | Activation = "tanh",
+    forget_bias: float = 1.0,
+    **options: Any,
+) -> Cell:
+    """The update gate network: an Elman network with a gate that holds its state.
+
+    Equation, in the gate order g, c, with z = x_t W_x + h_{t-1} W_h + b:
+    ``h_t = g h_{t-1} + (1 - g) s(z_c)``, ``g = sigmoid(z_g + forget_bias)``, ``y_t = h_t``.
+
+    Args:
+      input_size: D.
+      hidden_size: H.
+      activation: s, as in `elman`.
+      forget_bias: a constant added to the gate; 0 with `recurrent.initializers.chrono`.
+      **options: of `recurrent.gated`.
+
+    Raises:
+      ValueError: for an unknown activation or a forget bias beside `chrono`'s.
+
+    References:
+      Collins et al. 2016, Capacity and trainability in recurrent neural networks,
+      arXiv:1611.09913. Departure: the constant, a hyperparameter there, is 1 by default.
+    """
+    f = _activation(activation)
+    check_forget_bias(forget_bias, options)
+
+    def gate(zx, zh, state):
+        keep, candidate = map(jnp.add, zx, zh)
+        keep = sigmoid(keep + forget_bias)
+        return Hidden(keep * state.hidden + (1 - keep) * f(candidate))
+
+    return gated(gate, input_size, hidden_size, gates=("keep", "candidate"), **options)
+
+
+def indrnn(
+    input_size: int,
+    hidden_size: int,
+    *,
+    activation: str | Activation = "relu",
+    longest: float | None = None,
+    input_init: Initializer | str = "glorot_uniform",
+    recurrent_init: Initializer | str | None = None,
+    bias_init: Initializer | str = "zeros",
+    product_dtype: Any = None,
+) -> Cell:
+    """The independently recurrent network: each unit sees of the past its own state alone.
+
+    Equation: ``h_t = f(W x_t + u * h_{t-1} + b)``, elementwise, ``y_t = h_t``.
+
+    Args:
+      input_size: D.
+      hidden_size: H.
+      activation: f, as in `elman`.
+      longest: T, the length of the sequences in steps. With rectified linear units a gradient
+        grows at most like ``u^T``, so ``u`` starts uniform from 0 to ``2^(1/T)``; from 0 to 1
+        where no T is given. Training does not hold it there: the paper clips u after each update.
+      input_init: draws ``[D, H]``.
+      recurrent_init: draws u, ``[H]``, in place of the above.
+      bias_init: draws ``[H]``.
+      product_dtype: as in `recurrent.gated`, for the product with W.
+
+    Returns:
+      The cell, with params ``{"input": {"kernel": [D, H], "bias": [H]}, "recurrent": {"kernel":
+      [H] (u)}}`` and the state `Hidden`.
+
+    Raises:
+      ValueError: for a size below 1, a length that is not above 0, or an unknown name.
+
+    References:
+      Li et al. 2018, Independently recurrent neural network (IndRNN), arXiv:1803.04831.
+    """
+    check_sizes(input_size=input_size, hidden_size=hidden_size)
+    f = _activation(activation)
+    if longest is not None and not longest > 0:
+        raise ValueError(f"longest: expected above 0 steps, got {longest}.")
+    highest = 1.0 if longest is None else 2 ** (1 / longest)
+    input_init, bias_init = named(input_init, "input_init"), named(bias_init, "bias_init")
+    uniform = partial(jax.random.uniform, maxval=highest)
+    draw = uniform if recurrent_init is None else named(recurrent_init, "recurrent_init")
+
+    def init(key: Array) -> Params:
+        input_key, recurrent_key, bias_key = jax.random.split(key, 3)
+        return {
+            "input": {
+                "kernel": input_init(input_key, (input_size, hidden_size)),
+                "bias": bias_init(bias_key, (hidden_size,)),
+            },
+            "recurrent": {"kernel": draw(recurrent_key, (hidden_size,))},
+        }
+
+    def gate(_: Any, zx: Blocks, zh: Blocks, state: Hidden) -> Hidden:
+        return Hidden(f(zx[0] + zh[0]))
+
+    own = derived_map(lambda params, h: params["kernel"] * h)
+    maps = Maps(dense_map(product_dtype), own)
+    return gated_cell(init, gate, (input_size,), Hidden, [(hidden_size,)], maps)
+
+
+def antisymmetric_rnn(
+    input_size: int,
+    hidden_size: int,
+    *,
+    step_size: float = 0.1,
+    diffusion: float = 0.01,
+    gated: bool = False,
+    input_init: Initializer | str = "glorot_uniform",
+    recurrent_init: Initializer | str = "glorot_normal",
+    bias_init: Initializer | str = "zeros",
+    product_dtype: Any = None,
+) -> Cell:
+    """A cell made for gradient flow: Euler's method on an equation that neither grows nor decays.
+
+    Equation, with ``M = W - W^T - diffusion I``, whose eigenvalues all have the real part
+    ``-diffusion``: ``h_t = h_{t-1} + step_size s tanh(M h_{t-1} + V x_t + b)``, ``y_t = h_t``,
+    where s is 1, or ``sigmoid(M h_{t-1} + V_s x_t + b_s)`` in the gated form.
+
+    Args:
+      input_size: D.
+      hidden_size: H.
+      step_size: epsilon, above 0.
+      diffusion: gamma, 0 or more.
+      gated: whether a gate scales the step.
+      input_init: draws V, ``[D, H]``, and in the gated form V_s after it.
+      recurrent_init: draws the transpose of W, ``[H, H]``.
+      bias_init: draws each ``[H]``.
+      product_dtype: as in `recurrent.gated`.
+
+    Returns:
+      The cell, with params ``{"input": {"kernel": [D, H] or [D, 2 H], "bias": [H] or [2 H]},
+      "recurrent": {"kernel": [H, H]}}`` and the state `Hidden`.
+
+    Raises:
+      ValueError: for a size below 1, a step size or diffusion out of range, or an unknown name.
+
+    References:
+      Chang et al. 2019, AntisymmetricRNN: a dynamical system view on recurrent neural networks,
+      arXiv:1902.09689, which tunes epsilon, gamma and the variance of W (here 1 / H) by task.
+    """
+    check_sizes(input_size=input_size, hidden_size=hidden_size)
+    traced = isinstance(step_size, Tracer) or isinstance(diffusion, Tracer)
+    if not traced and not (float(step_size) > 0 and float(diffusion) >= 0):
+        raise ValueError(
+            "step_size, diffusion: expected above 0 and at least 0, "
+            f"got {step_size} and {diffusion}."
+        )
+    input_init, bias_init = named(input_init, "input_init"), named(bias_init, "bias_init")
+    recurrent_init = named(recurrent_init, "recurrent_init")
+    blocks = 2 if gated else 1
+
+    def init(key: Array) -> Params:
+        input_key, recurrent_key, bias_key = jax.random.split(key, 3)
+        return {
+            "input": {
+                "kernel": drawn_blocks(input_init, input_key, (input_size, hidden_size), blocks),
+                "bias": drawn_blocks(bias_init, bias_key, (hidden_size,), blocks),
+            },
+            "recurrent": {"kernel": recurrent_init(recurrent_key, (hidden_size, hidden_size))},
+        }
+
+    def gate(_: Any, zx: Blocks, zh: Blocks, state: Hidden) -> Hidden:
+        step = step_size * jnp.tanh(zx[0] + zh[0])
+        return Hidden(state.hidden + (sigmoid(zx[1] + zh[0]) * step if gated else step))
+
+    def mixing(params: Params) -> Params:
+        kernel = params["recurrent"]["kernel"]
+        mixed = kernel - kernel.T - diffusion * jnp.eye(hidden_size, dtype=kernel.dtype)
+        return params | {"recurrent": {"kernel": mixed}}
+
+    maps = dense_maps(product_dtype)._replace(input_blocks=blocks)
+    cell = gated_cell(init, gate, (input_size,), Hidden, [(hidden_size,)], maps)
+    return _reparametrised(cell, mixing)
+
+
+def _reparametrised(cell: Cell, to_params: Callable[[Params], Params]) -> Cell:
+    """The cell with params from which ``to_params`` makes its own, once for a whole sequence."""
+
+    def step(params: Params, state: Any, x: Any) -> tuple[Any, Any]:
+        return cell.step(to_params(params), state, x)
+
+    def run(params: Params, state: Any, xs: Any, **flags: Any) -> tuple[Any, Any]:
+        return sequence(cell, to_params(params), state, xs, **flags)
+
+    return cell._replace(step=step, sequence=run)
+
+
+def _activation(name: str | Activation) -> Activation:
+    if callable(name):
+        return name
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {list(_ACTIVATIONS)}, got {name!r}.")
+    return _ACTIVATIONS[name]
+
+
+def _check_reset(reset: str) -> None:
+    if reset not in ("after", "before"):
+        raise ValueError(f'reset: expected "after" or "before", got {reset!r}.')
+
+
+def _candidate_kernel(
+    reset: Reset, hidden_size: int, recurrent_init: Initializer | str, recurrent_gates: int
+) -> dict[str, Any]:
+    """Options of `gated` for a candidate whose product comes after the reset, in the gate."""
+    if reset == "after":
+        return {}
+    draw = named(recurrent_init, "recurrent_init")
+    square = hidden_size, hidden_size
+    return {
+        "recurrent_gates": recurrent_gates,
+        "gate_params": lambda key: {"kernel": draw(key, square)},
+    }

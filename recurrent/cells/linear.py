@@ -1,0 +1,317 @@
+"""Cells whose state is a linear recurrence: write its coefficients, get a cell of two forms.
+
+Step by step they stream like any other cell; whole sequences run through `linear_scan`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, where_flag
+from recurrent.cells._linear import (
+    _affine,
+    _affine_params,
+    _check_projection,
+    _dtype,
+    _uniform,
+    _wide,
+)
+from recurrent.cells.classic import check_forget_bias
+from recurrent.cells.gates import Hidden
+from recurrent.initializers import (
+    GateBias,
+    Initializer,
+    drawn_bias,
+    drawn_blocks,
+    named,
+)
+from recurrent.linear_scans import Method, linear_scan
+
+Read = Callable[[Array], Array]
+Recurrence = Callable[[Params, Array], tuple[Array, Array, Read]]
+
+
+class ComplexHidden(NamedTuple):
+    """A complex state as two arrays ``[..., N]``, which casts and optimisers understand."""
+
+    real: Array
+    imag: Array
+
+
+def linear_cell(
+    init: Callable[[Array], Params],
+    recurrence: Recurrence,
+    input_size: int,
+    state_shape: Shape,
+    *,
+    complex_state: bool = False,
+    method: Method = "auto",
+) -> Cell:
+    """A cell from the coefficients of its recurrence.
+
+    Equation: ``a_t, b_t, read_t = recurrence(params, x_t)``, ``h_t = a_t * h_{t-1} + b_t``,
+    ``y_t = read_t(h_t)``.
+
+    Args:
+      init: ``key -> params``, real arrays of one floating-point type.
+      recurrence: ``(params, x) -> (a, b, read)`` for x of any leading axes, ``[..., D]``; b is
+        ``[..., *state_shape]`` and a broadcasts against it. It is called on one step and on
+        whole sequences, so each step must depend on its own x alone; so must ``read``, which
+        may use the x that it closes over.
+      input_size: D.
+      state_shape: of h without batch axes. It is zero at first.
+      complex_state: whether h is complex.
+      method: of `linear_scan`, for whole sequences.
+
+    Returns:
+      The cell. Its state is `Hidden` or `ComplexHidden`; that and the outputs have the params'
+      type. The recurrence itself is computed in float32 at least; for bfloat16 the state is
+      rounded at each call of ``step``, and once per sequence in the whole form.
+    """
+
+    def initial_state(params: Params, batch_shape: Shape) -> Any:
+        zeros = jnp.zeros((*batch_shape, *state_shape), _dtype(params))
+        return ComplexHidden(zeros, zeros) if complex_state else Hidden(zeros)
+
+    def step(params: Params, state: Any, x: Array) -> tuple[Any, Array]:
+        a, b, read = recurrence(params, as_input(x, (input_size,), _dtype(params)))
+        h = a * _number(state) + b
+        return _state(h, _dtype(params)), read(h).astype(_dtype(params))
+
+    def sequence(
+        params: Params, state: Any, xs: Array, *, mask: Any, reset: Any, reverse: bool
+    ) -> tuple[Any, Array]:
+        if mask is not None:
+            xs = where_flag(mask, xs, jnp.zeros_like(xs))
+        a, b, read = recurrence(params, as_input(xs, (input_size,), _dtype(params)))
+        a = a.reshape((1,) * (b.ndim - a.ndim) + a.shape)
+        if mask is not None:
+            real = mask.reshape(mask.shape + (1,) * (b.ndim - mask.ndim))
+            a, b = jnp.where(real, a, 1), jnp.where(real, b, 0)
+        h0 = _number(state)
+        hs = linear_scan(a, b, h0, reset=reset, reverse=reverse, method=method)
+        ys = read(hs).astype(_dtype(params))
+        if mask is not None:
+            ys = where_flag(mask, ys, jnp.zeros_like(ys))
+        last = hs[0 if reverse else -1] if len(hs) else h0
+        return _state(last, _dtype(params)), ys
+
+    return Cell(init, initial_state, step, (input_size,), sequence)
+
+
+def min_gru(
+    input_size: int,
+    hidden_size: int,
+    *,
+    candidate: Literal["linear", "positive"] = "linear",
+    kernel_init: Initializer | str = "lecun_normal",
+    bias_init: Initializer | GateBias | str = "zeros",
+    product_dtype: Any = None,
+    method: Method = "auto",
+) -> Cell:
+    """The gated recurrent unit without its recurrent products.
+
+    Equation: ``z_t = sigmoid(W_z x_t + b_z)``, ``c_t = g(W_h x_t + b_h)``,
+    ``h_t = (1 - z_t) h_{t-1} + z_t c_t``, ``y_t = h_t``.
+
+    Args:
+      input_size: D.
+      hidden_size: H.
+      candidate: g; ``"linear"`` is the identity, as in the paper's main text; ``"positive"``
+        is the g of its log-space form, ``u + 0.5`` for u >= 0 and ``sigmoid(u)`` below.
+      kernel_init: draws each block ``[D, H]``.
+      bias_init: draws each block ``[H]``, as in `recurrent.gated`.
+      product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      method: of `linear_scan`.
+
+    Returns:
+      The cell, with params ``{"input": {"kernel": [D, 2 H], "bias": [2 H]}}`` in the order
+      z, h, and the state `Hidden`.
+
+    Raises:
+      ValueError: for a size below 1, an unknown candidate or an unknown initialiser.
+
+    References:
+      Feng et al. 2024, Were RNNs all we needed?, arXiv:2410.01201. Departures: no log space
+      (`linear_scan` needs none, nor a positive state), h starts at zero, and since the paper
+      gives no initialisation, kernels are LeCun normal and biases zero.
+    """
+    check_sizes(input_size=input_size, hidden_size=hidden_size)
+    activation = _candidate(candidate)
+    draw = named(kernel_init, "kernel_init")
+    draw_bias = bias_init if isinstance(bias_init, GateBias) else named(bias_init, "bias_init")
+
+    def init(key: Array) -> Params:
+        kernel_key, bias_key = jax.random.split(key)
+        kernel = drawn_blocks(draw, kernel_key, (input_size, hidden_size), 2)
+        bias = drawn_bias(draw_bias, bias_key, ("write", "candidate"), hidden_size)
+        return {"input": {"kernel": kernel, "bias": bias}}
+
+    def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
+        update, new = jnp.split(_affine(params["input"], x, product_dtype), 2, axis=-1)
+        return jax.nn.sigmoid(-update), jax.nn.sigmoid(update) * activation(new), _same
+
+    return linear_cell(init, recurrence, input_size, (hidden_size,), method=method)
+
+
+def min_lstm(
+    input_size: int,
+    hidden_size: int,
+    *,
+    forget_bias: float = 1.0,
+    candidate: Literal["linear", "positive"] = "linear",
+    kernel_init: Initializer | str = "lecun_normal",
+    bias_init: Initializer | GateBias | str = "zeros",
+    product_dtype: Any = None,
+    method: Method = "auto",
+) -> Cell:
+    """Long short-term memory without its recurrent products, with gates that sum to one.
+
+    Equation: ``f_t = sigmoid(W_f x_t + b_f + forget_bias)``, ``i_t = sigmoid(W_i x_t + b_i)``,
+    ``c_t = g(W_h x_t + b_h)``, ``h_t = (f_t h_{t-1} + i_t c_t) / (f_t + i_t)``, ``y_t = h_t``.
+
+    Args:
+      input_size: D.
+      hidden_size: H.
+      forget_bias: a constant added to the forget gate, apart from the trained bias.
+      candidate: g, as in `min_gru`.
+      kernel_init: draws each block ``[D, H]``.
+      bias_init: draws each block ``[H]``, as in `recurrent.gated`.
+      product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      method: of `linear_scan`.
+
+    Returns:
+      The cell, with params ``{"input": {"kernel": [D, 3 H], "bias": [3 H]}}`` in the order
+      f, i, h, and the state `Hidden`.
+
+    Raises:
+      ValueError: for a size below 1, an unknown candidate or an unknown initialiser, or a forget
+        bias beside `chrono`'s.
+
+    References:
+      Feng et al. 2024, Were RNNs all we needed?, arXiv:2410.01201. Departures: those of
+      `min_gru`, and the forget bias of 1, which the paper tries as one of several.
+    """
+    check_sizes(input_size=input_size, hidden_size=hidden_size)
+    check_forget_bias(forget_bias, {"bias_init": bias_init})
+    activation = _candidate(candidate)
+    draw = named(kernel_init, "kernel_init")
+    draw_bias = bias_init if isinstance(bias_init, GateBias) else named(bias_init, "bias_init")
+
+    def init(key: Array) -> Params:
+        kernel_key, bias_key = jax.random.split(key)
+        kernel = drawn_blocks(draw, kernel_key, (input_size, hidden_size), 3)
+        bias = drawn_bias(draw_bias, bias_key, ("keep", "write", "candidate"), hidden_size)
+        return {"input": {"kernel": kernel, "bias": bias}}
+
+    def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
+        forget, write, new = jnp.split(_affine(params["input"], x, product_dtype), 3, axis=-1)
+        log_ratio = jax.nn.log_sigmoid(forget + forget_bias) - jax.nn.log_sigmoid(write)
+        return jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio) * activation(new), _same
+
+    return linear_cell(init, recurrence, input_size, (hidden_size,), method=method)
+
+
+def rg_lru(
+    input_size: int,
+    hidden_size: int,
+    *,
+    projection: bool = True,
+    min_decay: float = 0.9,
+    max_decay: float = 0.999,
+    kernel_init: Initializer | str = "lecun_normal",
+    product_dtype: Any = None,
+    method: Method = "auto",
+) -> Cell:
+    """The real-gated linear recurrent unit of Griffin.
+
+    Equation, with ``u_t = W x_t + b``: ``r_t = sigmoid(W_r u_t + b_r)``,
+    ``i_t = sigmoid(W_i u_t + b_i)``, ``a_t = sigmoid(Lambda)^(8 r_t)``,
+    ``h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t u_t)``, ``y_t = h_t``.
+
+    Args:
+      input_size: D.
+      hidden_size: H.
+      projection: whether ``u_t`` is an affine map of x_t, as the layer before the unit is in
+        the paper; without it ``u_t = x_t``, the unit alone, and D must be H.
+      min_decay: ``sigmoid(Lambda)^8`` starts uniform between this, above 0,
+      max_decay: and this, below 1.
+      kernel_init: draws each kernel.
+      product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      method: of `linear_scan`.
+
+    Returns:
+      The cell, with params ``{"input": {"kernel": [D, H], "bias": [H]} (with the projection),
+      "gates": {"kernel": [H, 2 H], "bias": [2 H]} (r, i), "decay": {"logit": [H] (Lambda)}}``,
+      and the state `Hidden`.
+
+    Raises:
+      ValueError: for a size below 1, decays out of order, an unknown initialiser, or sizes that
+        need a projection.
+
+    References:
+      De et al. 2024, Griffin, arXiv:2402.19427. Departures: the gates' kernels are dense;
+      the convolution and the gated branch around the unit are left to other cells; the first
+      input of a sequence is scaled by ``sqrt(1 - a^2)`` as all others are.
+    """
+    check_sizes(input_size=input_size, hidden_size=hidden_size)
+    _check_projection(projection, input_size, hidden_size)
+    if not 0 < min_decay <= max_decay < 1:
+        raise ValueError(
+            "min_decay, max_decay: expected 0 < min_decay <= max_decay < 1, "
+            f"got {min_decay} and {max_decay}."
+        )
+    draw = named(kernel_init, "kernel_init")
+
+    def init(key: Array) -> Params:
+        input_key, gates_key, decay_key = jax.random.split(key, 3)
+        log_a = jnp.log(_uniform(decay_key, hidden_size, min_decay, max_decay)) / 8
+        gates = _affine_params(gates_key, draw, hidden_size, hidden_size, blocks=2)
+        params = {"gates": gates, "decay": {"logit": log_a - jnp.log(-jnp.expm1(log_a))}}
+        if projection:
+            params["input"] = _affine_params(input_key, draw, input_size, hidden_size)
+        return params
+
+    def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
+        u = _affine(params["input"], x, product_dtype) if projection else _wide(x)
+        gates = jax.nn.sigmoid(_affine(params["gates"], u, product_dtype))
+        r, i = jnp.split(gates, 2, axis=-1)
+        log_a = 8 * r * jax.nn.log_sigmoid(_wide(params["decay"]["logit"]))
+        return jnp.exp(log_a), _root(-jnp.expm1(2 * log_a)) * i * u, _same
+
+    return linear_cell(init, recurrence, input_size, (hidden_size,), method=method)
+
+
+def _state(h: Array, dtype: Any) -> Any:
+    if jnp.iscomplexobj(h):
+        return ComplexHidden(h.real.astype(dtype), h.imag.astype(dtype))
+    return Hidden(h.astype(dtype))
+
+
+def _same(h: Array) -> Array:
+    return h
+
+
+def _candidate(name: str) -> Callable[[Array], Array]:
+    activations = {"linear": _same, "positive": _positive}
+    if name not in activations:
+        raise ValueError(f'candidate: expected "linear" or "positive", got {name!r}.')
+    return activations[name]
+
+
+def _positive(u: Array) -> Array:
+    return jnp.where(u >= 0, u + 0.5, jax.nn.sigmoid(u))
+
+
+def _number(state: Any) -> Array:
+    if isinstance(state, ComplexHidden):
+        return lax.complex(_wide(state.real), _wide(state.imag))
+    return _wide(state.hidden)
+
+
+def _root(u: Array) -> Array:
+    """The square root of u >= 0 with a gradient of zero at zero, where it would be infinite."""
+    return jnp.where(u > 0, jnp.sqrt(jnp.where(u > 0, u, 1)), 0)

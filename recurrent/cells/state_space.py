@@ -1,0 +1,314 @@
+"""State space models as cells: LRU, diagonal S5 and the selective SSM of Mamba."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from recurrent.cell import Cell, Params, check_sizes
+from recurrent.cells._linear import (
+    _affine,
+    _check_projection,
+    _check_steps,
+    _normal,
+    _step_bias,
+    _uniform,
+    _wide,
+)
+from recurrent.cells.linear import (
+    Read,
+    linear_cell,
+)
+from recurrent.initializers import (
+    Initializer,
+    lecun_normal,
+    named,
+)
+from recurrent.linear_scans import Method
+
+
+def lru(
+    input_size: int,
+    hidden_size: int,
+    *,
+    state_size: int | None = None,
+    min_radius: float = 0.0,
+    max_radius: float = 1.0,
+    max_phase: float = 2 * math.pi,
+    product_dtype: Any = None,
+    method: Method = "auto",
+) -> Cell:
+    """The linear recurrent unit: a diagonal complex state, stable by its parametrisation.
+
+    Equation: ``lambda = exp(-exp(nu) + i exp(theta))``,
+    ``h_t = lambda h_{t-1} + exp(gamma) (B x_t)``, ``y_t = Re(C h_t) + D x_t``, with nu, theta
+    and gamma real vectors, B and C complex matrices and D a real one, all trained.
+
+    Args:
+      input_size: D.
+      hidden_size: H, the size of the output.
+      state_size: N complex numbers; H by default.
+      min_radius: of the ring from which lambda is drawn uniformly (by area), 0 or more.
+      max_radius: of the ring, above min_radius, 1 at most.
+      max_phase: the phases are drawn uniformly from 0 to this; radians.
+      product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      method: of `linear_scan`.
+
+    Returns:
+      The cell, with params ``{"eigenvalues": {"log_decay": [N] (nu), "log_phase": [N] (theta)},
+      "input": {"kernel": [D, 2 N] (Re B, Im B), "log_gain": [N] (gamma)},
+      "output": {"kernel": [2 N, H] (Re C over -Im C)}, "skip": {"kernel": [D, H]}}``, and the
+      state `ComplexHidden`.
+
+    Raises:
+      ValueError: for a size below 1 or a ring that is none.
+
+    References:
+      Orvieto et al. 2023, Resurrecting recurrent neural networks for long sequences,
+      arXiv:2303.06349; gamma starts as ``log sqrt(1 - |lambda|^2)``, B and C are complex
+      normal of variance 1 / D and 2 / N as there. Departure: D is a matrix of variance 1 / D,
+      since input and output may differ in size; the paper's is a diagonal of variance 1.
+    """
+    states = hidden_size if state_size is None else state_size
+    check_sizes(input_size=input_size, hidden_size=hidden_size, state_size=states)
+    if not 0 <= min_radius < max_radius <= 1:
+        raise ValueError(
+            "min_radius, max_radius: expected 0 <= min_radius < max_radius <= 1, "
+            f"got {min_radius} and {max_radius}."
+        )
+
+    def init(key: Array) -> Params:
+        radius_key, phase_key, input_key, output_key, skip_key = jax.random.split(key, 5)
+        area = _uniform(radius_key, states) * (max_radius**2 - min_radius**2) + min_radius**2
+        area = jnp.minimum(area, 1 - 1e-6)  # rounding may give 1, and then no finite logarithm
+        return {
+            "eigenvalues": {
+                "log_decay": jnp.log(-0.5 * jnp.log(area)),
+                "log_phase": jnp.log(_uniform(phase_key, states) * max_phase),
+            },
+            "input": {
+                "kernel": _normal(input_key, (input_size, 2 * states), 0.5 / input_size),
+                "log_gain": 0.5 * jnp.log1p(-area),
+            },
+            "output": {"kernel": _normal(output_key, (2 * states, hidden_size), 1 / states)},
+            "skip": {"kernel": lecun_normal(skip_key, (input_size, hidden_size))},
+        }
+
+    def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
+        logs = jax.tree.map(_wide, params["eigenvalues"])
+        a = jnp.exp(lax.complex(-jnp.exp(logs["log_decay"]), jnp.exp(logs["log_phase"])))
+        drive = _complex(_affine(params["input"], x, product_dtype))
+        gain = jnp.exp(_wide(params["input"]["log_gain"]))
+        return a, gain * drive, _real_readout(params, x, product_dtype)
+
+    return linear_cell(init, recurrence, input_size, (states,), complex_state=True, method=method)
+
+
+def diagonal_s5(
+    input_size: int,
+    hidden_size: int,
+    *,
+    state_size: int | None = None,
+    blocks: int = 1,
+    min_step: float = 0.001,
+    max_step: float = 0.1,
+    product_dtype: Any = None,
+    method: Method = "auto",
+) -> Cell:
+    """The simplified state space layer: a discretised diagonal system with one long memory.
+
+    Equation, with the eigenvalues lambda of one half of a conjugate-symmetric system and
+    learned step sizes ``delta = exp(log_step)`` (zero-order hold):
+    ``a = exp(lambda delta)``, ``h_t = a h_{t-1} + ((a - 1) / lambda) (B x_t)``,
+    ``y_t = 2 Re(C h_t) + D x_t``.
+
+    Args:
+      input_size: D.
+      hidden_size: H, the size of the output.
+      state_size: N, the even size of the real system, kept as N / 2 complex numbers; H, or
+        H + 1 if that is odd, by default. A multiple of ``2 * blocks``.
+      blocks: how many HiPPO systems of size N / blocks stand side by side at first.
+      min_step: the smallest initial delta, above 0.
+      max_step: the largest; log_step is drawn uniformly between their logarithms.
+      product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      method: of `linear_scan`.
+
+    Returns:
+      The cell, with params ``{"eigenvalues": {"log_decay": [N/2], "frequency": [N/2]},
+      "step": {"log_step": [N/2]}, "input": {"kernel": [D, N] (Re B, Im B)},
+      "output": {"kernel": [N, H] (Re C over -Im C)}, "skip": {"kernel": [D, H]}}``, where
+      ``lambda = -exp(log_decay) + i frequency``, and the state `ComplexHidden`.
+
+    Raises:
+      ValueError: for a size below 1, a state size that does not divide, or steps not in order.
+
+    References:
+      Smith et al. 2022, Simplified state space layers for sequence modeling, arXiv:2208.04933:
+      lambda starts as the eigenvalues of HiPPO-N, the normal part of HiPPO-LegS, and B and C
+      as LeCun-normal real matrices in its eigenbasis. Departures: the real part of lambda is
+      minus an exponential, so that no training makes it unstable; D is a LeCun-normal matrix,
+      since input and output may differ in size, where the paper has a diagonal; no activation.
+    """
+    states = hidden_size + hidden_size % 2 if state_size is None else state_size
+    check_sizes(input_size=input_size, hidden_size=hidden_size, state_size=states, blocks=blocks)
+    if states % (2 * blocks):
+        raise ValueError(
+            f"state_size: expected a multiple of 2 * blocks = {2 * blocks}, got {states}."
+        )
+    _check_steps(min_step, max_step)
+
+    def init(key: Array) -> Params:
+        input_key, output_key, step_key, skip_key = jax.random.split(key, 4)
+        frequency, basis = _hippo_normal(states // blocks)
+        into = jax.scipy.linalg.block_diag(*[jnp.asarray(basis.conj())] * blocks)
+        kernel = lecun_normal(input_key, (input_size, states)) @ into
+        out = into.conj().T @ lecun_normal(output_key, (states, hidden_size))
+        log_step = jax.random.uniform(
+            step_key, (states // 2,), minval=math.log(min_step), maxval=math.log(max_step)
+        )
+        return {
+            "eigenvalues": {
+                "log_decay": jnp.full(states // 2, math.log(0.5)),
+                "frequency": jnp.tile(jnp.asarray(frequency, log_step.dtype), blocks),
+            },
+            "step": {"log_step": log_step},
+            "input": {"kernel": jnp.concatenate([kernel.real, kernel.imag], axis=1)},
+            "output": {"kernel": jnp.concatenate([out.real, -out.imag], axis=0)},
+            "skip": {"kernel": lecun_normal(skip_key, (input_size, hidden_size))},
+        }
+
+    def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
+        parts = jax.tree.map(_wide, params["eigenvalues"])
+        eigenvalues = lax.complex(-jnp.exp(parts["log_decay"]), parts["frequency"])
+        exponents = eigenvalues * jnp.exp(_wide(params["step"]["log_step"]))
+        drive = _complex(_affine(params["input"], x, product_dtype))
+        read = _real_readout(params, x, product_dtype, scale=2)
+        return jnp.exp(exponents), jnp.expm1(exponents) / eigenvalues * drive, read
+
+    return linear_cell(
+        init, recurrence, input_size, (states // 2,), complex_state=True, method=method
+    )
+
+
+def selective_ssm(
+    input_size: int,
+    hidden_size: int,
+    *,
+    state_size: int = 16,
+    step_rank: int | None = None,
+    projection: bool = True,
+    min_step: float = 0.001,
+    max_step: float = 0.1,
+    kernel_init: Initializer | str = "lecun_normal",
+    product_dtype: Any = None,
+    method: Method = "auto",
+) -> Cell:
+    """A state space model whose step, input and output matrices depend on the input (Mamba).
+
+    Equation, with ``u_t = W x_t``: ``delta_t = softplus(W_d2 W_d1 u_t + b_d)`` ``[H]``,
+    ``B_t = W_B u_t`` and ``C_t = W_C u_t`` ``[N]``; for each channel h and each of its N states,
+    ``s_t[h, n] = exp(-delta_t[h] rate[h, n]) s_{t-1}[h, n] + delta_t[h] B_t[n] u_t[h]``,
+    ``y_t[h] = sum_n C_t[n] s_t[h, n] + gain[h] u_t[h]``.
+
+    Whole sequences hold all states, ``[T, ..., H, N]``, in memory.
+
+    Args:
+      input_size: D.
+      hidden_size: H channels.
+      state_size: N states a channel.
+      step_rank: R, the rank of W_d2 W_d1; H / 16 rounded up by default.
+      projection: whether ``u_t`` is a linear map of x_t, as in Mamba's block; without it
+        ``u_t = x_t``, the selective model alone, and D must be H.
+      min_step: b_d starts so that ``softplus(b_d)`` is log-uniform between this, above 0,
+      max_step: and this.
+      kernel_init: draws W, W_d1, W_B and W_C.
+      product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      method: of `linear_scan`.
+
+    Returns:
+      The cell, with params ``{"input": {"kernel": [D, H]} (with the projection),
+      "select": {"kernel": [H, R + 2 N]} (W_d1, W_B, W_C), "step": {"kernel": [R, H],
+      "bias": [H]}, "decay": {"log_rate": [H, N]}, "skip": {"gain": [H]}}``, and the state
+      `Hidden` of shape ``[..., H, N]``.
+
+    Raises:
+      ValueError: for a size below 1, steps out of order, an unknown initialiser, or sizes that
+        need a projection.
+
+    References:
+      Gu & Dao 2023, Mamba, arXiv:2312.00752: the rates start at 1 to N, the gain at 1, W_d2
+      uniform in ``+-R^-0.5``; B is discretised as ``delta B``, as in the authors' code, where
+      the paper writes the zero-order hold. Departure: the convolution, the SiLU and the gated
+      branch around the model are left to other cells.
+    """
+    rank = -(-hidden_size // 16) if step_rank is None else step_rank
+    check_sizes(
+        input_size=input_size, hidden_size=hidden_size, state_size=state_size, step_rank=rank
+    )
+    _check_projection(projection, input_size, hidden_size)
+    _check_steps(min_step, max_step)
+    draw = named(kernel_init, "kernel_init")
+
+    def init(key: Array) -> Params:
+        input_key, select_key, kernel_key, bias_key = jax.random.split(key, 4)
+        widths = rank, state_size, state_size
+        keys = jax.random.split(select_key, 3)
+        select = [draw(k, (hidden_size, n)) for k, n in zip(keys, widths, strict=True)]
+        spread = jax.random.uniform(kernel_key, (rank, hidden_size), minval=-1.0)
+        rates = jnp.log(jnp.arange(1.0, state_size + 1))
+        params = {
+            "select": {"kernel": jnp.concatenate(select, axis=1)},
+            "step": {
+                "kernel": spread * rank**-0.5,
+                "bias": _step_bias(bias_key, hidden_size, min_step, max_step),
+            },
+            "decay": {"log_rate": jnp.tile(rates, (hidden_size, 1))},
+            "skip": {"gain": jnp.ones(hidden_size)},
+        }
+        if projection:
+            params["input"] = {"kernel": draw(input_key, (input_size, hidden_size))}
+        return params
+
+    def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
+        u = _affine(params["input"], x, product_dtype) if projection else _wide(x)
+        selected = _affine(params["select"], u, product_dtype)
+        low, write, readout = jnp.split(selected, [rank, rank + state_size], axis=-1)
+        delta = jax.nn.softplus(_affine(params["step"], low, product_dtype))
+        a = jnp.exp(-delta[..., None] * jnp.exp(_wide(params["decay"]["log_rate"])))
+
+        def read(h: Array) -> Array:
+            return jnp.einsum("...hn,...n->...h", h, readout) + params["skip"]["gain"] * u
+
+        return a, (delta * u)[..., None] * write[..., None, :], read
+
+    shape = hidden_size, state_size
+    return linear_cell(init, recurrence, input_size, shape, method=method)
+
+
+def _complex(parts: Array) -> Array:
+    return lax.complex(*jnp.split(parts, 2, axis=-1))
+
+
+def _real_readout(params: Params, x: Array, product_dtype: Any, scale: float = 1) -> Read:
+    def read(h: Array) -> Array:
+        parts = jnp.concatenate([h.real, h.imag], axis=-1)
+        through = _affine(params["output"], parts, product_dtype)
+        return scale * through + _affine(params["skip"], x, product_dtype)
+
+    return read
+
+
+def _hippo_normal(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The positive frequencies of HiPPO-N, ``[size / 2]``, and eigenvectors as columns.
+
+    HiPPO-LegS plus ``p p^T``, with ``p_n = sqrt(n + 1/2)``, is minus one half of the identity
+    plus a skew-symmetric matrix.
+    """
+    roots = np.sqrt(2 * np.arange(size) + 1)
+    lower = np.tril(np.outer(roots, roots), -1)
+    skew = (lower.T - lower) / 2
+    frequency, basis = np.linalg.eigh(-1j * skew)
+    return frequency[size // 2 :], basis[:, size // 2 :]

@@ -1,0 +1,427 @@
+"""Combinators: functions from cells to a cell.
+
+Whole sequences run layer by layer through each cell's own sequence function, so that nothing of
+its speed is lost; the noisy ones are in `recurrent.noise`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from recurrent.cell import (
+    Cell,
+    Params,
+    Shape,
+    State,
+    check_sizes,
+    in_chunks,
+    output_shape,
+    recomputed,
+    scan_sequence,
+    sequence,
+    zero_padding,
+)
+from recurrent.layers import (
+    Layer,
+)
+
+
+class StackState(NamedTuple):
+    """``layers`` holds the state of every part in order, ``()`` for one without memory."""
+
+    layers: tuple[State, ...]
+
+
+class BidirectionalState(NamedTuple):
+    """The states of the two directions, each after the last step that it read."""
+
+    forward: State
+    backward: State
+
+
+def stack(*parts: Cell | Layer, input_shape: Shape | None = None) -> Cell:
+    """Cells on top of each other: each reads the outputs of the one before.
+
+    Layers without memory may stand anywhere between them: an embedding or a projection below, a
+    normalisation in the middle, a readout on top::
+
+        stack(embedding(V, D), lstm(D, H), layer_norm(H), lstm(H, H), dense(H, V), input_shape=())
+
+    Args:
+      *parts: cells and layers, the one that reads the input first. A layer must act on each step
+        alone, with any leading axes.
+      input_shape: of one input; needed where a layer comes first that changes the shape, such as
+        a projection, ``(D,)``, or an embedding, ``()``.
+
+    Returns:
+      The cell, with params ``{"layer_0": ..., "layer_1": ...}`` and the state `StackState`.
+
+    Raises:
+      ValueError: for no parts, or a part that does not take what the one before gives.
+    """
+    if not parts:
+        raise ValueError("parts: expected at least one cell or layer, got none.")
+    for part in parts:
+        if not isinstance(part, Cell | Layer):
+            raise ValueError(f"parts: expected cells and layers, one by one, got {part!r}.")
+    given = _first_shape(parts) if input_shape is None else input_shape
+    giver = "the stack reads"
+    cells: list[Cell] = []
+    for index, part in enumerate(parts):
+        cell = _memoryless(part, given) if isinstance(part, Layer) else part
+        _check_takes(index, cell, given, giver)
+        given, giver = _output_shape_of(index, cell), f"layer {index} gives"
+        cells.append(cell)
+
+    def connect(layer: Callable[[int, Array], Array], x: Array) -> Array:
+        for index in range(len(cells)):
+            x = layer(index, x)
+        return x
+
+    return _layered(tuple(cells), connect)
+
+
+def skip_stack(*cells: Cell) -> Cell:
+    """Cells on top of each other where every one sees the input and the output sees every one.
+
+    Equation: ``h^1 = cell_1(x)``, ``h^n = cell_n([x; h^{n-1}])``, ``y = [h^1; ...; h^N]``.
+
+    Args:
+      *cells: with inputs of size D, then D plus the size of the output of the one before.
+
+    Returns:
+      The cell, with params ``{"layer_0": ..., "layer_1": ...}`` and the state `StackState`.
+
+    Raises:
+      ValueError: for no cells, or sizes that do not meet.
+
+    References:
+      Graves 2013, Generating sequences with recurrent neural networks, arXiv:1308.0850, eqs. 1 to
+      5; a `recurrent.dense` on top of it is their sum over layers.
+    """
+    if not cells:
+        raise ValueError("cells: expected at least one, got none.")
+    for index, cell in enumerate(cells[1:], start=1):
+        given = _side_by_side(cells[0].input_shape, output_shape(cells[index - 1]))
+        _check_takes(index, cell, given, f"the input and layer {index - 1} together give")
+
+    def connect(layer: Callable[[int, Array], Array], x: Array) -> Array:
+        ys = [layer(0, x)]
+        for index in range(1, len(cells)):
+            ys.append(layer(index, _join(x, ys[-1])))
+        return _join(*ys)
+
+    return _layered(cells, connect)
+
+
+def residual(cell: Cell) -> Cell:
+    """A cell with a way around it: ``y = x + cell(x)``; params and state are the cell's own.
+
+    Raises:
+      ValueError: where inputs and outputs differ in shape.
+
+    References:
+      He et al. 2016, arXiv:1512.03385; between recurrent layers: Wu et al. 2016,
+      arXiv:1609.08144, section 3.1.
+    """
+    given = output_shape(cell)
+    if given != cell.input_shape:
+        raise ValueError(
+            f"residual: expected a cell whose outputs have the shape of its inputs, "
+            f"{list(cell.input_shape)}, got {list(given)}; put a dense layer into a stack with it."
+        )
+    return _around(cell, jnp.add)
+
+
+def dense_connection(cell: Cell) -> Cell:
+    """A cell whose input is kept beside its output: ``y = [x; cell(x)]``.
+
+    A stack of them is a densely connected net: every cell sees the input and the outputs of all
+    cells below. Params and state are the cell's own.
+
+    Raises:
+      ValueError: where inputs and outputs differ in more than their last axis.
+
+    References:
+      Huang et al. 2017, arXiv:1608.06993.
+    """
+    _side_by_side(cell.input_shape, output_shape(cell))
+    return _around(cell, _join)
+
+
+def bidirectional(forward: Cell, backward: Cell) -> Cell:
+    """Two cells that read the sequence in opposite directions: ``y_t = [forward_t; backward_t]``.
+
+    With lengths or a mask, the backward direction starts at each example's own end. Where a flag
+    resets the state before x_t, a new sequence begins, so the backward direction is reset between
+    x_t and the step before it: packed sequences give what each alone would. With ``reverse`` the
+    two directions change places; outputs stay at their input's place.
+
+    It has no step, since the backward direction needs the whole sequence: only
+    `recurrent.unroll` runs it, and not by ``method="scan"`` or ``return_states``, nor truncated or
+    in pieces: give each direction a `remat` of its own.
+
+    Args:
+      forward: reads from the first step to the last.
+      backward: reads from the last step to the first.
+
+    Returns:
+      The cell, with params ``{"forward": ..., "backward": ...}`` and the state
+      `BidirectionalState`.
+
+    Raises:
+      ValueError: for cells that take inputs of different shapes, or whose outputs differ in more
+        than the last axis.
+
+    References:
+      Schuster & Paliwal 1997, Bidirectional recurrent neural networks.
+    """
+    if forward.input_shape != backward.input_shape:
+        raise ValueError(
+            f"backward: expected a cell with inputs of shape {list(forward.input_shape)}, as "
+            f"forward has, got {list(backward.input_shape)}."
+        )
+    _side_by_side(output_shape(forward), output_shape(backward))
+
+    def init(key: Array) -> Params:
+        forward_key, backward_key = jax.random.split(key)
+        return {"forward": forward.init(forward_key), "backward": backward.init(backward_key)}
+
+    def initial_state(params: Params, batch_shape: Shape) -> BidirectionalState:
+        return BidirectionalState(
+            forward.initial_state(params["forward"], batch_shape),
+            backward.initial_state(params["backward"], batch_shape),
+        )
+
+    def run(params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool):
+        turned = None if reset is None else _seen_from_behind(reset, mask, reverse)
+        there = partial(sequence, forward, mask=mask, reset=reset, reverse=reverse)
+        back = partial(sequence, backward, mask=mask, reset=turned, reverse=not reverse)
+        forward_state, ys = there(params["forward"], state.forward, xs)
+        backward_state, zs = back(params["backward"], state.backward, xs)
+        return BidirectionalState(forward_state, backward_state), _join(ys, zs)
+
+    return Cell(init, initial_state, _no_step, forward.input_shape, run)
+
+
+def learned_state(cell: Cell) -> Cell:
+    """A cell whose state before the first input is trained, the same for every example.
+
+    It starts as the cell's own. A reset goes back to it, and its gradient is the sum over all
+    examples and resets. With resets, sequences run by the plain scan of the step: the sequence
+    function of the cell inside knows no other state to go back to than its own.
+
+    Returns:
+      The cell, with params ``{"cell": ..., "state": {"hidden": [H], ...}}``, where nested states
+      are flat, as in ``"layers/0/hidden"``. Leaves that are not floating-point are not trained.
+
+    Raises:
+      ValueError: for a state with a common scale, as that of `recurrent.slstm`.
+    """
+    refuse_scaled_state(cell, "learned_state")
+
+    def init(key: Array) -> Params:
+        params = cell.init(key)
+        leaves = _named_leaves(cell.initial_state(params, ()))
+        trained = {name: leaf for name, leaf in leaves.items() if _is_floating(leaf)}
+        return {"cell": params, "state": trained}
+
+    def initial_state(params: Params, batch_shape: Shape) -> State:
+        state = cell.initial_state(params["cell"], batch_shape)
+        leaves = [
+            jnp.broadcast_to(params["state"][name], leaf.shape) if _is_floating(leaf) else leaf
+            for name, leaf in _named_leaves(state).items()
+        ]
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+    def step(params: Params, state: State, x: Any) -> tuple[State, Any]:
+        return cell.step(params["cell"], state, x)
+
+    def run(params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool):
+        if reset is not None:
+            return scan_sequence(
+                learned, params, state, xs, mask=mask, reset=reset, reverse=reverse
+            )
+        return sequence(cell, params["cell"], state, xs, mask=mask, reset=None, reverse=reverse)
+
+    learned = Cell(init, initial_state, step, cell.input_shape, run)
+    return learned
+
+
+def remat(cell: Cell, steps: int) -> Cell:
+    """A cell whose backward pass over a whole sequence stores every so many-th state alone.
+
+    What lies between is recomputed, so memory falls from T to T / steps + steps states; numbers
+    stay as they are. It is what `recurrent.unroll` does with its argument of that name, for a part
+    of a larger cell. Where a sequence runs by the plain scan of the step, it changes nothing.
+
+    Raises:
+      ValueError: for steps below 1.
+
+    References:
+      Chen et al. 2016, Training deep nets with sublinear memory cost, arXiv:1604.06174.
+    """
+    check_sizes(steps=steps)
+    return cell._replace(sequence=partial(in_chunks(sequence, steps, recomputed), cell))
+
+
+def _layered(
+    cells: tuple[Cell, ...], connect: Callable[[Callable[[int, Any], Any], Any], Any]
+) -> Cell:
+    """A cell from others and ``connect(layer, x) -> y``, which calls each ``layer(index, x)``."""
+
+    def init(key: Array) -> Params:
+        keys = jax.random.split(key, len(cells))
+        pairs = zip(cells, keys, strict=True)
+        return {f"layer_{index}": cell.init(k) for index, (cell, k) in enumerate(pairs)}
+
+    def initial_state(params: Params, batch_shape: Shape) -> StackState:
+        return StackState(
+            tuple(
+                cell.initial_state(params[f"layer_{index}"], batch_shape)
+                for index, cell in enumerate(cells)
+            )
+        )
+
+    def thread(run: Callable[..., Any], params: Params, state: StackState, x: Any):
+        states = list(state.layers)
+
+        def layer(index: int, x: Any) -> Any:
+            own = params[f"layer_{index}"]
+            states[index], y = run(cells[index], own, state.layers[index], x)
+            return y
+
+        y = connect(layer, x)
+        return StackState(tuple(states)), y
+
+    def step(params: Params, state: State, x: Any) -> tuple[State, Any]:
+        return thread(_step, params, state, x)
+
+    def run(params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool):
+        whole = partial(sequence, mask=mask, reset=reset, reverse=reverse)
+        return thread(whole, params, state, xs)
+
+    return Cell(init, initial_state, step, cells[0].input_shape, run)
+
+
+def _step(cell: Cell, params: Params, state: State, x: Any) -> tuple[State, Any]:
+    return cell.step(params, state, x)
+
+
+def _no_step(params: Params, state: State, x: Any) -> tuple[State, Any]:
+    raise ValueError(
+        "bidirectional: expected a whole sequence, got one step, which cannot know what follows; "
+        'run it by unroll with method="auto", without return_states and truncate; remat and '
+        "learned_state go around each direction inside of it: bidirectional(remat(forward, 32), "
+        "remat(backward, 32))."
+    )
+
+
+def _around(cell: Cell, join: Callable[[Any, Any], Any]) -> Cell:
+    """The cell with ``y = join(x, cell(x))``, where joining zeros gives zeros."""
+
+    def step(params: Params, state: State, x: Any) -> tuple[State, Any]:
+        state, y = cell.step(params, state, x)
+        return state, join(x, y)
+
+    def run(params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool):
+        xs = zero_padding(mask, xs)
+        state, ys = sequence(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
+        return state, join(xs, ys)
+
+    return cell._replace(step=step, sequence=run)
+
+
+def refuse_scaled_state(cell: Cell, name: str) -> None:
+    """Raises `ValueError` for a state whose parts mean something by their common scale alone."""
+    state = jax.eval_shape(lambda key: cell.initial_state(cell.init(key), ()), jax.random.key(0))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state)]
+    if any(path.endswith(".log_scale") for path in paths):
+        raise ValueError(
+            f"{name}: expected a state whose entries stand for themselves, got one with a "
+            "log_scale, by which its other fields are to be multiplied."
+        )
+
+
+def _seen_from_behind(reset: Array, mask: Array | None, reverse: bool) -> Array:
+    """Reset flags for the same gaps between real steps, read in the other direction."""
+    if reverse:
+        reset, mask = jax.tree.map(lambda flags: flags[::-1], (reset, mask))
+    time = len(reset)
+    steps = jnp.broadcast_to(jnp.arange(time).reshape(-1, *[1] * (reset.ndim - 1)), reset.shape)
+    never = jnp.zeros_like(reset[:1])
+    after = steps + 1
+    if mask is not None:
+        real = lax.cummin(jnp.where(mask, steps, time), reverse=True)
+        after = jnp.concatenate([real[1:], jnp.full_like(steps[:1], time)])
+    turned = jnp.take_along_axis(jnp.concatenate([reset, never]), after, axis=0)
+    turned = turned if mask is None else turned & mask
+    return turned[::-1] if reverse else turned
+
+
+def _memoryless(layer: Layer, input_shape: Shape) -> Cell:
+    """The layer as a cell that remembers nothing."""
+
+    def initial_state(params: Params, batch_shape: Shape) -> State:
+        return ()
+
+    def step(params: Params, state: State, x: Any) -> tuple[State, Any]:
+        return state, layer.apply(params, x)
+
+    def run(params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool):
+        return state, zero_padding(mask, layer.apply(params, zero_padding(mask, xs)))
+
+    return Cell(layer.init, initial_state, step, input_shape, run)
+
+
+def _output_shape_of(index: int, cell: Cell) -> Shape:
+    try:
+        return output_shape(cell)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"layer {index}: expected it to take inputs of shape {list(cell.input_shape)}, got "
+            f"an error: {error} If the first part is a layer, give the stack its input_shape."
+        ) from error
+
+
+def _first_shape(parts: tuple[Cell | Layer, ...]) -> Shape:
+    """The shape of the first cell's input: layers before it are taken to keep the shape."""
+    for part in parts:
+        if isinstance(part, Cell):
+            return part.input_shape
+    raise ValueError("input_shape: expected a shape for a stack of layers alone, got None.")
+
+
+def _check_takes(index: int, cell: Cell, given: Shape, giver: str) -> None:
+    if cell.input_shape != given:
+        raise ValueError(
+            f"layer {index}: expected a cell that takes inputs of shape {list(given)}, as {giver}, "
+            f"got one that takes {list(cell.input_shape)}."
+        )
+
+
+def _side_by_side(a: Shape, b: Shape) -> Shape:
+    """The shape of two arrays joined along their last axes."""
+    if not a or not b or a[:-1] != b[:-1]:
+        raise ValueError(
+            f"cells: expected shapes that differ in their last axes alone, got {list(a)} and "
+            f"{list(b)}; these cannot be joined."
+        )
+    return (*a[:-1], a[-1] + b[-1])
+
+
+def _join(*arrays: Array) -> Array:
+    return jnp.concatenate(arrays, axis=-1)
+
+
+def _named_leaves(tree: Any) -> dict[str, Array]:
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _is_floating(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -1,0 +1,352 @@
+"""Dropout whose rate may be traced and whose key is explicit."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.core import Tracer
+
+from recurrent.cell import (
+    Cell,
+    Params,
+    Shape,
+    State,
+    check_sizes,
+    output_shape,
+    sequence,
+    where_flag,
+    zero_padding,
+)
+from recurrent.combinators import refuse_scaled_state
+
+
+def dropout(x: Array, rate: Any, key: Array | None) -> Array:
+    """Sets each entry to zero with probability ``rate`` and scales the rest by 1 / (1 - rate).
+
+    Args:
+      x: any shape.
+      rate: 0 to below 1; may be traced.
+      key: drawn from once for the whole array; None in evaluation, which returns ``x``.
+
+    Raises:
+      ValueError: for a rate outside 0 to below 1, unless it is traced.
+
+    References:
+      Srivastava et al. 2014.
+    """
+    check_rate(rate)
+    if key is None:
+        return x
+    return dropped(jax.random.bernoulli(key, 1 - rate, x.shape), x, rate)
+
+
+def dropped(keep: Array, x: Array, rate: Any) -> Array:
+    """``x / (1 - rate)`` in the type of x where ``keep``, zero elsewhere."""
+    return jnp.where(keep, (x / (1 - rate)).astype(x.dtype), 0)
+
+
+def check_rate(rate: Any) -> None:
+    """Raises `ValueError` for a rate outside 0 to below 1, unless it is traced."""
+    # float() of an array that is known, since comparing it while a function is traced is traced too
+    if not isinstance(rate, Tracer) and not 0 <= float(rate) < 1:
+        raise ValueError(f"rate: expected 0 to below 1, got {rate}.")
+
+
+Path = tuple[str, ...]
+
+
+class Clock(NamedTuple):
+    """``time``: how many real steps each example has read, integers ``[...]``."""
+
+    time: Array
+
+
+class Kept(NamedTuple):
+    """``keep``: booleans ``[..., D]``, False where an entry is dropped."""
+
+    keep: Array
+
+
+class ZoneoutState(NamedTuple):
+    """``cell`` is the state of the cell inside; ``time`` as in `Clock`."""
+
+    cell: State
+    time: Array
+
+
+def step_dropout(size: int, rate: Any, key: Array | None) -> Cell:
+    """Dropout with a fresh mask in each step, as a cell without params to put into a stack.
+
+    Equation: ``y_t = keep_t * x_t / (1 - rate)``, with each entry of keep_t 1 with probability
+    1 - rate, else 0. Without a key, ``y_t = x_t``.
+
+    Args:
+      size: D, of inputs and outputs.
+      rate: 0 to below 1; may be traced.
+      key: drawn from for every example and step; None in evaluation.
+
+    Returns:
+      The cell, with the state `Clock`: draws go by the number of real steps read.
+
+    Raises:
+      ValueError: for a size below 1 or a rate outside 0 to below 1.
+
+    References:
+      Srivastava et al. 2014; on the connections between recurrent layers: Zaremba et al. 2014,
+      arXiv:1409.2329.
+    """
+    check_sizes(size=size)
+    check_rate(rate)
+
+    def initial_state(params: Params, batch_shape: Shape) -> Clock:
+        return Clock(jnp.zeros(batch_shape, jnp.int32))
+
+    def drop(time: Array, x: Array) -> Array:
+        if key is None:
+            return x
+        return dropped(_draw(key, time, (size,), 1 - _float32(rate)), x, rate)
+
+    def step(params: Params, state: Clock, x: Array) -> tuple[Clock, Array]:
+        return Clock(state.time + 1), drop(state.time, x)
+
+    def run(params: Params, state: Clock, xs: Array, *, mask: Any, reset: Any, reverse: bool):
+        times, last = _times(state.time, len(xs), mask, reset, reverse)
+        return Clock(last), jax.vmap(drop)(times, zero_padding(mask, xs))
+
+    return Cell(lambda key: {}, initial_state, step, (size,), run)
+
+
+def variational_dropout(size: int, rate: Any, key: Array | None) -> Cell:
+    """Dropout with one mask for the whole sequence, as a cell without params to put into a stack.
+
+    Equation: ``y_t = keep * x_t / (1 - rate)``, with each entry of keep 1 with probability
+    1 - rate, else 0, drawn once for each example. Without a key, ``y_t = x_t``.
+
+    The mask is drawn with the initial state and held in it, so a state that is carried on carries
+    its mask on, whatever the key of the next call; a reset puts back the mask that this call's
+    initial state has.
+
+    Args:
+      size: D, of inputs and outputs.
+      rate: 0 to below 1; may be traced.
+      key: drawn from by the initial state; None in evaluation, which heeds no mask.
+
+    Returns:
+      The cell, with the state `Kept`.
+
+    Raises:
+      ValueError: for a size below 1 or a rate outside 0 to below 1.
+
+    References:
+      Gal & Ghahramani 2016, arXiv:1512.05287, for inputs and outputs; for the recurrent
+      connections see `weight_drop`.
+    """
+    check_sizes(size=size)
+    check_rate(rate)
+
+    def initial_state(params: Params, batch_shape: Shape) -> Kept:
+        shape = (*batch_shape, size)
+        if key is None:
+            return Kept(jnp.ones(shape, bool))
+        return Kept(jax.random.bernoulli(key, 1 - _float32(rate), shape))
+
+    def drop(keep: Array, x: Array) -> Array:
+        return x if key is None else dropped(keep, x, rate)
+
+    def step(params: Params, state: Kept, x: Array) -> tuple[Kept, Array]:
+        return state, drop(state.keep, x)
+
+    def run(params: Params, state: Kept, xs: Array, *, mask: Any, reset: Any, reverse: bool):
+        xs = zero_padding(mask, xs)
+        if reset is None:
+            return state, drop(state.keep, xs)
+        initial = initial_state(params, xs.shape[1:-1])
+        was_reset = lax.associative_scan(jnp.logical_or, reset, reverse=reverse)
+        keeps = where_flag(was_reset, *_broadcast(len(xs), initial.keep, state.keep))
+        return where_flag(reset.any(axis=0), initial, state), drop(keeps, xs)
+
+    return Cell(lambda key: {}, initial_state, step, (size,), run)
+
+
+def zoneout(cell: Cell, rate: Any, key: Array | None) -> Cell:
+    """A cell some of whose state stays as it was, chosen anew in each step.
+
+    Equation, for each array of the state, with s'_t the state that the cell gives:
+    ``s_t = keep_t * s_{t-1} + (1 - keep_t) * s'_t``, ``y_t = s_t.hidden``, with each entry of
+    keep_t 1 with probability rate, else 0. Without a key, keep_t is its expectation, rate.
+
+    Sequences run by the plain scan of the step.
+
+    Args:
+      cell: one whose output is its state's ``hidden``.
+      rate: 0 to 1, may be traced; or one for each array in the state's own type, such as
+        ``LSTMState(hidden=0.05, cell=0.5)``, the paper's choice.
+      key: drawn from for every example and step; None in evaluation.
+
+    Returns:
+      The cell, with the cell's params and the state `ZoneoutState`.
+
+    Raises:
+      ValueError: for a rate outside 0 to 1, a cell whose output is something else, or a state
+        with a common scale, as that of `recurrent.slstm`.
+
+    References:
+      Krueger et al. 2016, arXiv:1606.01305.
+    """
+    for one in jax.tree.leaves(rate):
+        if not isinstance(one, Tracer) and not 0 <= float(one) <= 1:
+            raise ValueError(f"rate: expected 0 to 1, got {one}.")
+    refuse_scaled_state(cell, "zoneout")
+
+    def initial_state(params: Params, batch_shape: Shape) -> ZoneoutState:
+        time = jnp.zeros(batch_shape, jnp.int32)
+        return ZoneoutState(cell.initial_state(params, batch_shape), time)
+
+    def step(params: Params, state: ZoneoutState, x: Any) -> tuple[ZoneoutState, Array]:
+        new, y = cell.step(params, state.cell, x)
+        if getattr(new, "hidden", None) is not y:
+            raise ValueError(
+                "zoneout: expected a cell that returns its state's hidden as its output, got "
+                f"another output beside {type(new).__name__}; zone out the cells inside of it."
+            )
+        mixed = _mix(key, rate, state.time, state.cell, new)
+        return ZoneoutState(mixed, state.time + 1), mixed.hidden
+
+    zoned = Cell(cell.init, initial_state, step, cell.input_shape)
+    output_shape(zoned)
+    return zoned
+
+
+def recurrent_kernels(path: Path) -> bool:
+    """Whether a path in the params ends at a kernel of h: the recurrent one, or one in a gate."""
+    return path[-2:] in (("recurrent", "kernel"), ("gate", "kernel"))
+
+
+def weight_drop(
+    cell: Cell,
+    rate: Any,
+    key: Array | None,
+    *,
+    chosen: Callable[[Path], bool] = recurrent_kernels,
+    unit: Literal["weight", "row"] = "weight",
+) -> Cell:
+    """A cell with some of its weights at zero, the same ones in all steps and examples.
+
+    Equation: ``W' = keep * W / (1 - rate)``, with each entry of keep 1 with probability
+    1 - rate, else 0. Without a key, ``W' = W``. Whole sequences keep the cell's own speed.
+
+    Args:
+      cell: the cell, or a stack of cells.
+      rate: 0 to below 1; may be traced.
+      key: drawn from once; None in evaluation.
+      chosen: which weights, by their path in the params, such as ``("recurrent", "kernel")``;
+        it is for `recurrent_kernels` by default.
+      unit: ``"weight"`` drops each entry alone (DropConnect); ``"row"`` drops whole rows, which
+        for a recurrent kernel is the variational dropout of h, one mask for all gates.
+
+    Returns:
+      The cell, with the same params and state.
+
+    Raises:
+      ValueError: for a rate outside 0 to below 1, an unknown unit, or where nothing is chosen.
+
+    References:
+      Wan et al. 2013 (DropConnect); Merity et al. 2017, arXiv:1708.02182; rows: Gal & Ghahramani
+      2016, arXiv:1512.05287, with the departure that the examples of a batch share a mask.
+    """
+    check_rate(rate)
+    if unit not in ("weight", "row"):
+        raise ValueError(f'unit: expected "weight" or "row", got {unit!r}.')
+    paths = [path for path, _ in _with_paths(jax.eval_shape(cell.init, jax.random.key(0)))]
+    thinned = [path for path in paths if chosen(path)]
+    if not thinned:
+        raise ValueError(f"chosen: expected it to choose one of {paths}, it chose none.")
+
+    def drop(key: Array, path: Path, leaf: Array) -> Array:
+        if path not in thinned:
+            return leaf
+        shape = leaf.shape if unit == "weight" else (*leaf.shape[:-1], 1)
+        own_key = jax.random.fold_in(key, thinned.index(path))
+        return dropped(jax.random.bernoulli(own_key, 1 - _float32(rate), shape), leaf, rate)
+
+    def thin(params: Params) -> Params:
+        if key is None:
+            return params
+        leaves = [drop(key, path, leaf) for path, leaf in _with_paths(params)]
+        return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+    def initial_state(params: Params, batch_shape: Shape) -> State:
+        return cell.initial_state(thin(params), batch_shape)
+
+    def step(params: Params, state: State, x: Any) -> tuple[State, Any]:
+        return cell.step(thin(params), state, x)
+
+    def run(params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool):
+        return sequence(cell, thin(params), state, xs, mask=mask, reset=reset, reverse=reverse)
+
+    return Cell(cell.init, initial_state, step, cell.input_shape, run)
+
+
+def _mix(key: Array | None, rates: Any, time: Array, old: State, new: State) -> State:
+    """The old state with probability rate, or by its share without a key, else the new one."""
+    leaves, structure = jax.tree.flatten(new)
+    rates = jax.tree.leaves(jax.tree.broadcast(rates, new))
+
+    def mix(index: int, rate: Any, old: Array, new: Array) -> Array:
+        if key is None:
+            return (rate * old + (1 - rate) * new).astype(new.dtype)
+        own_key = jax.random.fold_in(key, index)
+        kept = _draw(own_key, time, new.shape[time.ndim :], _float32(rate))
+        return jnp.where(kept, old, new)
+
+    indices = range(len(leaves))
+    return jax.tree.unflatten(
+        structure, list(map(mix, indices, rates, jax.tree.leaves(old), leaves))
+    )
+
+
+def _draw(key: Array, time: Array, shape: Shape, probability: Array) -> Array:
+    """Booleans ``[..., *shape]``, one draw for each example and time ``[...]``."""
+
+    def draw(example: Array, time: Array) -> Array:
+        own_key = jax.random.fold_in(jax.random.fold_in(key, example), time)
+        return jax.random.bernoulli(own_key, probability, shape)
+
+    drawn = jax.vmap(draw)(jnp.arange(time.size), time.reshape(-1))
+    return drawn.reshape(*time.shape, *shape)
+
+
+def _times(
+    first: Array, steps: int, mask: Array | None, reset: Array | None, reverse: bool
+) -> tuple[Array, Array]:
+    """The number of real steps read before each step ``[T, ...]``, and after the last."""
+    real = jnp.ones((steps, *first.shape), bool) if mask is None else mask
+    before = jnp.cumsum(real, axis=0, dtype=jnp.int32) - real
+    after = real.sum(axis=0, dtype=jnp.int32)
+    if reverse:
+        before = after - before - real
+    if reset is None:
+        return first + before, first + after
+    start = jnp.where(reset, before, -1)
+    last_start = lax.cummax(start, axis=0, reverse=reverse)
+    final_start = start.max(axis=0, initial=-1)
+    times = jnp.where(last_start < 0, first + before, before - last_start)
+    return times, jnp.where(final_start < 0, first + after, after - final_start)
+
+
+def _broadcast(time: int, *arrays: Array) -> list[Array]:
+    return [jnp.broadcast_to(array, (time, *array.shape)) for array in arrays]
+
+
+def _float32(rate: Any) -> Array:
+    """So that all precisions draw the same masks."""
+    return jnp.asarray(rate, jnp.float32)
+
+
+def _with_paths(tree: Any) -> list[tuple[Path, Any]]:
+    def names(path: Any) -> Path:
+        return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
+
+    return [(names(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree)]

@@ -1,0 +1,179 @@
+"""Fields of a Config: what they accept, what they refuse, and in which words."""
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import image_cnn, sequential_digits
+from experiments.harness.config import (
+    Option,
+    TrainingConfig,
+    check_value,
+    option,
+    options,
+    parse,
+    traced,
+)
+from experiments.harness.errors import UserError
+
+EXPERIMENTS = {"sequential_digits": sequential_digits, "image_cnn": image_cnn}
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    whole: int = option(3, "a count", minimum=1, maximum=10)
+    rate: float = option(0.5, "a rate", traced=True, above=0, below=1)
+    flag: bool = option(False, "a switch")
+    word: str = option("tea", "a drink", choices=("tea", "coffee"))
+    free: str = option("", "any text")
+
+
+@dataclasses.dataclass(frozen=True)
+class Derived(Base):
+    whole: int = 7
+
+
+def field(name: str) -> Option:
+    return options(Base)[name]
+
+
+def test_options_keep_the_order_and_the_declared_types():
+    found = options(Base)
+    assert list(found) == ["whole", "rate", "flag", "word", "free"]
+    assert [item.type for item in found.values()] == [int, float, bool, str, str]
+    assert options(Base()) == found
+
+
+def test_a_subclass_changes_the_default_and_inherits_bounds_and_help():
+    inherited, own = options(Base)["whole"], options(Derived)["whole"]
+    assert own == inherited._replace(default=7)
+    assert list(options(Derived)) == list(options(Base))
+    assert Derived().whole == 7
+
+
+def test_a_field_without_option_is_named():
+    @dataclasses.dataclass(frozen=True)
+    class Bare:
+        size: int = 1
+
+    with pytest.raises(TypeError, match=r"Bare\.size.*option"):
+        options(Bare)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("whole", "10", 10),
+        ("whole", "1", 1),
+        ("rate", "0.25", 0.25),
+        ("rate", "1e-3", 0.001),
+        ("flag", "true", True),
+        ("flag", "True", True),
+        ("flag", "1", True),
+        ("flag", "no", False),
+        ("flag", "0", False),
+        ("word", "coffee", "coffee"),
+        ("free", "a=b c", "a=b c"),
+    ],
+)
+def test_parse_gives_the_declared_type(name: str, text: str, value: object):
+    found = parse(name, field(name), text)
+    assert (type(found), found) == (type(value), value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("whole", "1.5", "whole number"),
+        ("whole", "", "whole number"),
+        ("whole", "ten", "whole number"),
+        ("whole", "1e3", "whole number"),
+        ("whole", "nan", "whole number"),
+        ("whole", "9" * 5000, "whole number"),
+        ("whole", "0", "at least 1"),
+        ("whole", "-4", "at least 1"),
+        ("whole", "11", "at most 10"),
+        ("rate", "fast", "a number"),
+        ("rate", "", "a number"),
+        ("rate", "0,5", "a number"),
+        ("rate", "nan", "finite"),
+        ("rate", "inf", "finite"),
+        ("rate", "-inf", "finite"),
+        ("rate", "1e400", "finite"),
+        ("rate", "1e39", "finite"),
+        ("rate", "0", "more than 0"),
+        ("rate", "-0.0", "more than 0"),
+        ("rate", "1", "less than 1"),
+        ("flag", "maybe", "true or false"),
+        ("flag", "", "true or false"),
+        ("flag", "2", "true or false"),
+        ("word", "cofee", 'Did you mean "coffee"'),
+        ("word", "", "one of tea, coffee"),
+        ("free", "", "a text"),
+        ("free", "--whole=3", "a text"),
+    ],
+)
+def test_parse_says_what_was_expected_and_what_came(name: str, text: str, words: str):
+    with pytest.raises(UserError) as caught:
+        parse(name, field(name), text)
+    assert str(caught.value).startswith(f"--{name}: expected ")
+    assert words in str(caught.value)
+
+
+@given(st.integers(-50, 50))
+def test_bounds_of_whole_numbers_include_both_ends(value: int):
+    if 1 <= value <= 10:
+        assert parse("whole", field("whole"), str(value)) == value
+    else:
+        with pytest.raises(UserError):
+            parse("whole", field("whole"), str(value))
+
+
+@given(st.floats(width=32))
+def test_above_and_below_exclude_the_bound(value: float):
+    if math.isfinite(value) and 0 < value < 1:
+        assert parse("rate", field("rate"), repr(value)) == value
+    else:
+        with pytest.raises(UserError):
+            parse("rate", field("rate"), repr(value))
+
+
+def test_the_largest_float32_is_a_number_and_the_next_double_is_none():
+    free = options(TrainingConfig)["weight_decay"]
+    largest = (2 - 2**-23) * 2.0**127
+    assert parse("weight_decay", free, repr(largest)) == largest
+    with pytest.raises(UserError, match="finite"):
+        parse("weight_decay", free, repr(math.nextafter(largest, math.inf)))
+
+
+def test_check_sees_the_value_last():
+    seen: list[int] = []
+    made = option(1, "checked", minimum=0, check=seen.append).metadata["option"]
+    with pytest.raises(UserError):
+        check_value("n", made, -1)
+    assert seen == []
+    check_value("n", made, 4)
+    assert seen == [4]
+
+
+def test_traced_fields_are_the_numbers_that_may_be_swept():
+    assert traced(Base(rate=0.25)) == {"rate": 0.25}
+    assert set(traced(TrainingConfig())) == {
+        *("seed", "learning_rate", "momentum", "weight_decay", "l1", "clip_norm")
+    }
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_default_passes_its_own_checks(name: str):
+    for flag, item in options(EXPERIMENTS[name].Config).items():
+        assert parse(flag, item, str(item.default)) == item.default
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_field_has_a_meaning_and_the_type_of_its_default(name: str):
+    for flag, item in options(EXPERIMENTS[name].Config).items():
+        assert item.help, flag
+        assert type(item.default) is item.type, flag

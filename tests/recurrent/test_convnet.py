@@ -1,0 +1,172 @@
+"""The convolutional network against SciPy in float64, and its size against a closed form."""
+
+from functools import lru_cache, partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from scipy.signal import correlate
+
+from recurrent.convnet import ConvNet
+from recurrent.convolution import convolve, max_pool_2x2
+from recurrent.losses import cross_entropy
+from tests.recurrent.cases import to_dtype, values_and_gradients
+
+pytestmark = pytest.mark.optimized
+
+SIZES = [(28, 28, 1), (8, 8, 1), (5, 7, 2), (4, 4, 3)]
+
+
+@lru_cache
+def network(size: tuple[int, int, int], classes: int = 10) -> tuple[ConvNet, Any, np.ndarray]:
+    """The network, params of noise (its initial biases are zero), and three images."""
+    model = ConvNet(classes)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(3, *size)).astype(np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    params = jax.tree.map(lambda leaf: 0.1 * rng.normal(size=leaf.shape), shapes)
+    return model, to_dtype(params, np.float32), images
+
+
+def parameter_count(height: int, width: int, channels: int, classes: int) -> int:
+    convolutions = (9 * channels + 1) * 32 + (9 * 32 + 1) * 64
+    flat = (height // 4) * (width // 4) * 64
+    return convolutions + (flat + 1) * 128 + (128 + 1) * classes
+
+
+@pytest.mark.parametrize(("size", "count"), [((28, 28, 1), 421_642), ((8, 8, 1), 53_002)])
+def test_parameters_equal_the_closed_form(size: tuple[int, int, int], count: int) -> None:
+    params = jax.eval_shape(ConvNet().init, jax.random.key(0), jnp.zeros((1, *size)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+    assert parameter_count(*size, classes=10) == count
+
+
+def convolution(images: np.ndarray, layer: Any) -> np.ndarray:
+    """Each output channel as a correlation over both axes and all channels, zeros around."""
+    kernel = np.asarray(layer["kernel"], np.float64)
+    padded = np.pad(images.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    maps = [
+        [correlate(image, kernel[..., f], "valid", "direct")[..., 0] for image in padded]
+        for f in range(kernel.shape[-1])
+    ]
+    return np.stack(maps, axis=-1) + layer["bias"]
+
+
+def pooled(images: np.ndarray) -> np.ndarray:
+    height, width = images.shape[1] // 2 * 2, images.shape[2] // 2 * 2
+    corners = [images[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+    return np.max(corners, axis=0)
+
+
+def reference(params: Any, images: np.ndarray) -> np.ndarray:
+    layers, x = params["params"], images
+    for name in ("Conv_0", "Conv_1"):
+        x = pooled(np.maximum(convolution(x, layers[name]), 0))
+    x = x.reshape(len(x), -1) @ layers["Dense_0"]["kernel"] + layers["Dense_0"]["bias"]
+    return np.maximum(x, 0) @ layers["Dense_1"]["kernel"] + layers["Dense_1"]["bias"]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_logits_equal_scipy(size: tuple[int, int, int]) -> None:
+    model, params, images = network(size)
+    logits = jax.jit(model.apply)(params, images)
+    assert logits.shape == (3, 10)
+    expected = reference(params, images)
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_number_of_classes_is_the_output_size() -> None:
+    model, params, images = network((8, 8, 1), classes=7)
+    assert jax.eval_shape(model.apply, params, images).shape == (3, 7)
+
+
+def test_evaluation_and_rate_zero_drop_nothing() -> None:
+    model, params, images = network((8, 8, 1))
+    apply = jax.jit(model.apply)
+    plain = apply(params, images)
+    np.testing.assert_array_equal(apply(params, images, 0.9, None), plain)
+    np.testing.assert_array_equal(apply(params, images, 0.0, jax.random.key(1)), plain)
+    noisy = [apply(params, images, 0.5, jax.random.key(seed)) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(noisy[0], noisy[1])
+    assert (noisy[0] != noisy[2]).all()
+    assert (noisy[0] != plain).all()
+
+
+def test_every_gradient_is_finite_and_not_zero() -> None:
+    model, params, images = network((8, 8, 1))
+
+    @jax.jit
+    def gradient(images):
+        def loss(params):
+            logits: Any = model.apply(params, images, 0.3, jax.random.key(0))
+            return cross_entropy(logits, jnp.array([1, 2, 3])).mean
+
+        return jax.grad(loss)(params)
+
+    gradients = gradient(images)
+    chex.assert_tree_all_finite(gradients)
+    assert all(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(gradients))
+    chex.assert_tree_all_finite(gradient(np.zeros_like(images)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "padding"),
+    [((3, 3, 2, 4), "SAME"), ((2, 5, 2, 3), "VALID"), ((2, 5, 2, 3), ((2, 0), (1, 3)))],
+    ids=str,
+)
+def test_patch_products_equal_the_convolution_in_values_and_gradients(
+    shape: tuple[int, ...], padding: Any
+) -> None:
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        images, kernel = (
+            jnp.asarray(rng.normal(size=(2, 6, 7, 2))),
+            jnp.asarray(rng.normal(size=shape)),
+        )
+
+        layout = ("NHWC", "HWIO", "NHWC")
+
+        def xla(images, kernel):
+            return lax.conv_general_dilated(
+                images, kernel, (1, 1), padding, dimension_numbers=layout
+            )
+
+        def product(images, kernel):
+            # On a CPU it is one of patches.
+            return convolve(images, kernel, (1, 1), padding, dimension_numbers=layout)
+
+        actual, expected = (
+            jax.jit(partial(values_and_gradients, function))(images, kernel)
+            for function in (product, xla)
+        )
+        chex.assert_trees_all_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("strides", "options"),
+    [((2, 1), {}), ((1, 1), {"rhs_dilation": (2, 2)}), ((1, 1), {"feature_group_count": 2})],
+    ids=str,
+)
+def test_other_convolutions_keep_their_meaning(
+    strides: tuple[int, int], options: dict[str, Any]
+) -> None:
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(2, 6, 7, 2)), jnp.float32)
+    channels = 1 if "feature_group_count" in options else 2
+    kernel = jnp.asarray(rng.normal(size=(3, 3, channels, 4)), jnp.float32)
+    options = options | {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    expected = lax.conv_general_dilated(images, kernel, strides, "SAME", **options)
+    actual = convolve(images, kernel, strides, "SAME", **options)
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_pooling_leaves_out_an_odd_row_and_column() -> None:
+    images = np.arange(30.0).reshape(1, 5, 6, 1)
+    expected = [[7, 9, 11], [19, 21, 23]]
+    np.testing.assert_array_equal(max_pool_2x2(jnp.asarray(images))[0, ..., 0], expected)
+    odd = max_pool_2x2(jnp.asarray(images[:, :, :5]))
+    np.testing.assert_array_equal(odd[0, ..., 0], [[7, 9], [19, 21]])

@@ -1,0 +1,400 @@
+"""What makes training quick, and would otherwise be lost unseen. One test in here reads a clock."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from experiments import sequential_digits
+from experiments.harness.config import traced
+from recurrent import Cell, elman, gru, lstm, slstm, unroll
+from recurrent.training.optimizers import optimizer
+from recurrent.training.step import init_state, train_steps
+from tests.recurrent.cases import (
+    BATCH,
+    CELLS,
+    HIDDEN,
+    INPUT,
+    PARAMETERS,
+    random_like,
+    to_dtype,
+    values_and_gradients,
+)
+from tests.recurrent.traces import (
+    copies_in_compiled_loops,
+    equations,
+    inside,
+    is_scan,
+    loops,
+    operations,
+    products_in_compiled_loops,
+    turned_products_in_compiled_loops,
+)
+
+on_a_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads XLA's CPU code")
+HEAVY = {
+    *("flax", "orbax", "tensorstore", "tensorboardX", "matplotlib", "sklearn", "scipy", "pandas"),
+    *("torch", "keras", "tensorflow", "chex", "jinja2"),
+}
+
+
+def gradient_of(cell: Cell, **options: Any) -> Callable[..., Any]:
+    """Of all outputs, for params and inputs."""
+
+    def loss(params: Any, xs: Any) -> Any:
+        return (unroll(cell, params, xs, **options)[1] ** 2).sum()
+
+    return jax.grad(loss, argnums=(0, 1))
+
+
+def given(cell: Cell, steps: int, batch: int = BATCH) -> tuple[Any, Any]:
+    xs = np.random.default_rng(0).normal(size=(steps, batch, *cell.input_shape))
+    return cell.init(jax.random.key(0)), jnp.asarray(xs, jnp.float32)
+
+
+# The work of one gradient.
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_no_loop_carries_the_gradient_of_a_kernel(name: str) -> None:
+    """It would be read and written in every step; a product after the loop does it once."""
+    cell = CELLS[name](INPUT, HIDDEN)
+    params, xs = given(cell, 9)
+    kernels = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1}
+    found = loops(gradient_of(cell), params, xs)
+    assert not [loop.carried for loop in found if kernels & set(loop.carried)]
+
+
+def test_a_plain_scan_carries_the_gradients_of_its_kernels() -> None:
+    """So the test above can fail."""
+    params, xs = given(lstm(INPUT, HIDDEN), 9)
+    found = loops(gradient_of(lstm(INPUT, HIDDEN), method="scan"), params, xs)
+    carried = {shape for each in found for shape in each.carried}
+    assert {(INPUT, 4 * HIDDEN), (HIDDEN, 4 * HIDDEN)} <= carried
+
+
+@pytest.mark.optimized
+@on_a_cpu
+@pytest.mark.parametrize("factory", [elman, lstm, gru])
+def test_a_compiled_step_does_two_products_forward_and_one_backward(factory: Any) -> None:
+    """Those of x and h, and that of h; the plain scan has four backward: and for x and kernels."""
+    cell = factory(32, 128)
+    params, xs = given(cell, 50, batch=16)
+    assert products_in_compiled_loops(gradient_of(cell), params, xs) == [2, 1]
+    assert products_in_compiled_loops(gradient_of(cell, method="scan"), params, xs) == [2, 4]
+
+
+@pytest.mark.optimized
+@on_a_cpu
+@pytest.mark.parametrize(
+    ("inputs", "batch", "steps", "each"),
+    [
+        *[(64, 1, 50, 1), (63, 1, 50, 2), (64, 2, 50, 2), (64, 1, 2**21 // 512 + 1, 2)],
+        *[(128, 16, 50, 1), (127, 16, 50, 2), (128, 16, 2**21 // (16 * 512) + 1, 2)],
+    ],
+)
+def test_a_tall_input_kernel_is_read_once(inputs: int, batch: int, steps: int, each: int) -> None:
+    """Not in each step, where it is most of the work; but for no long sequence."""
+    cell = lstm(inputs, 128)
+    params, xs = given(cell, steps, batch)
+    assert products_in_compiled_loops(gradient_of(cell), params, xs) == [each, 1]
+
+
+@pytest.mark.optimized
+@on_a_cpu
+@pytest.mark.parametrize("factory", [elman, lstm, gru])
+@pytest.mark.parametrize("members", [0, 3])
+def test_a_compiled_step_turns_no_kernel(factory: Any, members: int) -> None:
+    """A product by a transposed kernel is several times as slow as by one transposed before."""
+    cell = factory(32, 64)
+    params, xs = given(cell, 50, batch=2)
+
+    def turned(**options: Any) -> list[int]:
+        gradient = gradient_of(cell, **options)
+        if not members:
+            return turned_products_in_compiled_loops(gradient, params, xs)
+        several = jax.tree.map(lambda leaf: jnp.stack([leaf] * members), params)
+        each = jax.vmap(gradient, in_axes=(0, None))
+        return turned_products_in_compiled_loops(each, several, xs)
+
+    assert turned() == [0, 0]
+    assert turned(method="scan")[1] > 0
+
+
+@pytest.mark.parametrize(("hidden", "turns"), [(64, True), (936, True), (960, False)])
+def test_unless_it_is_of_a_single_row_and_not_too_large(hidden: int, turns: bool) -> None:
+    """There the product along the kernel's rows is the quicker, while these stay in the caches."""
+    cell = lstm(16, hidden)
+    params, xs = given(cell, 3, batch=1)
+    *_, backward = filter(is_scan, equations(gradient_of(cell), params, xs))
+    names = {equation.primitive.name for equation in inside(backward.params["jaxpr"].jaxpr)}
+    assert ("transpose" in names) == turns
+
+
+def test_an_input_kernel_is_read_once_for_hidden_units_whatever_the_recurrent_kernel() -> None:
+    """That of an sLSTM with heads has as many rows as heads."""
+    many = slstm(192, 256, heads=4)
+    params, xs = given(many, 9, batch=4)
+    assert loops(gradient_of(many), params, xs)[0].products == 2
+
+
+@pytest.mark.optimized
+@on_a_cpu
+@pytest.mark.parametrize(
+    ("factory", "steps", "batch", "inputs", "hidden"),
+    [(lstm, 100, 16, 256, 128), (gru, 100, 16, 256, 128), (lstm, 500, 1, 64, 128)],
+)
+def test_an_input_kernel_read_once_takes_no_more_memory_than_a_plain_scan(
+    factory: Any, steps: int, batch: int, inputs: int, hidden: int
+) -> None:
+    """What is kept of a step is written over the result of the product before the loop."""
+    cell = factory(inputs, hidden)
+    params, xs = given(cell, steps, batch)
+
+    def planned(**options: Any) -> int:
+        compiled = jax.jit(gradient_of(cell, **options)).lower(params, xs).compile()
+        plan: Any = compiled.memory_analysis()
+        return plan.temp_size_in_bytes
+
+    assert planned() < planned(method="scan")
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize("factory", [elman, lstm, gru, partial(gru, reset="before")])
+@pytest.mark.parametrize("batch", [(), (1,), (1, 1), (3,)])
+def test_an_input_kernel_read_once_gives_the_same(factory: Any, batch: tuple[int, ...]) -> None:
+    with jax.enable_x64(True):
+        cell = factory(192, 64)
+        params = to_dtype(cell.init(jax.random.key(0)), jnp.float64)
+        xs = random_like(jnp.zeros((5, *batch, 192)))
+        none = jnp.zeros((5, *batch), bool)
+        flags = {"mask": ~none.at[1].set(True), "reset": none.at[3].set(True)}
+        runs = [
+            partial(unroll, cell, **flags, reverse=True, method=method)
+            for method in ("auto", "scan")
+        ]
+        outputs, right = (jax.jit(partial(values_and_gradients, run))(params, xs) for run in runs)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), outputs, right)
+
+
+@pytest.mark.optimized
+@on_a_cpu
+@pytest.mark.parametrize("factory", [elman, lstm, gru])
+def test_nor_is_it_copied_in_a_step(factory: Any) -> None:
+    cell = factory(128, 64)
+    params, xs = given(cell, 37, batch=1)
+    gradient = gradient_of(cell)
+
+    def penalty(params: Any, xs: Any) -> Any:
+        return (gradient(params, xs)[1] ** 2).sum()
+
+    for function in (gradient, jax.grad(penalty)):
+        assert copies_in_compiled_loops(37, function, params, xs) == []
+
+
+@pytest.mark.optimized
+@on_a_cpu
+@pytest.mark.parametrize("name", ["lstm", "gru", "own_gate", "lstm_peepholes", "layer_norm_gru"])
+def test_no_compiled_step_copies_all_steps(name: str) -> None:
+    """XLA does so where it sees an array written to before the last that reads it.
+
+    With a copy the time grows as the square of the steps.
+    """
+    cell = CELLS[name](INPUT, HIDDEN)
+    params, xs = given(cell, 37)
+    flags = jnp.ones((37, BATCH), bool)
+    gradient = gradient_of(cell, mask=flags, reset=flags)
+    assert copies_in_compiled_loops(37, gradient, params, xs) == []
+
+
+@pytest.mark.optimized
+@on_a_cpu
+@pytest.mark.parametrize("name", ["lstm", "gru", "own_gate"])
+def test_nor_does_a_step_of_the_gradient_of_a_gradient(name: str) -> None:
+    cell = CELLS[name](INPUT, HIDDEN)
+    params, xs = given(cell, 37)
+
+    def penalty(params: Any, xs: Any) -> Any:
+        return (gradient_of(cell)(params, xs)[1] ** 2).sum()
+
+    assert copies_in_compiled_loops(37, jax.grad(penalty), params, xs) == []
+
+
+def test_a_copy_of_all_steps_is_seen() -> None:
+    """So the test above can fail."""
+
+    def shifted(stack: Any) -> Any:
+        def body(stack: Any, k: Any) -> Any:
+            return stack.at[k].set(stack[::-1].cumsum(0)[k] + 1), stack.sum()
+
+        return lax.scan(body, stack, jnp.arange(37))
+
+    assert copies_in_compiled_loops(37, shifted, jnp.ones((37, 3)))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_work_grows_linearly_with_time(name: str) -> None:
+    """By XLA's count, forward and backward."""
+    cell = CELLS[name](INPUT, HIDDEN)
+    longer = 16 if name == "mlstm_heads" else 1  # than its chunks, each of which is quadratic
+    few, more, most = (
+        operations(gradient_of(cell), *given(cell, steps * longer)) for steps in (8, 16, 32)
+    )
+    assert 1.75 < (most - more) / (more - few) < 2.25
+
+
+@pytest.mark.parametrize("factory", [elman, lstm, gru])
+def test_what_a_loop_writes_over_is_not_differentiated(factory: Any) -> None:
+    """Else the gradient of a gradient adds to an array of all steps in each step."""
+    cell = factory(64, 3)
+    params, xs = given(cell, 37, batch=1)
+
+    def penalty(params: Any, xs: Any) -> Any:
+        return (gradient_of(cell)(params, xs)[1] ** 2).sum()
+
+    def of_all_steps(function: Any) -> list[Any]:
+        found = [shape for loop in loops(function, params, xs) for shape in loop.carried]
+        return sorted(shape for shape in found if shape and shape[0] == 37)
+
+    once = of_all_steps(gradient_of(cell))
+    assert once
+    assert of_all_steps(jax.grad(penalty)) == once
+
+
+def test_quadratic_work_is_told_from_linear() -> None:
+    def gradient(xs: Any) -> Any:
+        def loss(xs: Any) -> Any:
+            return lax.scan(lambda total, x: (total + jnp.tanh(xs @ x).sum(), None), 0.0, xs)[0]
+
+        return jax.grad(loss)(xs)
+
+    few, more, most = (operations(gradient, jnp.ones((steps, 3))) for steps in (8, 16, 32))
+    assert 3.5 < (most - more) / (more - few) < 4.5
+
+
+@pytest.mark.optimized
+def test_eight_times_the_steps_take_less_than_twenty_times_as_long() -> None:
+    """Quadratic would be 64. The shortest of several, in turns: others may use the machine."""
+    cell = lstm(8, 32)
+    arguments = [given(cell, steps, batch=8) for steps in (256, 8 * 256)]
+    gradient = jax.jit(gradient_of(cell))
+
+    def seconds(args: Any) -> float:
+        begun = time.perf_counter()
+        jax.block_until_ready(gradient(*args))
+        return time.perf_counter() - begun
+
+    for args in arguments:
+        seconds(args)
+    short, long = zip(*([seconds(args) for args in arguments] for _ in range(7)), strict=True)
+    assert min(long) < 20 * min(short)
+
+
+@pytest.mark.optimized
+def test_remat_takes_a_tenth_of_the_memory_for_sixteen_thousand_steps() -> None:
+    cell = lstm(8, 32)
+    shapes = jax.eval_shape(lambda: given(cell, 16_384))
+
+    def planned(remat: int | None) -> int:
+        def loss(params: Any, xs: Any) -> Any:
+            return unroll(cell, params, xs, remat=remat)[0].hidden.sum()
+
+        plan: Any = jax.jit(jax.grad(loss)).lower(*shapes).compile().memory_analysis()
+        return plan.temp_size_in_bytes
+
+    states = 4 * 16_384 * BATCH * 2 * 32  # bytes
+    assert planned(None) > states
+    assert planned(128) < planned(None) / 10
+
+
+# The training.
+
+
+def regression() -> tuple[Any, Any, Any]:
+    """Init, loss and data of an LSTM whose last state is to be the mean of its inputs."""
+    cell = lstm(3, 16)
+
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        state, _ = unroll(cell, params, batch["xs"].swapaxes(0, 1))
+        errors = state.hidden[:, :3] - batch["xs"].mean(axis=1)
+        return (errors**2).mean(), {}
+
+    xs = np.random.default_rng(0).normal(size=(32, 5, 3)).astype(np.float32)
+    return cell.init, loss, {"xs": jnp.asarray(xs)}
+
+
+@pytest.mark.optimized
+def test_an_epoch_writes_the_new_state_over_the_old() -> None:
+    init, loss, data = regression()
+    transformation = optimizer("adam", 1e-3)
+    run = partial(train_steps, loss, transformation, batch_size=8, steps=4)
+    state = init_state(init, transformation, jax.random.key(0))
+    compiled = jax.jit(run, donate_argnums=0).lower(state, data=data).compile()
+    plan: Any = compiled.memory_analysis()
+    kept = jax.tree.leaves((state.params, state.opt_state))
+    assert plan.alias_size_in_bytes >= sum(leaf.nbytes for leaf in kept)
+    after, _ = compiled(state, data=data)
+    assert all(leaf.is_deleted() for leaf in kept)
+    assert int(after.step) == 4
+
+
+def test_a_sweep_over_all_traced_fields_compiles_an_experiment_once() -> None:
+    config = sequential_digits.Config(hidden_size=3, batch_size=8, warmup_epochs=0)
+    program = sequential_digits.program(config)
+    traces = []
+
+    def train(state: Any, numbers: Any, data: Any) -> Any:
+        traces.append(numbers)
+        return program.task.train(state, numbers, data, 1)
+
+    run: Any = jax.jit(train)
+
+    def head(**changes: Any) -> np.ndarray:
+        numbers = jax.tree.map(jnp.asarray, traced(config) | changes)
+        state, _ = run(jax.jit(program.task.init)(numbers), numbers, program.data["train"])
+        return np.asarray(state.params["head"]["kernel"])
+
+    moves = head(learning_rate=0.3) - head(learning_rate=0.1)
+    for name, value in traced(config).items():
+        head(**{name: 3 if isinstance(value, int) else 0.5})
+    assert len(traces) == run._cache_size() == 1
+    # Adam's first step is the learning rate long, whatever the gradient that it is given.
+    np.testing.assert_allclose(np.abs(moves).max(), 0.2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["lstm", "griffin"])
+def test_a_classifier_reads_out_the_last_step_alone(name: str) -> None:
+    steps, batch = 8, 3
+    cell = CELLS[name](8, HIDDEN)
+    model = sequential_digits.sequence_classifier(cell, sequential_digits.reader("row", (steps, 8)))
+    params, images = model.init(jax.random.key(0)), jnp.ones((batch, steps, 8))
+
+    def loss(params: Any) -> Any:
+        return (model.logits(params, images, 0.2, jax.random.key(1)) ** 2).sum()
+
+    made = {leaf.aval.shape for each in equations(jax.grad(loss), params) for leaf in each.outvars}
+    assert (batch, 10) in made
+    assert not [shape for shape in made if len(shape) > 2 and shape[-1] == 10]
+
+
+# The start.
+
+
+@pytest.mark.parametrize(
+    ("module", "light"), [("recurrent", {"jax", "optax"}), ("experiments.__main__", {"absl"})]
+)
+def test_an_import_brings_in_nothing_heavy(module: str, light: set[str]) -> None:
+    code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert light <= loaded
+    assert not loaded & HEAVY
+    assert "jax" in light or "jax" not in loaded

@@ -1,0 +1,282 @@
+"""Optimisers against NumPy loops of their papers; every number may be traced."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from recurrent.training.optimizers import (
+    OPTIMIZERS,
+    clip,
+    kernels,
+    learning_rate_schedule,
+    optimizer,
+)
+
+RATE, DECAY, STEPS = 0.03, 0.2, 5
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def problem() -> tuple[Arrays, list[Arrays]]:
+    """Params with a kernel and a bias, and a gradient for each step."""
+    rng = np.random.default_rng(0)
+
+    def draw() -> Arrays:
+        return {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}
+
+    return draw(), [draw() for _ in range(STEPS)]
+
+
+def follow(transformation: optax.GradientTransformation, params: Any, gradients: list[Any]) -> Any:
+    @jax.jit
+    def step(params, state, gradient):
+        updates, state = transformation.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = transformation.init(params)
+    for gradient in gradients:
+        params, state = step(params, state, gradient)
+    return params
+
+
+def sgd(w: np.ndarray, gradients: list[np.ndarray], decay: float, momentum: float) -> np.ndarray:
+    velocity = np.zeros_like(w)
+    for g in gradients:
+        velocity = momentum * velocity + g + decay * w
+        w = w - RATE * velocity
+    return w
+
+
+def rmsprop(w: np.ndarray, gradients: list[np.ndarray], decay: float, momentum: float) -> Any:
+    square, velocity = np.zeros_like(w), np.zeros_like(w)
+    for g in gradients:
+        g = g + decay * w
+        square = 0.9 * square + 0.1 * g**2
+        velocity = momentum * velocity + g / np.sqrt(square + 1e-8)
+        w = w - RATE * velocity
+    return w
+
+
+def adam(w: np.ndarray, gradients: list[np.ndarray], decay: float, decoupled: float = 0) -> Any:
+    first, second = np.zeros_like(w), np.zeros_like(w)
+    for t, g in enumerate(gradients, start=1):
+        g = g + decay * w
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        step = (first / (1 - 0.9**t)) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
+        w = w - RATE * (step + decoupled * w)
+    return w
+
+
+REFERENCES: dict[str, Callable[..., np.ndarray]] = {
+    "sgd": lambda w, gradients, decay: sgd(w, gradients, decay, momentum=0.8),
+    "rmsprop": lambda w, gradients, decay: rmsprop(w, gradients, decay, momentum=0.8),
+    "adam": adam,
+    "adamw": lambda w, gradients, decay: adam(w, gradients, 0, decoupled=decay),
+}
+
+
+def test_every_optimizer_has_a_reference() -> None:
+    assert set(REFERENCES) == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("decay", [0.0, DECAY])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_equal_numpy_and_decay_kernels_only(name: str, decay: float) -> None:
+    params, gradients = problem()
+    expected = {
+        key: REFERENCES[name](w, [g[key] for g in gradients], decay if key == "kernel" else 0.0)
+        for key, w in params.items()
+    }
+    actual = follow(optimizer(name, RATE, momentum=0.8, weight_decay=decay), params, gradients)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("sgd", optax.sgd(RATE, 0.9)),
+        ("rmsprop", optax.rmsprop(RATE, momentum=0.9)),
+        ("adam", optax.adam(RATE)),
+        ("adamw", optax.adamw(RATE, weight_decay=0.0)),
+    ],
+)
+def test_the_defaults_equal_plain_optax(name: str, plain: optax.GradientTransformation) -> None:
+    params, gradients = problem()
+    actual, expected = (follow(t, params, gradients) for t in (optimizer(name, RATE), plain))
+    chex.assert_trees_all_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_decoupled_decay_shrinks_by_a_factor_and_l2_does_not() -> None:
+    params, gradients = problem()
+    nothing = [jax.tree.map(np.zeros_like, g) for g in gradients]
+    shrunk = (1 - RATE * DECAY) ** STEPS * params["kernel"]
+    decoupled = follow(optimizer("adamw", RATE, weight_decay=DECAY), params, nothing)
+    np.testing.assert_allclose(decoupled["kernel"], shrunk, rtol=1e-12)
+    np.testing.assert_array_equal(decoupled["bias"], params["bias"])
+    # An L2 gradient alone is normalised away by Adam: each step is the learning rate.
+    l2 = follow(optimizer("adam", RATE, weight_decay=DECAY), params, nothing[:1])
+    moved = params["kernel"] - RATE * np.sign(params["kernel"])
+    np.testing.assert_allclose(l2["kernel"], moved, rtol=1e-5)
+
+
+def test_kernels_are_the_leaves_of_two_axes_and_more() -> None:
+    params = {
+        "a": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
+        "conv": jnp.ones((3, 3, 1, 2)),
+    }
+    expected = {"a": {"kernel": True, "bias": False}, "conv": True}
+    assert kernels(params | {"scale": jnp.ones(())}) == expected | {"scale": False}
+    assert kernels({"decay": {"log_rate": jnp.ones((2, 3))}}) == {"decay": {"log_rate": False}}
+
+
+@pytest.mark.parametrize("norm", [0.01, 1.0, 2.0])
+def test_clipping_scales_larger_gradients_down_to_the_norm(norm: float) -> None:
+    _, gradients = problem()
+    transformation = clip(norm)
+    clipped, _ = transformation.update(gradients[0], transformation.init(gradients[0]))
+    before = np.sqrt(sum((g**2).sum() for g in gradients[0].values()))
+    assert before > norm
+    expected = jax.tree.map(lambda g: g * norm / before, gradients[0])
+    chex.assert_trees_all_close(clipped, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("norm", [0, 0.0, 1e3])
+def test_clipping_leaves_smaller_gradients_alone_and_zero_is_never(norm: float) -> None:
+    _, gradients = problem()
+    huge = jax.tree.map(lambda g: g * (1e20 if norm == 0 else 1), gradients[0])
+    transformation = clip(norm)
+    clipped, _ = transformation.update(huge, transformation.init(huge))
+    chex.assert_trees_all_equal(clipped, huge)
+
+
+def test_clipping_comes_before_the_optimiser_and_the_decay() -> None:
+    params, gradients = problem()
+    transformation = optimizer("sgd", 1.0, momentum=0.0, weight_decay=DECAY, clip_norm=0.5)
+    moved = follow(transformation, params, gradients[:1])
+    norm = np.sqrt(sum((g**2).sum() for g in gradients[0].values()))
+    expected = {
+        "kernel": params["kernel"] * (1 - DECAY) - gradients[0]["kernel"] * 0.5 / norm,
+        "bias": params["bias"] - gradients[0]["bias"] * 0.5 / norm,
+    }
+    chex.assert_trees_all_close(moved, expected, rtol=1e-12)
+
+
+def rates(schedule: optax.Schedule, *steps: int) -> np.ndarray:
+    return np.array([np.asarray(schedule(step)) for step in steps])
+
+
+def test_constant_and_cosine_with_warm_up_by_hand() -> None:
+    cosine = learning_rate_schedule(0.2, "cosine", 4, 12)
+    by_hand = {
+        0: 0.05,
+        1: 0.1,
+        2: 0.15,
+        3: 0.2,
+        4: 0.2,
+        6: 0.1 * (1 + np.sqrt(0.5)),
+        8: 0.1,
+        12: 0,
+        20: 0,
+    }
+    np.testing.assert_allclose(rates(cosine, *by_hand), list(by_hand.values()), atol=1e-7)
+    constant = learning_rate_schedule(0.2, "constant", 4, None)
+    np.testing.assert_allclose(rates(constant, 0, 1, 3, 99), [0.05, 0.1, 0.2, 0.2], 1e-7)
+    one_step = learning_rate_schedule(0.2, "constant", 1, None)
+    np.testing.assert_allclose(rates(one_step, 0, 1), [0.2, 0.2], 1e-7)
+    no_warm_up = learning_rate_schedule(0.2, "cosine", 0, 12)
+    np.testing.assert_allclose(rates(no_warm_up, 0, 6, 12), [0.2, 0.1, 0], atol=1e-7)
+    assert learning_rate_schedule(0.2, "constant", 0, None)(7) == 0.2
+
+
+def test_the_optimiser_follows_its_schedule() -> None:
+    transformation = optimizer(
+        "sgd", 0.2, momentum=0.0, schedule="cosine", warmup_steps=4, total_steps=12
+    )
+    sums = np.cumsum([0.05, 0.1, 0.15, 0.2, 0.2, 0.1 + 0.1 * np.cos(np.pi / 8)])
+    for steps in (1, 2, 5, 6):
+        params = follow(transformation, jnp.zeros(1), [jnp.ones(1)] * steps)
+        np.testing.assert_allclose(params, [-sums[steps - 1]], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_one_compilation_serves_all_numbers(name: str) -> None:
+    params, gradients = problem()
+    traces = []
+
+    def moved(numbers: dict[str, Any]) -> Any:
+        traces.append(numbers)
+        options = {"schedule": "cosine", "warmup_steps": 2, "total_steps": 9}
+        return follow(optimizer(name, **numbers, **options), params, gradients)
+
+    compiled = jax.jit(moved)
+    several: list[dict[str, Any]] = [
+        dict(zip(("learning_rate", "momentum", "weight_decay", "clip_norm"), numbers, strict=True))
+        for numbers in [(0.1, 0.9, 0.0, 0.0), (0.02, 0.0, 0.3, 1.0), (1e-4, 0.5, 1e-3, 1e-2)]
+    ]
+    results = [compiled(numbers) for numbers in several]
+    assert len(traces) == 1
+    for numbers, result in zip(several, results, strict=True):
+        chex.assert_trees_all_close(result, moved(numbers), rtol=1e-10, atol=1e-12)
+
+
+def test_the_state_has_one_structure_for_all_numbers() -> None:
+    params, _ = problem()
+    for name in OPTIMIZERS:
+        plain = optimizer(name, 0.1).init(params)
+        full = optimizer(name, 0.5, weight_decay=0.1, clip_norm=1.0, warmup_steps=3).init(params)
+        assert jax.tree.structure(plain) == jax.tree.structure(full)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "adagrad"}, r"optimizer: expected one of .*'adamw'.*, got 'adagrad'"),
+        ({"schedule": "linear"}, r"schedule: expected one of .*'cosine'.*, got 'linear'"),
+        ({"schedule": "cosine"}, r"total_steps: a cosine schedule needs the length of training"),
+        (
+            {"schedule": "cosine", "warmup_steps": 5, "total_steps": 5},
+            r"warmup_steps: expected fewer than the total_steps=5.*got 5",
+        ),
+    ],
+)
+def test_mistakes_are_explained(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        optimizer(**({"name": "sgd", "learning_rate": 0.1} | arguments))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_l1_adds_the_signs_of_kernels_alone(momentum: float) -> None:
+    params, gradients = problem()
+    made = optimizer("sgd", RATE, momentum=momentum, l1=DECAY)
+    found = follow(made, params, gradients)
+    kernel, velocity = params["kernel"], np.zeros_like(params["kernel"])
+    for gradient in gradients:
+        velocity = momentum * velocity + gradient["kernel"] + DECAY * np.sign(kernel)
+        kernel = kernel - RATE * velocity
+    np.testing.assert_allclose(found["kernel"], kernel, rtol=1e-12)
+    bias = sgd(params["bias"], [gradient["bias"] for gradient in gradients], 0.0, momentum)
+    np.testing.assert_allclose(found["bias"], bias, rtol=1e-12)
+
+
+def test_l1_comes_after_clipping_and_may_be_traced() -> None:
+    params, gradients = problem()
+
+    @jax.jit
+    def step(strength: Any) -> Any:
+        made = optimizer("sgd", RATE, momentum=0.0, l1=strength, clip_norm=1e-3)
+        updates: Any = made.update(gradients[0], made.init(params), params)[0]
+        return updates["kernel"]
+
+    push = step(100.0) - step(0.0)
+    np.testing.assert_allclose(push, -RATE * 100.0 * np.sign(params["kernel"]), rtol=1e-9)
