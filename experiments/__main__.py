@@ -270,10 +270,10 @@ def train(
     devices_of_cpu(hardware.devices)
     processes.join(hardware, hardware.devices)
     asked = {"workdir": str(folder.absolute()), "devices": hardware.devices, "overwrite": overwrite}
-    processes.refuse_differences(rundir.flat(identity) | asked)
+    processes.check_same_everywhere(rundir.flat(identity) | asked)
     mesh = devices.mesh_of(hardware.devices, settings)
     program = module.program(settings)  # first, since what it refuses must touch no earlier run
-    devices.refuse_too_large(program, settings)
+    devices.check_fits_memory(program, settings)
     with processes.by_the_first(rundir.claim(folder, identity, overwrite)):
         if (folder / "result.json").exists():
             result = rundir.read_json(folder / "result.json")

@@ -47,7 +47,7 @@ from recurrent.images import frame_features, image_columns
 from recurrent.layers import Layer, dense, embedding, layer_norm, mlp, rms_norm
 from recurrent.linear_map import Maps, dense_maps, derived_map
 from recurrent.linear_scans import linear_scan
-from recurrent.losses import readout_cross_entropy
+from recurrent.losses import linear_cross_entropy
 from recurrent.newton import DeerInfo, deer, parallel
 from recurrent.regularization import (
     ZoneoutState,
@@ -121,6 +121,7 @@ __all__ = [
     "learned_state",
     "length_mask",
     "linear_cell",
+    "linear_cross_entropy",
     "linear_scan",
     "losses",
     "lru",
@@ -136,7 +137,6 @@ __all__ = [
     "output_shape",
     "parallel",
     "pre_norm_block",
-    "readout_cross_entropy",
     "recurrent_block",
     "remat",
     "residual",

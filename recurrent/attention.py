@@ -39,7 +39,7 @@ class Attention(NamedTuple):
 
     Attributes:
       init: ``key -> params``.
-      remember: ``(params, values, mask=None) -> Memory`` with values ``[S, ..., E]`` and a mask
+      precompute: ``(params, values, mask=None) -> Memory`` with values ``[S, ..., E]`` and a mask
         ``[S, ...]``, True where a step is real. Masked values, NaN included, reach nothing.
       attend: ``(params, query, memory) -> (context, weights)`` with a query ``[..., Q]``, the
         context ``[..., E]`` and weights ``[S, ...]``, which sum to 1. The weight of a masked
@@ -49,7 +49,7 @@ class Attention(NamedTuple):
     """
 
     init: Callable[[Array], Params]
-    remember: Callable[..., Memory]
+    precompute: Callable[..., Memory]
     attend: Callable[[Params, Any, Memory], tuple[Array, Array]]
     query_size: int
     memory_size: int
@@ -149,7 +149,7 @@ def multiplicative_attention(
 def last_context(query_size: int, memory_size: int) -> Attention:
     """No attention: the context is the last real step of the memory, whatever the query.
 
-    For comparisons with attention, in its place. It has no params; ``remember`` keeps a memory
+    For comparisons with attention, in its place. It has no params; ``precompute`` keeps a memory
     of one step.
 
     References:
@@ -157,12 +157,12 @@ def last_context(query_size: int, memory_size: int) -> Attention:
     """
     check_sizes(query_size=query_size, memory_size=memory_size)
 
-    def remember(params, values, mask=None):
+    def precompute(params, values, mask=None):
         if mask is None:
-            return attention.remember(params, values[-1:])
+            return attention.precompute(params, values[-1:])
         last = values.shape[0] - 1 - jnp.argmax(mask[::-1], axis=0)
         values = jnp.take_along_axis(values, last[None, ..., None], axis=0)
-        return attention.remember(params, values, mask.any(axis=0, keepdims=True))
+        return attention.precompute(params, values, mask.any(axis=0, keepdims=True))
 
     def score(params, query, keys):
         return jnp.zeros(keys.shape[:-1], keys.dtype)
@@ -170,7 +170,7 @@ def last_context(query_size: int, memory_size: int) -> Attention:
     attention = _attention(
         lambda key: {}, lambda params, values: values, score, query_size, memory_size
     )
-    return attention._replace(remember=remember)
+    return attention._replace(precompute=precompute)
 
 
 def masked_softmax(scores: Any, mask: Any = None, axis: int = -1) -> Array:
@@ -379,7 +379,7 @@ def _attention(
 ) -> Attention:
     """From ``project(params, values) -> keys`` and ``score(params, query, keys) -> scores``."""
 
-    def remember(params: Params, values: Array, mask: Array | None = None) -> Memory:
+    def precompute(params: Params, values: Array, mask: Array | None = None) -> Memory:
         values = _real_part("values", values, mask, memory_size)
         return Memory(values, project(params, values), mask)
 
@@ -387,7 +387,7 @@ def _attention(
         weights = masked_softmax(score(params, query, memory.keys), memory.mask, axis=0)
         return jnp.einsum("s...,s...e->...e", weights, memory.values), weights
 
-    return Attention(init, remember, attend, query_size, memory_size)
+    return Attention(init, precompute, attend, query_size, memory_size)
 
 
 def _real_part(name: str, values: Array, mask: Array | None, size: int) -> Array:

@@ -130,7 +130,10 @@ def unroll(
     run = scan_sequence if method == "scan" else sequence
     if return_states:
         run = partial(scan_sequence, keep_states=True)
-    for name, most, wrap in (("remat", remat, recomputed), ("truncate", truncate, cut)):
+    for name, most, wrap in (
+        ("remat", remat, rematerialize),
+        ("truncate", truncate, truncate_gradient),
+    ):
         if most is not None:
             check_sizes(**{name: most})
             jax.eval_shape(cell.step, params, state, jnp.zeros_like(xs, shape=xs.shape[1:]))
@@ -207,7 +210,7 @@ def in_chunks(run: Callable[..., Any], most: int, wrap: Wrap) -> Callable[..., A
       run: either of them.
       most: steps in a piece, but for the last one read.
       wrap: from ``piece(params, state, inputs)`` to the same with whether it is the first one
-        read as a fourth argument; `recomputed` or `cut`.
+        read as a fourth argument; `rematerialize` or `truncate_gradient`.
     """
 
     def run_chunks(cell, params, state, xs, *, mask, reset, reverse):
@@ -240,12 +243,12 @@ def in_chunks(run: Callable[..., Any], most: int, wrap: Wrap) -> Callable[..., A
     return run_chunks
 
 
-def recomputed(piece: Piece) -> Callable[[Params, State, Any, Array], tuple[State, Any]]:
+def rematerialize(piece: Piece) -> Callable[[Params, State, Any, Array], tuple[State, Any]]:
     """The piece, of which nothing but its arguments is kept for the backward pass."""
     return lambda params, state, inputs, is_first: jax.checkpoint(piece)(params, state, inputs)
 
 
-def cut(piece: Piece) -> Callable[[Params, State, Any, Array], tuple[State, Any]]:
+def truncate_gradient(piece: Piece) -> Callable[[Params, State, Any, Array], tuple[State, Any]]:
     """The piece, from which no gradient goes to the one before."""
 
     def run(params: Params, state: State, inputs: Any, is_first: Array) -> tuple[State, Any]:

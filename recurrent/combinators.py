@@ -20,7 +20,7 @@ from recurrent.cell import (
     check_sizes,
     in_chunks,
     output_shape,
-    recomputed,
+    rematerialize,
     scan_sequence,
     sequence,
     zero_padding,
@@ -198,7 +198,7 @@ def bidirectional(forward: Cell, backward: Cell) -> Cell:
         )
 
     def run(params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool):
-        turned = None if reset is None else _seen_from_behind(reset, mask, reverse)
+        turned = None if reset is None else _reversed(reset, mask, reverse)
         there = partial(sequence, forward, mask=mask, reset=reset, reverse=reverse)
         back = partial(sequence, backward, mask=mask, reset=turned, reverse=not reverse)
         forward_state, ys = there(params["forward"], state.forward, xs)
@@ -222,7 +222,7 @@ def learned_state(cell: Cell) -> Cell:
     Raises:
       ValueError: for a state with a common scale, as that of `recurrent.slstm`.
     """
-    refuse_scaled_state(cell, "learned_state")
+    check_state_not_scaled(cell, "learned_state")
 
     def init(key: Array) -> Params:
         params = cell.init(key)
@@ -266,7 +266,7 @@ def remat(cell: Cell, steps: int) -> Cell:
       Chen et al. 2016, Training deep nets with sublinear memory cost, arXiv:1604.06174.
     """
     check_sizes(steps=steps)
-    return cell._replace(sequence=partial(in_chunks(sequence, steps, recomputed), cell))
+    return cell._replace(sequence=partial(in_chunks(sequence, steps, rematerialize), cell))
 
 
 def _layered(
@@ -336,7 +336,7 @@ def _around(cell: Cell, join: Callable[[Any, Any], Any]) -> Cell:
     return cell._replace(step=step, sequence=run)
 
 
-def refuse_scaled_state(cell: Cell, name: str) -> None:
+def check_state_not_scaled(cell: Cell, name: str) -> None:
     """Raises `ValueError` for a state whose parts mean something by their common scale alone."""
     state = jax.eval_shape(lambda key: cell.initial_state(cell.init(key), ()), jax.random.key(0))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state)]
@@ -347,7 +347,7 @@ def refuse_scaled_state(cell: Cell, name: str) -> None:
         )
 
 
-def _seen_from_behind(reset: Array, mask: Array | None, reverse: bool) -> Array:
+def _reversed(reset: Array, mask: Array | None, reverse: bool) -> Array:
     """Reset flags for the same gaps between real steps, read in the other direction."""
     if reverse:
         reset, mask = jax.tree.map(lambda flags: flags[::-1], (reset, mask))

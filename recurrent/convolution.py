@@ -45,13 +45,13 @@ def convolve(images: Array, kernel: Array, strides: Any, padding: Any, **options
     return lax.platform_dependent(images, kernel, cpu=by_product, default=by_xla)
 
 
-def convolve_same(x: Array, kernel: Array, product_dtype: Any = None) -> Array:
+def convolve_same(x: Array, kernel: Array, compute_dtype: Any = None) -> Array:
     """Convolution of stride 1 with zeros around, so that sizes stay; on a CPU as in `convolve`.
 
     Args:
       x: ``[..., *sizes, C]``, with one to three sizes.
       kernel: ``[*kernel sizes, C, F]``.
-      product_dtype: as in `recurrent.gated`; with it, a product of patches on every platform.
+      compute_dtype: as in `recurrent.gated`; with it, a product of patches on every platform.
 
     Returns:
       ``[..., *sizes, F]``.
@@ -59,7 +59,7 @@ def convolve_same(x: Array, kernel: Array, product_dtype: Any = None) -> Array:
     pads = [((size - 1) // 2, size // 2) for size in kernel.shape[:-2]]
 
     def by_product(x: Array, kernel: Array) -> Array:
-        return patch_product(x, kernel, pads, product_dtype=product_dtype)
+        return patch_product(x, kernel, pads, compute_dtype=compute_dtype)
 
     def by_xla(x: Array, kernel: Array) -> Array:
         rank = len(pads)
@@ -74,7 +74,7 @@ def convolve_same(x: Array, kernel: Array, product_dtype: Any = None) -> Array:
         )
         return z.reshape(*batch, *z.shape[1:])
 
-    if product_dtype is not None:
+    if compute_dtype is not None:
         return by_product(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=by_product, default=by_xla)
 
@@ -85,7 +85,7 @@ def patch_product(
     padding: Sequence[tuple[int, int]],
     *,
     precision: Any = None,
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
 ) -> Array:
     """Convolution of stride 1 as one matrix product: every patch of the image is a row.
 
@@ -94,7 +94,7 @@ def patch_product(
       kernel: ``[*kernel sizes, C, F]``.
       padding: zeros before and after along each of the sizes.
       precision: of the product, as in `jax.numpy.matmul`.
-      product_dtype: as in `recurrent.gated`.
+      compute_dtype: as in `recurrent.gated`.
     """
     *kernel_sizes, _, features = kernel.shape
     rank = len(kernel_sizes)
@@ -108,7 +108,7 @@ def patch_product(
 
     offsets = itertools.product(*map(range, kernel_sizes))
     patches = jnp.concatenate([shifted(each) for each in offsets], axis=-1)
-    return product(patches, kernel.reshape(-1, features), product_dtype, precision)
+    return product(patches, kernel.reshape(-1, features), compute_dtype, precision)
 
 
 def max_pool_2x2(images: Array) -> Array:

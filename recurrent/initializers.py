@@ -108,8 +108,8 @@ class GateBias(NamedTuple):
 
     Attributes:
       draw: ``(key, gates, hidden_size) -> [len(gates) * hidden_size]``, with the names of the
-        gates in the order of their blocks: ``"keep"`` is the gate that multiplies the old state,
-        ``"write"`` the one that multiplies its candidate.
+        gates in the order of their blocks: ``"forget"`` or ``"update"`` is the gate that multiplies
+        the old state, ``"input"`` the one that multiplies its candidate.
     """
 
     draw: Callable[[Array, tuple[str, ...], int], Array]
@@ -133,13 +133,13 @@ def chrono(longest: float) -> GateBias:
     """
     if not longest > 2:
         raise ValueError(f"longest: expected above 2 steps, got {longest}.")
-    signs = {"keep": 1.0, "write": -1.0}
+    signs = {"forget": 1.0, "update": 1.0, "input": -1.0}
 
     def draw(key: Array, gates: tuple[str, ...], hidden_size: int) -> Array:
         if not signs.keys() & set(gates):
             raise ValueError(
-                "bias_init: chrono needs a cell with a gate called 'keep' or 'write', got one with "
-                f"the gates {list(gates)}."
+                "bias_init: chrono needs a cell with a gate called 'forget', 'update' or "
+                f"'input', got one with the gates {list(gates)}."
             )
         log_time = jnp.log(jax.random.uniform(key, (hidden_size,), minval=1, maxval=longest - 1))
         return jnp.concatenate([signs.get(gate, 0.0) * log_time for gate in gates])
@@ -158,7 +158,7 @@ _BY_NAME: dict[str, Initializer] = {
 }
 
 
-def named(choice: Initializer | str, argument: str) -> Initializer:
+def resolve(choice: Initializer | str, argument: str) -> Initializer:
     """The initialiser that ``choice`` names, or ``choice`` itself where it is a function.
 
     Raises:
@@ -181,14 +181,14 @@ def named(choice: Initializer | str, argument: str) -> Initializer:
     )
 
 
-def drawn_blocks(draw: Initializer, key: Array, shape: tuple[int, ...], blocks: int) -> Array:
+def init_blocks(draw: Initializer, key: Array, shape: tuple[int, ...], blocks: int) -> Array:
     """``blocks`` arrays of a shape, each with a key of its own, side by side on the last axis."""
     keys = jax.random.split(key, blocks)
     return jnp.concatenate([draw(k, shape) for k in keys], axis=-1)
 
 
-def drawn_bias(draw: Any, key: Array, gates: tuple[str, ...], hidden_size: int) -> Array:
+def init_bias(draw: Any, key: Array, gates: tuple[str, ...], hidden_size: int) -> Array:
     """The bias of all gates ``[len(gates) * hidden_size]``."""
     if isinstance(draw, GateBias):
         return draw.draw(key, gates, hidden_size)
-    return drawn_blocks(draw, key, (hidden_size,), len(gates))
+    return init_blocks(draw, key, (hidden_size,), len(gates))

@@ -14,7 +14,7 @@ from recurrent.cell import (
     Params,
     check_sizes,
 )
-from recurrent.initializers import Initializer, named
+from recurrent.initializers import Initializer, resolve
 from recurrent.linear_map import affine
 
 
@@ -40,7 +40,7 @@ def dense(
       ValueError: for a size below 1 or an unknown initialiser.
     """
     check_sizes(input_size=input_size, output_size=output_size)
-    draw = named(kernel_init, "kernel_init")
+    draw = resolve(kernel_init, "kernel_init")
 
     def init(key: Array) -> Any:
         bias = jax.numpy.zeros(output_size)

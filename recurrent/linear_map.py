@@ -50,12 +50,12 @@ class Maps(NamedTuple):
     recurrent_blocks: int = 1
 
 
-def dense_maps(product_dtype: Any = None) -> Maps:
+def dense_maps(compute_dtype: Any = None) -> Maps:
     """`affine` for both x and h."""
-    return Maps(dense_map(product_dtype), dense_map(product_dtype))
+    return Maps(dense_map(compute_dtype), dense_map(compute_dtype))
 
 
-def dense_map(product_dtype: Any = None) -> LinearMap:
+def dense_map(compute_dtype: Any = None) -> LinearMap:
     """`affine`, with the products of its gradients narrowed like its own."""
 
     def to_input(params: Params) -> Callable[[Array, Array], Array]:
@@ -65,17 +65,17 @@ def dense_map(product_dtype: Any = None) -> LinearMap:
             # Transposed before a loop, it is read row by row in each step: on a CPU up to three
             # times as fast, but slower by up to a half for the product with a single row.
             small = _is_single_row(d_z) and kernel.size <= TURNED
-            return product(d_z, kernel.T if small else transposed, product_dtype)
+            return product(d_z, kernel.T if small else transposed, compute_dtype)
 
         return apply
 
     def to_params(params: Params, x: Array, d_z: Array) -> Params:
         rows = tuple(range(d_z.ndim - 1))
-        kernel = product(x, d_z, product_dtype, axes=(rows, rows))
+        kernel = product(x, d_z, compute_dtype, axes=(rows, rows))
         bias = {"bias": d_z.sum(rows)} if "bias" in params else {}
         return {"kernel": kernel, **bias}
 
-    return LinearMap(partial(affine, product_dtype=product_dtype), to_input, to_params)
+    return LinearMap(partial(affine, compute_dtype=compute_dtype), to_input, to_params)
 
 
 def derived_map(apply: Apply) -> LinearMap:
@@ -90,7 +90,7 @@ def derived_map(apply: Apply) -> LinearMap:
     return LinearMap(apply, to_input, to_params)
 
 
-def affine(params: Params, x: Array, product_dtype: Any = None) -> Array:
+def affine(params: Params, x: Array, compute_dtype: Any = None) -> Array:
     """``x W + b``, or ``x W`` where there is no bias; the product's operands may be narrower."""
     kernel = params["kernel"]
     if len(kernel) == 1:
@@ -98,7 +98,7 @@ def affine(params: Params, x: Array, product_dtype: Any = None) -> Array:
         # gate and then does not vectorise. With a row of zeros it stays a product.
         x = jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, 1)])
         kernel = jnp.pad(kernel, [(0, 1), (0, 0)])
-    z = product(x, kernel, product_dtype)
+    z = product(x, kernel, compute_dtype)
     return z + params["bias"] if "bias" in params else z
 
 

@@ -94,7 +94,7 @@ class LogitSummary(NamedTuple):
     mean: Array
 
 
-def readout_cross_entropy(
+def linear_cross_entropy(
     params: Params,
     hidden: Any,
     labels: Any,
@@ -112,7 +112,7 @@ def readout_cross_entropy(
     caches. On two cores it takes 0.6 (H = 512) to 0.2 (H = 64) of the plain form's time, and memory
     for two chunks of logits, whatever V is.
 
-    Tied weights are ``readout_cross_entropy({"kernel": params["embedding"]["kernel"].T}, ...)``
+    Tied weights are ``linear_cross_entropy({"kernel": params["embedding"]["kernel"].T}, ...)``
     with params of `recurrent.embedding`; the gradient of the table is then the sum of both uses.
 
     Args:

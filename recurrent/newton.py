@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from recurrent.cell import Cell, Params, State, scan_sequence, unroll, where_flag
-from recurrent.cells._gated_loop import cut_to_blocks, gated_sequence
+from recurrent.cells._gated_loop import gated_sequence, split_blocks
 from recurrent.linear_scans import linear_scan
 
 Jacobian = Literal["full", "diagonal"]
@@ -458,7 +458,7 @@ def _gated_diagonals(static: _Static, problem: _Problem, befores: Array) -> Stat
     own = jnp.diagonal(blocks, axis1=0, axis2=2).reshape(-1)
 
     def apply_gate(zh: Array, state: State) -> State:
-        return gate(params.get("gate", {}), *cut_to_blocks(maps, zx, zh), state)
+        return gate(params.get("gate", {}), *split_blocks(maps, zx, zh), state)
 
     def field_by_itself(name: str) -> Array:
         zeros = jax.tree.map(jnp.zeros_like, state)

@@ -19,7 +19,7 @@ from recurrent.cell import (
     where_flag,
     zero_padding,
 )
-from recurrent.combinators import refuse_scaled_state
+from recurrent.combinators import check_state_not_scaled
 
 
 def dropout(x: Array, rate: Any, key: Array | None) -> Array:
@@ -198,7 +198,7 @@ def zoneout(cell: Cell, rate: Any, key: Array | None) -> Cell:
     for one in jax.tree.leaves(rate):
         if not isinstance(one, Tracer) and not 0 <= float(one) <= 1:
             raise ValueError(f"rate: expected 0 to 1, got {one}.")
-    refuse_scaled_state(cell, "zoneout")
+    check_state_not_scaled(cell, "zoneout")
 
     def initial_state(params: Params, batch_shape: Shape) -> ZoneoutState:
         time = jnp.zeros(batch_shape, jnp.int32)

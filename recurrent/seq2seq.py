@@ -37,7 +37,7 @@ class Decoder(NamedTuple):
 
     Attributes:
       init: ``key -> params``.
-      remember: ``(params, values, mask=None) -> Memory``, once per sequence; see `Attention`.
+      precompute: ``(params, values, mask=None) -> Memory``, once per sequence; see `Attention`.
       initial_state: ``(params, batch_shape) -> DecoderState``.
       step: ``(params, memory, state, tokens) -> (state, logits)`` with tokens ``[...]`` and logits
         ``[..., V]``. ``partial(step, params, memory)`` is what `recurrent.decode` takes.
@@ -47,7 +47,7 @@ class Decoder(NamedTuple):
     """
 
     init: Callable[[Array], Params]
-    remember: Callable[..., Memory]
+    precompute: Callable[..., Memory]
     initial_state: Callable[[Params, Shape], DecoderState]
     step: Callable[[Params, Memory, DecoderState, Array], tuple[DecoderState, Array]]
     sequence: Callable[..., tuple[DecoderState, Array]]
@@ -105,8 +105,8 @@ def decoder(
             params["attentional"] = {"kernel": kernel}
         return params
 
-    def remember(params: Params, values: Array, mask: Array | None = None) -> Memory:
-        return attention.remember(params["attention"], values, mask)
+    def precompute(params: Params, values: Array, mask: Array | None = None) -> Memory:
+        return attention.precompute(params["attention"], values, mask)
 
     def initial_state(params: Params, batch_shape: Shape) -> DecoderState:
         feedback = jnp.zeros((*batch_shape, hidden), params["embedding"]["kernel"].dtype)
@@ -126,7 +126,7 @@ def decoder(
         state, ys = unroll(reader, params, embedded, state, mask=mask)
         return state, affine(params["readout"], ys)
 
-    return Decoder(init, remember, initial_state, step, sequence)
+    return Decoder(init, precompute, initial_state, step, sequence)
 
 
 class EncoderDecoder(NamedTuple):
@@ -147,7 +147,7 @@ class EncoderDecoder(NamedTuple):
 
 
 def encoder_decoder(
-    encoder: Cell, decoder: Decoder, *, hand_over_state: bool = False
+    encoder: Cell, decoder: Decoder, *, init_from_encoder: bool = False
 ) -> EncoderDecoder:
     """A sequence-to-sequence network.
 
@@ -162,7 +162,7 @@ def encoder_decoder(
         ``stack(embedding(U, D), bidirectional(gru(D, E // 2), gru(D, E // 2)), input_shape=())``
         for tokens of a vocabulary of size U.
       decoder: from ``decoder``.
-      hand_over_state: whether the decoder's cell starts from the encoder's last state, which must
+      init_from_encoder: whether the decoder's cell starts from the encoder's last state, which must
         be of the same shape, and not from its own initial state.
 
     References:
@@ -176,9 +176,9 @@ def encoder_decoder(
 
     def encode(params: Params, inputs: Array, mask: Array | None = None):
         last, outputs = unroll(encoder, params["encoder"], inputs, mask=mask)
-        memory = decoder.remember(params["decoder"], outputs, mask)
+        memory = decoder.precompute(params["decoder"], outputs, mask)
         state = decoder.initial_state(params["decoder"], outputs.shape[1:-1])
-        return memory, state._replace(cell=last) if hand_over_state else state
+        return memory, state._replace(cell=last) if init_from_encoder else state
 
     def step(params: Params, memory: Memory, state: DecoderState, tokens: Array):
         return decoder.step(params["decoder"], memory, state, tokens)

@@ -58,7 +58,7 @@ def whole_on(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def refuse_too_large(program: Program, config: TrainingConfig) -> None:
+def check_fits_memory(program: Program, config: TrainingConfig) -> None:
     """Raises `UserError` where the state alone needs more memory than there is.
 
     XLA says nothing of an allocation that failed on a CPU: it waits for ever.

@@ -158,7 +158,7 @@ def highest(*numbers: float) -> tuple[float, ...]:
     return tuple(of_all.max(axis=0).tolist())
 
 
-def refuse_differences(asked: dict[str, Any]) -> None:
+def check_same_everywhere(asked: dict[str, Any]) -> None:
     """Raises `UserError`, in all processes, where they were not all asked for the same."""
     import jax
     import numpy as np

@@ -12,7 +12,13 @@ from typing import Any
 
 from experiments.harness import rundir, stopping
 from experiments.harness.files import write_atomically
-from experiments.harness.processes import by_the_first, highest, is_first, meet, refuse_differences
+from experiments.harness.processes import (
+    by_the_first,
+    check_same_everywhere,
+    highest,
+    is_first,
+    meet,
+)
 from experiments.harness.progress import progress
 from experiments.shared import cell_flag
 from experiments.sweep import layouts, ranking, report
@@ -32,7 +38,7 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
       UserError: for what cannot be swept so, before anything is compiled or written.
     """
     asked = identity(sweep)
-    refuse_differences(
+    check_same_everywhere(
         rundir.flat(asked) | {"workdir": str(folder.absolute()), "overwrite": overwrite}
     )
     plans = planned(sweep)

@@ -44,7 +44,7 @@ class GateVJP(NamedTuple):
     shared: frozenset[int]
 
 
-def cut_to_blocks(maps: Maps, zx: Array, zh: Array) -> tuple[Blocks, Blocks]:
+def split_blocks(maps: Maps, zx: Array, zh: Array) -> tuple[Blocks, Blocks]:
     """The arrays that a gate gets."""
     return jnp.split(zx, maps.input_blocks, -1), jnp.split(zh, maps.recurrent_blocks, -1)
 
@@ -152,7 +152,7 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
     def body(project, state, step):
         state = state if step.fresh is None else where_flag(step.fresh, initial, state)
         zx, zh = project(step.x), maps.recurrent.apply(weights.recurrent, state.hidden)
-        new, sums, own = forward(*cut_to_blocks(maps, zx, zh), state)
+        new, sums, own = forward(*split_blocks(maps, zx, zh), state)
         new = new if step.real is None else where_flag(step.real, new, state)
         kept = (state._replace(hidden=None), (_joined(sums), _joined(own))) if keeps else ()
         return new, (new.hidden, *kept)
@@ -357,7 +357,7 @@ def _shapes_of_blocks(maps, weights, state, steps):
 
     def apply(x: Array) -> tuple[Blocks, Blocks]:
         zx = maps.input.apply(weights.input, x)
-        return cut_to_blocks(maps, zx, maps.recurrent.apply(weights.recurrent, state.hidden))
+        return split_blocks(maps, zx, maps.recurrent.apply(weights.recurrent, state.hidden))
 
     return jax.eval_shape(apply, steps.x[0])
 

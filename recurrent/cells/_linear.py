@@ -10,7 +10,7 @@ from jax import Array
 from recurrent.cell import Params, Shape
 from recurrent.initializers import (
     Initializer,
-    drawn_blocks,
+    init_blocks,
 )
 from recurrent.linear_map import affine
 
@@ -24,14 +24,14 @@ def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _affine(params: Params, x: Array, product_dtype: Any) -> Array:
-    return _wide(affine(params, x, product_dtype))
+def _affine(params: Params, x: Array, compute_dtype: Any) -> Array:
+    return _wide(affine(params, x, compute_dtype))
 
 
-def _affine_params(
+def init_affine(
     key: Array, draw: Initializer, rows: int, columns: int, blocks: int = 1
 ) -> dict[str, Array]:
-    kernel = drawn_blocks(draw, key, (rows, columns), blocks)
+    kernel = init_blocks(draw, key, (rows, columns), blocks)
     return {"kernel": kernel, "bias": jnp.zeros(blocks * columns)}
 
 
@@ -44,13 +44,13 @@ def _uniform(key: Array, size: int, low: float = 0, high: float = 1) -> Array:
     return jax.random.uniform(key, (size,), minval=max(low, 1e-6), maxval=high)
 
 
-def _step_bias(key: Array, size: int, low: float, high: float) -> Array:
+def step_bias(key: Array, size: int, low: float, high: float) -> Array:
     """The inverse of softplus at log-uniform numbers."""
     steps = jnp.exp(jax.random.uniform(key, (size,), minval=math.log(low), maxval=math.log(high)))
     return steps + jnp.log(-jnp.expm1(-steps))
 
 
-def _check_projection(projection: bool, input_size: int, hidden_size: int) -> None:
+def check_projection(projection: bool, input_size: int, hidden_size: int) -> None:
     if not projection and input_size != hidden_size:
         raise ValueError(
             "projection: expected True where input_size and hidden_size differ, "
@@ -58,7 +58,7 @@ def _check_projection(projection: bool, input_size: int, hidden_size: int) -> No
         )
 
 
-def _check_steps(low: float, high: float) -> None:
+def check_step_sizes(low: float, high: float) -> None:
     if not 0 < low <= high:
         raise ValueError(
             f"min_step, max_step: expected 0 < min_step <= max_step, got {low} and {high}."

@@ -1,6 +1,6 @@
 """The classic cells, each a gate function: a few lines of its paper's equation.
 
-In every factory ``**options`` are the initialisers and `product_dtype` of `recurrent.gated`, which
+In every factory ``**options`` are the initialisers and `compute_dtype` of `recurrent.gated`, which
 also says what params look like and what is refused.
 """
 
@@ -17,7 +17,7 @@ from jax.nn import sigmoid
 from recurrent.cell import Cell, Params, check_sizes, sequence
 from recurrent.cells._gated_loop import Blocks, GateVJP
 from recurrent.cells.gates import Hidden, gated, gated_cell
-from recurrent.initializers import GateBias, Initializer, drawn_bias, drawn_blocks, identity, named
+from recurrent.initializers import GateBias, Initializer, identity, init_bias, init_blocks, resolve
 from recurrent.linear_map import Maps, dense_map, dense_maps, derived_map, product
 
 Reset = Literal["after", "before"]
@@ -143,8 +143,8 @@ def lstm(
       have two; peepholes start at zero.
     """
     check_forget_bias(forget_bias, options)
-    gates = ("write", "candidate", "output") if coupled else LSTM_GATES
-    peephole_init = named(peephole_init, "peephole_init")
+    gates = ("input", "candidate", "output") if coupled else LSTM_GATES
+    peephole_init = resolve(peephole_init, "peephole_init")
     names = ("input", "output") if coupled else ("input", "forget", "output")
 
     def peephole_params(key):
@@ -167,7 +167,7 @@ def lstm(
     )
 
 
-LSTM_GATES = ("write", "keep", "candidate", "output")
+LSTM_GATES = ("input", "forget", "candidate", "output")
 
 
 def lstm_gate(
@@ -241,7 +241,7 @@ def lstmp(
     recurrent_init: Initializer | str = "orthogonal",
     bias_init: Initializer | GateBias | str = "zeros",
     projection_init: Initializer | str = "glorot_uniform",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
 ) -> Cell:
     """Long short-term memory with a projection of its output, so with more memory than output.
 
@@ -258,7 +258,7 @@ def lstmp(
       recurrent_init: draws each gate's block ``[H, C]``.
       bias_init: draws each gate's bias ``[C]``, as in `recurrent.gated`.
       projection_init: draws ``[H, C]``, the transpose of W_p.
-      product_dtype: as in `recurrent.gated`.
+      compute_dtype: as in `recurrent.gated`.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, 4 C], "bias": [4 C]}, "recurrent":
@@ -276,27 +276,27 @@ def lstmp(
     cells = 2 * hidden_size if cell_size is None else cell_size
     check_sizes(input_size=input_size, hidden_size=hidden_size, cell_size=cells)
     check_forget_bias(forget_bias, {"bias_init": bias_init})
-    input_init = named(input_init, "input_init")
-    recurrent_init = named(recurrent_init, "recurrent_init")
-    projection_init = named(projection_init, "projection_init")
-    bias_init = bias_init if isinstance(bias_init, GateBias) else named(bias_init, "bias_init")
+    input_init = resolve(input_init, "input_init")
+    recurrent_init = resolve(recurrent_init, "recurrent_init")
+    projection_init = resolve(projection_init, "projection_init")
+    bias_init = bias_init if isinstance(bias_init, GateBias) else resolve(bias_init, "bias_init")
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, 4)
         return {
             "input": {
-                "kernel": drawn_blocks(input_init, keys[0], (input_size, cells), 4),
-                "bias": drawn_bias(bias_init, keys[1], LSTM_GATES, cells),
+                "kernel": init_blocks(input_init, keys[0], (input_size, cells), 4),
+                "bias": init_bias(bias_init, keys[1], LSTM_GATES, cells),
             },
-            "recurrent": {"kernel": drawn_blocks(recurrent_init, keys[2], (hidden_size, cells), 4)},
+            "recurrent": {"kernel": init_blocks(recurrent_init, keys[2], (hidden_size, cells), 4)},
             "gate": {"projection": projection_init(keys[3], (hidden_size, cells)).T},
         }
 
     def gate(extra: dict[str, Array], zx: Blocks, zh: Blocks, state: LSTMState) -> LSTMState:
         new = lstm_gate(jnp.split(zx[0] + zh[0], 4, -1), state, forget_bias)
-        return new._replace(hidden=product(new.hidden, extra["projection"], product_dtype))
+        return new._replace(hidden=product(new.hidden, extra["projection"], compute_dtype))
 
-    maps = dense_maps(product_dtype)
+    maps = dense_maps(compute_dtype)
     return gated_cell(init, gate, (input_size,), LSTMState, [(hidden_size,), (cells,)], maps)
 
 
@@ -306,7 +306,7 @@ def gru(
     *,
     reset: Reset = "after",
     recurrent_init: Initializer | str = "orthogonal",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
     **options: Any,
 ) -> Cell:
     """Gated recurrent unit.
@@ -324,7 +324,7 @@ def gru(
       hidden_size: H.
       reset: whether r acts ``"after"`` the product with W_n, or ``"before"`` it.
       recurrent_init: draws each gate's block ``[H, H]``, W_n included.
-      product_dtype: as in `recurrent.gated`.
+      compute_dtype: as in `recurrent.gated`.
       **options: of `recurrent.gated`.
 
     Raises:
@@ -342,18 +342,18 @@ def gru(
 
     def before(zx, zh, state, kernel):
         r, u = (sigmoid(zx[k] + zh[k]) for k in range(2))
-        candidate = jnp.tanh(zx[2] + product(r * state.hidden, kernel, product_dtype))
+        candidate = jnp.tanh(zx[2] + product(r * state.hidden, kernel, compute_dtype))
         return Hidden((1 - u) * candidate + u * state.hidden)
 
     return gated(
         after if reset == "after" else before,
         input_size,
         hidden_size,
-        gates=("reset", "keep", "candidate"),
+        gates=("reset", "update", "candidate"),
         gate_vjp=GRU_VJP if reset == "after" else None,
         recurrent_bias=reset == "after",
         recurrent_init=recurrent_init,
-        product_dtype=product_dtype,
+        compute_dtype=compute_dtype,
         **_candidate_kernel(reset, hidden_size, recurrent_init, recurrent_gates=2),
         **options,
     )
@@ -382,7 +382,7 @@ def minimal_gated_unit(
     *,
     reset: Reset = "before",
     recurrent_init: Initializer | str = "orthogonal",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
     **options: Any,
 ) -> Cell:
     """A GRU with one gate for both its purposes.
@@ -397,7 +397,7 @@ def minimal_gated_unit(
       reset: whether f acts ``"before"`` the product with W_n, as in the paper, or ``"after"`` it,
         which has but one product a step.
       recurrent_init: draws each gate's block ``[H, H]``, W_n included.
-      product_dtype: as in `recurrent.gated`.
+      compute_dtype: as in `recurrent.gated`.
       **options: of `recurrent.gated`.
 
     Raises:
@@ -415,17 +415,17 @@ def minimal_gated_unit(
 
     def before(zx, zh, state, kernel):
         f = sigmoid(zx[0] + zh[0])
-        candidate = jnp.tanh(zx[1] + product(f * state.hidden, kernel, product_dtype))
+        candidate = jnp.tanh(zx[1] + product(f * state.hidden, kernel, compute_dtype))
         return Hidden((1 - f) * state.hidden + f * candidate)
 
     return gated(
         after if reset == "after" else before,
         input_size,
         hidden_size,
-        gates=("write", "candidate"),
+        gates=("input", "candidate"),
         recurrent_bias=reset == "after",
         recurrent_init=recurrent_init,
-        product_dtype=product_dtype,
+        compute_dtype=compute_dtype,
         **_candidate_kernel(reset, hidden_size, recurrent_init, recurrent_gates=1),
         **options,
     )
@@ -466,7 +466,7 @@ def ugrnn(
         keep = sigmoid(keep + forget_bias)
         return Hidden(keep * state.hidden + (1 - keep) * f(candidate))
 
-    return gated(gate, input_size, hidden_size, gates=("keep", "candidate"), **options)
+    return gated(gate, input_size, hidden_size, gates=("update", "candidate"), **options)
 
 
 def indrnn(
@@ -478,7 +478,7 @@ def indrnn(
     input_init: Initializer | str = "glorot_uniform",
     recurrent_init: Initializer | str | None = None,
     bias_init: Initializer | str = "zeros",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
 ) -> Cell:
     """The independently recurrent network: each unit sees of the past its own state alone.
 
@@ -494,7 +494,7 @@ def indrnn(
       input_init: draws ``[D, H]``.
       recurrent_init: draws u, ``[H]``, in place of the above.
       bias_init: draws ``[H]``.
-      product_dtype: as in `recurrent.gated`, for the product with W.
+      compute_dtype: as in `recurrent.gated`, for the product with W.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, H], "bias": [H]}, "recurrent": {"kernel":
@@ -511,9 +511,9 @@ def indrnn(
     if longest is not None and not longest > 0:
         raise ValueError(f"longest: expected above 0 steps, got {longest}.")
     highest = 1.0 if longest is None else 2 ** (1 / longest)
-    input_init, bias_init = named(input_init, "input_init"), named(bias_init, "bias_init")
+    input_init, bias_init = resolve(input_init, "input_init"), resolve(bias_init, "bias_init")
     uniform = partial(jax.random.uniform, maxval=highest)
-    draw = uniform if recurrent_init is None else named(recurrent_init, "recurrent_init")
+    draw = uniform if recurrent_init is None else resolve(recurrent_init, "recurrent_init")
 
     def init(key: Array) -> Params:
         input_key, recurrent_key, bias_key = jax.random.split(key, 3)
@@ -529,7 +529,7 @@ def indrnn(
         return Hidden(f(zx[0] + zh[0]))
 
     own = derived_map(lambda params, h: params["kernel"] * h)
-    maps = Maps(dense_map(product_dtype), own)
+    maps = Maps(dense_map(compute_dtype), own)
     return gated_cell(init, gate, (input_size,), Hidden, [(hidden_size,)], maps)
 
 
@@ -543,7 +543,7 @@ def antisymmetric_rnn(
     input_init: Initializer | str = "glorot_uniform",
     recurrent_init: Initializer | str = "glorot_normal",
     bias_init: Initializer | str = "zeros",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
 ) -> Cell:
     """A cell made for gradient flow: Euler's method on an equation that neither grows nor decays.
 
@@ -560,7 +560,7 @@ def antisymmetric_rnn(
       input_init: draws V, ``[D, H]``, and in the gated form V_s after it.
       recurrent_init: draws the transpose of W, ``[H, H]``.
       bias_init: draws each ``[H]``.
-      product_dtype: as in `recurrent.gated`.
+      compute_dtype: as in `recurrent.gated`.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, H] or [D, 2 H], "bias": [H] or [2 H]},
@@ -580,16 +580,16 @@ def antisymmetric_rnn(
             "step_size, diffusion: expected above 0 and at least 0, "
             f"got {step_size} and {diffusion}."
         )
-    input_init, bias_init = named(input_init, "input_init"), named(bias_init, "bias_init")
-    recurrent_init = named(recurrent_init, "recurrent_init")
+    input_init, bias_init = resolve(input_init, "input_init"), resolve(bias_init, "bias_init")
+    recurrent_init = resolve(recurrent_init, "recurrent_init")
     blocks = 2 if gated else 1
 
     def init(key: Array) -> Params:
         input_key, recurrent_key, bias_key = jax.random.split(key, 3)
         return {
             "input": {
-                "kernel": drawn_blocks(input_init, input_key, (input_size, hidden_size), blocks),
-                "bias": drawn_blocks(bias_init, bias_key, (hidden_size,), blocks),
+                "kernel": init_blocks(input_init, input_key, (input_size, hidden_size), blocks),
+                "bias": init_blocks(bias_init, bias_key, (hidden_size,), blocks),
             },
             "recurrent": {"kernel": recurrent_init(recurrent_key, (hidden_size, hidden_size))},
         }
@@ -603,7 +603,7 @@ def antisymmetric_rnn(
         mixed = kernel - kernel.T - diffusion * jnp.eye(hidden_size, dtype=kernel.dtype)
         return params | {"recurrent": {"kernel": mixed}}
 
-    maps = dense_maps(product_dtype)._replace(input_blocks=blocks)
+    maps = dense_maps(compute_dtype)._replace(input_blocks=blocks)
     cell = gated_cell(init, gate, (input_size,), Hidden, [(hidden_size,)], maps)
     return _reparametrised(cell, mixing)
 
@@ -639,7 +639,7 @@ def _candidate_kernel(
     """Options of `gated` for a candidate whose product comes after the reset, in the gate."""
     if reset == "after":
         return {}
-    draw = named(recurrent_init, "recurrent_init")
+    draw = resolve(recurrent_init, "recurrent_init")
     square = hidden_size, hidden_size
     return {
         "recurrent_gates": recurrent_gates,

@@ -21,7 +21,7 @@ from recurrent.cells.classic import LSTM_GATES, LSTMState, check_forget_bias, ls
 from recurrent.cells.gates import gated_cell
 from recurrent.cells.sliding_window import Steps, join, latest, without_padding
 from recurrent.convolution import convolve_same
-from recurrent.initializers import GateBias, Initializer, drawn_bias, drawn_blocks, named
+from recurrent.initializers import GateBias, Initializer, init_bias, init_blocks, resolve
 from recurrent.linear_map import Maps, derived_map
 
 
@@ -35,7 +35,7 @@ def convolutional_lstm(
     input_init: Initializer | str = "glorot_uniform",
     recurrent_init: Initializer | str = "orthogonal",
     bias_init: Initializer | GateBias | str = "zeros",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
 ) -> Cell:
     """Long short-term memory on a line, a picture or a volume, with convolutions for products.
 
@@ -55,7 +55,7 @@ def convolutional_lstm(
       recurrent_init: draws each gate's block ``[*kernel sizes, F, F]``; orthogonal ones are
         matrices of ``F`` orthonormal columns.
       bias_init: draws each gate's bias ``[F]``, as in `recurrent.gated`.
-      product_dtype: as in `recurrent.gated`.
+      compute_dtype: as in `recurrent.gated`.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [*kernel sizes, C, 4 F], "bias": [4 F]},
@@ -74,9 +74,9 @@ def convolutional_lstm(
     kernel_sizes = _kernel_sizes(kernel_size, sizes)
     check_sizes(features=features, channels=channels, sizes=min(sizes))
     check_forget_bias(forget_bias, {"bias_init": bias_init})
-    input_init = named(input_init, "input_init")
-    recurrent_init = named(recurrent_init, "recurrent_init")
-    bias_init = bias_init if isinstance(bias_init, GateBias) else named(bias_init, "bias_init")
+    input_init = resolve(input_init, "input_init")
+    recurrent_init = resolve(recurrent_init, "recurrent_init")
+    bias_init = bias_init if isinstance(bias_init, GateBias) else resolve(bias_init, "bias_init")
     state_shape = (*sizes, features)
 
     def init(key: Array) -> Params:
@@ -84,10 +84,10 @@ def convolutional_lstm(
         shapes = [(*kernel_sizes, rows, features) for rows in (channels, features)]
         params = {
             "input": {
-                "kernel": drawn_blocks(input_init, keys[0], shapes[0], 4),
-                "bias": drawn_bias(bias_init, keys[1], LSTM_GATES, features),
+                "kernel": init_blocks(input_init, keys[0], shapes[0], 4),
+                "bias": init_bias(bias_init, keys[1], LSTM_GATES, features),
             },
-            "recurrent": {"kernel": drawn_blocks(recurrent_init, keys[2], shapes[1], 4)},
+            "recurrent": {"kernel": init_blocks(recurrent_init, keys[2], shapes[1], 4)},
         }
         names = ("input", "forget", "output") if peepholes else ()
         gate = {name: jnp.zeros(state_shape) for name in names}
@@ -96,7 +96,7 @@ def convolutional_lstm(
     def gate(extra: dict[str, Array], zx: Blocks, zh: Blocks, state: LSTMState) -> LSTMState:
         return lstm_gate(jnp.split(zx[0] + zh[0], 4, -1), state, forget_bias, **extra)
 
-    convolve = partial(_convolve, product_dtype=product_dtype)
+    convolve = partial(_convolve, compute_dtype=compute_dtype)
     maps = Maps(derived_map(convolve), derived_map(convolve))
     return gated_cell(init, gate, tuple(input_shape), LSTMState, [state_shape] * 2, maps)
 
@@ -115,8 +115,8 @@ def _kernel_sizes(kernel_size: int | Sequence[int], sizes: Sequence[int]) -> tup
     return each
 
 
-def _convolve(params: Params, x: Array, product_dtype: Any) -> Array:
-    z = convolve_same(x, params["kernel"], product_dtype)
+def _convolve(params: Params, x: Array, compute_dtype: Any) -> Array:
+    z = convolve_same(x, params["kernel"], compute_dtype)
     return z + params["bias"] if "bias" in params else z
 
 

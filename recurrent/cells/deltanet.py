@@ -10,16 +10,16 @@ from jax import Array, lax
 from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, where_flag
 from recurrent.cells._linear import (
     _affine,
-    _affine_params,
-    _check_steps,
     _dtype,
-    _step_bias,
     _uniform,
     _wide,
+    check_step_sizes,
+    init_affine,
+    step_bias,
 )
 from recurrent.initializers import (
     Initializer,
-    named,
+    resolve,
 )
 from recurrent.linear_scans import (
     _chosen,
@@ -144,7 +144,7 @@ def gated_deltanet(
     min_step: float = 0.001,
     max_step: float = 0.1,
     kernel_init: Initializer | str = "lecun_normal",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
     chunk_size: int = 64,
 ) -> Cell:
     """A linear memory that forgets by a gate and corrects by the delta rule.
@@ -165,7 +165,7 @@ def gated_deltanet(
       min_step: b_a starts so that ``softplus(b_a)`` is log-uniform between this, above 0,
       max_step: and this.
       kernel_init: draws each of W_q, W_k, W_v, W_a, W_b.
-      product_dtype: such as ``jnp.bfloat16``, for the operands of the products with x.
+      compute_dtype: such as ``jnp.bfloat16``, for the operands of the products with x.
       chunk_size: of `gated_delta_scan`.
 
     Returns:
@@ -189,15 +189,15 @@ def gated_deltanet(
     value_size = hidden_size // heads
     keys_of = value_size if key_size is None else key_size
     check_sizes(key_size=keys_of, chunk_size=chunk_size)
-    _check_steps(min_step, max_step)
+    check_step_sizes(min_step, max_step)
     widths = heads * keys_of, heads * keys_of, heads * value_size
-    draw = named(kernel_init, "kernel_init")
+    draw = resolve(kernel_init, "kernel_init")
 
     def init(key: Array) -> Params:
         gates_key, bias_key, rate_key, *input_keys = jax.random.split(key, 6)
         kernels = [draw(k, (input_size, n)) for k, n in zip(input_keys, widths, strict=True)]
-        gates = _affine_params(gates_key, draw, input_size, heads, blocks=2)
-        forget_bias = _step_bias(bias_key, heads, min_step, max_step)
+        gates = init_affine(gates_key, draw, input_size, heads, blocks=2)
+        forget_bias = step_bias(bias_key, heads, min_step, max_step)
         return {
             "input": {"kernel": jnp.concatenate(kernels, axis=1)},
             "gates": gates | {"bias": gates["bias"].at[:heads].set(forget_bias)},
@@ -210,11 +210,11 @@ def gated_deltanet(
     def inputs(params: Params, x: Array) -> tuple[Array, ...]:
         """q, k ``[..., heads, K]``, v ``[..., heads, V]``, log alpha and beta ``[..., heads]``."""
         x = as_input(x, (input_size,), _dtype(params))
-        mixed = jax.nn.silu(_affine(params["input"], x, product_dtype))
+        mixed = jax.nn.silu(_affine(params["input"], x, compute_dtype))
         q, k, v = jnp.split(mixed, np.cumsum(widths)[:2], axis=-1)
         q, k = (u.reshape(*u.shape[:-1], heads, keys_of) for u in (q, k))
         v = v.reshape(*v.shape[:-1], heads, value_size)
-        forget, write = jnp.split(_affine(params["gates"], x, product_dtype), 2, axis=-1)
+        forget, write = jnp.split(_affine(params["gates"], x, compute_dtype), 2, axis=-1)
         log_decay = -jnp.exp(_wide(params["decay"]["log_rate"])) * jax.nn.softplus(forget)
         return _unit(q), _unit(k), v, log_decay, jax.nn.sigmoid(write)
 

@@ -20,12 +20,12 @@ from recurrent.cells._gated_loop import (
     GateVJP,
     _gated_loop_backward,
     _gated_loop_forward,
-    cut_to_blocks,
     gated_loop,
     gated_sequence,
     mapped_sequence,
+    split_blocks,
 )
-from recurrent.initializers import GateBias, Initializer, drawn_bias, drawn_blocks, named
+from recurrent.initializers import GateBias, Initializer, init_bias, init_blocks, resolve
 from recurrent.linear_map import (
     Maps,
     dense_maps,
@@ -52,7 +52,7 @@ def gated(
     bias_init: Initializer | GateBias | str = "zeros",
     gate_params: Callable[[Array], dict[str, Any]] | None = None,
     gate_vjp: GateVJP | None = None,
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
 ) -> Cell:
     """A cell from its gate function.
 
@@ -83,7 +83,7 @@ def gated(
         as keyword arguments and stand in the params under ``"gate"``.
       gate_vjp: the same gate with a backward pass written by hand, where that is faster than the
         one that is derived from ``gate``; for gates without params.
-      product_dtype: such as ``jnp.bfloat16``: both products take operands of this type and
+      compute_dtype: such as ``jnp.bfloat16``: both products take operands of this type and
         accumulate in the params' own; state and gates keep the params' type.
 
     Returns:
@@ -108,25 +108,23 @@ def gated(
     if gate_params and gate_vjp:
         raise ValueError("gate_vjp: expected a gate without params, got gate_params too.")
     recurrent_names = names[:recurrent_gates]
-    input_init = named(input_init, "input_init")
-    recurrent_init = named(recurrent_init, "recurrent_init")
-    bias_init = bias_init if isinstance(bias_init, GateBias) else named(bias_init, "bias_init")
+    input_init = resolve(input_init, "input_init")
+    recurrent_init = resolve(recurrent_init, "recurrent_init")
+    bias_init = bias_init if isinstance(bias_init, GateBias) else resolve(bias_init, "bias_init")
 
     def init(key: Array) -> Params:
         input_key, recurrent_key, *bias_keys, gate_key = jax.random.split(key, 5)
         square = hidden_size, hidden_size
         recurrent = {
-            "kernel": drawn_blocks(recurrent_init, recurrent_key, square, len(recurrent_names))
+            "kernel": init_blocks(recurrent_init, recurrent_key, square, len(recurrent_names))
         }
         if recurrent_bias:
-            own = named("zeros", "bias_init") if isinstance(bias_init, GateBias) else bias_init
-            recurrent["bias"] = drawn_bias(own, bias_keys[1], recurrent_names, hidden_size)
+            own = resolve("zeros", "bias_init") if isinstance(bias_init, GateBias) else bias_init
+            recurrent["bias"] = init_bias(own, bias_keys[1], recurrent_names, hidden_size)
         params = {
             "input": {
-                "kernel": drawn_blocks(
-                    input_init, input_key, (input_size, hidden_size), len(names)
-                ),
-                "bias": drawn_bias(bias_init, bias_keys[0], names, hidden_size),
+                "kernel": init_blocks(input_init, input_key, (input_size, hidden_size), len(names)),
+                "bias": init_bias(bias_init, bias_keys[0], names, hidden_size),
             },
             "recurrent": recurrent,
         }
@@ -135,7 +133,7 @@ def gated(
     def apply_gate(extra: dict[str, Any], zx: Blocks, zh: Blocks, state: Any) -> Any:
         return gate(zx, zh, state, **extra)
 
-    maps = dense_maps(product_dtype)._replace(
+    maps = dense_maps(compute_dtype)._replace(
         input_blocks=len(names), recurrent_blocks=len(recurrent_names)
     )
     shapes = [(hidden_size,)] * len(fields)
@@ -176,7 +174,7 @@ def gated_cell(
         x = as_input(x, input_shape, params["input"]["kernel"].dtype)
         zx = maps.input.apply(params["input"], x)
         zh = maps.recurrent.apply(params["recurrent"], state.hidden)
-        state = gate(params.get("gate", {}), *cut_to_blocks(maps, zx, zh), state)
+        state = gate(params.get("gate", {}), *split_blocks(maps, zx, zh), state)
         return state, state.hidden
 
     cell = Cell(init, initial_state, step, input_shape)

@@ -11,7 +11,7 @@ from recurrent.cell import Cell, Params, check_sizes
 from recurrent.cells._gated_loop import Blocks
 from recurrent.cells.classic import LSTM_GATES, LSTMState, check_forget_bias
 from recurrent.cells.gates import Hidden, gated_cell
-from recurrent.initializers import GateBias, Initializer, drawn_bias, drawn_blocks, named
+from recurrent.initializers import GateBias, Initializer, init_bias, init_blocks, resolve
 from recurrent.layers import layer_norm
 from recurrent.linear_map import dense_maps
 
@@ -25,7 +25,7 @@ def layer_norm_lstm(
     input_init: Initializer | str = "glorot_uniform",
     recurrent_init: Initializer | str = "orthogonal",
     bias_init: Initializer | GateBias | str = "zeros",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
 ) -> Cell:
     """Long short-term memory with layer normalisation of both products and of its memory.
 
@@ -42,7 +42,7 @@ def layer_norm_lstm(
       input_init: draws each gate's block ``[D, H]``.
       recurrent_init: draws each gate's block ``[H, H]``.
       bias_init: draws the bias of LN_x for each gate, ``[H]``, as in `recurrent.gated`.
-      product_dtype: as in `recurrent.gated`.
+      compute_dtype: as in `recurrent.gated`.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, 4 H]}, "recurrent": {"kernel": [H, 4 H]},
@@ -70,7 +70,7 @@ def layer_norm_lstm(
         cell = jax.nn.sigmoid(f + forget_bias) * state.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
         return LSTMState(jax.nn.sigmoid(o) * jnp.tanh(norm("cell_norm", cell)), cell)
 
-    maps = dense_maps(product_dtype)
+    maps = dense_maps(compute_dtype)
     return gated_cell(init, gate, (input_size,), LSTMState, [(hidden_size,)] * 2, maps)
 
 
@@ -82,7 +82,7 @@ def layer_norm_gru(
     input_init: Initializer | str = "glorot_uniform",
     recurrent_init: Initializer | str = "orthogonal",
     bias_init: Initializer | GateBias | str = "zeros",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
 ) -> Cell:
     """Gated recurrent unit with layer normalisation of both products.
 
@@ -98,7 +98,7 @@ def layer_norm_gru(
       input_init: draws each gate's block ``[D, H]``.
       recurrent_init: draws each gate's block ``[H, H]``.
       bias_init: draws the biases of LN_x and LN_xn for each gate, ``[H]``.
-      product_dtype: as in `recurrent.gated`.
+      compute_dtype: as in `recurrent.gated`.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, 3 H]}, "recurrent": {"kernel": [H, 3 H]},
@@ -119,7 +119,7 @@ def layer_norm_gru(
         "input_candidate_norm": hidden_size,
         "recurrent_candidate_norm": hidden_size,
     }
-    gates = ("reset", "keep", "candidate")
+    gates = ("reset", "update", "candidate")
     init = _init((input_size, hidden_size), gates, norms, input_init, recurrent_init, bias_init)
 
     def gate(extra: Params, zx: Blocks, zh: Blocks, state: Hidden) -> Hidden:
@@ -134,7 +134,7 @@ def layer_norm_gru(
         return Hidden((1 - update) * candidate + update * state.hidden)
 
     return gated_cell(
-        init, gate, (input_size,), Hidden, [(hidden_size,)], dense_maps(product_dtype)
+        init, gate, (input_size,), Hidden, [(hidden_size,)], dense_maps(compute_dtype)
     )
 
 
@@ -142,21 +142,21 @@ def _init(sizes, gates, norms, input_init, recurrent_init, bias_init):
     """Params without biases but those of the norms; the input's norms share out the gates'."""
     input_size, hidden_size = sizes
     check_sizes(input_size=input_size, hidden_size=hidden_size)
-    input_init = named(input_init, "input_init")
-    recurrent_init = named(recurrent_init, "recurrent_init")
-    bias_init = bias_init if isinstance(bias_init, GateBias) else named(bias_init, "bias_init")
+    input_init = resolve(input_init, "input_init")
+    recurrent_init = resolve(recurrent_init, "recurrent_init")
+    bias_init = bias_init if isinstance(bias_init, GateBias) else resolve(bias_init, "bias_init")
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, 3)
         extra = {name: layer_norm(width).init(key) for name, width in norms.items()}
-        bias = drawn_bias(bias_init, keys[2], gates, hidden_size)
+        bias = init_bias(bias_init, keys[2], gates, hidden_size)
         for name in ("input_norm", "input_candidate_norm"):
             if name in extra:
                 extra[name]["bias"], bias = jnp.split(bias, [norms[name]])
         blocks = len(gates)
         kernels = {
-            "input": drawn_blocks(input_init, keys[0], (input_size, hidden_size), blocks),
-            "recurrent": drawn_blocks(recurrent_init, keys[1], (hidden_size, hidden_size), blocks),
+            "input": init_blocks(input_init, keys[0], (input_size, hidden_size), blocks),
+            "recurrent": init_blocks(recurrent_init, keys[1], (hidden_size, hidden_size), blocks),
         }
         return {name: {"kernel": kernel} for name, kernel in kernels.items()} | {"gate": extra}
 

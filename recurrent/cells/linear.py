@@ -13,20 +13,20 @@ from jax import Array, lax
 from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, where_flag
 from recurrent.cells._linear import (
     _affine,
-    _affine_params,
-    _check_projection,
     _dtype,
     _uniform,
     _wide,
+    check_projection,
+    init_affine,
 )
 from recurrent.cells.classic import check_forget_bias
 from recurrent.cells.gates import Hidden
 from recurrent.initializers import (
     GateBias,
     Initializer,
-    drawn_bias,
-    drawn_blocks,
-    named,
+    init_bias,
+    init_blocks,
+    resolve,
 )
 from recurrent.linear_scans import Method, linear_scan
 
@@ -109,7 +109,7 @@ def min_gru(
     candidate: Literal["linear", "positive"] = "linear",
     kernel_init: Initializer | str = "lecun_normal",
     bias_init: Initializer | GateBias | str = "zeros",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
     """The gated recurrent unit without its recurrent products.
@@ -124,7 +124,7 @@ def min_gru(
         is the g of its log-space form, ``u + 0.5`` for u >= 0 and ``sigmoid(u)`` below.
       kernel_init: draws each block ``[D, H]``.
       bias_init: draws each block ``[H]``, as in `recurrent.gated`.
-      product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      compute_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
       method: of `linear_scan`.
 
     Returns:
@@ -141,17 +141,17 @@ def min_gru(
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     activation = _candidate(candidate)
-    draw = named(kernel_init, "kernel_init")
-    draw_bias = bias_init if isinstance(bias_init, GateBias) else named(bias_init, "bias_init")
+    draw = resolve(kernel_init, "kernel_init")
+    draw_bias = bias_init if isinstance(bias_init, GateBias) else resolve(bias_init, "bias_init")
 
     def init(key: Array) -> Params:
         kernel_key, bias_key = jax.random.split(key)
-        kernel = drawn_blocks(draw, kernel_key, (input_size, hidden_size), 2)
-        bias = drawn_bias(draw_bias, bias_key, ("write", "candidate"), hidden_size)
+        kernel = init_blocks(draw, kernel_key, (input_size, hidden_size), 2)
+        bias = init_bias(draw_bias, bias_key, ("input", "candidate"), hidden_size)
         return {"input": {"kernel": kernel, "bias": bias}}
 
     def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
-        update, new = jnp.split(_affine(params["input"], x, product_dtype), 2, axis=-1)
+        update, new = jnp.split(_affine(params["input"], x, compute_dtype), 2, axis=-1)
         return jax.nn.sigmoid(-update), jax.nn.sigmoid(update) * activation(new), _same
 
     return linear_cell(init, recurrence, input_size, (hidden_size,), method=method)
@@ -165,7 +165,7 @@ def min_lstm(
     candidate: Literal["linear", "positive"] = "linear",
     kernel_init: Initializer | str = "lecun_normal",
     bias_init: Initializer | GateBias | str = "zeros",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
     """Long short-term memory without its recurrent products, with gates that sum to one.
@@ -180,7 +180,7 @@ def min_lstm(
       candidate: g, as in `min_gru`.
       kernel_init: draws each block ``[D, H]``.
       bias_init: draws each block ``[H]``, as in `recurrent.gated`.
-      product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      compute_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
       method: of `linear_scan`.
 
     Returns:
@@ -198,17 +198,17 @@ def min_lstm(
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     check_forget_bias(forget_bias, {"bias_init": bias_init})
     activation = _candidate(candidate)
-    draw = named(kernel_init, "kernel_init")
-    draw_bias = bias_init if isinstance(bias_init, GateBias) else named(bias_init, "bias_init")
+    draw = resolve(kernel_init, "kernel_init")
+    draw_bias = bias_init if isinstance(bias_init, GateBias) else resolve(bias_init, "bias_init")
 
     def init(key: Array) -> Params:
         kernel_key, bias_key = jax.random.split(key)
-        kernel = drawn_blocks(draw, kernel_key, (input_size, hidden_size), 3)
-        bias = drawn_bias(draw_bias, bias_key, ("keep", "write", "candidate"), hidden_size)
+        kernel = init_blocks(draw, kernel_key, (input_size, hidden_size), 3)
+        bias = init_bias(draw_bias, bias_key, ("forget", "input", "candidate"), hidden_size)
         return {"input": {"kernel": kernel, "bias": bias}}
 
     def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
-        forget, write, new = jnp.split(_affine(params["input"], x, product_dtype), 3, axis=-1)
+        forget, write, new = jnp.split(_affine(params["input"], x, compute_dtype), 3, axis=-1)
         log_ratio = jax.nn.log_sigmoid(forget + forget_bias) - jax.nn.log_sigmoid(write)
         return jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio) * activation(new), _same
 
@@ -223,7 +223,7 @@ def rg_lru(
     min_decay: float = 0.9,
     max_decay: float = 0.999,
     kernel_init: Initializer | str = "lecun_normal",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
     """The real-gated linear recurrent unit of Griffin.
@@ -240,7 +240,7 @@ def rg_lru(
       min_decay: ``sigmoid(Lambda)^8`` starts uniform between this, above 0,
       max_decay: and this, below 1.
       kernel_init: draws each kernel.
-      product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      compute_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
       method: of `linear_scan`.
 
     Returns:
@@ -258,26 +258,26 @@ def rg_lru(
       input of a sequence is scaled by ``sqrt(1 - a^2)`` as all others are.
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
-    _check_projection(projection, input_size, hidden_size)
+    check_projection(projection, input_size, hidden_size)
     if not 0 < min_decay <= max_decay < 1:
         raise ValueError(
             "min_decay, max_decay: expected 0 < min_decay <= max_decay < 1, "
             f"got {min_decay} and {max_decay}."
         )
-    draw = named(kernel_init, "kernel_init")
+    draw = resolve(kernel_init, "kernel_init")
 
     def init(key: Array) -> Params:
         input_key, gates_key, decay_key = jax.random.split(key, 3)
         log_a = jnp.log(_uniform(decay_key, hidden_size, min_decay, max_decay)) / 8
-        gates = _affine_params(gates_key, draw, hidden_size, hidden_size, blocks=2)
+        gates = init_affine(gates_key, draw, hidden_size, hidden_size, blocks=2)
         params = {"gates": gates, "decay": {"logit": log_a - jnp.log(-jnp.expm1(log_a))}}
         if projection:
-            params["input"] = _affine_params(input_key, draw, input_size, hidden_size)
+            params["input"] = init_affine(input_key, draw, input_size, hidden_size)
         return params
 
     def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
-        u = _affine(params["input"], x, product_dtype) if projection else _wide(x)
-        gates = jax.nn.sigmoid(_affine(params["gates"], u, product_dtype))
+        u = _affine(params["input"], x, compute_dtype) if projection else _wide(x)
+        gates = jax.nn.sigmoid(_affine(params["gates"], u, compute_dtype))
         r, i = jnp.split(gates, 2, axis=-1)
         log_a = 8 * r * jax.nn.log_sigmoid(_wide(params["decay"]["logit"]))
         return jnp.exp(log_a), _root(-jnp.expm1(2 * log_a)) * i * u, _same

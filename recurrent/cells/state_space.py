@@ -11,12 +11,12 @@ from jax import Array, lax
 from recurrent.cell import Cell, Params, check_sizes
 from recurrent.cells._linear import (
     _affine,
-    _check_projection,
-    _check_steps,
     _normal,
-    _step_bias,
     _uniform,
     _wide,
+    check_projection,
+    check_step_sizes,
+    step_bias,
 )
 from recurrent.cells.linear import (
     Read,
@@ -25,7 +25,7 @@ from recurrent.cells.linear import (
 from recurrent.initializers import (
     Initializer,
     lecun_normal,
-    named,
+    resolve,
 )
 from recurrent.linear_scans import Method
 
@@ -38,7 +38,7 @@ def lru(
     min_radius: float = 0.0,
     max_radius: float = 1.0,
     max_phase: float = 2 * math.pi,
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
     """The linear recurrent unit: a diagonal complex state, stable by its parametrisation.
@@ -54,7 +54,7 @@ def lru(
       min_radius: of the ring from which lambda is drawn uniformly (by area), 0 or more.
       max_radius: of the ring, above min_radius, 1 at most.
       max_phase: the phases are drawn uniformly from 0 to this; radians.
-      product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      compute_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
       method: of `linear_scan`.
 
     Returns:
@@ -100,9 +100,9 @@ def lru(
     def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
         logs = jax.tree.map(_wide, params["eigenvalues"])
         a = jnp.exp(lax.complex(-jnp.exp(logs["log_decay"]), jnp.exp(logs["log_phase"])))
-        drive = _complex(_affine(params["input"], x, product_dtype))
+        drive = _complex(_affine(params["input"], x, compute_dtype))
         gain = jnp.exp(_wide(params["input"]["log_gain"]))
-        return a, gain * drive, _real_readout(params, x, product_dtype)
+        return a, gain * drive, _real_readout(params, x, compute_dtype)
 
     return linear_cell(init, recurrence, input_size, (states,), complex_state=True, method=method)
 
@@ -115,7 +115,7 @@ def diagonal_s5(
     blocks: int = 1,
     min_step: float = 0.001,
     max_step: float = 0.1,
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
     """The simplified state space layer: a discretised diagonal system with one long memory.
@@ -133,7 +133,7 @@ def diagonal_s5(
       blocks: how many HiPPO systems of size N / blocks stand side by side at first.
       min_step: the smallest initial delta, above 0.
       max_step: the largest; log_step is drawn uniformly between their logarithms.
-      product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      compute_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
       method: of `linear_scan`.
 
     Returns:
@@ -158,7 +158,7 @@ def diagonal_s5(
         raise ValueError(
             f"state_size: expected a multiple of 2 * blocks = {2 * blocks}, got {states}."
         )
-    _check_steps(min_step, max_step)
+    check_step_sizes(min_step, max_step)
 
     def init(key: Array) -> Params:
         input_key, output_key, step_key, skip_key = jax.random.split(key, 4)
@@ -184,8 +184,8 @@ def diagonal_s5(
         parts = jax.tree.map(_wide, params["eigenvalues"])
         eigenvalues = lax.complex(-jnp.exp(parts["log_decay"]), parts["frequency"])
         exponents = eigenvalues * jnp.exp(_wide(params["step"]["log_step"]))
-        drive = _complex(_affine(params["input"], x, product_dtype))
-        read = _real_readout(params, x, product_dtype, scale=2)
+        drive = _complex(_affine(params["input"], x, compute_dtype))
+        read = _real_readout(params, x, compute_dtype, scale=2)
         return jnp.exp(exponents), jnp.expm1(exponents) / eigenvalues * drive, read
 
     return linear_cell(
@@ -203,7 +203,7 @@ def selective_ssm(
     min_step: float = 0.001,
     max_step: float = 0.1,
     kernel_init: Initializer | str = "lecun_normal",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
     """A state space model whose step, input and output matrices depend on the input (Mamba).
@@ -225,7 +225,7 @@ def selective_ssm(
       min_step: b_d starts so that ``softplus(b_d)`` is log-uniform between this, above 0,
       max_step: and this.
       kernel_init: draws W, W_d1, W_B and W_C.
-      product_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      compute_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
       method: of `linear_scan`.
 
     Returns:
@@ -248,9 +248,9 @@ def selective_ssm(
     check_sizes(
         input_size=input_size, hidden_size=hidden_size, state_size=state_size, step_rank=rank
     )
-    _check_projection(projection, input_size, hidden_size)
-    _check_steps(min_step, max_step)
-    draw = named(kernel_init, "kernel_init")
+    check_projection(projection, input_size, hidden_size)
+    check_step_sizes(min_step, max_step)
+    draw = resolve(kernel_init, "kernel_init")
 
     def init(key: Array) -> Params:
         input_key, select_key, kernel_key, bias_key = jax.random.split(key, 4)
@@ -263,7 +263,7 @@ def selective_ssm(
             "select": {"kernel": jnp.concatenate(select, axis=1)},
             "step": {
                 "kernel": spread * rank**-0.5,
-                "bias": _step_bias(bias_key, hidden_size, min_step, max_step),
+                "bias": step_bias(bias_key, hidden_size, min_step, max_step),
             },
             "decay": {"log_rate": jnp.tile(rates, (hidden_size, 1))},
             "skip": {"gain": jnp.ones(hidden_size)},
@@ -273,10 +273,10 @@ def selective_ssm(
         return params
 
     def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
-        u = _affine(params["input"], x, product_dtype) if projection else _wide(x)
-        selected = _affine(params["select"], u, product_dtype)
+        u = _affine(params["input"], x, compute_dtype) if projection else _wide(x)
+        selected = _affine(params["select"], u, compute_dtype)
         low, write, readout = jnp.split(selected, [rank, rank + state_size], axis=-1)
-        delta = jax.nn.softplus(_affine(params["step"], low, product_dtype))
+        delta = jax.nn.softplus(_affine(params["step"], low, compute_dtype))
         a = jnp.exp(-delta[..., None] * jnp.exp(_wide(params["decay"]["log_rate"])))
 
         def read(h: Array) -> Array:
@@ -292,11 +292,11 @@ def _complex(parts: Array) -> Array:
     return lax.complex(*jnp.split(parts, 2, axis=-1))
 
 
-def _real_readout(params: Params, x: Array, product_dtype: Any, scale: float = 1) -> Read:
+def _real_readout(params: Params, x: Array, compute_dtype: Any, scale: float = 1) -> Read:
     def read(h: Array) -> Array:
         parts = jnp.concatenate([h.real, h.imag], axis=-1)
-        through = _affine(params["output"], parts, product_dtype)
-        return scale * through + _affine(params["skip"], x, product_dtype)
+        through = _affine(params["output"], parts, compute_dtype)
+        return scale * through + _affine(params["skip"], x, compute_dtype)
 
     return read
 

@@ -11,7 +11,7 @@ from jax import Array, lax
 from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, where_flag
 from recurrent.cells._gated_loop import Blocks
 from recurrent.cells.gates import gated_cell
-from recurrent.initializers import Initializer, drawn_blocks, named
+from recurrent.initializers import Initializer, init_blocks, resolve
 from recurrent.linear_map import Maps, affine, dense_maps, derived_map
 
 Forget = Literal["sigmoid", "exponential"]
@@ -39,7 +39,7 @@ def slstm(
     input_init: Initializer | str = "glorot_uniform",
     recurrent_init: Initializer | str = "orthogonal",
     bias_init: Initializer | str = "zeros",
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
 ) -> Cell:
     """The scalar LSTM of the xLSTM: exponential input gates and a normaliser.
 
@@ -61,7 +61,7 @@ def slstm(
       input_init: draws each gate's block ``[D, H]``.
       recurrent_init: draws each gate's and head's block ``[H / heads, H / heads]``.
       bias_init: draws each gate's bias ``[H]``.
-      product_dtype: as in `recurrent.gated`.
+      compute_dtype: as in `recurrent.gated`.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, 4 H], "bias": [4 H]}, "recurrent":
@@ -80,18 +80,18 @@ def slstm(
     _check_heads(hidden_size, heads)
     log_forget = _log_forget(forget)
     shift = (1.0 if forget == "sigmoid" else 0.0) if forget_bias is None else forget_bias
-    input_init, bias_init = named(input_init, "input_init"), named(bias_init, "bias_init")
-    recurrent_init = named(recurrent_init, "recurrent_init")
+    input_init, bias_init = resolve(input_init, "input_init"), resolve(bias_init, "bias_init")
+    recurrent_init = resolve(recurrent_init, "recurrent_init")
     head = hidden_size // heads
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, 3)
-        blocks = drawn_blocks(recurrent_init, keys[2], (head, head), 4 * heads)
+        blocks = init_blocks(recurrent_init, keys[2], (head, head), 4 * heads)
         by_head = jnp.stack(jnp.split(blocks, heads, axis=-1))
         return {
             "input": {
-                "kernel": drawn_blocks(input_init, keys[0], (input_size, hidden_size), 4),
-                "bias": drawn_blocks(bias_init, keys[1], (hidden_size,), 4),
+                "kernel": init_blocks(input_init, keys[0], (input_size, hidden_size), 4),
+                "bias": init_blocks(bias_init, keys[1], (hidden_size,), 4),
             },
             "recurrent": {"kernel": by_head if heads > 1 else by_head[0]},
         }
@@ -109,20 +109,20 @@ def slstm(
         new = SLSTMState(hidden, cell, normalizer, log_scale)
         return jax.tree.map(lambda leaf: leaf.astype(dtype), new)
 
-    maps = dense_maps(product_dtype)
+    maps = dense_maps(compute_dtype)
     if heads > 1:
-        by_head = partial(_by_head, product_dtype=product_dtype)
+        by_head = partial(_by_head, compute_dtype=compute_dtype)
         maps = Maps(maps.input, derived_map(by_head))
     return gated_cell(init, gate, (input_size,), SLSTMState, [(hidden_size,)] * 4, maps)
 
 
-def _by_head(params: Params, h: Array, product_dtype: Any) -> Array:
+def _by_head(params: Params, h: Array, compute_dtype: Any) -> Array:
     """``[..., H] -> [..., 4 H]``: each gate's H numbers side by side, each head's among them."""
     kernel = params["kernel"]
     heads, size, width = kernel.shape
     kernel = kernel.reshape(heads, size, 4, width // 4)
     h = h.reshape(*h.shape[:-1], heads, size)
-    dtype = product_dtype or kernel.dtype
+    dtype = compute_dtype or kernel.dtype
     z = jnp.einsum(
         "...nd,ndge->...gne",
         h.astype(dtype),
@@ -167,7 +167,7 @@ def mlstm(
     forget_bias: tuple[float, float] | None = None,
     kernel_init: Initializer | str = "glorot_uniform",
     chunk_size: int = 64,
-    product_dtype: Any = None,
+    compute_dtype: Any = None,
 ) -> Cell:
     """The matrix LSTM of the xLSTM: a memory of key-value pairs, which h does not feed.
 
@@ -191,7 +191,7 @@ def mlstm(
         ``(3, 6)`` for the sigmoid and ``(0, 0)`` for the exponential by default.
       kernel_init: draws the kernels of q, k, v, of i and f, and of o.
       chunk_size: how many steps are done at once in a whole sequence; memory grows with it.
-      product_dtype: such as ``jnp.bfloat16``, for the products with kernels. The memory keeps the
+      compute_dtype: such as ``jnp.bfloat16``, for the products with kernels. The memory keeps the
         params' type, and is computed in float32 at least.
 
     Returns:
@@ -214,15 +214,15 @@ def mlstm(
     _check_heads(hidden_size, heads)
     values_of = hidden_size // heads
     log_forget = _log_forget(forget)
-    kernel_init = named(kernel_init, "kernel_init")
+    kernel_init = resolve(kernel_init, "kernel_init")
     width = heads * keys_of
     first_bias, last_bias = forget_bias or ((3.0, 6.0) if forget == "sigmoid" else (0.0, 0.0))
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, 5)
-        queries = drawn_blocks(kernel_init, keys[0], (input_size, width), 2)
+        queries = init_blocks(kernel_init, keys[0], (input_size, width), 2)
         values = kernel_init(keys[1], (input_size, hidden_size))
-        gates = drawn_blocks(kernel_init, keys[2], (input_size, heads), 2)
+        gates = init_blocks(kernel_init, keys[2], (input_size, heads), 2)
         biases = jnp.concatenate([jnp.zeros(heads), jnp.linspace(first_bias, last_bias, heads)])
         output = kernel_init(keys[3], (input_size, hidden_size))
         into = jnp.concatenate([queries, values], axis=-1)
@@ -241,7 +241,7 @@ def mlstm(
         """The inputs of the memory and the output gate, in float32 at least."""
         x = as_input(x, (input_size,), params["input"]["kernel"].dtype)
         into, gates, output = (
-            _wide(affine(params[name], x, product_dtype))
+            _wide(affine(params[name], x, compute_dtype))
             for name in ("input", "gates", "output_gate")
         )
         query, key, value = (

@@ -104,7 +104,7 @@ def test_attention_equals_a_loop(name: str, mask: Any) -> None:
     attention = ATTENTIONS[name]
     params = init(attention)
     values, query = normal(SOURCE, BATCH, MEMORY), normal(BATCH, attention.query_size, seed=1)
-    context, weights = attention.attend(params, query, attention.remember(params, values, mask))
+    context, weights = attention.attend(params, query, attention.precompute(params, values, mask))
     real = np.ones((SOURCE, BATCH), bool) if mask is None else mask
     expected_context, expected_weights = reference_attention(name, params, query, values, real)
     assert_close(context, expected_context)
@@ -118,7 +118,7 @@ def test_attention_has_the_gradients_of_finite_differences(name: str) -> None:
     attention = ATTENTIONS[name]
 
     def run(params, query, values):
-        memory = attention.remember(params, values, SOURCE_MASK)
+        memory = attention.precompute(params, values, SOURCE_MASK)
         return attention.attend(params, query, memory)
 
     values, query = normal(SOURCE, BATCH, MEMORY), normal(BATCH, attention.query_size, seed=1)
@@ -132,7 +132,7 @@ def test_padded_memory_reaches_neither_values_nor_gradients(name: str) -> None:
     @jax.jit
     def run(params, query, values):
         def function(*args):
-            memory = attention.remember(args[0], args[2], SOURCE_MASK)
+            memory = attention.precompute(args[0], args[2], SOURCE_MASK)
             return attention.attend(args[0], args[1], memory)
 
         return values_and_gradients(function, params, query, values)
@@ -152,9 +152,9 @@ def test_attention_takes_two_batch_axes_or_none() -> None:
     params = init(attention)
     values, query = normal(SOURCE, 2, BATCH, MEMORY), normal(2, BATCH, QUERY, seed=1)
     mask = np.stack([SOURCE_MASK, ~SOURCE_MASK], axis=1)
-    actual = attention.attend(params, query, attention.remember(params, values, mask))
+    actual = attention.attend(params, query, attention.precompute(params, values, mask))
     for i, j in np.ndindex(2, BATCH):
-        memory = attention.remember(params, values[:, i, j], mask[:, i, j])
+        memory = attention.precompute(params, values[:, i, j], mask[:, i, j])
         context, weights = attention.attend(params, query[i, j], memory)
         assert_close((actual[0][i, j], actual[1][:, i, j]), (context, weights))
 
@@ -182,15 +182,15 @@ def test_masked_softmax_equals_the_softmax_of_what_is_left() -> None:
         (lambda: attention_cell(0, 8), "input_size: expected at least 1"),
         (lambda: rotary(jnp.zeros((2, 3)), 0), "x: expected an even size"),
         (
-            lambda: ATTENTIONS["dot"].remember({}, jnp.zeros((6, 3, 4))),
+            lambda: ATTENTIONS["dot"].precompute({}, jnp.zeros((6, 3, 4))),
             r"values: expected the shape \[time, ..., 5\]",
         ),
         (
-            lambda: ATTENTIONS["dot"].remember({}, jnp.zeros((6, 3, 5)), jnp.ones((3, 6), bool)),
+            lambda: ATTENTIONS["dot"].precompute({}, jnp.zeros((6, 3, 5)), jnp.ones((3, 6), bool)),
             r"mask: expected booleans \[6, 3\], got bool \[3, 6\]",
         ),
         (
-            lambda: ATTENTIONS["dot"].remember({}, jnp.zeros((6, 3, 5)), jnp.ones((6, 3))),
+            lambda: ATTENTIONS["dot"].precompute({}, jnp.zeros((6, 3, 5)), jnp.ones((6, 3))),
             r"mask: expected booleans \[6, 3\], got float64",
         ),
     ],

@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
-from recurrent import embedding, gru, readout_cross_entropy, stack, unroll
+from recurrent import embedding, gru, linear_cross_entropy, stack, unroll
 from recurrent.losses import cross_entropy
 
 TIME, BATCH, SIZE, VOCABULARY = 5, 3, 4, 23
@@ -42,7 +42,7 @@ def plain(params: Any, hidden: Any, labels: Any, mask: Any, smoothing: Any) -> A
 
 
 def chunked(chunk: int, params: Any, hidden: Any, labels: Any, mask: Any, smoothing: Any) -> Any:
-    average = readout_cross_entropy(
+    average = linear_cross_entropy(
         params, hidden, labels, mask, label_smoothing=smoothing, chunk=chunk
     )
     return average.mean
@@ -70,7 +70,7 @@ def test_value_and_gradients_equal_optax_on_whole_logits(chunk: int, smoothing: 
 @pytest.mark.usefixtures("float64")
 def test_neither_mask_nor_bias_is_needed() -> None:
     given = {"kernel": KERNEL}, HIDDEN, LABELS
-    actual = readout_cross_entropy(*given, chunk=6)
+    actual = linear_cross_entropy(*given, chunk=6)
     expected = plain(*given, np.ones_like(MASK), 0.0)
     np.testing.assert_allclose(actual.mean, expected, rtol=1e-13)
     assert actual.weight == LABELS.size
@@ -118,10 +118,10 @@ def test_inside_a_scan_over_time_it_equals_the_whole() -> None:
 
     def stepwise(params: Any, hidden: Any) -> Any:
         def body(total: Any, step: Any) -> Any:
-            part = readout_cross_entropy(params, *step, chunk=6)
+            part = linear_cross_entropy(params, *step, chunk=6)
             return jax.tree.map(jnp.add, total, part), None
 
-        start = jax.tree.map(jnp.zeros_like, readout_cross_entropy(params, HIDDEN, LABELS))
+        start = jax.tree.map(jnp.zeros_like, linear_cross_entropy(params, HIDDEN, LABELS))
         return lax.scan(body, start, (hidden, LABELS, MASK))[0].mean
 
     chex.assert_trees_all_close(
@@ -239,7 +239,7 @@ def test_its_gradient_needs_a_fiftieth_of_the_memory_of_whole_logits() -> None:
         plan: Any = gradient.lower(params, shape((rows, size), "f4")).compile().memory_analysis()
         return plan.temp_size_in_bytes
 
-    in_chunks = planned(lambda params, hidden: readout_cross_entropy(params, hidden, labels).mean)
+    in_chunks = planned(lambda params, hidden: linear_cross_entropy(params, hidden, labels).mean)
     assert planned(whole) > 4 * rows * vocabulary  # one array of logits at least
     assert in_chunks < planned(whole) / 50
     assert in_chunks < 4 * rows * 4096
@@ -259,4 +259,4 @@ def test_its_gradient_needs_a_fiftieth_of_the_memory_of_whole_logits() -> None:
 def test_mistakes_are_told(changes: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"params": PARAMS, "hidden": HIDDEN.astype("f4"), "labels": LABELS}
     with pytest.raises(ValueError, match=message):
-        readout_cross_entropy(**(given | changes))
+        linear_cross_entropy(**(given | changes))

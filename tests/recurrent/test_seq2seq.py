@@ -120,7 +120,7 @@ def test_teacher_forcing_equals_the_equations(name: str) -> None:
     model = DECODERS[name]
     params, tokens, values = init(model), tokens_like(TIME), normal(SOURCE, BATCH, MEMORY)
     state = model.initial_state(params, (BATCH,))
-    _, logits = model.sequence(params, model.remember(params, values, MASK), state, tokens)
+    _, logits = model.sequence(params, model.precompute(params, values, MASK), state, tokens)
     for b in range(BATCH):
         expected = reference_logits(name, params, tokens[:, b], values[MASK[:, b], b])
         assert_close(logits[:, b], expected)
@@ -129,7 +129,7 @@ def test_teacher_forcing_equals_the_equations(name: str) -> None:
 def test_steps_equal_the_sequence(name: str) -> None:
     model = DECODERS[name]
     params, tokens = init(model), tokens_like(TIME)
-    memory = model.remember(params, normal(SOURCE, BATCH, MEMORY), MASK)
+    memory = model.precompute(params, normal(SOURCE, BATCH, MEMORY), MASK)
     start = state = model.initial_state(params, (BATCH,))
     logits = []
     for token in tokens:
@@ -141,7 +141,7 @@ def test_steps_equal_the_sequence(name: str) -> None:
 def test_a_mask_of_targets_holds_the_state(name: str) -> None:
     model = DECODERS[name]
     params, tokens = init(model), tokens_like(TIME)
-    memory = model.remember(params, normal(SOURCE, BATCH, MEMORY), MASK)
+    memory = model.precompute(params, normal(SOURCE, BATCH, MEMORY), MASK)
     start = model.initial_state(params, (BATCH,))
     mask = np.arange(TIME)[:, None] < np.array([2, 5, 0])
     held, _ = model.sequence(params, memory, start, tokens, mask=mask)
@@ -154,7 +154,7 @@ def test_a_mask_of_targets_holds_the_state(name: str) -> None:
 def test_greedy_decoding_equals_feeding_back_the_best_token(name: str) -> None:
     model = DECODERS[name]
     params, values = init(model), normal(SOURCE, BATCH, MEMORY)
-    memory = model.remember(params, values, MASK)
+    memory = model.precompute(params, values, MASK)
     state, start = model.initial_state(params, (BATCH,)), jnp.zeros(BATCH, int)
     found = greedy(partial(model.step, params, memory), state, start, TIME)
     for b in range(BATCH):
@@ -168,7 +168,7 @@ def test_greedy_decoding_equals_feeding_back_the_best_token(name: str) -> None:
 def test_one_beam_is_greedy_and_scores_are_those_of_the_sequences_found() -> None:
     model = DECODERS["input feeding"]
     params = init(model)
-    memory = model.remember(params, normal(SOURCE, BATCH, MEMORY), MASK)
+    memory = model.precompute(params, normal(SOURCE, BATCH, MEMORY), MASK)
     state, start = model.initial_state(params, (BATCH,)), jnp.zeros(BATCH, int)
     step = partial(model.step, params, memory)
     options = {"max_length": TIME, "stop_token": None}
@@ -187,7 +187,7 @@ def test_one_beam_is_greedy_and_scores_are_those_of_the_sequences_found() -> Non
 @pytest.mark.parametrize("hand_over", [False, True])
 def test_the_network_is_its_encoder_and_its_decoder(hand_over: bool) -> None:
     encoder, model = lstm(INPUT, HIDDEN), input_feeding_decoder()
-    network = encoder_decoder(encoder, model, hand_over_state=hand_over)
+    network = encoder_decoder(encoder, model, init_from_encoder=hand_over)
     params, inputs, tokens = init(network), normal(SOURCE, BATCH, INPUT), tokens_like(TIME)
     memory, state = jax.jit(network.encode)(params, inputs, MASK)
     _, logits = jax.jit(network.sequence)(params, memory, state, tokens)
@@ -199,7 +199,7 @@ def test_the_network_is_its_encoder_and_its_decoder(hand_over: bool) -> None:
     if hand_over:
         expected_state = expected_state._replace(cell=last)
         assert all(np.abs(leaf).min() > 0 for leaf in jax.tree.leaves(last))
-    memory = model.remember(params["decoder"], values, MASK)
+    memory = model.precompute(params["decoder"], values, MASK)
     expected = jax.jit(model.sequence)(params["decoder"], memory, expected_state, tokens)[1]
     assert_close(logits, expected)
 

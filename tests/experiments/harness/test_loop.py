@@ -409,9 +409,9 @@ def test_what_cannot_fit_is_refused_before_it_is_tried():
         return init_state(draw, optimizer, jax.random.key(0))
 
     config = TrainingConfig()
-    devices.refuse_too_large(toy(), config)
+    devices.check_fits_memory(toy(), config)
     with pytest.raises(UserError, match=r"need about 18626\.\d GiB, and cpu has"):
-        devices.refuse_too_large(with_task(toy(), init=huge), config)
+        devices.check_fits_memory(with_task(toy(), init=huge), config)
 
 
 def test_a_third_signal_ends_the_process_at_once():

@@ -639,7 +639,7 @@ GATED: dict[str, Callable[..., Cell]] = {
 @lru_cache
 def narrow_and_wide(name: str) -> tuple[Cell, Cell, Any, np.ndarray]:
     factory = GATED[name]
-    wide, narrow = factory(D, H), factory(D, H, product_dtype=jnp.bfloat16)
+    wide, narrow = factory(D, H), factory(D, H, compute_dtype=jnp.bfloat16)
     rng = np.random.default_rng(8)
     params = to_dtype(disturbed(rng, zero_params(wide), 0.4), np.float32)
     xs = rng.normal(size=(T, B, *wide.input_shape)).astype(np.float32)

@@ -240,7 +240,7 @@ def test_sequence_equals_scan_in_values_and_all_gradients(name: str) -> None:
 @pytest.mark.parametrize("name", CELLS)
 def test_bfloat16_stays_near_float32(name: str) -> None:
     _, params, _, xs, mask, _ = example(name, (2,))
-    plain, narrow = make(name), make(name, product_dtype=jnp.bfloat16)
+    plain, narrow = make(name), make(name, compute_dtype=jnp.bfloat16)
 
     @jax.jit
     def run(params, xs):
