@@ -63,15 +63,19 @@ def row(name: str, factory: Factory, sized: Factory) -> str:
 def section(name: str, factory: Factory) -> str:
     """The signature and docstring of one cell."""
     text = inspect.cleandoc(factory.__doc__ or "").replace("``", "`")
-    lead, *parts = re.split(r"^(Args|Returns|Raises|References):\n", text, flags=re.MULTILINE)
+    lead, *parts = re.split(
+        r"^(Args|Returns|Raises|References|Example):\n", text, flags=re.MULTILINE
+    )
     pairs = zip(parts[::2], parts[1::2], strict=True)
     body = lead + "".join(f"**{heading}**\n\n{listed(heading, part)}" for heading, part in pairs)
     return f"\n## {name}\n\n`{name}{signature(factory)}`\n\n{body.rstrip()}\n"
 
 
 def listed(heading: str, part: str) -> str:
-    """What a docstring says under a heading; names and their meanings as a list."""
+    """Format a section of a docstring: names and their meanings as a list, an example as code."""
     part = textwrap.dedent(part).strip() + "\n\n"
+    if heading == "Example":
+        return f"```pycon\n{part.rstrip()}\n```\n\n"
     if heading in ("Args", "Raises"):
         part = re.sub(r"^(\*{0,2}\w+): ", r"- `\1`: ", part, flags=re.MULTILINE)
     return part
@@ -130,6 +134,7 @@ def form(cell: Cell) -> str:
 def paper(factory: Factory) -> str:
     """The first reference of the docstring."""
     references = inspect.cleandoc(factory.__doc__ or "").partition("References:")[2]
+    references = references.partition("Example:")[0]
     pattern = r"(.+?\b(?:19|20)\d\d\b)(?:[^;]*?(arXiv:\d+\.\d+))?"
     found = re.match(pattern, " ".join(references.split()))
     return ", ".join(filter(None, found.groups())) if found else ""

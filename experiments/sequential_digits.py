@@ -12,18 +12,18 @@ import numpy as np
 from jax import Array
 
 import recurrent
-from experiments.data.images import ImageSet, load_images
+from experiments.data.images import ImageSet
 from experiments.harness.config import option
-from experiments.harness.program import Picture, Program
+from experiments.harness.program import Figure, Program
 from experiments.shared import cell_flag
 from experiments.shared.classification import CLASSES, Classifier, ClassifierConfig, classification
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(ClassifierConfig):
-    """The fields of this experiment."""
+    """Hold the fields of this experiment."""
 
-    cell: str = option("lstm", cell_flag.help_text(), check=cell_flag.cell_factory)
+    cell: str = option("lstm", cell_flag.help_text(), check=cell_flag.cell_factory, file=True)
     hidden_size: int = option(128, "H, the size of the hidden state", minimum=1, maximum=10**5)
     order: str = option(
         "row",
@@ -34,20 +34,19 @@ class Config(ClassifierConfig):
 
 
 def program(config: Config) -> Program:
-    """The training run that ``config`` describes."""
-    splits = load_images(config.data, config.split_seed)
-    read = reader(config.order, splits.train.images.shape[1:])
-    features = read(splits.train.images[:1] / 255).shape[-1]
-    cell = cell_flag.make_cell(config.cell, features, config.hidden_size)
+    """Return the training run that ``config`` describes."""
 
-    def pictures(params: Any, test: ImageSet) -> Iterator[Picture]:
-        yield hidden_picture(cell, params["cell"], read(test.images[:1] / 255), test.labels[0])
+    def model_of(image_shape: tuple[int, int]) -> Classifier:
+        read = reader(config.order, image_shape)
+        features = read(np.zeros((1, *image_shape))).shape[-1]
+        cell = cell_flag.make_cell(config.cell, features, config.hidden_size)
+        return sequence_classifier(cell, read)
 
-    return classification(config, splits, sequence_classifier(cell, read), pictures)
+    return classification(config, model_of)
 
 
 def reader(order: str, image_shape: tuple[int, ...]) -> Callable[[Any], Any]:
-    """The function from images ``[B, height, width]``, 0 to 1, to a sequence ``[T, B, D]``.
+    """Return the function from images ``[B, height, width]``, 0 to 1, to sequences ``[T, B, D]``.
 
     Rows give T = height and D = width; pixels T = height * width and D = 1.
     """
@@ -56,16 +55,16 @@ def reader(order: str, image_shape: tuple[int, ...]) -> Callable[[Any], Any]:
         pixels = np.random.default_rng(0).permutation(pixels)
 
     def read(images: Any) -> Any:
-        centred = 2 * images - 1
+        centered = 2 * images - 1
         if order == "row":
-            return centred.swapaxes(0, 1)
-        return centred.reshape(len(images), -1).T[pixels, :, None]
+            return centered.swapaxes(0, 1)  # [height, B, width]
+        return centered.reshape(len(images), -1).T[pixels, :, None]  # [T, B, 1]
 
     return read
 
 
-def sequence_classifier(cell: recurrent.Cell, read: Callable[[Array], Array]) -> Classifier:
-    """The cell reads the sequence; a readout of its last output names the class."""
+def sequence_classifier(cell: recurrent.Cell, read: Callable[[Any], Any]) -> Classifier:
+    """Return the model in which a readout of the cell's last output names the class."""
     head = recurrent.dense(recurrent.output_shape(cell)[-1], CLASSES)
 
     def init(key: Array) -> Any:
@@ -73,18 +72,21 @@ def sequence_classifier(cell: recurrent.Cell, read: Callable[[Array], Array]) ->
         return {"cell": cell.init(cell_key), "head": head.init(head_key)}
 
     def logits(params: Any, images: Array, dropout_rate: Any, key: Array | None) -> Array:
-        _, ys = recurrent.unroll(cell, params["cell"], read(images))
+        _, ys = recurrent.unroll(cell, params["cell"], read(images))  # [T, B, H]
         return head.apply(params["head"], recurrent.dropout(ys[-1], dropout_rate, key))
 
-    return Classifier(init, logits)
+    def exhibits(params: Any, test: ImageSet) -> Iterator[Figure]:
+        yield hidden_state(cell, params["cell"], read(test.images[:1] / 255), test.labels[0])
+
+    return Classifier(init, logits, exhibits)
 
 
-def hidden_picture(cell: recurrent.Cell, params: Any, xs: np.ndarray, label: Any) -> Picture:
-    """What the cell's outputs do while it reads one image ``[T, 1, D]``."""
+def hidden_state(cell: recurrent.Cell, params: Any, xs: np.ndarray, label: Any) -> Figure:
+    """Draw what the cell's outputs do while it reads one image ``[T, 1, D]``."""
     from experiments.figures.states import hidden_over_time
 
     _, ys = recurrent.unroll(cell, params, jax.numpy.asarray(xs, "float32"))
-    return Picture(
+    return Figure(
         "hidden_state",
         "The hidden state over time",
         f"What every hidden unit does while the network reads a {label} from the test set.",

@@ -1,6 +1,26 @@
-"""Recurrent networks as pure functions: cells, sequences, training.
+"""Build, run and train recurrent neural networks as pure functions in JAX.
 
-`recurrent.convnet` is not imported here: it alone needs Flax.
+A `Cell` is a NamedTuple of pure functions whose step is ``(state, x) -> (state, y)``, and `unroll`
+runs it over a sequence ``[T, B, D]``, time first. Combinators take cells and return cells. Nothing
+here compiles, prints, reads flags or touches files for its caller: wrap it in `jax.jit`,
+`jax.grad` and `jax.vmap` as you like.
+
+The modules, whose main functions can be imported from `recurrent` itself:
+
+- Cells: `cell` defines `Cell` and `unroll`, with examples; `cells` holds the recurrent cells, one
+  family in each module, and `gated`, which makes a cell from its gate alone; `linear_map` defines
+  how inputs and states are multiplied by weights, `initializers` how the weights start.
+- Larger models: `layers` (dense, embedding, normalization, perceptron), `combinators` (stacks,
+  residual and bidirectional cells, learned initial states), `transformers` (blocks of attention or
+  recurrences), `regularization` (dropout, weight drop, zoneout), `attention`, and `seq2seq`
+  (encoder-decoder networks).
+- Sequences in parallel over time: `linear_scans` for linear recurrences, `newton` for others.
+- Training: `losses` (masked, averaged exactly over batches), and `training` (tasks, train steps,
+  optimizers, truncated backpropagation through time, populations).
+- Outputs: `decoding` (sampling, greedy and beam search) and `ctc`.
+- Images: `images` (distortions, images as sequences), `convolution`, and `convnet`, which is not
+  imported here, because it alone needs Flax.
+- Other libraries: `convert` exchanges weights with PyTorch and Flax.
 """
 
 from recurrent import convert, ctc, decoding, images, initializers, losses, training

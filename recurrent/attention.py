@@ -1,8 +1,12 @@
-"""Attention: of a decoder to a memory, of a sequence to itself, and as a recurrent cell.
+"""Attend from a decoder to a memory, or from every step of a sequence to the others.
 
-Axis letters beside those of `recurrent.cell`: S steps of the memory, E its features, Q features
-of a query, N heads, K key-value heads, F features of a head. Everything is time-major at the
-interface.
+`additive_attention`, `multiplicative_attention` and `last_context` serve one query at a time, as a
+recurrent decoder needs; `multi_head_attention` serves whole sequences. Attention as a recurrent
+cell is in `recurrent.cells.attention`.
+
+Axis letters, in addition to those of `recurrent.cell`: S steps of the memory, E its features, Q
+features of a query, N heads, K key-value heads, F features of a head. All public functions take
+and return time-major arrays.
 """
 
 from collections.abc import Callable
@@ -21,12 +25,12 @@ _kernel_init = jax.nn.initializers.glorot_uniform()
 
 
 class Memory(NamedTuple):
-    """What a decoder attends to, prepared once per sequence.
+    """Hold what a decoder attends to, prepared once per sequence.
 
     Attributes:
       values: ``[S, ..., E]``, zero where masked.
       keys: ``[S, ..., A]``, the part of the scores that does not depend on the query.
-      mask: booleans ``[S, ...]``, True where a step is real; None where all are.
+      mask: booleans ``[S, ...]``, True where a step is real; None if all are.
     """
 
     values: Array
@@ -35,15 +39,16 @@ class Memory(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """Attention of one query to a memory.
+    """Hold the functions by which one query attends to a memory.
 
     Attributes:
       init: ``key -> params``.
       precompute: ``(params, values, mask=None) -> Memory`` with values ``[S, ..., E]`` and a mask
-        ``[S, ...]``, True where a step is real. Masked values, NaN included, reach nothing.
+        ``[S, ...]``, True where a step is real. Masked values, NaN included, affect neither
+        results nor gradients.
       attend: ``(params, query, memory) -> (context, weights)`` with a query ``[..., Q]``, the
         context ``[..., E]`` and weights ``[S, ...]``, which sum to 1. The weight of a masked
-        step is exactly 0; where all are masked, so is the context.
+        step is exactly 0. If all steps are masked, the context is 0 as well.
       query_size: Q.
       memory_size: E.
     """
@@ -56,7 +61,7 @@ class Attention(NamedTuple):
 
 
 def additive_attention(query_size: int, memory_size: int, attention_size: int) -> Attention:
-    """Attention scored by a small network.
+    """Build attention whose scores come from a network with one hidden layer.
 
     Equation, with the query q and the memory m_s: ``e_s = v^T tanh(W q + U m_s + b)``,
     ``a = softmax(e)``, ``context = sum_s a_s m_s``. ``U m_s + b`` is computed once.
@@ -75,6 +80,18 @@ def additive_attention(query_size: int, memory_size: int, attention_size: int) -
 
     References:
       Bahdanau et al. 2014, arXiv:1409.0473, appendix A.1.2. Departure: the bias b.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import additive_attention
+      >>> attention = additive_attention(query_size=3, memory_size=4, attention_size=5)
+      >>> def attend(key, query, values):  # [B, Q], [S, B, E]
+      ...     params = attention.init(key)
+      ...     return attention.attend(params, query, attention.precompute(params, values))
+      >>> query, values = jnp.ones((2, 3)), jnp.ones((7, 2, 4))
+      >>> context, weights = jax.eval_shape(attend, jax.random.key(0), query, values)
+      >>> context.shape, weights.shape
+      ((2, 4), (7, 2))
     """
     check_sizes(query_size=query_size, memory_size=memory_size, attention_size=attention_size)
 
@@ -90,7 +107,8 @@ def additive_attention(query_size: int, memory_size: int, attention_size: int) -
         return affine(params["key"], values)
 
     def score(params, query, keys):
-        return affine(params["score"], jnp.tanh(affine(params["query"], query) + keys))[..., 0]
+        hidden = jnp.tanh(affine(params["query"], query) + keys)  # [S, ..., A]
+        return affine(params["score"], hidden)[..., 0]  # [S, ...]
 
     return _attention(init, project, score, query_size, memory_size)
 
@@ -102,10 +120,10 @@ def multiplicative_attention(
     score: Literal["general", "dot"] = "general",
     scaled: bool = False,
 ) -> Attention:
-    """Attention scored by a product.
+    """Build attention whose scores are products of the query and the memory.
 
     Equation, with the query q and the memory m_s: ``e_s = q^T W m_s`` for the general score,
-    ``e_s = q^T m_s`` for the dot score, over ``sqrt(Q)`` if scaled; ``a = softmax(e)``,
+    ``e_s = q^T m_s`` for the dot score, divided by ``sqrt(Q)`` if scaled; ``a = softmax(e)``,
     ``context = sum_s a_s m_s``. ``W m_s`` is computed once.
 
     Args:
@@ -118,11 +136,20 @@ def multiplicative_attention(
       The attention. Params: ``{"key": {"kernel": [E, Q]}}`` for the general score, else ``{}``.
 
     Raises:
-      ValueError: for a size below 1, an unknown score, or a dot score of different sizes.
+      ValueError: for a size below 1, an unknown score, or a dot score with sizes that differ.
 
     References:
       Luong et al. 2015, arXiv:1508.04025, section 3.1; scaled: Vaswani et al. 2017,
       arXiv:1706.03762.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import multiplicative_attention
+      >>> attention = multiplicative_attention(query_size=2, memory_size=2, score="dot")
+      >>> memory = attention.precompute({}, jnp.array([[9.0, 0.0], [0.0, 9.0]]))  # [S, E]
+      >>> context, weights = attention.attend({}, jnp.array([0.0, 5.0]), memory)
+      >>> weights.round(3).tolist()
+      [0.0, 1.0]
     """
     check_sizes(query_size=query_size, memory_size=memory_size)
     if score not in ("general", "dot"):
@@ -147,13 +174,32 @@ def multiplicative_attention(
 
 
 def last_context(query_size: int, memory_size: int) -> Attention:
-    """No attention: the context is the last real step of the memory, whatever the query.
+    """Build the baseline without attention: the context is the last real step of the memory.
 
-    For comparisons with attention, in its place. It has no params; ``precompute`` keeps a memory
-    of one step.
+    The query has no influence. It can replace any attention, to measure what attention
+    contributes. ``precompute`` keeps a memory of one step.
+
+    Args:
+      query_size: Q.
+      memory_size: E.
+
+    Returns:
+      The attention, with the params ``{}``.
+
+    Raises:
+      ValueError: for a size below 1.
 
     References:
       Cho et al. 2014, arXiv:1406.1078.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import last_context
+      >>> attention = last_context(query_size=3, memory_size=1)
+      >>> values, mask = jnp.array([[1.0], [2.0], [3.0]]), jnp.array([True, True, False])
+      >>> context, _ = attention.attend({}, jnp.ones(3), attention.precompute({}, values, mask))
+      >>> context.tolist()
+      [2.0]
     """
     check_sizes(query_size=query_size, memory_size=memory_size)
 
@@ -161,7 +207,7 @@ def last_context(query_size: int, memory_size: int) -> Attention:
         if mask is None:
             return attention.precompute(params, values[-1:])
         last = values.shape[0] - 1 - jnp.argmax(mask[::-1], axis=0)
-        values = jnp.take_along_axis(values, last[None, ..., None], axis=0)
+        values = jnp.take_along_axis(values, last[None, ..., None], axis=0)  # [1, ..., E]
         return attention.precompute(params, values, mask.any(axis=0, keepdims=True))
 
     def score(params, query, keys):
@@ -174,10 +220,25 @@ def last_context(query_size: int, memory_size: int) -> Attention:
 
 
 def masked_softmax(scores: Any, mask: Any = None, axis: int = -1) -> Array:
-    """Softmax over the entries where the mask is True; exactly 0 elsewhere, and if none is True.
+    """Compute the softmax over the entries where the mask is True.
 
-    What is masked reaches neither values nor gradients. 16-bit scores are taken to float32
-    inside.
+    The result is exactly 0 elsewhere, and everywhere along an axis without True entries. Masked
+    scores, NaN included, affect neither the result nor the gradient. 16-bit scores are computed in
+    float32.
+
+    Args:
+      scores: floats of any shape.
+      mask: booleans that broadcast to the scores; None for no mask.
+      axis: the axis that sums to 1.
+
+    Returns:
+      The weights, in the shape and type of the scores.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.attention import masked_softmax
+      >>> masked_softmax(jnp.array([2.0, 7.0, 2.0]), jnp.array([True, False, True])).tolist()
+      [0.5, 0.0, 0.5]
     """
     scores = jnp.asarray(scores)
     mask = jnp.ones_like(scores, bool) if mask is None else mask
@@ -190,22 +251,32 @@ def masked_softmax(scores: Any, mask: Any = None, axis: int = -1) -> Array:
 
 
 def rotary(x: Any, positions: Any, *, base: float = 10_000.0) -> Array:
-    """Rotary position embedding.
+    """Apply the rotary position embedding to queries or keys.
 
-    Equation: with the pairs of neighbours as complex numbers, ``z_j = x_2j + i x_2j+1``:
-    ``z_j * exp(i * position * base^(-2j / F))``. The product of a rotated query and a rotated
-    key depends on their positions by the difference alone.
+    Equation, with each pair of neighboring features as a complex number,
+    ``z_j = x_2j + i x_2j+1``: ``z_j * exp(i * position * base^(-2j / F))``. The dot product of a
+    rotated query and a rotated key depends on their positions only through the difference.
 
     Args:
       x: ``[..., N, F]`` with F even.
-      positions: numbers that broadcast to the axes of x before N.
-      base: larger turns more slowly.
+      positions: integers or floats that broadcast to the axes of x before N.
+      base: the larger it is, the more slowly the pairs rotate.
+
+    Returns:
+      The rotated array, in the shape and type of x.
 
     Raises:
       ValueError: for an odd F.
 
     References:
-      Su et al. 2021, arXiv:2104.09864, equation 34. Angles are in float32 or wider.
+      Su et al. 2021, arXiv:2104.09864, equation 34. Angles are computed in float32 or wider.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.attention import rotary
+      >>> x = jnp.array([[[1.0, 0.0]], [[1.0, 0.0]]])  # [T, N, F]
+      >>> rotary(x, jnp.array([0.0, jnp.pi / 2])).round(3).tolist()
+      [[[1.0, 0.0]], [[-0.0, 1.0]]]
     """
     x = jnp.asarray(x)
     size = x.shape[-1]
@@ -216,20 +287,21 @@ def rotary(x: Any, positions: Any, *, base: float = 10_000.0) -> Array:
     angles = jnp.asarray(positions, dtype)[..., None, None] * jnp.asarray(frequencies, dtype)
     even, odd = x[..., 0::2].astype(dtype), x[..., 1::2].astype(dtype)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    pairs = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    pairs = jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)  # [..., F/2, 2]
     return pairs.reshape(x.shape).astype(x.dtype)
 
 
 class MultiHead(NamedTuple):
-    """Multi-head attention of a sequence to itself or to a memory.
+    """Hold the functions of multi-head attention, to the sequence itself or to a memory.
 
     Attributes:
       init: ``key -> params``.
       apply: ``(params, xs, memory=None, *, mask=None) -> ys`` with xs ``[T, ..., D]``, the
         memory ``[S, ..., E]`` and ys ``[T, ..., D]``. Without a memory the sequence attends to
-        itself. The mask, booleans ``[S, ...]``, is True where a step of what is attended to is
-        real; the others, NaN included, reach nothing. A step that can attend to nothing has the
-        heads' output zero, and a masked step of self-attention the output zero.
+        itself. The mask, booleans ``[S, ...]``, is True where a step of the attended sequence is
+        real; masked steps, NaN included, affect neither results nor gradients. Where a step has
+        nothing to attend to, its heads' outputs are zero, before the output map. In
+        self-attention the outputs at masked steps are zero.
     """
 
     init: Callable[[Array], Params]
@@ -248,37 +320,49 @@ def multi_head_attention(
     rotary_base: float | None = None,
     bias: bool = False,
 ) -> MultiHead:
-    """Scaled dot-product attention with several heads.
+    """Build scaled dot-product attention with several heads.
 
     Equation, for each head: ``softmax(q k^T / sqrt(F)) v``, where q is an affine map of xs, and k
-    and v are affine maps of the memory; the heads side by side go through a last affine map.
+    and v are affine maps of the memory; a last affine map reads the concatenated heads.
 
     Args:
       size: D, of inputs and outputs.
       heads: N.
       memory_size: E; D by default.
-      key_value_heads: K, a divisor of N; each serves N / K heads in turn. N by default; 1 is
-        multi-query attention.
+      key_value_heads: K, a divisor of N; each is shared by N / K consecutive heads. N by default;
+        1 is multi-query attention.
       head_size: F; D / N by default.
-      causal: step t attends to the steps s <= t.
-      window: step t attends to the steps with ``|t - s| < window``, which count padding too.
-      rotary_base: the base of `rotary` positions, which only self-attention can have; None for
-        no positions.
-      bias: whether the four maps have biases.
+      causal: step t attends only to the steps s <= t.
+      window: step t attends only to the steps s with ``|t - s| < window``; padded steps count in
+        the distance. None for no limit.
+      rotary_base: the base of `rotary` positions, which only self-attention can use; None for no
+        positions.
+      bias: whether the four affine maps have biases.
 
     Returns:
       The attention. Params: ``{"query": {"kernel": [D, N * F]}, "key": {"kernel": [E, K * F]},
-      "value": {"kernel": [E, K * F]}, "output": {"kernel": [N * F, D]}}``, with ``"bias"`` on
-      request.
+      "value": {"kernel": [E, K * F]}, "output": {"kernel": [N * F, D]}}``, and a ``"bias"`` in
+      each if ``bias`` is True.
 
     Raises:
-      ValueError: for a size below 1, a head count that does not divide its size, an odd head
-        size with rotary positions, or rotary positions and a memory.
+      ValueError: for a size below 1, a number of heads that does not divide D (if ``head_size`` is
+        None), a number of key-value heads that does not divide N, an odd head size with rotary
+        positions, or, in ``apply``, a memory together with rotary positions.
 
     References:
       Vaswani et al. 2017, arXiv:1706.03762; grouped heads: Ainslie et al. 2023,
-      arXiv:2305.13245. Computed by `jax.nn.dot_product_attention`, whose softmax is in float32;
-      in float64 by a softmax of our own, since that one would lose half of the digits.
+      arXiv:2305.13245. Computed by `jax.nn.dot_product_attention`, except in float64: its softmax
+      is always in float32 and would lose half of the digits.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import multi_head_attention
+      >>> attention = multi_head_attention(size=4, heads=2, causal=True)
+      >>> params = attention.init(jax.random.key(0))
+      >>> xs = jnp.linspace(-1, 1, 24).reshape(3, 2, 4)  # [T, B, D]
+      >>> ys = attention.apply(params, xs)
+      >>> ys.shape
+      (3, 2, 4)
     """
     sizes = _head_sizes(size, heads, key_value_heads, head_size, rotary_base is not None)
     memory_size = size if memory_size is None else memory_size
@@ -300,8 +384,8 @@ def multi_head_attention(
         if rotary_base is not None:
             positions = jnp.arange(len(xs)).reshape(-1, *[1] * (xs.ndim - 2))
             queries, keys = (rotary(a, positions, base=rotary_base) for a in (queries, keys))
-        contexts = _attend_to_real(queries, keys, values, mask, causal, window)
-        ys = affine(params["output"], contexts.reshape(*xs.shape[:-1], -1))
+        contexts = _attend_to_real(queries, keys, values, mask, causal, window)  # [T, B, N, F]
+        ys = affine(params["output"], contexts.reshape(*xs.shape[:-1], -1))  # [T, ..., D]
         if mask is None or memory is not None:
             return ys
         return where_flag(mask, ys, jnp.zeros_like(ys))
@@ -318,7 +402,10 @@ class _HeadSizes(NamedTuple):
 def _attend_to_real(
     queries: Array, keys: Array, values: Array, mask: Any, causal: bool, window: int | None
 ) -> Array:
-    """Contexts ``[T, B, N, F]``, zero where a query sees nothing; the arguments time-major too."""
+    """Return the contexts ``[T, B, N, F]``, zero where a query has nothing to attend to.
+
+    The arguments are time-major too, with any number of batch axes.
+    """
     queries, keys, values = (_batch_first(a, 2) for a in (queries, keys, values))
     seen = None if mask is None else _batch_first(mask, 0)[:, None, None, :]
     contexts = _dot_product_attention(queries, keys, values, seen, causal, window)
@@ -336,9 +423,10 @@ def _dot_product_attention(
     causal: bool = False,
     window: int | None = None,
 ) -> Array:
-    """Contexts ``[B, T, N, F]``; batch-first, as `jax.nn.dot_product_attention` has it.
+    """Return the contexts ``[B, T, N, F]``, batch-first as in `jax.nn.dot_product_attention`.
 
-    ``seen`` is ``[B, 1, T or 1, S]``; a query that sees nothing has a context without meaning.
+    ``seen``, booleans ``[B, 1, T or 1, S]``, is True where a query may attend to a key. A query
+    without any such key gets an arbitrary context.
     """
     if queries.dtype == jnp.float64:
         return _float64_attention(queries, keys, values, seen, causal, window)
@@ -355,13 +443,13 @@ def _dot_product_attention(
 def _float64_attention(
     queries: Array, keys: Array, values: Array, seen: Any, causal: bool, window: int | None
 ) -> Array:
-    rows, time, _, size = queries.shape
-    grouped = queries.reshape(rows, time, keys.shape[2], -1, size)
-    scores = jnp.einsum("btkgf,bskf->bkgts", grouped, keys) / np.sqrt(size)
+    # jax.nn.dot_product_attention computes its softmax in float32, whatever the inputs.
+    _, _, heads, size = queries.shape
+    keys, values = (jnp.repeat(a, heads // a.shape[2], axis=2) for a in (keys, values))
+    scores = jnp.einsum("btnf,bsnf->bnts", queries, keys) / np.sqrt(size)
     near = _near(queries, keys, causal, window)
-    seen = near if seen is None else (near & seen)[:, :, None]
-    weights = masked_softmax(scores, jnp.broadcast_to(seen, scores.shape))
-    return jnp.einsum("bkgts,bskf->btkgf", weights, values).reshape(queries.shape)
+    weights = masked_softmax(scores, near if seen is None else near & seen)
+    return jnp.einsum("bnts,bsnf->btnf", weights, values)
 
 
 def _near(queries: Array, keys: Array, causal: bool, window: int | None) -> Array:
@@ -377,7 +465,10 @@ def _attention(
     query_size: int,
     memory_size: int,
 ) -> Attention:
-    """From ``project(params, values) -> keys`` and ``score(params, query, keys) -> scores``."""
+    """Make an `Attention` from functions that compute its keys and its scores.
+
+    They are ``project(params, values) -> keys`` and ``score(params, query, keys) -> scores``.
+    """
 
     def precompute(params: Params, values: Array, mask: Array | None = None) -> Memory:
         values = _real_part("values", values, mask, memory_size)
@@ -391,7 +482,7 @@ def _attention(
 
 
 def _real_part(name: str, values: Array, mask: Array | None, size: int) -> Array:
-    """The values, checked, with zero where they are masked."""
+    """Check the values and their mask, and return them with zeros where they are masked."""
     _check_features(name, values, size)
     if mask is None:
         return values
@@ -435,11 +526,12 @@ def _linear(key: Array, rows: int, columns: int, bias: bool = False) -> Params:
 
 def _heads(params: Params, xs: Array, size: int) -> Array:
     projected = affine(params, xs)
-    return projected.reshape(*projected.shape[:-1], projected.shape[-1] // size, size)
+    heads = projected.shape[-1] // size
+    return projected.reshape(*projected.shape[:-1], heads, size)
 
 
 def _batch_first(array: Array, features: int) -> Array:
-    """``[T, ..., *features]`` as ``[B, T, *features]``."""
+    """Reshape ``[T, ..., *features]`` to ``[B, T, *features]``, with ``features`` last axes."""
     shape = array.shape[array.ndim - features :]
     return jnp.moveaxis(array.reshape(len(array), -1, *shape), 1, 0)
 

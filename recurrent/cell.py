@@ -1,4 +1,4 @@
-"""The idea: a recurrent cell is three pure functions, and `unroll` runs it over a sequence.
+"""Define a recurrent cell as three pure functions, and run it over a sequence with `unroll`.
 
 Axis letters: T time, B batch (any number of axes), D input features, H hidden features.
 Sequences are time-major, ``[T, ..., D]``.
@@ -25,12 +25,16 @@ Shape = tuple[int, ...]
 
 
 class Sequence(Protocol):
-    """A whole-sequence form of a cell; same numbers as scanning its step."""
+    """Describe the whole-sequence form of a cell; it computes what scanning the step does."""
 
     def __call__(
         self, params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool
     ) -> tuple[State, Any]:
-        """The arguments of `unroll`, checked; the state after the last input, and outputs."""
+        """Run the cell over a whole sequence, given the arguments of `unroll` already checked.
+
+        Returns:
+          The state after the last input read, and the outputs.
+        """
         ...
 
 
@@ -43,7 +47,7 @@ class _CellFields(NamedTuple):
 
 
 class Cell(_CellFields):
-    """A recurrent cell, a NamedTuple of pure functions.
+    """Hold a recurrent cell as a NamedTuple of pure functions.
 
     Attributes:
       init: ``key -> params``, a nested dict of arrays.
@@ -51,14 +55,31 @@ class Cell(_CellFields):
       step: ``(params, state, x) -> (state, y)`` with x of shape ``[..., *input_shape]``. The
         order is that of `jax.lax.scan`, so ``partial(cell.step, params)`` is a scan body.
       input_shape: the shape of one input without batch axes, ``(D,)`` for most cells.
-      sequence: ``(params, state, xs, *, mask, reset, reverse) -> (state, ys)``, a faster form
-        of scanning ``step``, or None where there is none.
+      sequence: ``(params, state, xs, *, mask, reset, reverse) -> (state, ys)``, a faster
+        equivalent of scanning ``step``, or None if there is none.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import Cell, unroll
+      >>> running_sum = Cell(
+      ...     init=lambda key: {},
+      ...     initial_state=lambda params, batch_shape: jnp.zeros((*batch_shape, 1)),
+      ...     step=lambda params, state, x: (state + x, state + x),
+      ...     input_shape=(1,),
+      ... )
+      >>> state, ys = unroll(running_sum, {}, jnp.array([[1.0], [2.0], [4.0]]))
+      >>> ys[:, 0].tolist()
+      [1.0, 3.0, 7.0]
     """
 
     __slots__ = ()
 
     def _replace(self, **changes: Any) -> "Cell":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """A cell with other fields; one with another step has no faster form unless it is given."""
+        """Return a copy with some fields changed.
+
+        A new ``step`` also sets ``sequence`` to None, unless that is given too, since the faster
+        form belongs to the old step.
+        """
         if "step" in changes:
             changes = {"sequence": None} | changes
         return super()._replace(**changes)
@@ -79,37 +100,57 @@ def unroll(
     return_states: bool = False,
     method: Literal["auto", "scan"] = "auto",
 ) -> tuple[State, Any]:
-    """Runs a cell over a sequence.
+    """Run a cell over a sequence.
+
+    Without its options it computes the same as this loop::
+
+        state = cell.initial_state(params, batch_shape)
+        for t in range(T):
+            state, ys[t] = cell.step(params, state, xs[t])
 
     Args:
       cell: the cell.
       params: its parameters.
       xs: inputs ``[T, ..., *cell.input_shape]``.
       state: the state before the first input read; the cell's initial state by default.
-      lengths: integers ``[...]``, 0 to T: steps at and beyond the length are padding. Traced
-        values cannot be checked against T.
-      mask: booleans ``[T, ...]``; where False the step is padding: the state is held, the
-        output is zero, and nothing of x (not even NaN) reaches values or gradients.
-      reset: booleans ``[T, ...]``; where True the state is put back to the cell's initial
-        state *before* x_t is read; a padded step does not reset.
-      reverse: read from the last step to the first; outputs stay at their input's place.
-      remat: every so many steps the backward pass finds a stored state and recomputes what
-        lies between (Chen et al. 2016), so memory falls from T to T / remat + remat states.
-      truncate: no gradient crosses from one run of so many steps to the one before, counted
-        from the first input read (truncated backpropagation); the state itself is carried on,
-        and the gradient of the first run reaches the state given.
-      return_states: give outputs as pairs ``(ys, states)``, with the state after every step.
-      method: ``"auto"`` takes the cell's fast sequence function where it has one; ``"scan"``
-        is the readable reference, and the one that forward-mode differentiation
-        (`jax.jvp`, `jax.jacfwd`) can go through. Hessians go through both.
+      lengths: integers ``[...]`` from 0 to T, one for each sequence; steps at and beyond the
+        length are padding. Traced values cannot be checked against T.
+      mask: booleans ``[T, ...]``; False marks a padded step: the state is held, the output is
+        zero, and nothing of x (not even NaN) reaches values or gradients.
+      reset: booleans ``[T, ...]``; True restores the cell's initial state *before* x_t is read;
+        a padded step does not reset.
+      reverse: read from the last step to the first; each output keeps the index of its input.
+      remat: store the state only every so many steps and recompute the steps between in the
+        backward pass (Chen et al. 2016), so memory falls from T to T / remat + remat states.
+      truncate: cut the sequence into chunks of so many steps, counted from the first input read,
+        and let no gradient pass from one chunk to the previous one (truncated backpropagation
+        through time). The state itself is carried on, and the gradient of the first chunk
+        reaches ``state`` where it is given.
+      return_states: return outputs as pairs ``(ys, states)``, with the state after every step.
+      method: ``"auto"`` uses the cell's fast sequence function where it has one; ``"scan"`` is
+        the readable reference, and the one that supports forward-mode differentiation
+        (`jax.jvp`, `jax.jacfwd`). Hessians can be taken through both.
 
     Returns:
       The state after the last input read, and the outputs ``[T, ..., H]``.
 
     Raises:
       ValueError: for a wrong rank, feature size, mask or reset shape, a state unlike the cell's
-        initial one, a length outside 0 to T, inputs that are no floating-point numbers (or
-        float64 where 64 bits are off), a remat or truncate below 1, or an unknown method.
+        initial one, a length outside 0 to T, inputs that are not floating-point numbers (or are
+        float64 while JAX's 64-bit mode is off), a remat or truncate below 1, or an unknown
+        method.
+      TypeError: for forward-mode differentiation through a sequence function that supports only
+        reverse mode.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import lstm, unroll
+      >>> cell = lstm(input_size=3, hidden_size=4)
+      >>> params = cell.init(jax.random.key(0))
+      >>> xs = jnp.linspace(-1, 1, 30).reshape(5, 2, 3)  # [T, B, D]
+      >>> state, ys = unroll(cell, params, xs, lengths=jnp.array([5, 3]))
+      >>> ys.shape, bool((ys[3:, 1] == 0).all())
+      ((5, 2, 4), True)
     """
     xs = as_array("xs", xs)
     batch_shape = _batch_shape(cell, xs)
@@ -130,14 +171,15 @@ def unroll(
     run = scan_sequence if method == "scan" else sequence
     if return_states:
         run = partial(scan_sequence, keep_states=True)
-    for name, most, wrap in (
-        ("remat", remat, rematerialize),
-        ("truncate", truncate, truncate_gradient),
-    ):
-        if most is not None:
-            check_sizes(**{name: most})
-            jax.eval_shape(cell.step, params, state, jnp.zeros_like(xs, shape=xs.shape[1:]))
-            run = in_chunks(run, most, wrap)
+    if remat is not None or truncate is not None:
+        # A cell without a step, such as bidirectional, says here why it cannot be cut into chunks.
+        jax.eval_shape(cell.step, params, state, jnp.zeros_like(xs, shape=xs.shape[1:]))
+    if remat is not None:
+        check_sizes(remat=remat)
+        run = in_chunks(run, remat, rematerialize)
+    if truncate is not None:
+        check_sizes(truncate=truncate)
+        run = in_chunks(run, truncate, truncate_gradient)
     with _advice_on_forward_mode():
         return run(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
 
@@ -158,7 +200,10 @@ def _advice_on_forward_mode() -> Iterator[None]:
 def sequence(
     cell: Cell, params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool
 ) -> tuple[State, Any]:
-    """`unroll` without its checks, by the cell's own sequence function where it has one."""
+    """Run a cell over a sequence as `unroll` does, without its checks.
+
+    The cell's own sequence function is used where it has one.
+    """
     run = cell.sequence or partial(scan_sequence, cell)
     return run(params, state, xs, mask=mask, reset=reset, reverse=reverse)
 
@@ -174,14 +219,14 @@ def scan_sequence(
     reverse: bool,
     keep_states: bool = False,
 ) -> tuple[State, Any]:
-    """The reference for every sequence function: `jax.lax.scan` of the cell's step.
+    """Scan the cell's step over a sequence: the reference for every sequence function.
 
     With ``keep_states`` outputs are pairs ``(ys, states)``.
     """
     initial = None
     if reset is not None:
         initial = cell.initial_state(params, _batch_shape(cell, xs))
-    if mask is not None:
+    if mask is not None:  # NaN times a zero gradient would be NaN
         xs = where_flag(mask, xs, jnp.zeros_like(xs))
 
     def body(state, inputs):
@@ -204,13 +249,17 @@ Wrap = Callable[[Piece], Callable[[Params, State, Any, Array], tuple[State, Any]
 
 
 def in_chunks(run: Callable[..., Any], most: int, wrap: Wrap) -> Callable[..., Any]:
-    """`sequence` or `scan_sequence` in pieces of ``most`` steps, each run by ``wrap(piece)``.
+    """Make a run process the sequence in chunks of ``most`` steps, each by ``wrap(piece)``.
 
     Args:
-      run: either of them.
-      most: steps in a piece, but for the last one read.
-      wrap: from ``piece(params, state, inputs)`` to the same with whether it is the first one
-        read as a fourth argument; `rematerialize` or `truncate_gradient`.
+      run: `sequence` or `scan_sequence`.
+      most: steps in a chunk; the last chunk read may be shorter.
+      wrap: turns ``piece(params, state, inputs)``, which runs one chunk, into a function that
+        takes as a fourth argument whether the chunk is the first one read; `rematerialize` or
+        `truncate_gradient`.
+
+    Returns:
+      A function with the arguments and results of ``run``.
     """
 
     def run_chunks(cell, params, state, xs, *, mask, reset, reverse):
@@ -219,11 +268,11 @@ def in_chunks(run: Callable[..., Any], most: int, wrap: Wrap) -> Callable[..., A
         filler = -time % size
         if filler and mask is None:
             mask = jnp.ones((time, *_batch_shape(cell, xs)), bool)
-        pad = (filler, 0) if reverse else (0, filler)  # so that pieces count from the first read
+        pad = (filler, 0) if reverse else (0, filler)  # chunks count from the first step read
 
         def split(leaf: Array) -> Array:
             padded = jnp.pad(leaf, [pad] + [(0, 0)] * (leaf.ndim - 1))
-            return padded.reshape(-1, size, *leaf.shape[1:])
+            return padded.reshape(-1, size, *leaf.shape[1:])  # [chunks, size, ...]
 
         def piece(params, state, inputs):
             xs, mask, reset = inputs
@@ -237,6 +286,7 @@ def in_chunks(run: Callable[..., Any], most: int, wrap: Wrap) -> Callable[..., A
         count = (time + filler) // size
         is_first = jnp.arange(count) == (count - 1 if reverse else 0)
         state, ys = lax.scan(body, state, (is_first, *pieces), reverse=reverse)
+        # [chunks, size, ...] -> [T + filler, ...] -> [T, ...]
         whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), ys)
         return state, jax.tree.map(lambda leaf: leaf[pad[0] : pad[0] + time], whole)
 
@@ -244,12 +294,12 @@ def in_chunks(run: Callable[..., Any], most: int, wrap: Wrap) -> Callable[..., A
 
 
 def rematerialize(piece: Piece) -> Callable[[Params, State, Any, Array], tuple[State, Any]]:
-    """The piece, of which nothing but its arguments is kept for the backward pass."""
+    """Keep only the arguments of the piece for the backward pass, and recompute the rest."""
     return lambda params, state, inputs, is_first: jax.checkpoint(piece)(params, state, inputs)
 
 
 def truncate_gradient(piece: Piece) -> Callable[[Params, State, Any, Array], tuple[State, Any]]:
-    """The piece, from which no gradient goes to the one before."""
+    """Let no gradient pass from the piece to the one before it."""
 
     def run(params: Params, state: State, inputs: Any, is_first: Array) -> tuple[State, Any]:
         return piece(params, where_flag(is_first, state, lax.stop_gradient(state)), inputs)
@@ -258,7 +308,11 @@ def truncate_gradient(piece: Piece) -> Callable[[Params, State, Any, Array], tup
 
 
 def check_sizes(**sizes: Any) -> None:
-    """Raises `ValueError` for the first size that is no whole number above 0, by its name."""
+    """Check that every size is a whole number of at least 1.
+
+    Raises:
+      ValueError: for the first that is not, with its name.
+    """
     for name, size in sizes.items():
         if not isinstance(size, int | np.integer) or isinstance(size, bool):
             raise ValueError(f"{name}: expected a whole number, got {size!r}.")
@@ -267,11 +321,17 @@ def check_sizes(**sizes: Any) -> None:
 
 
 def output_shape(cell: Cell) -> Shape:
-    """The shape of one output of the cell without batch axes; nothing is computed."""
+    """Return the shape of one output of the cell, without batch axes; nothing is computed.
+
+    Example:
+      >>> from recurrent import dense, lstm, output_shape, stack
+      >>> output_shape(stack(lstm(3, 4), dense(4, 10)))
+      (10,)
+    """
 
     def outputs(key: Array) -> Any:
         params = cell.init(key)
-        # By convention an input without axes is a token.
+        # An input without axes is a token, by convention.
         xs = jnp.zeros((1, *cell.input_shape), None if cell.input_shape else int)
         state = cell.initial_state(params, ())
         return sequence(cell, params, state, xs, mask=None, reset=None, reverse=False)[1]
@@ -280,11 +340,11 @@ def output_shape(cell: Cell) -> Shape:
 
 
 def as_input(x: Any, input_shape: Shape, dtype: Any) -> Array:
-    """The input of a step, or of many, in the type of a cell's params.
+    """Check the input of one or many steps, and cast it to the type of a cell's params.
 
     Raises:
-      ValueError: for last axes other than ``input_shape``, or numbers that are not real
-        floating-point ones, or float64 where 64 bits are off. It is raised at trace time.
+      ValueError: at trace time, for last axes other than ``input_shape``, or numbers that are not
+        real floating-point ones, or float64 while JAX's 64-bit mode is off.
     """
     x = as_array("x", x)
     fits = x.shape[x.ndim - len(input_shape) :] == input_shape
@@ -298,10 +358,17 @@ def as_input(x: Any, input_shape: Shape, dtype: Any) -> Array:
 
 
 def length_mask(lengths: Any, time: int) -> Array:
-    """Booleans ``[T, ...]``, True while the step lies within the length ``[...]``.
+    """Return booleans ``[T, ...]``, True for the steps within the lengths ``[...]``.
 
     Raises:
-      ValueError: for lengths that are not integers or lie outside 0 to T.
+      ValueError: for lengths that are not integers or lie outside 0 to T; traced lengths cannot be
+        checked against T.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import length_mask
+      >>> length_mask(jnp.array([3, 1]), time=3).astype(int).T.tolist()  # transposed to [B, T]
+      [[1, 1, 1], [1, 0, 0]]
     """
     if not isinstance(lengths, Tracer):
         lengths = np.asarray(lengths)  # jnp.asarray would trace even a constant inside jit
@@ -311,24 +378,25 @@ def length_mask(lengths: Any, time: int) -> Array:
         outside = lengths[(lengths < 0) | (lengths > time)]
         if outside.size:
             raise ValueError(f"lengths: expected values from 0 to T={time}, got {outside[0]}.")
-    steps = jnp.arange(time).reshape(-1, *[1] * lengths.ndim)
+    steps = jnp.arange(time).reshape(-1, *[1] * lengths.ndim)  # [T, 1, ...]
     return steps < lengths
 
 
 def where_flag(flag: Array, chosen: Any, other: Any) -> Any:
-    """`jnp.where` over trees whose leaves have more trailing axes than the flag."""
+    """Apply `jnp.where` to trees whose leaves have more trailing axes than the flag."""
 
     def select(a: Array, b: Array) -> Array:
+        # [T, B] -> [T, B, 1, ...]
         return jnp.where(flag.reshape(flag.shape + (1,) * (jnp.ndim(b) - flag.ndim)), a, b)
 
     return jax.tree.map(select, chosen, other)
 
 
 def as_array(name: str, x: Any) -> Array:
-    """As a JAX array that has lost no digits.
+    """Convert to a JAX array, refusing float64 that JAX would silently narrow to float32.
 
     Raises:
-      ValueError: for float64 where 64 bits are off, by its name.
+      ValueError: for float64 while JAX's 64-bit mode is off; the message begins with ``name``.
     """
     if getattr(x, "dtype", None) == np.float64 and not jax.config.read("jax_enable_x64"):
         raise ValueError(
@@ -349,10 +417,11 @@ def _batch_shape(cell: Cell, xs: Any) -> Shape:
 
 
 def _varying_alike(trees: Any) -> Any:
-    """The same, inside `jax.shard_map` with its check of what varies over which mesh axes.
+    """Cast all leaves so that they vary over the same mesh axes inside `jax.shard_map`.
 
-    There a loop's carry must not begin to vary in it; and the gradient of params that are the same
-    on all devices is added up over them, which is what the transpose of this cast does.
+    `jax.shard_map` checks which values vary over which mesh axes, and there a loop's carry must
+    not start to vary inside the loop. The transpose of this cast adds up, over the devices, the
+    gradient of params that are the same on all of them, as it must be.
     """
     axes = frozenset[str]().union(*map(_varies_over, jax.tree.leaves(trees)))
     if not axes:
@@ -411,5 +480,5 @@ def _flags(name: str, flags: Any, shape: Shape) -> Array | None:
 
 
 def zero_padding(mask: Array | None, xs: Array) -> Array:
-    """Zero where the mask is False."""
+    """Set the inputs to zero where the mask is False."""
     return xs if mask is None else where_flag(mask, xs, jnp.zeros_like(xs))

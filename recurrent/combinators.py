@@ -1,7 +1,7 @@
-"""Combinators: functions from cells to a cell.
+"""Combine cells into larger cells: stacks, skip connections, both directions, a learned state.
 
-Whole sequences run layer by layer through each cell's own sequence function, so that nothing of
-its speed is lost; the noisy ones are in `recurrent.noise`.
+A whole sequence runs layer by layer through each cell's own sequence function, so a combination
+is as fast as its parts. Combinators that add noise are in `recurrent.regularization`.
 """
 
 from collections.abc import Callable
@@ -25,43 +25,50 @@ from recurrent.cell import (
     sequence,
     zero_padding,
 )
-from recurrent.layers import (
-    Layer,
-)
+from recurrent.layers import Layer
 
 
 class StackState(NamedTuple):
-    """``layers`` holds the state of every part in order, ``()`` for one without memory."""
+    """Hold the state of every part in order, ``()`` for a part without memory."""
 
     layers: tuple[State, ...]
 
 
 class BidirectionalState(NamedTuple):
-    """The states of the two directions, each after the last step that it read."""
+    """Hold the states of the two directions, each after the last step that it read."""
 
     forward: State
     backward: State
 
 
 def stack(*parts: Cell | Layer, input_shape: Shape | None = None) -> Cell:
-    """Cells on top of each other: each reads the outputs of the one before.
+    """Stack cells and layers, so that each reads the outputs of the one before.
 
-    Layers without memory may stand anywhere between them: an embedding or a projection below, a
-    normalisation in the middle, a readout on top::
+    Layers without memory may stand anywhere: an embedding or a projection at the bottom, a
+    normalization in the middle, a readout on top::
 
         stack(embedding(V, D), lstm(D, H), layer_norm(H), lstm(H, H), dense(H, V), input_shape=())
 
     Args:
-      *parts: cells and layers, the one that reads the input first. A layer must act on each step
-        alone, with any leading axes.
-      input_shape: of one input; needed where a layer comes first that changes the shape, such as
-        a projection, ``(D,)``, or an embedding, ``()``.
+      *parts: cells and layers, starting with the one that reads the input. A layer must act on
+        each step alone, with any leading axes.
+      input_shape: the shape of one input; needed where the first part is a layer that changes the
+        shape, such as a projection, ``(D,)``, or an embedding, ``()``.
 
     Returns:
       The cell, with params ``{"layer_0": ..., "layer_1": ...}`` and the state `StackState`.
 
     Raises:
-      ValueError: for no parts, or a part that does not take what the one before gives.
+      ValueError: for no parts, or a part that cannot read the outputs of the one before.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import dense, embedding, gru, stack, unroll
+      >>> cell = stack(embedding(10, 3), gru(3, 4), dense(4, 10), input_shape=())
+      >>> params = cell.init(jax.random.key(0))
+      >>> state, logits = unroll(cell, params, jnp.array([[1, 2], [3, 4], [5, 6]]))  # [T, B]
+      >>> logits.shape, len(state.layers)
+      ((3, 2, 10), 3)
     """
     if not parts:
         raise ValueError("parts: expected at least one cell or layer, got none.")
@@ -86,22 +93,28 @@ def stack(*parts: Cell | Layer, input_shape: Shape | None = None) -> Cell:
 
 
 def skip_stack(*cells: Cell) -> Cell:
-    """Cells on top of each other where every one sees the input and the output sees every one.
+    """Stack cells so that every one also reads the input, and every one's output is returned.
 
     Equation: ``h^1 = cell_1(x)``, ``h^n = cell_n([x; h^{n-1}])``, ``y = [h^1; ...; h^N]``.
 
     Args:
-      *cells: with inputs of size D, then D plus the size of the output of the one before.
+      *cells: the first with inputs of size D, each other with inputs of size D plus the output
+        size of the one before.
 
     Returns:
       The cell, with params ``{"layer_0": ..., "layer_1": ...}`` and the state `StackState`.
 
     Raises:
-      ValueError: for no cells, or sizes that do not meet.
+      ValueError: for no cells, or sizes that do not match.
 
     References:
       Graves 2013, Generating sequences with recurrent neural networks, arXiv:1308.0850, eqs. 1 to
-      5; a `recurrent.dense` on top of it is their sum over layers.
+      5. A `recurrent.dense` on top of it computes the paper's sum over layers.
+
+    Example:
+      >>> from recurrent import gru, lstm, output_shape, skip_stack
+      >>> output_shape(skip_stack(gru(3, 4), lstm(3 + 4, 5)))
+      (9,)
     """
     if not cells:
         raise ValueError("cells: expected at least one, got none.")
@@ -119,14 +132,30 @@ def skip_stack(*cells: Cell) -> Cell:
 
 
 def residual(cell: Cell) -> Cell:
-    """A cell with a way around it: ``y = x + cell(x)``; params and state are the cell's own.
+    """Add a cell's input to its output: ``y = x + cell(x)``.
+
+    Args:
+      cell: a cell whose outputs have the shape of its inputs.
+
+    Returns:
+      The cell, with the params and state of ``cell``.
 
     Raises:
-      ValueError: where inputs and outputs differ in shape.
+      ValueError: if inputs and outputs differ in shape.
 
     References:
       He et al. 2016, arXiv:1512.03385; between recurrent layers: Wu et al. 2016,
       arXiv:1609.08144, section 3.1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import elman, residual, unroll
+      >>> cell = residual(elman(4, 4))
+      >>> shapes = jax.eval_shape(cell.init, jax.random.key(0))
+      >>> params = jax.tree.map(jnp.zeros_like, shapes)  # with these elman returns 0
+      >>> xs = jnp.arange(8.0).reshape(2, 4)  # [T, D]
+      >>> bool((unroll(cell, params, xs)[1] == xs).all())
+      True
     """
     given = output_shape(cell)
     if given != cell.input_shape:
@@ -138,47 +167,65 @@ def residual(cell: Cell) -> Cell:
 
 
 def dense_connection(cell: Cell) -> Cell:
-    """A cell whose input is kept beside its output: ``y = [x; cell(x)]``.
+    """Concatenate a cell's input with its output: ``y = [x; cell(x)]``.
 
-    A stack of them is a densely connected net: every cell sees the input and the outputs of all
-    cells below. Params and state are the cell's own.
+    A stack of such cells is a densely connected network: every cell reads the input and the outputs
+    of all cells below.
+
+    Args:
+      cell: a cell whose inputs and outputs differ in no more than their last axis.
+
+    Returns:
+      The cell, with the params and state of ``cell``.
 
     Raises:
-      ValueError: where inputs and outputs differ in more than their last axis.
+      ValueError: if inputs and outputs differ in more than their last axis.
 
     References:
       Huang et al. 2017, arXiv:1608.06993.
+
+    Example:
+      >>> from recurrent import dense_connection, elman, gru, output_shape, stack
+      >>> output_shape(stack(dense_connection(gru(3, 4)), dense_connection(elman(3 + 4, 2))))
+      (9,)
     """
     _side_by_side(cell.input_shape, output_shape(cell))
     return _around(cell, _join)
 
 
 def bidirectional(forward: Cell, backward: Cell) -> Cell:
-    """Two cells that read the sequence in opposite directions: ``y_t = [forward_t; backward_t]``.
+    """Run two cells in opposite directions and concatenate: ``y_t = [forward_t; backward_t]``.
 
-    With lengths or a mask, the backward direction starts at each example's own end. Where a flag
-    resets the state before x_t, a new sequence begins, so the backward direction is reset between
-    x_t and the step before it: packed sequences give what each alone would. With ``reverse`` the
-    two directions change places; outputs stay at their input's place.
+    With lengths or a mask, the backward direction starts at each example's own end. A reset at x_t
+    begins a new sequence there, so the backward direction is reset between x_t and x_{t-1}: packed
+    sequences give what each would give alone. With ``reverse`` the two directions swap; each output
+    keeps the index of its input.
 
-    It has no step, since the backward direction needs the whole sequence: only
-    `recurrent.unroll` runs it, and not by ``method="scan"`` or ``return_states``, nor truncated or
-    in pieces: give each direction a `remat` of its own.
+    The cell has no step, since the backward direction needs the whole sequence. Only
+    `recurrent.unroll` can run it, without ``method="scan"``, ``return_states``, ``truncate`` and
+    ``remat``; to save memory, wrap each direction in `remat`.
 
     Args:
-      forward: reads from the first step to the last.
-      backward: reads from the last step to the first.
+      forward: the cell that reads from the first step to the last.
+      backward: the cell that reads from the last step to the first.
 
     Returns:
       The cell, with params ``{"forward": ..., "backward": ...}`` and the state
       `BidirectionalState`.
 
     Raises:
-      ValueError: for cells that take inputs of different shapes, or whose outputs differ in more
-        than the last axis.
+      ValueError: for cells whose inputs differ in shape, or whose outputs differ in more than the
+        last axis.
 
     References:
       Schuster & Paliwal 1997, Bidirectional recurrent neural networks.
+
+    Example:
+      >>> import jax
+      >>> from recurrent import bidirectional, gru, lstm, output_shape
+      >>> cell = bidirectional(gru(3, 4), lstm(3, 5))
+      >>> output_shape(cell), list(jax.eval_shape(cell.init, jax.random.key(0)))
+      ((9,), ['backward', 'forward'])
     """
     if forward.input_shape != backward.input_shape:
         raise ValueError(
@@ -203,24 +250,36 @@ def bidirectional(forward: Cell, backward: Cell) -> Cell:
         back = partial(sequence, backward, mask=mask, reset=turned, reverse=not reverse)
         forward_state, ys = there(params["forward"], state.forward, xs)
         backward_state, zs = back(params["backward"], state.backward, xs)
-        return BidirectionalState(forward_state, backward_state), _join(ys, zs)
+        return BidirectionalState(forward_state, backward_state), _join(ys, zs)  # [T, ..., H + H']
 
     return Cell(init, initial_state, _no_step, forward.input_shape, run)
 
 
 def learned_state(cell: Cell) -> Cell:
-    """A cell whose state before the first input is trained, the same for every example.
+    """Make a cell's initial state trainable, with one state for all examples.
 
-    It starts as the cell's own. A reset goes back to it, and its gradient is the sum over all
-    examples and resets. With resets, sequences run by the plain scan of the step: the sequence
-    function of the cell inside knows no other state to go back to than its own.
+    Training starts from the cell's own initial state. A reset goes back to the trained state, whose
+    gradient is the sum over all examples and resets. Sequences with resets run by the plain scan of
+    the step, because the sequence function of the inner cell can reset only to its own initial
+    state.
+
+    Args:
+      cell: the cell.
 
     Returns:
-      The cell, with params ``{"cell": ..., "state": {"hidden": [H], ...}}``, where nested states
-      are flat, as in ``"layers/0/hidden"``. Leaves that are not floating-point are not trained.
+      The cell, with params ``{"cell": ..., "state": {"hidden": [H], ...}}``, where the names of
+      nested states are joined, as in ``"layers/0/hidden"``. Leaves that are not floating-point are
+      not trained.
 
     Raises:
-      ValueError: for a state with a common scale, as that of `recurrent.slstm`.
+      ValueError: for a state with a common scale, such as that of `recurrent.slstm`.
+
+    Example:
+      >>> import jax
+      >>> from recurrent import learned_state, lstm
+      >>> params = learned_state(lstm(3, 4)).init(jax.random.key(0))
+      >>> {name: leaf.shape for name, leaf in params["state"].items()}
+      {'hidden': (4,), 'cell': (4,)}
     """
     check_state_not_scaled(cell, "learned_state")
 
@@ -253,17 +312,29 @@ def learned_state(cell: Cell) -> Cell:
 
 
 def remat(cell: Cell, steps: int) -> Cell:
-    """A cell whose backward pass over a whole sequence stores every so many-th state alone.
+    """Store only every ``steps``-th state of a cell for the backward pass, and recompute the rest.
 
-    What lies between is recomputed, so memory falls from T to T / steps + steps states; numbers
-    stay as they are. It is what `recurrent.unroll` does with its argument of that name, for a part
-    of a larger cell. Where a sequence runs by the plain scan of the step, it changes nothing.
+    Memory for a sequence falls from T to T / steps + steps states; outputs and gradients do not
+    change. It does what the ``remat`` argument of `recurrent.unroll` does, for one part of a larger
+    cell, and has no effect where a sequence runs by the plain scan of the step.
+
+    Args:
+      cell: the cell.
+      steps: the number of steps between two stored states.
+
+    Returns:
+      The cell, with the params and state of ``cell``.
 
     Raises:
       ValueError: for steps below 1.
 
     References:
       Chen et al. 2016, Training deep nets with sublinear memory cost, arXiv:1604.06174.
+
+    Example:
+      >>> from recurrent import bidirectional, gru, output_shape, remat
+      >>> output_shape(bidirectional(remat(gru(3, 4), 32), remat(gru(3, 4), 32)))
+      (8,)
     """
     check_sizes(steps=steps)
     return cell._replace(sequence=partial(in_chunks(sequence, steps, rematerialize), cell))
@@ -272,7 +343,7 @@ def remat(cell: Cell, steps: int) -> Cell:
 def _layered(
     cells: tuple[Cell, ...], connect: Callable[[Callable[[int, Any], Any], Any], Any]
 ) -> Cell:
-    """A cell from others and ``connect(layer, x) -> y``, which calls each ``layer(index, x)``."""
+    """Make a cell from several and ``connect(layer, x) -> y``, which calls ``layer(index, x)``."""
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, len(cells))
@@ -322,7 +393,7 @@ def _no_step(params: Params, state: State, x: Any) -> tuple[State, Any]:
 
 
 def _around(cell: Cell, join: Callable[[Any, Any], Any]) -> Cell:
-    """The cell with ``y = join(x, cell(x))``, where joining zeros gives zeros."""
+    """Make the cell with ``y = join(x, cell(x))``, where joining zeros must give zeros."""
 
     def step(params: Params, state: State, x: Any) -> tuple[State, Any]:
         state, y = cell.step(params, state, x)
@@ -337,7 +408,11 @@ def _around(cell: Cell, join: Callable[[Any, Any], Any]) -> Cell:
 
 
 def check_state_not_scaled(cell: Cell, name: str) -> None:
-    """Raises `ValueError` for a state whose parts mean something by their common scale alone."""
+    """Check that no part of a cell's state is a scale that multiplies the other parts.
+
+    Raises:
+      ValueError: if one is; the message begins with ``name``.
+    """
     state = jax.eval_shape(lambda key: cell.initial_state(cell.init(key), ()), jax.random.key(0))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state)]
     if any(path.endswith(".log_scale") for path in paths):
@@ -348,14 +423,18 @@ def check_state_not_scaled(cell: Cell, name: str) -> None:
 
 
 def _reversed(reset: Array, mask: Array | None, reverse: bool) -> Array:
-    """Reset flags for the same gaps between real steps, read in the other direction."""
+    """Move reset flags so that they separate the same sequences when read in the other direction.
+
+    A flag stands at the first step of a sequence in reading order; in the other direction that is
+    the real step before it.
+    """
     if reverse:
         reset, mask = jax.tree.map(lambda flags: flags[::-1], (reset, mask))
     time = len(reset)
     steps = jnp.broadcast_to(jnp.arange(time).reshape(-1, *[1] * (reset.ndim - 1)), reset.shape)
     never = jnp.zeros_like(reset[:1])
     after = steps + 1
-    if mask is not None:
+    if mask is not None:  # the next real step
         real = lax.cummin(jnp.where(mask, steps, time), reverse=True)
         after = jnp.concatenate([real[1:], jnp.full_like(steps[:1], time)])
     turned = jnp.take_along_axis(jnp.concatenate([reset, never]), after, axis=0)
@@ -364,7 +443,7 @@ def _reversed(reset: Array, mask: Array | None, reverse: bool) -> Array:
 
 
 def _memoryless(layer: Layer, input_shape: Shape) -> Cell:
-    """The layer as a cell that remembers nothing."""
+    """Turn a layer into a cell with the empty state ``()``."""
 
     def initial_state(params: Params, batch_shape: Shape) -> State:
         return ()
@@ -389,7 +468,7 @@ def _output_shape_of(index: int, cell: Cell) -> Shape:
 
 
 def _first_shape(parts: tuple[Cell | Layer, ...]) -> Shape:
-    """The shape of the first cell's input: layers before it are taken to keep the shape."""
+    """Return the input shape of the first cell; layers before it are taken to keep it."""
     for part in parts:
         if isinstance(part, Cell):
             return part.input_shape
@@ -405,7 +484,7 @@ def _check_takes(index: int, cell: Cell, given: Shape, giver: str) -> None:
 
 
 def _side_by_side(a: Shape, b: Shape) -> Shape:
-    """The shape of two arrays joined along their last axes."""
+    """Return the shape of two arrays joined along their last axes."""
     if not a or not b or a[:-1] != b[:-1]:
         raise ValueError(
             f"cells: expected shapes that differ in their last axes alone, got {list(a)} and "

@@ -1,9 +1,9 @@
-"""Weights from and to `torch.nn.{RNN, GRU, LSTM}` and the recurrent cells of Flax Linen.
+"""Convert weights from and to `torch.nn.{RNN, GRU, LSTM}` and the recurrent cells of Flax Linen.
 
-Neither library is imported: both sides are mappings of names to arrays. All arrays that come
-out are NumPy copies in the types that came in.
+Neither library is imported: both sides are mappings from names to arrays. All returned arrays are
+NumPy copies in the types of the given ones.
 
-How the three name the same thing, for D inputs and H hidden units:
+The names of the same arrays in the three libraries, for D inputs and H hidden units:
 
 ===============  =============================  =========================  ====================
 what             here                           torch, layer k             Flax
@@ -15,8 +15,8 @@ kernel of h      ``recurrent/kernel             ``weight_hh_lk``, its      ``h<g
 bias, Elman      ``input/bias``                 ``bias_ih + bias_hh``      ``i/bias``
 bias, LSTM       ``input/bias``; the cell adds  ``bias_ih + bias_hh``      ``h<gate>/bias``
                  ``forget_bias`` to its f part
-biases, GRU      ``input/bias`` and             ``bias_ih``, ``bias_hh``   ``i<gate>/bias``; of
-                 ``recurrent/bias``                                        h ``hn/bias`` only
+biases, GRU      ``input/bias`` and             ``bias_ih``, ``bias_hh``   ``i<gate>/bias``; for
+                 ``recurrent/bias``                                        h only ``hn/bias``
 projection,      ``gate/projection [H, P]``     ``weight_hr_lk``, its      (none)
 LSTM                                            transpose
 gates, LSTM      i, f, g, o                     i, f, g, o                 i, f, g, o
@@ -42,28 +42,40 @@ _FLAX_GATES = {"SimpleCell": [""], "GRUCell": list("rzn"), "LSTMCell": list("ifg
 
 
 def from_torch(state_dict: Mapping[str, Any], *, forget_bias: float = 1.0) -> Params:
-    """The params of the cell that computes what a `torch.nn.RNN`, `GRU` or `LSTM` does.
+    """Convert the weights of a `torch.nn.RNN`, `GRU` or `LSTM` to params of the equivalent cell.
 
-    Build that cell as ``elman`` (with ``activation="relu"`` for torch's ``nonlinearity="relu"``,
-    which the weights do not tell), ``gru`` or ``lstm``, which with torch's ``proj_size=P`` is
-    ``lstmp(D, P, cell_size=H)``; put several layers into `stack`, two
-    directions of a layer into `bidirectional`, and both into a stack of bidirectional cells.
-    Inputs are time-major here whatever torch's ``batch_first``, and its ``dropout`` between
-    layers is a combinator's matter.
+    Build that cell with `recurrent.elman` (with ``activation="relu"`` for torch's
+    ``nonlinearity="relu"``, which cannot be inferred from the weights), `recurrent.gru` or
+    `recurrent.lstm`; for an LSTM with torch's ``proj_size=P`` use
+    ``recurrent.lstmp(D, P, cell_size=H)``. Put several layers into `recurrent.stack`, the two
+    directions of a layer into `recurrent.bidirectional`, and several bidirectional layers into a
+    stack of bidirectional cells. Inputs are always time-major here, whatever torch's
+    ``batch_first``. For torch's ``dropout`` between layers use `recurrent.dropout`.
 
-    The function is the same, up to rounding where torch's two biases become one sum (Elman and
-    LSTM) and where ``forget_bias`` is not zero. The gradient of that sum is the gradient of each.
+    The cell computes the same function, up to rounding where torch's two biases become one sum
+    (Elman and LSTM) and where ``forget_bias`` is not zero. The gradient of that sum is the gradient
+    of each of torch's two biases.
 
     Args:
-      state_dict: ``module.state_dict()``, or NumPy arrays by the same names.
-      forget_bias: that of the LSTM cell which will use the params; the default is its default.
-        It is taken off the bias, for the cell adds it. With 0 no bits are lost to it.
+      state_dict: ``module.state_dict()``, or NumPy arrays under the same names.
+      forget_bias: the ``forget_bias`` of the LSTM cell that will use the params; the default is the
+        default of `recurrent.lstm`. It is subtracted from the bias, since the cell adds it. With 0
+        it causes no rounding.
 
     Returns:
-      Params of the cell, nested as in the module's table; ``bias=False`` becomes zeros.
+      Params of the cell, nested as in the table of `recurrent.convert`; biases are zeros for a
+      module with ``bias=False``.
 
     Raises:
       ValueError: for names or shapes that are not those of one such module.
+
+    Example:
+      >>> import numpy as np
+      >>> from recurrent.convert import from_torch
+      >>> weights = {"weight_ih_l0": np.ones((16, 3)), "weight_hh_l0": np.ones((16, 4))}  # an LSTM
+      >>> params = from_torch(weights)
+      >>> params["input"]["kernel"].shape, params["recurrent"]["kernel"].shape
+      ((3, 16), (4, 16))
     """
     layers: dict[int, dict[str, dict[str, np.ndarray]]] = {}
     for name, array in state_dict.items():
@@ -87,23 +99,35 @@ def from_torch(state_dict: Mapping[str, Any], *, forget_bias: float = 1.0) -> Pa
 def to_torch(
     params: Params, *, forget_bias: float = 1.0, bias: bool = True
 ) -> dict[str, np.ndarray]:
-    """The ``state_dict`` of the torch module that computes what a cell with these params does.
+    """Convert params of a cell to the ``state_dict`` of the equivalent torch module.
 
-    Load it by ``module.load_state_dict({k: torch.from_numpy(v) for k, v in ....items()})``.
-    Where there is one bias here and torch has two (Elman, LSTM), ``bias_ih`` takes all of it and
-    ``bias_hh`` is zero; so ``from_torch(to_torch(params))`` is params, bit for bit, unless a
-    ``forget_bias`` that is not zero makes it round.
+    With ``state_dict = to_torch(params)``, load it by
+    ``module.load_state_dict({k: torch.from_numpy(v) for k, v in state_dict.items()})``.
+    Where a cell has one bias and torch has two (Elman, LSTM), ``bias_ih`` holds all of it and
+    ``bias_hh`` is zero. So ``from_torch(to_torch(params))`` equals params bit for bit, except for
+    rounding caused by a ``forget_bias`` that is not zero.
 
     Args:
-      params: of ``elman``, ``gru``, ``lstm`` or ``lstmp``, or of a `stack` of them or of
-        `bidirectional` pairs of them.
-      forget_bias: that of the LSTM cells.
+      params: of `recurrent.elman`, `recurrent.gru`, `recurrent.lstm` or `recurrent.lstmp`, or of a
+        `recurrent.stack` of them or of `recurrent.bidirectional` pairs of them.
+      forget_bias: the ``forget_bias`` of the LSTM cells.
       bias: False for a module built with ``bias=False``.
 
+    Returns:
+      The ``state_dict``, with NumPy arrays.
+
     Raises:
-      ValueError: for params of other cells, as far as their keys and shapes tell (the activation
-        of ``elman`` they do not: torch has tanh and relu), and for ``bias=False`` with biases
-        that are not zero.
+      ValueError: for params of other cells, as far as keys and shapes reveal them (they do not
+        reveal the activation of an Elman cell, where torch has only tanh and relu), and for
+        ``bias=False`` with biases that are not zero.
+
+    Example:
+      >>> import numpy as np
+      >>> from recurrent.convert import to_torch
+      >>> params = {"input": {"kernel": np.ones((3, 16)), "bias": np.zeros(16)},
+      ...           "recurrent": {"kernel": np.ones((4, 16))}}  # of lstm(3, 4)
+      >>> {name: array.shape for name, array in to_torch(params, bias=True).items()}
+      {'weight_ih_l0': (16, 3), 'weight_hh_l0': (16, 4), 'bias_ih_l0': (16,), 'bias_hh_l0': (16,)}
     """
     state_dict: dict[str, np.ndarray] = {}
     for layer, ways in enumerate(_layers(params)):
@@ -121,20 +145,29 @@ def to_torch(
 
 
 def from_flax(params: Mapping[str, Any], *, forget_bias: float = 1.0) -> Params:
-    """The params of the cell that computes what a Flax Linen cell does.
+    """Convert the params of a Flax Linen cell to params of the equivalent cell.
 
     Args:
-      params: those of an `LSTMCell` or `OptimizedLSTMCell` (which becomes an ``lstm``), a
-        `GRUCell` (``gru``) or a `SimpleCell` without ``residual`` (``elman``). Of an `nn.RNN`
-        they stand in ``variables["params"]["cell"]``.
+      params: of an `LSTMCell` or `OptimizedLSTMCell` (for `recurrent.lstm`), a `GRUCell` (for
+        `recurrent.gru`) or a `SimpleCell` without ``residual`` (for `recurrent.elman`). Those of an
+        `nn.RNN` are in ``variables["params"]["cell"]``.
       forget_bias: see `from_torch`.
 
     Returns:
-      Params of the cell. Flax's GRU has one bias for r and z: here ``recurrent/bias`` is zero in
-      these parts, and differs from Flax in that it can be trained.
+      Params of the cell. Flax's GRU has only one bias for each of r and z. Here the parts of
+      ``recurrent/bias`` for r and z are zero, but, unlike in Flax, they can be trained.
 
     Raises:
       ValueError: for the params of anything else.
+
+    Example:
+      >>> import numpy as np
+      >>> from recurrent.convert import from_flax
+      >>> weights = {"i": {"kernel": np.ones((3, 4)), "bias": np.zeros(4)},
+      ...            "h": {"kernel": np.ones((4, 4))}}  # of a SimpleCell
+      >>> params = from_flax(weights)
+      >>> params["input"]["kernel"].shape, params["recurrent"]["kernel"].shape
+      ((3, 4), (4, 4))
     """
     for gates in _FLAX_GATES.values():
         if set(params) == {side + gate for side in "ih" for gate in gates}:
@@ -146,15 +179,27 @@ def from_flax(params: Mapping[str, Any], *, forget_bias: float = 1.0) -> Params:
 
 
 def to_flax(params: Params, *, forget_bias: float = 1.0) -> dict[str, dict[str, np.ndarray]]:
-    """The params of the Flax Linen cell that computes what a cell with these params does.
+    """Convert params of a cell to those of the equivalent Flax Linen cell.
 
     Args:
-      params: of ``elman`` (with tanh, unless the `SimpleCell` is given another
-        ``activation_fn``), ``gru`` or ``lstm``.
-      forget_bias: that of the LSTM cell.
+      params: of `recurrent.elman` (with tanh, unless the `SimpleCell` is given another
+        ``activation_fn``), `recurrent.gru` or `recurrent.lstm`.
+      forget_bias: the ``forget_bias`` of the LSTM cell.
+
+    Returns:
+      The params, with NumPy arrays.
 
     Raises:
-      ValueError: for params of other cells; give each cell of a stack by itself.
+      ValueError: for params of other cells; convert each cell of a stack by itself.
+
+    Example:
+      >>> import numpy as np
+      >>> from recurrent.convert import to_flax
+      >>> params = {"input": {"kernel": np.ones((3, 16)), "bias": np.zeros(16)},
+      ...           "recurrent": {"kernel": np.ones((4, 16))}}  # of lstm(3, 4)
+      >>> weights = to_flax(params, forget_bias=1.0)
+      >>> weights["if"]["kernel"].shape, weights["hf"]["bias"].tolist()
+      ((3, 4), [1.0, 1.0, 1.0, 1.0])
     """
     kind, inputs, recurrent = _parts_of(params)
     if "gate" in params:
@@ -177,7 +222,7 @@ def to_flax(params: Params, *, forget_bias: float = 1.0) -> dict[str, dict[str, 
 
 
 def _numpy(name: str, array: Any) -> np.ndarray:
-    """An array, or a tensor whether it is trained or not."""
+    """Convert an array or a tensor, with or without a gradient, to NumPy."""
     try:
         return np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
     except TypeError as error:  # as for torch's bfloat16, which NumPy lacks
@@ -188,7 +233,7 @@ def _numpy(name: str, array: Any) -> np.ndarray:
 
 
 def _parsed(name: str) -> tuple[int, str, str]:
-    """The layer, the direction, and the rest of a name of torch's."""
+    """Split one of torch's names into layer, direction, and the rest."""
     match = _TORCH_NAME.fullmatch(name)
     if match is None:
         raise ValueError(
@@ -266,7 +311,7 @@ def _cell_from_flax(params: Mapping[str, Any], gates: list[str], forget_bias: fl
 
 
 def _moved_forget_bias(kind: str, bias: np.ndarray, amount: float) -> np.ndarray:
-    """The bias, in a copy, with the amount added to the forget gate's part of an LSTM's."""
+    """Copy a bias, and add the amount to the forget gate's part if the cell is an LSTM."""
     bias = bias.copy()
     if kind == "LSTM":
         size = bias.shape[0] // 4
@@ -275,7 +320,7 @@ def _moved_forget_bias(kind: str, bias: np.ndarray, amount: float) -> np.ndarray
 
 
 def _layers(params: Params) -> list[dict[str, Params]]:
-    """Params as cells by direction, layer by layer."""
+    """List the layers, each as the params of its cells by direction."""
     layers = [params]
     if "layer_0" in params:
         layers = [params[f"layer_{index}"] for index in range(len(params))]
@@ -283,7 +328,7 @@ def _layers(params: Params) -> list[dict[str, Params]]:
 
 
 def _parts_of(params: Params) -> tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What kind of cell it is in torch's words, and its two affine maps as NumPy arrays."""
+    """Return the kind of a cell in torch's words, and its two affine maps as NumPy arrays."""
     gate = params.get("gate", {})
     if set(params) - {"gate"} == {"input", "recurrent"} and set(gate) <= {"projection"}:
         inputs, recurrent = (

@@ -1,4 +1,4 @@
-"""Convolution and pooling that are quick on a CPU too, inside a training scan."""
+"""Convolve and pool images in a way that is also fast on a CPU, inside a training loop."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from recurrent.linear_map import product
 
 
 def convolve(images: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
-    """`jax.lax.conv_general_dilated`, as a product of image patches on CPU.
+    """Compute `jax.lax.conv_general_dilated`, on a CPU as a matrix product of image patches.
 
-    XLA's CPU backward pass of a convolution is slow inside a loop: 0.9 s for one step of the
-    article's network on 64 MNIST images, 0.06 s as a product (two cores). Accelerators, strides,
-    dilation and groups go to XLA's convolution.
+    XLA's CPU backward pass of a convolution is slow inside a loop: one training step of
+    `recurrent.convnet.ConvNet` on 64 MNIST images took 0.9 s, and 0.06 s with a product instead
+    (two cores). XLA's convolution is used on accelerators, and for strides, dilation and groups.
 
     Args:
       images: ``[B, height, width, channels]``.
@@ -26,6 +26,15 @@ def convolve(images: Array, kernel: Array, strides: Any, padding: Any, **options
 
     Returns:
       ``[B, height', width', features]``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.convolution import convolve
+      >>> image = jnp.arange(9.0).reshape(1, 3, 3, 1)
+      >>> layout = ("NHWC", "HWIO", "NHWC")
+      >>> sums = convolve(image, jnp.ones((2, 2, 1, 1)), (1, 1), "VALID", dimension_numbers=layout)
+      >>> sums[0, ..., 0].tolist()
+      [[8.0, 12.0], [20.0, 24.0]]
     """
 
     def by_xla(images: Array, kernel: Array) -> Array:
@@ -46,15 +55,25 @@ def convolve(images: Array, kernel: Array, strides: Any, padding: Any, **options
 
 
 def convolve_same(x: Array, kernel: Array, compute_dtype: Any = None) -> Array:
-    """Convolution of stride 1 with zeros around, so that sizes stay; on a CPU as in `convolve`.
+    """Convolve with stride 1 and with zero padding that keeps the sizes.
+
+    On a CPU this is a matrix product of patches, as in `convolve`.
 
     Args:
       x: ``[..., *sizes, C]``, with one to three sizes.
       kernel: ``[*kernel sizes, C, F]``.
-      compute_dtype: as in `recurrent.gated`; with it, a product of patches on every platform.
+      compute_dtype: as in `recurrent.gated`; if given, a matrix product of patches is used on
+        every platform.
 
     Returns:
       ``[..., *sizes, F]``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.convolution import convolve_same
+      >>> line = jnp.array([[1.0], [2.0], [4.0]])
+      >>> convolve_same(line, jnp.ones((3, 1, 1)))[:, 0].tolist()
+      [3.0, 7.0, 6.0]
     """
     pads = [((size - 1) // 2, size // 2) for size in kernel.shape[:-2]]
 
@@ -66,7 +85,7 @@ def convolve_same(x: Array, kernel: Array, compute_dtype: Any = None) -> Array:
         axes = "DHW"[-rank:]
         batch = x.shape[: x.ndim - rank - 1]
         z = lax.conv_general_dilated(
-            x.reshape(-1, *x.shape[len(batch) :]),
+            x.reshape(-1, *x.shape[len(batch) :]),  # XLA takes one batch axis
             kernel,
             window_strides=(1,) * rank,
             padding=pads,
@@ -87,14 +106,24 @@ def patch_product(
     precision: Any = None,
     compute_dtype: Any = None,
 ) -> Array:
-    """Convolution of stride 1 as one matrix product: every patch of the image is a row.
+    """Convolve with stride 1 by one matrix product, in which every patch of the image is a row.
 
     Args:
       x: ``[..., *sizes, C]``.
       kernel: ``[*kernel sizes, C, F]``.
-      padding: zeros before and after along each of the sizes.
+      padding: for each of the sizes, the number of zeros before and after.
       precision: of the product, as in `jax.numpy.matmul`.
       compute_dtype: as in `recurrent.gated`.
+
+    Returns:
+      ``[..., *new sizes, F]``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.convolution import patch_product
+      >>> line = jnp.array([[1.0], [2.0], [4.0]])
+      >>> patch_product(line, jnp.ones((2, 1, 1)), padding=[(0, 0)])[:, 0].tolist()
+      [3.0, 6.0]
     """
     *kernel_sizes, _, features = kernel.shape
     rank = len(kernel_sizes)
@@ -107,17 +136,24 @@ def patch_product(
         return padded[(..., *cuts, slice(None))]
 
     offsets = itertools.product(*map(range, kernel_sizes))
+    # [..., *new sizes, kernel entries * C]
     patches = jnp.concatenate([shifted(each) for each in offsets], axis=-1)
     return product(patches, kernel.reshape(-1, features), compute_dtype, precision)
 
 
 def max_pool_2x2(images: Array) -> Array:
-    """The largest of each 2x2 block ``[B, H, W, C] -> [B, H // 2, W // 2, C]``.
+    """Take the maximum of each 2x2 block: ``[B, H, W, C] -> [B, H // 2, W // 2, C]``.
 
-    An odd last row or column is left out. Where a block has several largest entries, its gradient
-    is shared among them, as `jnp.max` does.
+    An odd last row or column is left out. If a block has several largest entries, the gradient is
+    shared among them, as by `jnp.max`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.convolution import max_pool_2x2
+      >>> max_pool_2x2(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, ..., 0].tolist()
+      [[5.0, 7.0], [13.0, 15.0]]
     """
     batch, height, width, channels = images.shape
     even = images[:, : height // 2 * 2, : width // 2 * 2]
-    blocks = even.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    blocks = even.reshape(batch, height // 2, 2, width // 2, 2, channels)  # [B, H', 2, W', 2, C]
     return blocks.max(axis=(2, 4))

@@ -1,13 +1,13 @@
-"""Decoding of connectionist temporal classification (CTC), without a language model.
+"""Decode the outputs of connectionist temporal classification (CTC), without a language model.
 
-A path has one symbol per frame. Its labels are what is left after repeated symbols are merged
-and then blanks dropped, so that equal labels in a row need a blank between them. The probability
-of labels is the sum over their paths. The loss for training is `optax.ctc_loss`, which is
-batch-major.
+A path has one symbol per frame. Merging repeated symbols of a path and then dropping the blanks
+gives its labels, so two equal labels in a row need a blank between them. The probability of a label
+sequence is the sum over its paths. For training, use `optax.ctc_loss`, which is batch-major.
 
-Letters: T frames, B batch, V symbols with the blank, K beams.
+Axis letters: T frames, B batch, V symbols including the blank, K beams.
 
-Reference: Graves et al., Connectionist temporal classification, 2006.
+References:
+  Graves et al., Connectionist temporal classification, 2006.
 """
 
 from functools import partial
@@ -22,20 +22,25 @@ from recurrent.decoding import check_token
 
 
 class Labels(NamedTuple):
-    """``labels`` is int32 ``[B, T]``, filled up with the blank; ``lengths`` is int32 ``[B]``."""
+    """Hold one label sequence for each batch element.
+
+    Attributes:
+      labels: int32 ``[B, T]``, padded with the blank.
+      lengths: int32 ``[B]``, the number of labels.
+    """
 
     labels: Array
     lengths: Array
 
 
 class LabelBeams(NamedTuple):
-    """The K best label sequences per batch element, best first.
+    """Hold the K best label sequences for each batch element, best first.
 
     Attributes:
-      labels: int32 ``[B, K, T]``, filled up with the blank.
-      lengths: int32 ``[B, K]``, how many labels there are.
-      log_probs: ``[B, K]`` in nats; -inf where fewer than K were found, and there the length
-        is 0.
+      labels: int32 ``[B, K, T]``, padded with the blank.
+      lengths: int32 ``[B, K]``, the number of labels.
+      log_probs: ``[B, K]`` in nats. If fewer than K sequences were found, the remaining
+        log-probabilities are -inf and their lengths 0.
     """
 
     labels: Array
@@ -44,16 +49,29 @@ class LabelBeams(NamedTuple):
 
 
 def ctc_greedy(log_probs: Any, lengths: Any, blank: int = 0) -> Labels:
-    """The labels of the best path: the largest symbol of each frame, the lowest of equal ones.
+    """Return the labels of the most probable path.
+
+    The path takes the most probable symbol of each frame, the lowest of equally probable ones.
 
     Args:
-      log_probs: ``[T, B, V]``; logits do as well.
-      lengths: integers ``[B]``, 0 to T: frames at and beyond the length are not read.
-      blank: the symbol that is no label; static.
+      log_probs: ``[T, B, V]``; logits give the same result.
+      lengths: integers ``[B]`` from 0 to T; frames at and beyond the length are not read.
+      blank: the symbol that is not a label; static.
+
+    Returns:
+      The label sequences and their lengths.
 
     Raises:
-      ValueError: for log-probabilities of another rank or not of a float type, lengths that are
-        not integers ``[B]`` from 0 to T, or a blank outside the symbols.
+      ValueError: for log-probabilities of another rank, with an empty axis or not of a float type,
+        lengths that are not integers ``[B]`` from 0 to T, or a blank that is not among the symbols.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent.ctc import ctc_greedy
+      >>> path = jnp.array([[2], [2], [0], [2], [1]])  # [T, B]
+      >>> decoded = ctc_greedy(jax.nn.one_hot(path, 3), jnp.array([5]))
+      >>> decoded.labels.tolist(), decoded.lengths.tolist()
+      ([[2, 2, 1, 0, 0]], [3])
     """
     log_probs, lengths = _checked(log_probs, lengths, blank)
     time, batch, _ = log_probs.shape
@@ -67,21 +85,24 @@ def ctc_greedy(log_probs: Any, lengths: Any, blank: int = 0) -> Labels:
 
 
 def ctc_prefix_beam(log_probs: Any, lengths: Any, *, beam_size: int, blank: int = 0) -> LabelBeams:
-    """Searches for the most probable labels, summing over the paths of each (prefix search).
+    """Search for the most probable label sequences, summing over the paths of each.
 
-    Keeps the K most probable label prefixes after each frame, each with two probabilities: that
-    of its paths that end with a blank, and of those that end with its last label. Of equal ones
-    the earlier beam stays, then the lower symbol. The log-probabilities returned are exact where
-    K is as large as the number of prefixes, and lower bounds otherwise, since the paths through
-    prefixes that were dropped are missing. Sums are in log space, in float32 or wider. Time
-    O(T K (K + V + T)) per batch element.
+    This prefix beam search keeps the K most probable label prefixes after each frame, each with two
+    probabilities: that of its paths that end with a blank, and that of its paths that end with its
+    last label. Ties go to the earlier beam, then to the lower symbol. The returned
+    log-probabilities are exact if K is at least the number of prefixes; otherwise they are lower
+    bounds, since paths through dropped prefixes are missing. Sums are computed in log space, in
+    float32 or wider. The time is O(T K (K + V + T)) per batch element.
 
     Args:
-      log_probs: ``[T, B, V]``, each frame normalised over V; -inf excludes a symbol.
-      lengths: integers ``[B]``, 0 to T: frames at and beyond the length are not read. A length
-        of 0 gives no labels, of probability 1.
+      log_probs: ``[T, B, V]``, each frame normalized over V; -inf excludes a symbol.
+      lengths: integers ``[B]`` from 0 to T; frames at and beyond the length are not read. A length
+        of 0 gives the empty label sequence with probability 1.
       beam_size: K; static.
-      blank: the symbol that is no label; static.
+      blank: the symbol that is not a label; static.
+
+    Returns:
+      The K best label sequences of each batch element, their lengths and log-probabilities.
 
     Raises:
       ValueError: as `ctc_greedy` does, and for a beam size below 1.
@@ -90,6 +111,16 @@ def ctc_prefix_beam(log_probs: Any, lengths: Any, *, beam_size: int, blank: int 
       Hannun et al., First-pass large vocabulary continuous speech recognition using
       bi-directional recurrent DNNs, 2014, algorithm 1. Departure: no language model and no
       insertion bonus.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.ctc import ctc_prefix_beam
+      >>> log_probs = jnp.log(jnp.array([[[0.6, 0.4]], [[0.6, 0.4]]]))  # [T, B, V]
+      >>> beams = ctc_prefix_beam(log_probs, jnp.array([2]), beam_size=2)
+      >>> beams.labels[0].tolist()  # the best path is all blanks, but [1] has three paths
+      [[1, 0], [0, 0]]
+      >>> [round(float(prob), 2) for prob in jnp.exp(beams.log_probs[0])]
+      [0.64, 0.36]
     """
     check_sizes(beam_size=beam_size)
     log_probs, lengths = _checked(log_probs, lengths, blank)
@@ -98,15 +129,15 @@ def ctc_prefix_beam(log_probs: Any, lengths: Any, *, beam_size: int, blank: int 
 
 
 class _Prefixes(NamedTuple):
-    """K label prefixes, all different but for those of probability zero.
+    """Hold K label prefixes; those of nonzero probability all differ.
 
     Attributes:
       labels: ``[K, T]``.
       lengths: ``[K]``.
-      last: ``[K]``, the last label, the blank where there is none.
+      last: ``[K]``, the last label; the blank if there is none.
       ends_blank: ``[K]``, log-probability of the paths that end with a blank.
       ends_label: ``[K]``, log-probability of the paths that end with the last label.
-      starts: ``[K, K]``, whether prefix i is how prefix j starts, or all of it.
+      starts: ``[K, K]``, whether prefix j starts with prefix i or equals it.
     """
 
     labels: Array
@@ -122,7 +153,7 @@ class _Prefixes(NamedTuple):
 
 
 def _search(log_probs: Array, length: Array, *, beam_size: int, blank: int) -> LabelBeams:
-    """One example: ``log_probs`` is ``[T, V]``."""
+    """Run the prefix search on one example, with ``log_probs`` ``[T, V]``."""
     time, _ = log_probs.shape
     impossible = jnp.full(beam_size, -jnp.inf, log_probs.dtype)
     start = _Prefixes(
@@ -148,10 +179,10 @@ def _search(log_probs: Array, length: Array, *, beam_size: int, blank: int) -> L
 
 
 def _read(prefixes: _Prefixes, frame: Array, blank: int) -> _Prefixes:
-    """The K best prefixes after one more frame ``[V]``."""
+    """Return the K best prefixes after one more frame ``[V]``."""
     total, last = prefixes.total, prefixes.last
     symbols = jnp.arange(frame.shape[0])
-    repeats = symbols == last[:, None]
+    repeats = symbols == last[:, None]  # [K, V]
     extended = jnp.where(repeats, prefixes.ends_blank[:, None], total[:, None]) + frame
     parents = _parents(prefixes)
     reached = jnp.where(parents >= 0, extended[parents, last], -jnp.inf)
@@ -163,15 +194,15 @@ def _read(prefixes: _Prefixes, frame: Array, blank: int) -> _Prefixes:
     extended = extended.at[parents, jnp.where(parents >= 0, last, beyond)].set(
         -jnp.inf, mode="drop"
     )
-    # The blank adds no label, so that its column stands for the prefix itself.
+    # The blank adds no label, so its column is free to hold the prefix without an extension.
     candidates = extended.at[:, blank].set(held.total)
-    _, places = lax.top_k(candidates.reshape(-1), total.shape[0])
+    _, places = lax.top_k(candidates.reshape(-1), total.shape[0])  # [K] of [K * V]
     sources, labels = jnp.divmod(places, frame.shape[0])
     return _chosen(held, extended, sources, labels, labels == blank)
 
 
 def _parents(prefixes: _Prefixes) -> Array:
-    """The place ``[K]`` of each prefix without its last label among the prefixes, or -1."""
+    """Return the index ``[K]`` of the prefix that lacks only the last label, or -1 if none does."""
     possible = prefixes.total != -jnp.inf
     one_longer = prefixes.lengths == prefixes.lengths[:, None] + 1
     is_parent = prefixes.starts & one_longer & possible & possible[:, None]
@@ -181,7 +212,10 @@ def _parents(prefixes: _Prefixes) -> Array:
 def _chosen(
     held: _Prefixes, extended: Array, sources: Array, labels: Array, holds: Array
 ) -> _Prefixes:
-    """Prefix k is prefix ``sources[k]``, with ``labels[k]`` after it unless ``holds[k]``."""
+    """Select the next prefixes.
+
+    Prefix k is prefix ``sources[k]``, followed by ``labels[k]`` unless ``holds[k]``.
+    """
     beams, time = held.labels.shape
     lengths = held.lengths[sources]
     places = jnp.where(holds, time, lengths)
@@ -196,7 +230,10 @@ def _chosen(
 
 
 def _starts(held: _Prefixes, sources: Array, labels: Array, holds: Array) -> Array:
-    """`_Prefixes.starts` of the chosen; no loop over labels, which would cost K * K * T."""
+    """Compute `_Prefixes.starts` of the selected prefixes from that of the prefixes before.
+
+    Comparing their labels instead would take time K * K * T.
+    """
     is_next = jnp.minimum(held.lengths[sources], held.labels.shape[1] - 1)
     next_label = held.labels[sources[None, :], is_next[:, None]]
     differ = sources[:, None] != sources

@@ -1,17 +1,17 @@
-"""Decoding of any model that gives logits token by token: sampling, greedy, beam search.
+"""Decode from any model that predicts token by token: sampling, greedy decoding, beam search.
 
 A model is a pure function ``step(state, tokens) -> (state, logits)`` with int32 tokens ``[B]`` and
-logits ``[B, V]``. A cell with an embedding and a readout is one:
+logits ``[B, V]``. A cell with an embedding and a readout is one::
 
     def step(state, tokens):
         state, hidden = cell.step(params["cell"], state, params["embedding"][tokens])
         return state, readout.apply(params["readout"], hidden)
 
-and so is a transformer whose state is a key-value cache. Every array of the state has B as its
-first axis, or is a scalar that all sequences share, such as a position. To continue a prompt,
-read all of it but its last token with `recurrent.unroll` and pass that token as ``first_token``.
+A transformer whose state is a key-value cache is another. Every array of the state either has B as
+its first axis or is a scalar that all sequences share, such as a position. To continue a prompt,
+read all but its last token with `recurrent.unroll` and pass the last one as ``first_token``.
 
-Letters: B batch, V vocabulary, K beams, T length.
+Axis letters: B batch, V vocabulary, K beams, T length.
 """
 
 from collections.abc import Callable
@@ -29,14 +29,15 @@ Step = Callable[[State, Array], tuple[State, Array]]
 
 
 class Decoded(NamedTuple):
-    """One sequence per batch element.
+    """Hold one decoded sequence for each batch element.
 
     Attributes:
-      tokens: int32 ``[T, B]``, without the first token; the stop token fills what follows it.
-      log_probs: ``[T, B]`` in nats, of each token under the model itself
-        (``log_softmax(logits)``, whatever the temperature and the filters); zero after the stop
-        token. It is differentiable, the choice of tokens is not.
-      lengths: int32 ``[B]``, how many tokens there are, the stop token included.
+      tokens: int32 ``[T, B]``, without ``first_token``; after the first stop token, the stop token
+        is repeated.
+      log_probs: ``[T, B]`` in nats, the log-probability of each token under the model itself,
+        ``log_softmax(logits)``, without temperature and filters; zero after the stop token. They
+        are differentiable; the choice of tokens is not.
+      lengths: int32 ``[B]``, the number of tokens, the stop token included.
     """
 
     tokens: Array
@@ -45,14 +46,15 @@ class Decoded(NamedTuple):
 
 
 class Beams(NamedTuple):
-    """The K best sequences per batch element, best first.
+    """Hold the K best sequences for each batch element, best first.
 
     Attributes:
-      sequences: int32 ``[B, K, T]``, without the first token; the stop token (0 where there is
-        none) fills what follows it.
-      scores: ``[B, K]``, log-probability in nats over length penalty; -inf where there are
-        fewer than K sequences of probability above zero, and there the length is 0.
-      lengths: int32 ``[B, K]``, how many tokens there are, the stop token included.
+      sequences: int32 ``[B, K, T]``, without ``first_token``; padded with the stop token (with 0 if
+        there is none).
+      scores: ``[B, K]``, log-probabilities in nats divided by the length penalty. If fewer than K
+        sequences have a probability above zero, the remaining scores are -inf and their lengths
+        0.
+      lengths: int32 ``[B, K]``, the number of tokens, the stop token included.
     """
 
     sequences: Array
@@ -63,30 +65,36 @@ class Beams(NamedTuple):
 def filter_logits(
     logits: Any, temperature: Any = 1.0, top_k: Any = None, top_p: Any = None
 ) -> Array:
-    """The logits of the distribution that `sample` draws from.
+    """Return the logits of the distribution that `sample` draws from.
 
-    In this order: divides by the temperature, keeps the k largest, keeps the nucleus of what is
-    left: the smallest set of largest probabilities whose sum reaches p. Of equal logits the one
-    of the lower index counts as larger. ``temperature``, ``top_k`` and ``top_p`` are numbers or
-    arrays ``[...]``, and may be traced; traced values are not checked.
+    First the logits are divided by the temperature, then the k largest are kept, then the nucleus
+    of those: the smallest set of most probable tokens whose probabilities sum to p or more. Of
+    equal logits the one of the lower index counts as larger. ``temperature``, ``top_k`` and
+    ``top_p`` are scalars or arrays ``[...]``, and may be traced; traced values are not checked.
 
     Args:
       logits: floats ``[..., V]``; -inf excludes a token.
-      temperature: 0 or more; at 0 only the largest logit is kept.
-      top_k: integer, 1 or more; V or more keeps all, as None does.
-      top_p: above 0, up to 1; 1 keeps all, as None does.
+      temperature: 0 or more; 0 keeps only the largest logit.
+      top_k: an integer of at least 1; None, or V and more, keep all.
+      top_p: above 0, up to 1; None and 1 keep all.
 
     Returns:
       ``[..., V]`` in float32 or wider, shifted so that the largest is 0; -inf where a token is
       not kept. At least one is kept.
 
     Raises:
-      ValueError: for logits without axes or not of a float type, a temperature that is negative
-        or not finite, ``top_k`` below 1 or no integer, or ``top_p`` outside (0, 1].
+      ValueError: for logits that are a scalar or not of a float type, a temperature that is
+        negative or not finite, ``top_k`` below 1 or not an integer, or ``top_p`` outside (0, 1].
 
     References:
       Top-k: Fan et al., Hierarchical neural story generation, 2018. Nucleus: Holtzman et al.,
       The curious case of neural text degeneration, 2020.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.decoding import filter_logits
+      >>> filter_logits(jnp.array([3.0, 1.0, 2.0]), temperature=0.5, top_k=2).tolist()
+      [0.0, -inf, -2.0]
     """
     logits = _wide_floats("logits", logits)
     if logits.ndim < 1:
@@ -115,24 +123,38 @@ def sample(
     top_p: Any = None,
     stop_token: int | None = None,
 ) -> Decoded:
-    """Draws tokens one by one, each from `filter_logits` of the model's logits.
+    """Sample tokens one by one, each from the model's logits after `filter_logits`.
 
     Args:
-      step: the model, ``(state, tokens) -> (state, logits)``; see the module's text.
+      step: the model, ``(state, tokens) -> (state, logits)``; see `recurrent.decoding`.
       state: its state before the first token is read.
       first_token: integers ``[B]``, read first and not returned.
-      key: a random key. The first tokens drawn do not depend on ``length``.
-      length: T, how many tokens to draw; static.
-      temperature: see `filter_logits`; this and the next two are numbers or arrays ``[B]``, and
+      key: a random key. A larger ``length`` continues the sequences of a smaller one.
+      length: T, the number of tokens to draw; static.
+      temperature: see `filter_logits`; this and the next two are scalars or arrays ``[B]``, and
         may be traced.
       top_k: see `filter_logits`.
       top_p: see `filter_logits`.
-      stop_token: a sequence ends with the first such token; static. None: all have T tokens.
+      stop_token: the token that ends a sequence; static. None if all sequences have T tokens.
+
+    Returns:
+      The sequences, their log-probabilities and lengths.
 
     Raises:
       ValueError: as `filter_logits` does, and for first tokens that are not integers ``[B]``,
         a length below 1, a stop token outside the vocabulary, or a step that returns logits of
-        a shape other than ``[B, V]`` or a state unlike the one that it was given.
+        a shape other than ``[B, V]`` or a state that differs from its argument in structure,
+        shape or type.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent.decoding import sample
+      >>> def random_walk(state, tokens):  # one up or one down, with equal probability
+      ...     up, down = jax.nn.one_hot((tokens + 1) % 8, 8), jax.nn.one_hot((tokens - 1) % 8, 8)
+      ...     return state, jnp.log(up + down)
+      >>> decoded = sample(random_walk, (), jnp.array([1, 4]), jax.random.key(0), 3)
+      >>> (decoded.tokens % 2).tolist(), jnp.exp(decoded.log_probs[0]).round(3).tolist()
+      ([[0, 1], [1, 0], [0, 1]], [0.5, 0.5])
     """
     _check_filters(temperature, top_k, top_p)
 
@@ -146,9 +168,29 @@ def sample(
 def greedy(
     step: Step, state: State, first_token: Any, length: int, *, stop_token: int | None = None
 ) -> Decoded:
-    """Takes the token of the largest logit at each step; the lowest of equal ones.
+    """Choose the token of the largest logit at each step; of equal ones the lowest token.
 
-    Arguments, result and errors are those of `sample`.
+    Args:
+      step: the model, as in `sample`.
+      state: its state before the first token is read.
+      first_token: integers ``[B]``, read first and not returned.
+      length: T, the number of tokens; static.
+      stop_token: the token that ends a sequence; static. None if all sequences have T tokens.
+
+    Returns:
+      The sequences, their log-probabilities and lengths.
+
+    Raises:
+      ValueError: as `sample` does.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent.decoding import greedy
+      >>> def count(state, tokens):
+      ...     return state, jax.nn.one_hot((tokens + 1) % 8, 8)
+      >>> decoded = greedy(count, (), jnp.array([1, 4]), 4, stop_token=6)
+      >>> decoded.tokens.T.tolist(), decoded.lengths.tolist()
+      ([[2, 3, 4, 5], [5, 6, 6, 6]], [4, 2])
     """
 
     def largest(logits: Array, _: Array) -> Array:
@@ -167,39 +209,54 @@ def beam_search(
     stop_token: int | None,
     length_penalty: Any = 0.0,
 ) -> Beams:
-    """Searches for the sequences of the highest score.
+    """Search for the sequences with the highest scores.
 
-    A sequence is complete where it ends with its first stop token or has ``max_length`` tokens.
-    Its score is ``log P / ((5 + n) / 6) ** length_penalty`` with n tokens, the stop token
-    included. Each step extends the K live prefixes by all tokens; what ends there competes for
-    the K finished places by score, the rest for the K live places by log-probability; equal ones
-    keep their order of beam, then token. With ``beam_size >= V ** max_length`` it is exhaustive.
+    A sequence is complete when it ends with its first stop token or has ``max_length`` tokens.
+    Its score is ``log P / ((5 + n) / 6) ** length_penalty`` for n tokens, the stop token
+    included. Each step extends the K live prefixes by every token. The K best completed sequences
+    are kept by score and the K best live prefixes by log-probability; ties go to the earlier beam,
+    then to the lower token. With ``beam_size >= V ** max_length`` the search is exhaustive.
 
-    It ends early once no live prefix can beat the worst of K finished sequences, for every batch
-    element: a log-probability never rises and the divisor is largest at ``max_length``, so that
-    ``log P / ((5 + max_length) / 6) ** length_penalty`` bounds the score of all continuations.
-    The loop is a `jax.lax.while_loop`, through which no reverse-mode gradient passes.
+    The search stops early once, for every batch element, no live prefix can beat the worst of K
+    finished sequences. Since a log-probability never rises and the divisor is largest at
+    ``max_length``, ``log P / ((5 + max_length) / 6) ** length_penalty`` bounds the score of all
+    continuations. The loop is a `jax.lax.while_loop`, which has no reverse-mode gradient.
 
     Args:
-      step: the model, ``(state, tokens) -> (state, logits)``; see the module's text. It sees B
-        sequences at a time (K such calls are `jax.vmap`-ed), so that it may close over arrays
-        that start with B, such as an encoder's outputs. Logits of -inf exclude a token.
+      step: the model, ``(state, tokens) -> (state, logits)``; see `recurrent.decoding`. It is
+        called on B sequences at a time, with `jax.vmap` over the K beams, so it may close over
+        arrays that start with B, such as an encoder's outputs. Logits of -inf exclude a token.
       state: its state before the first token is read.
       first_token: integers ``[B]``, read first and not returned.
       beam_size: K; static.
       max_length: T; static.
-      stop_token: the token that ends a sequence; static. None: all have T tokens.
+      stop_token: the token that ends a sequence; static. None if all sequences have T tokens.
       length_penalty: 0 or more; may be traced.
+
+    Returns:
+      The K best sequences of each batch element, their scores and lengths.
 
     Raises:
       ValueError: for a size below 1, a negative length penalty, a stop token outside the
         vocabulary, first tokens that are not integers ``[B]``, an array of the state that is
         neither a scalar nor starts with B, or a step that returns logits of a shape other than
-        ``[B, V]`` or a state unlike the one that it was given.
+        ``[B, V]`` or a state that differs from its argument in structure, shape or type.
 
     References:
       Wu et al., Google's neural machine translation system, 2016, section 7. Departures: no
       coverage penalty, and no pruning by a margin below the best.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent.decoding import beam_search
+      >>> table = jnp.log(jnp.array([[0.0, 0.6, 0.4], [0.4, 0.3, 0.3], [0.9, 0.1, 0.0]]))
+      >>> def markov_chain(state, tokens):
+      ...     return state, table[tokens]  # [B, V]
+      >>> options = {"beam_size": 3, "max_length": 2, "stop_token": None}
+      >>> search = jax.jit(lambda first: beam_search(markov_chain, (), first, **options))
+      >>> beams = search(jnp.array([0]))  # the best sequence does not begin with the best token
+      >>> beams.sequences[0, 0].tolist(), round(float(jnp.exp(beams.scores[0, 0])), 3)
+      ([2, 0], 0.36)
     """
     check_sizes(beam_size=beam_size, max_length=max_length)
     _check_values("length_penalty", length_penalty, lambda a: a >= 0, "0 or more")
@@ -226,7 +283,10 @@ def beam_search(
 
 
 class _Search(NamedTuple):
-    """``live.scores`` are log-probabilities, ``finished.scores`` are divided by the penalty."""
+    """Hold the state of a beam search between two steps.
+
+    ``live.scores`` are log-probabilities; ``finished.scores`` are divided by the length penalty.
+    """
 
     time: Array
     state: State
@@ -256,7 +316,7 @@ def _extend(
 ) -> _Search:
     time, live, finished = search.time, search.live, search.finished
     batch, beam_size, vocabulary = log_probs.shape
-    totals = live.scores[..., None] + log_probs
+    totals = live.scores[..., None] + log_probs  # [B, K, V]
     if stop_token is not None:
         ended = live._replace(
             scores=totals[..., stop_token] / divisors[time],
@@ -264,7 +324,7 @@ def _extend(
         )
         finished = _best(finished, ended)
         totals = totals.at[..., stop_token].set(-jnp.inf)
-    scores, places = lax.top_k(totals.reshape(batch, -1), beam_size)
+    scores, places = lax.top_k(totals.reshape(batch, -1), beam_size)  # [B, K] of [B, K * V]
     parents, tokens = jnp.divmod(places, vocabulary)
     sequences = _take(live.sequences, parents).at[:, :, time].set(tokens)
     live = live._replace(sequences=sequences, scores=scores)
@@ -272,14 +332,14 @@ def _extend(
 
 
 def _best(kept: Beams, others: Beams) -> Beams:
-    """As many as ``kept`` holds, best first; of equal ones those in ``kept`` stay."""
+    """Return the best of both, best first, as many as ``kept`` holds; ties go to ``kept``."""
     pool = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), kept, others)
     _, places = lax.top_k(pool.scores, kept.scores.shape[1])
     return _take(pool, places)
 
 
 def _take(tree: Any, places: Array) -> Any:
-    """Entries ``[B, K, ...]`` of arrays ``[B, N, ...]`` at places ``[B, K]``; scalars stay."""
+    """Gather ``[B, K, ...]`` from arrays ``[B, N, ...]`` at indices ``[B, K]``; keep scalars."""
 
     def take(leaf: Array) -> Array:
         return jax.vmap(lambda rows, chosen: rows[chosen])(leaf, places) if leaf.ndim else leaf
@@ -288,7 +348,7 @@ def _take(tree: Any, places: Array) -> Any:
 
 
 def _over_beams(step: Step, state: State) -> Step:
-    """The step on state arrays ``[B, K, ...]`` and tokens ``[B, K]``."""
+    """Map a step over the beams: state arrays ``[B, K, ...]`` and tokens ``[B, K]``."""
     axes = jax.tree.map(lambda leaf: 1 if leaf.ndim else None, state)
     return jax.vmap(step, in_axes=(axes, 1), out_axes=(axes, 1))
 
@@ -341,7 +401,7 @@ def _in_top(logits: Array, top_k: Any, top_p: Any) -> Array:
         probs = jax.nn.softmax(jnp.where(kept, sorted_logits, -jnp.inf))
         before = jnp.cumsum(probs[..., :-1], axis=-1)
         before = jnp.concatenate([jnp.zeros_like(probs[..., :1]), before], axis=-1)
-        # Rounding may bring the sum to 1 before the last token.
+        # Rounding can bring the sum to 1 before the last token, which top_p = 1 must keep.
         kept &= (before < top_p) | (top_p >= 1)
     nothing = jnp.zeros(logits.shape, bool)
     return jnp.put_along_axis(nothing, order, kept, axis=-1, inplace=False)
@@ -359,7 +419,23 @@ def _wide_floats(name: str, values: Any) -> Array:
 
 
 def check_token(name: str, token: int, vocabulary: int) -> None:
-    """Raises ValueError for a token that is not below V."""
+    """Check that a token lies in the vocabulary.
+
+    Args:
+      name: the argument's name, for the message.
+      token: the token.
+      vocabulary: V.
+
+    Raises:
+      ValueError: for a token that is negative or not below V.
+
+    Example:
+      >>> from recurrent.decoding import check_token
+      >>> check_token("stop_token", 8, vocabulary=8)
+      Traceback (most recent call last):
+          ...
+      ValueError: stop_token: expected a token from 0 to 7, got 8.
+    """
     if not 0 <= token < vocabulary:
         raise ValueError(f"{name}: expected a token from 0 to {vocabulary - 1}, got {token}.")
 
@@ -384,7 +460,11 @@ def _check_values(name: str, value: Any, is_right: Callable[[Any], Any], expecte
 def _checked_start(
     step: Step, state: State, first_token: Any, stop_token: int | None
 ) -> tuple[State, Array, jax.ShapeDtypeStruct]:
-    """The state and first tokens as arrays, and the shape ``[B, V]`` and type of the scores."""
+    """Check a model's arguments and what it returns.
+
+    Returns:
+      The state and first tokens as arrays, and the shape ``[B, V]`` and type of the scores.
+    """
     tokens = jnp.asarray(first_token)
     if tokens.ndim != 1 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(

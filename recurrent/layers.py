@@ -1,4 +1,4 @@
-"""Layers without memory, as pairs of pure functions."""
+"""Build layers without memory, each a pair of pure functions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,16 +10,13 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
-from recurrent.cell import (
-    Params,
-    check_sizes,
-)
+from recurrent.cell import Params, check_sizes
 from recurrent.initializers import Initializer, resolve
 from recurrent.linear_map import affine
 
 
 class Layer(NamedTuple):
-    """``init: key -> params`` and ``apply: (params, x) -> y``."""
+    """Hold a layer without memory: ``init: key -> params`` and ``apply: (params, x) -> y``."""
 
     init: Callable[[Array], Any]
     apply: Callable[[Any, Any], Any]
@@ -31,13 +28,28 @@ def dense(
     *,
     kernel_init: Initializer | str = "glorot_uniform",
 ) -> Layer:
-    """The readout ``y_t = W_hy h_t + b_y``, and any other affine map of the last axis.
+    """Build a dense layer, such as the readout ``y_t = W_hy h_t + b_y``.
 
-    Params: ``{"kernel": [input_size, output_size], "bias": [output_size]}``; the bias starts
-    at zero.
+    It is an affine map of the last axis.
+
+    Args:
+      input_size: the size of the last axis of the input.
+      output_size: the size of the last axis of the output.
+      kernel_init: draws the kernel: an initializer or its name.
+
+    Returns:
+      The layer, with params ``{"kernel": [input_size, output_size], "bias": [output_size]}``; the
+      bias starts at zero.
 
     Raises:
-      ValueError: for a size below 1 or an unknown initialiser.
+      ValueError: for a size below 1 or an unknown initializer.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import dense
+      >>> params = {"kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "bias": jnp.array([0.5, 0.0])}
+      >>> dense(2, 2).apply(params, jnp.array([1.0, 10.0])).tolist()
+      [31.5, 42.0]
     """
     check_sizes(input_size=input_size, output_size=output_size)
     draw = resolve(kernel_init, "kernel_init")
@@ -50,36 +62,68 @@ def dense(
 
 
 def layer_norm(size: int, *, epsilon: float = 1e-5) -> Layer:
-    """Layer normalisation.
+    """Build a layer normalization over the last axis.
 
     Equation: ``y = (x - mean(x)) / sqrt(var(x) + epsilon) * scale + bias``, over the last axis,
-    with the variance divided by ``size``. The statistics of 16-bit inputs are taken in float32.
+    with the variance divided by ``size``. The statistics of 16-bit inputs are computed in float32.
 
-    Params: ``{"scale": [size], "bias": [size]}``, at first 1 and 0.
+    Args:
+      size: the size of the last axis.
+      epsilon: added to the variance.
+
+    Returns:
+      The layer, with params ``{"scale": [size], "bias": [size]}``, initially 1 and 0.
+
+    Raises:
+      ValueError: for a size below 1.
 
     References:
       Ba et al. 2016, arXiv:1607.06450.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import layer_norm
+      >>> norm = layer_norm(2)
+      >>> params = norm.init(jax.random.key(0))
+      >>> norm.apply(params, jnp.array([3.0, 7.0])).round(3).tolist()
+      [-1.0, 1.0]
     """
     check_sizes(size=size)
 
     def apply(params, x):
         wide = _at_least_float32(x)
-        centred = wide - wide.mean(axis=-1, keepdims=True)
-        return _normal(centred, epsilon).astype(x.dtype) * params["scale"] + params["bias"]
+        centered = wide - wide.mean(axis=-1, keepdims=True)
+        return _normal(centered, epsilon).astype(x.dtype) * params["scale"] + params["bias"]
 
     return Layer(lambda key: {"scale": jnp.ones(size), "bias": jnp.zeros(size)}, apply)
 
 
 def rms_norm(size: int, *, epsilon: float = 1e-6) -> Layer:
-    """Root-mean-square normalisation.
+    """Build a root-mean-square normalization over the last axis.
 
     Equation: ``y = x / sqrt(mean(x^2) + epsilon) * scale``, over the last axis. The mean of
-    16-bit inputs is taken in float32.
+    16-bit inputs is computed in float32.
 
-    Params: ``{"scale": [size]}``, at first 1.
+    Args:
+      size: the size of the last axis.
+      epsilon: added to the mean square.
+
+    Returns:
+      The layer, with params ``{"scale": [size]}``, initially 1.
+
+    Raises:
+      ValueError: for a size below 1.
 
     References:
       Zhang & Sennrich 2019, arXiv:1910.07467. Departure: epsilon.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import rms_norm
+      >>> norm = rms_norm(4)
+      >>> params = norm.init(jax.random.key(0))
+      >>> norm.apply(params, jnp.array([0.0, 0.0, 0.0, 6.0])).round(3).tolist()
+      [0.0, 0.0, 0.0, 2.0]
     """
     check_sizes(size=size)
 
@@ -108,21 +152,35 @@ _MLP_KINDS: dict[str, tuple[Callable[[Array], Array], bool]] = {
 def mlp(
     size: int, hidden_size: int, *, kind: Literal["relu", "gelu", "geglu", "swiglu"] = "gelu"
 ) -> Layer:
-    """A multilayer perceptron of one hidden layer.
+    """Build a multilayer perceptron with one hidden layer.
 
     Equation: ``y = f(x W_1 + b_1) W_2 + b_2``; the gated kinds multiply ``f(...)`` by
-    ``x W_g + b_g``. f is relu, gelu (tanh form; geglu too) or silu (swiglu).
+    ``x W_g + b_g``. f is relu, gelu (the tanh approximation, for geglu too) or silu (for swiglu).
 
-    Params: ``{"input": {"kernel": [size, hidden_size], "bias": [hidden_size]}, "output":
-    {"kernel": [hidden_size, size], "bias": [size]}}``, and ``"gate"`` like ``"input"`` for the
-    gated kinds.
+    Args:
+      size: the size of inputs and outputs.
+      hidden_size: the number of hidden units.
+      kind: the activation; ``"geglu"`` and ``"swiglu"`` are the gated kinds.
+
+    Returns:
+      The layer, with params ``{"input": {"kernel": [size, hidden_size], "bias": [hidden_size]},
+      "output": {"kernel": [hidden_size, size], "bias": [size]}}``, and ``"gate"`` like ``"input"``
+      for the gated kinds.
 
     Raises:
-      ValueError: for an unknown kind.
+      ValueError: for an unknown kind or a size below 1.
 
     References:
       Hendrycks & Gimpel 2016, arXiv:1606.08415; gated: Shazeer 2020, arXiv:2002.05202.
       Departure from the latter: biases.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import mlp
+      >>> layer = mlp(3, 4, kind="swiglu")
+      >>> params = layer.init(jax.random.key(0))
+      >>> sorted(params), layer.apply(params, jnp.ones((5, 2, 3))).shape
+      (['gate', 'input', 'output'], (5, 2, 3))
     """
     if kind not in _MLP_KINDS:
         raise ValueError(f"kind: expected one of {list(_MLP_KINDS)}, got {kind!r}.")
@@ -146,22 +204,30 @@ def _init_all(parts: dict[str, Any], key: Array) -> Params:
 
 
 def embedding(vocabulary: int, size: int, *, kernel_init: Initializer | None = None) -> Layer:
-    """A trained vector for each token: integers ``[...]`` to ``[..., size]``.
+    """Build an embedding: a trained vector for each token, integers ``[...]`` to ``[..., size]``.
 
-    Below a cell: ``stack(embedding(V, D), cell, input_shape=())`` reads tokens ``[T, B]``.
+    To let a cell read tokens ``[T, B]``: ``stack(embedding(V, D), cell, input_shape=())``.
 
     Args:
       vocabulary: V; tokens are 0 to V - 1.
-      size: of a vector.
-      kernel_init: draws the vectors; normal of standard deviation ``1 / sqrt(size)`` by default.
+      size: the size of a vector.
+      kernel_init: draws the vectors; by default from a normal distribution of standard deviation
+        ``1 / sqrt(size)``.
 
     Returns:
-      The layer, with params ``{"kernel": [V, size]}``. A traced token outside the vocabulary
-      gives NaN, negative ones too: nothing is clipped or wrapped.
+      The layer, with params ``{"kernel": [V, size]}``. A traced token outside the vocabulary, also
+      a negative one, gives NaN: no index is clipped or wrapped.
 
     Raises:
-      ValueError: for sizes below 1, tokens that are not integers, and, where their values are
-        known, tokens outside the vocabulary.
+      ValueError: for sizes below 1, tokens that are not integers, and tokens outside the vocabulary
+        unless they are traced.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import embedding
+      >>> params = {"kernel": jnp.array([[1.0, 2.0], [3.0, 4.0]])}
+      >>> embedding(vocabulary=2, size=2).apply(params, jnp.array([1, 0])).tolist()
+      [[3.0, 4.0], [1.0, 2.0]]
     """
     check_sizes(vocabulary=vocabulary, size=size)
 

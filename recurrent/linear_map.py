@@ -1,4 +1,8 @@
-"""Linear maps of inputs and states, with gradients that are one product over all steps."""
+"""Map inputs and states affinely, with weight gradients that are one product over all steps.
+
+A `LinearMap` holds a map beside its two gradients, so that the backward pass of a whole sequence
+can compute the gradient of the state in each step, and that of the weights once at the end.
+"""
 
 import math
 from collections.abc import Callable
@@ -14,19 +18,24 @@ from recurrent.cell import Params
 Apply = Callable[[Params, Array], Array]
 
 
-CACHED = 2**20  # numbers that a CPU's caches hold
-
-
-TURNED = 7 * 2**19  # numbers of a kernel that is better transposed for a single row too
+# Both sizes are in array elements, and were measured on CPUs.
+# About what the caches hold (4 MiB of float32): a larger kernel is slow to read in every step.
+CPU_CACHE_SIZE = 2**20
+# For a batch of one row, multiplying by the transpose of a kernel that is stored as it is was
+# faster by up to a half up to about this size (3.7 million); above it, a copy transposed before
+# the loop was faster.
+SINGLE_ROW_TRANSPOSE_SIZE = 7 * 2**19
 
 
 class LinearMap(NamedTuple):
-    """An affine map and its gradients.
+    """Hold an affine map and its gradients.
 
     Attributes:
       apply: ``(params, x) -> z``.
-      to_input: ``params -> (x, d_z) -> d_x``; what it makes of the params is made once for a loop.
-      to_params: ``(params, x, d_z) -> d_params``, with any leading axes.
+      to_input: ``params -> (x, d_z) -> d_x``, the gradient with respect to the input. It is
+        called in two stages, so that what depends on the params alone is computed once per loop.
+      to_params: ``(params, x, d_z) -> d_params``, the gradient with respect to the params, summed
+        over any leading axes.
     """
 
     apply: Apply
@@ -35,12 +44,13 @@ class LinearMap(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """How x_t and h_{t-1} reach the pre-activations of a gated cell: zx and zh.
+    """Hold the two maps of a gated cell, from x_t and h_{t-1} to the pre-activations zx and zh.
 
     Attributes:
-      input: from x to zx.
-      recurrent: from h to zh.
-      input_blocks: into how many arrays, along the last axis, zx is cut for the gate.
+      input: the map from x to zx.
+      recurrent: the map from h to zh.
+      input_blocks: the number of equal arrays into which zx is split, along the last axis, before
+        the gate gets it.
       recurrent_blocks: the same for zh.
     """
 
@@ -51,20 +61,37 @@ class Maps(NamedTuple):
 
 
 def dense_maps(compute_dtype: Any = None) -> Maps:
-    """`affine` for both x and h."""
+    """Return dense maps of x and of h for `recurrent.gated_cell`, each with one block.
+
+    Args:
+      compute_dtype: the type of the products' operands, such as ``jnp.bfloat16``; by default that
+        of the arrays.
+
+    Returns:
+      The maps. Each computes ``x W + b`` from the params ``{"kernel": W, "bias": b}``, or ``x W``
+      if there is no bias.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import dense_maps
+      >>> maps = dense_maps()
+      >>> params = {"kernel": jnp.array([[1.0, 2.0]]), "bias": jnp.array([0.0, 1.0])}
+      >>> maps.input.apply(params, jnp.array([3.0])).tolist()
+      [3.0, 7.0]
+    """
     return Maps(dense_map(compute_dtype), dense_map(compute_dtype))
 
 
 def dense_map(compute_dtype: Any = None) -> LinearMap:
-    """`affine`, with the products of its gradients narrowed like its own."""
+    """Return the map `affine`, whose gradients use operands of ``compute_dtype`` as well."""
 
     def to_input(params: Params) -> Callable[[Array, Array], Array]:
         kernel, transposed = params["kernel"], params["kernel"].T
 
         def apply(x: Array, d_z: Array) -> Array:
-            # Transposed before a loop, it is read row by row in each step: on a CPU up to three
-            # times as fast, but slower by up to a half for the product with a single row.
-            small = _is_single_row(d_z) and kernel.size <= TURNED
+            # A kernel transposed before the loop is read row by row in each step: on a CPU up to
+            # three times as fast, but slower by up to a half for the product with a single row.
+            small = _is_single_row(d_z) and kernel.size <= SINGLE_ROW_TRANSPOSE_SIZE
             return product(d_z, kernel.T if small else transposed, compute_dtype)
 
         return apply
@@ -79,7 +106,25 @@ def dense_map(compute_dtype: Any = None) -> LinearMap:
 
 
 def derived_map(apply: Apply) -> LinearMap:
-    """A map with the gradients that `jax.vjp` derives."""
+    """Return a map whose gradients are derived by `jax.vjp`.
+
+    Args:
+      apply: ``(params, x) -> z``, affine in x.
+
+    Returns:
+      The map, for one of the fields of `Maps`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import derived_map
+      >>> elementwise = derived_map(lambda params, h: params["kernel"] * h)
+      >>> params, h = {"kernel": jnp.array([2.0, 3.0])}, jnp.array([5.0, 7.0])
+      >>> d_z = jnp.array([1.0, 10.0])
+      >>> elementwise.to_input(params)(h, d_z).tolist()
+      [2.0, 30.0]
+      >>> elementwise.to_params(params, h, d_z)["kernel"].tolist()
+      [5.0, 70.0]
+    """
 
     def to_input(params: Params) -> Callable[[Array, Array], Array]:
         return lambda x, d_z: jax.vjp(partial(apply, params), x)[1](d_z)[0]
@@ -91,11 +136,14 @@ def derived_map(apply: Apply) -> LinearMap:
 
 
 def affine(params: Params, x: Array, compute_dtype: Any = None) -> Array:
-    """``x W + b``, or ``x W`` where there is no bias; the product's operands may be narrower."""
+    """Compute ``x W + b``, or ``x W`` if the params hold no bias.
+
+    The operands of the product are cast to ``compute_dtype``, if one is given.
+    """
     kernel = params["kernel"]
     if len(kernel) == 1:
-        # A product by a single row becomes a multiplication, which XLA on a CPU fuses with the
-        # gate and then does not vectorise. With a row of zeros it stays a product.
+        # XLA turns a product with a kernel of a single row into a multiplication, which on a CPU
+        # it fuses with the gate and then does not vectorize. A second row, of zeros, prevents it.
         x = jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, 1)])
         kernel = jnp.pad(kernel, [(0, 1), (0, 0)])
     z = product(x, kernel, compute_dtype)
@@ -103,7 +151,7 @@ def affine(params: Params, x: Array, compute_dtype: Any = None) -> Array:
 
 
 def product(a: Array, b: Array, dtype: Any = None, precision: Any = None, axes: Any = 1) -> Array:
-    """`jax.numpy.tensordot` with operands of ``dtype``, accumulated in the type of ``b``."""
+    """Apply `jax.numpy.tensordot` to operands cast to ``dtype``, accumulating in ``b``'s type."""
     if dtype is None:
         return jnp.tensordot(a, b, axes, precision=precision)
     return jnp.tensordot(a.astype(dtype), b.astype(dtype), axes, preferred_element_type=b.dtype)

@@ -1,4 +1,4 @@
-"""Scans of linear recurrences: ``h_t = a_t * h_{t-1} + b_t``, and the gated delta rule."""
+"""Scan the linear recurrence ``h_t = a_t * h_{t-1} + b_t`` serially or in parallel over time."""
 
 from functools import partial
 from typing import Any, Literal, get_args
@@ -24,21 +24,21 @@ def linear_scan(
     method: Method = "auto",
     chunk_size: int = 256,
 ) -> Array:
-    """All states of ``h_t = a_t * h_{t-1} + b_t``, elementwise, real or complex.
+    """Compute all states of ``h_t = a_t * h_{t-1} + b_t``, elementwise, real or complex.
 
     The gradient is one more linear scan, in the other direction, by the same method: with the
     cotangents ``g``, ``l_t = g_t + a_{t+1} l_{t+1}``, ``da_t = l_t h_{t-1}``, ``db_t = l_t``,
-    ``dh_0 = a_1 l_1``. So nothing is kept for it but ``a`` and the states. It has no forward
-    mode, and reverse mode of any order.
+    ``dh_0 = a_1 l_1``. So only ``a`` and the states are stored for it. Reverse-mode
+    differentiation works to any order; forward mode is not supported.
 
     An ``a_t`` of exactly zero forgets everything before it, infinity and NaN included.
 
-    The chunked and associative methods multiply the a's of a span of time before they meet a
-    state, and overflow where that product does. Otherwise all are about as exact: the largest
-    error of float32 against float64, as a share of the largest state, with b normal and a
-    uniform from 0.9 to 1 (real) or of modulus 0.999 and any phase (complex), 64 channels, on a
-    CPU, for the first 10; 1,000; 10,000 steps (printed by
-    ``pytest tests/test_linear_scan.py -k stated -s``):
+    The chunked and associative methods multiply the a's of several steps together before applying
+    the product to a state, so they overflow where that product does. Otherwise the methods are
+    about equally accurate. The table gives the largest error of float32 against float64, relative
+    to the largest state, over the first 10; 1,000; 10,000 steps, with b normal and a uniform from
+    0.9 to 1 (real) or of modulus 0.999 and any phase (complex), 64 channels, on a CPU (printed by
+    ``pytest tests/recurrent/test_linear_scans.py -k stated -s``):
 
     ===========  =======================  =======================
     method       real                     complex
@@ -50,33 +50,42 @@ def linear_scan(
 
     Args:
       a: coefficients ``[T, ...]`` that broadcast against b. Missing axes are taken to be the
-        last ones, so ``[T, B]`` goes with ``[T, B, H]``; a first axis of size 1 is constant in
-        time.
+        last ones, so ``[T, B]`` goes with ``[T, B, H]``. With a first axis of size 1 the
+        coefficients are constant in time.
       b: inputs ``[T, ...]``.
       h0: the state before the first step read, ``[...]``; zero by default.
-      reset: booleans ``[T, ...]``, which may lack last axes; where True the state is
+      reset: booleans ``[T, ...]``, which may lack last axes; True replaces the state by
         ``reset_state`` before the step: ``h_t = a_t * reset_state + b_t``.
       reset_state: ``[...]``; zero by default.
       reverse: read from the last step to the first: ``h_t = a_t * h_{t+1} + b_t``.
-      method: ``"serial"`` is a `jax.lax.scan`; ``"associative"`` a
-        `jax.lax.associative_scan` over all of T, of depth 2 log2(T) with several times the
-        work and memory; ``"chunked"`` is serial over chunks of an associative scan, whose
-        working memory is one chunk. ``"auto"`` is serial where the default backend is a CPU,
-        where it was the fastest at every size tried (2 cores, T from 64 to 10,240, 1 to
-        32,768 channels; the others mostly took 2 to 6 times as long), and associative on GPU and
-        TPU, where each serial step costs a kernel launch; there the rule is not measured.
-      chunk_size: steps in a chunk of the chunked method; T need not be a multiple of it.
+      method: ``"serial"`` is a `jax.lax.scan`. ``"associative"`` is a
+        `jax.lax.associative_scan` over all of T, of depth 2 log2(T), with several times the work
+        and memory. ``"chunked"`` runs serially over chunks, each an associative scan, so its
+        working memory is one chunk. ``"auto"`` is serial if the default backend is a CPU, where
+        that was the fastest at every size tried (2 cores, T from 64 to 10,240, 1 to 32,768
+        channels; the others mostly took 2 to 6 times as long), and associative on GPU and TPU,
+        where each serial step costs a kernel launch; the choice has not been measured there.
+      chunk_size: the number of steps in a chunk of the chunked method; T need not be a multiple.
 
     Returns:
-      The states ``[T, ...]`` of the broadcast shape and the promoted dtype. In bfloat16 long
-      products lose all meaning: give float32.
+      The states ``[T, ...]``, of the broadcast shape and the promoted dtype. Use float32 or wider:
+      bfloat16 is too coarse for long products.
 
     Raises:
-      ValueError: for shapes that do not fit, integers, an unknown method, or a chunk below 1.
+      ValueError: for shapes that do not fit, integers, an unknown method, or a chunk size below 1.
 
     References:
       Blelloch, Prefix sums and their applications, 1990; Martin & Cundy, Parallelizing linear
       recurrent neural nets over sequence length, arXiv:1709.04057.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import linear_scan
+      >>> a, b = jnp.array([0.5, 0.5, 0.25]), jnp.array([4.0, 2.0, 8.0])
+      >>> linear_scan(a, b, h0=2.0).tolist()
+      [5.0, 4.5, 9.125]
+      >>> linear_scan(a, b, h0=2.0, reset=jnp.array([False, True, False])).tolist()
+      [5.0, 2.0, 8.5]
     """
     chosen = _chosen(method, chunk_size)
     a, b, h0 = _aligned(a, b, h0)
@@ -111,9 +120,10 @@ def _scan_backward(reverse, method, chunk_size, residuals, g):
     else:
         a_next = jnp.concatenate([a[1:], end])
         h_previous = jnp.concatenate([h0[None], hs[:-1]])
-    if a.shape[0] != hs.shape[0]:
+    if a.shape[0] != hs.shape[0]:  # constant in time
         a_next = a
     dhs: Array = _scan(a_next, g, jnp.zeros_like(h0), not reverse, method, chunk_size)
+    # dh0 = a_1 l_1, by a scan of one step, so that a zero in a stops infinity and NaN here too.
     first = slice(-1, None) if reverse else slice(0, 1)
     dh0: Array = _scan(a[first], jnp.zeros_like(dhs[first]), dhs[first][0], reverse, "serial", 1)
     return _sum_to(dhs * h_previous, a.shape), dhs, dh0[0]
@@ -153,7 +163,14 @@ def _chunked(a: Array, b: Array, h0: Array, reverse: bool, chunk_size: int) -> A
 
 
 def chunked(x: Array, size: int, reverse: bool = False, fill: Any = 0) -> Array:
-    """``[T, ...]`` as ``[chunks, size, ...]``, filled up at the end that is read last."""
+    """Reshape ``[T, ...]`` to ``[chunks, size, ...]``, padding the end that is read last.
+
+    Args:
+      x: ``[T, ...]``.
+      size: the number of steps in a chunk.
+      reverse: whether the first step is the one read last.
+      fill: the value of the padding.
+    """
     missing = -x.shape[0] % size
     padding = jnp.full((missing, *x.shape[1:]), fill, x.dtype)
     x = jnp.concatenate([padding, x] if reverse else [x, padding])
@@ -167,7 +184,7 @@ def _compose(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[
 
 
 def _then(a: Array, h: Array, b: Any) -> Array:
-    """``a h + b``, where a zero in ``a`` stops infinity and NaN too."""
+    """Return ``a h + b``, in which a zero in ``a`` stops infinity and NaN in ``h`` too."""
     return jnp.where(a == 0, b, a * h + b)
 
 
@@ -187,7 +204,7 @@ def _chosen(method: str, chunk_size: int) -> str:
 
 
 def _aligned(a: Any, b: Any, h0: Any) -> tuple[Array, Array, Array]:
-    """All in one dtype; a and b of one rank, b and h0 of the full shape."""
+    """Convert all to one dtype, a and b to one rank, and b and h0 to the full shape."""
     a, b = as_array("a", a), as_array("b", b)
     dtype = jnp.result_type(a, b, *([] if h0 is None else [h0]))
     if not jnp.issubdtype(dtype, jnp.inexact):

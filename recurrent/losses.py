@@ -1,4 +1,4 @@
-"""Masked losses and metrics, as averages that add up exactly over batches of any size."""
+"""Compute masked losses and metrics, as averages that add up exactly over batches of any size."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,11 +13,18 @@ from recurrent.cell import Params, as_array, check_sizes
 
 
 class Average(NamedTuple):
-    """A mean that keeps its parts, so that averages of batches add up to that of the whole.
+    """Hold a mean as a sum and a count, so that averages of batches add up to that of the whole.
 
     Attributes:
       total: the sum over the entries that count.
-      weight: how many entries count.
+      weight: the number of entries that count.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent.losses import masked_average
+      >>> batches = masked_average(jnp.array([1.0, 2.0, 6.0])), masked_average(jnp.array([7.0]))
+      >>> jax.tree.map(jnp.add, *batches).mean.item()
+      4.0
     """
 
     total: Array
@@ -25,14 +32,29 @@ class Average(NamedTuple):
 
     @property
     def mean(self) -> Array:
-        """``total / weight``; zero where nothing counts."""
+        """Return ``total / weight``, or zero if no entry counts."""
         return self.total / jnp.maximum(self.weight, 1)
 
 
 def masked_average(values: Array, mask: Array | None = None) -> Average:
-    """The average of ``values`` where ``mask`` (of the same shape, or its leading axes) is true.
+    """Average ``values`` over the entries where ``mask`` is true.
 
-    What is masked reaches neither the value nor the gradient, NaN included.
+    Masked values, NaN included, affect neither the result nor the gradient.
+
+    Args:
+      values: floats of any shape.
+      mask: true where an entry counts; of the shape of the values or of their leading axes. None
+        if all count.
+
+    Returns:
+      The average, with a float32 count.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.losses import masked_average
+      >>> average = masked_average(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([True, True, False]))
+      >>> average.mean.item(), average.weight.item()
+      (1.5, 2.0)
     """
     mask = jnp.ones(values.shape, bool) if mask is None else mask.astype(bool)
     mask = jnp.broadcast_to(
@@ -44,14 +66,26 @@ def masked_average(values: Array, mask: Array | None = None) -> Average:
 def cross_entropy(
     logits: Array, labels: Array, mask: Array | None = None, *, label_smoothing: Any = 0.0
 ) -> Average:
-    """Softmax cross-entropy in nats.
+    """Compute the softmax cross-entropy in nats.
 
     Args:
       logits: ``[..., C]``.
-      labels: integers ``[...]`` below C; one outside gives NaN, in the gradient too.
-      mask: ``[...]``, true where an entry counts.
-      label_smoothing: the share of each label that is spread evenly over the C classes
+      labels: integers ``[...]`` from 0 to C - 1. Any other label gives NaN, in the gradient too,
+        unless it is masked.
+      mask: ``[...]``, true where an entry counts; None if all count. Masked logits may be NaN.
+      label_smoothing: the fraction of each target that is spread evenly over the C classes
         (Szegedy et al. 2016); may be traced.
+
+    Returns:
+      The average over the entries that count.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.losses import cross_entropy
+      >>> logits = jnp.log(jnp.array([[0.25, 0.75], [0.5, 0.5]]))
+      >>> loss = cross_entropy(logits, jnp.array([0, 1]))
+      >>> round(float(jnp.exp(2 * loss.mean)), 3)  # 1 / (0.25 * 0.5)
+      8.0
     """
     if mask is not None:
         logits = jnp.where(mask.astype(bool)[..., None], logits, 0)
@@ -65,28 +99,59 @@ def cross_entropy(
 def cross_entropy_of(
     right: Array, even: Array, labels: Array, classes: int, label_smoothing: Any
 ) -> Array:
-    """The cross-entropy of each entry, from that with its label and that with an even target.
+    """Combine two cross-entropies of each entry into the one with label smoothing.
 
-    A label that is none of the classes gives NaN, in the gradient too: by a product, since what
-    `jnp.where` replaces would leave the gradient finite, and training would go on.
+    Args:
+      right: ``[...]``, the cross-entropy with the label as the target.
+      even: ``[...]``, the cross-entropy with a target that is uniform over the classes.
+      labels: integers ``[...]``. One that is not a class gives NaN, in the gradient too.
+      classes: the number of classes.
+      label_smoothing: the weight of ``even``; may be traced.
+
+    Returns:
+      ``[...]``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.losses import cross_entropy_of
+      >>> right, even, labels = jnp.array([2.0, 4.0]), jnp.array([4.0, 4.0]), jnp.array([0, 3])
+      >>> cross_entropy_of(right, even, labels, classes=3, label_smoothing=0.5).tolist()
+      [3.0, nan]
     """
+    # A product, since jnp.where would keep the gradient finite and training would go on.
     is_class = (labels >= 0) & (labels < classes)
     smoothed = (1 - label_smoothing) * right + label_smoothing * even
     return smoothed * jnp.where(is_class, 1, jnp.nan)
 
 
 def accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Average:
-    """The share of entries whose largest logit is the label's; shapes as in `cross_entropy`."""
+    """Compute the fraction of entries whose largest logit is that of the label.
+
+    Args:
+      logits: ``[..., C]``.
+      labels: integers ``[...]``.
+      mask: ``[...]``, true where an entry counts; None if all count.
+
+    Returns:
+      The average over the entries that count.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.losses import accuracy
+      >>> logits = jnp.array([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0], [6.0, 7.0]])
+      >>> accuracy(logits, jnp.array([0, 1, 1, 1])).mean.item()
+      0.75
+    """
     return masked_average((logits.argmax(-1) == labels).astype(jnp.float32), mask)
 
 
 class LogitSummary(NamedTuple):
-    """What a cross-entropy needs of the logits z of each row, ``[N]`` each.
+    """Hold what a cross-entropy needs to know about the logits z of each row; ``[N]`` each.
 
     Attributes:
-      log_sum: the logarithm of the sum of exp z.
-      right: the logit of the label; 0 where there is no such logit.
-      mean: of z.
+      log_sum: ``log sum_v exp z_v``.
+      right: the logit of the label; 0 if there is no such logit.
+      mean: the mean of z.
     """
 
     log_sum: Array
@@ -103,39 +168,53 @@ def linear_cross_entropy(
     label_smoothing: Any = 0.0,
     chunk: int = 1024,
 ) -> Average:
-    """`recurrent.losses.cross_entropy` of ``dense(H, V)``, without the logits ``[..., V]``.
+    """Compute the cross-entropy of a linear readout without storing its logits ``[..., V]``.
+
+    The result is that of `recurrent.losses.cross_entropy` with the logits of
+    ``recurrent.dense(H, V)``.
 
     Equation: with ``z = h W + b`` the loss is ``log sum_v exp z_v - z_label``. Logits are computed
     ``chunk`` columns at a time, with a running maximum m and sum s:
     ``m' = max(m, max z)``, ``s' = s exp(m - m') + sum exp(z - m')``. The backward pass computes
-    them once more: four products in place of three, but what lies between them stays in the
-    caches. On two cores it takes 0.6 (H = 512) to 0.2 (H = 64) of the plain form's time, and memory
-    for two chunks of logits, whatever V is.
+    the logits once more: four matrix products in place of three, but the values between them stay
+    in the caches. On two CPU cores it takes 0.6 (H = 512) to 0.2 (H = 64) of the time of the plain
+    form, and memory for two chunks of logits, however large V is.
 
-    Tied weights are ``linear_cross_entropy({"kernel": params["embedding"]["kernel"].T}, ...)``
-    with params of `recurrent.embedding`; the gradient of the table is then the sum of both uses.
+    For weights tied to the params of a `recurrent.embedding`, call
+    ``linear_cross_entropy({"kernel": params["embedding"]["kernel"].T}, ...)``; the gradient of the
+    table is then the sum over both uses.
 
     Args:
-      params: of `recurrent.dense`, ``{"kernel": [H, V], "bias": [V]}``; the bias may be missing.
-      hidden: ``[..., H]``. Where it and the kernel are narrow, as bfloat16, so are the operands of
-        the products; logits and sums are float32 at least.
-      labels: integers ``[...]`` below V; one outside gives NaN, in the gradient too.
-      mask: ``[...]``, true where an entry counts; what is masked may be NaN, and any label.
+      params: of `recurrent.dense`, ``{"kernel": [H, V], "bias": [V]}``; the bias is optional.
+      hidden: ``[..., H]``. If it and the kernel are in a narrow type such as bfloat16, so are the
+        operands of the products; logits and sums are at least float32.
+      labels: integers ``[...]`` from 0 to V - 1. Any other label gives NaN, in the gradient too,
+        unless it is masked.
+      mask: ``[...]``, true where an entry counts; None if all count. Masked entries may have NaN in
+        ``hidden``, and any label.
       label_smoothing: as in `recurrent.losses.cross_entropy`.
-      chunk: how many columns at a time. It was measured on a CPU, where 512 to 5120 differ little;
-        an accelerator may want more.
+      chunk: the number of columns computed at a time. The default was chosen on a CPU, where 512
+        to 5120 differ little; an accelerator may be faster with more.
 
     Returns:
-      The average over the entries that count. It has no forward mode: `jax.jvp` goes through the
-      plain form.
+      The average over the entries that count. Forward-mode differentiation is not supported; for
+      `jax.jvp` use the plain form.
 
     Raises:
-      ValueError: for shapes that do not fit, labels that are no integers, or a chunk below 1.
+      ValueError: for shapes that do not fit, labels that are not integers, or a chunk below 1.
 
     References:
       Milakov & Gimelshein 2018, Online normalizer calculation for softmax, arXiv:1805.02867.
-      Wijmans et al. 2024, Cut your losses in large-vocabulary language models, arXiv:2411.09009,
-      whose gradient leaves out what is small; this one is whole.
+      Wijmans et al. 2024, Cut your losses in large-vocabulary language models, arXiv:2411.09009.
+      Departure: their gradient omits small terms; this one is complete.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import linear_cross_entropy
+      >>> params = {"kernel": jnp.log(jnp.array([[0.25, 0.5, 0.25], [0.125, 0.125, 0.75]]))}
+      >>> loss = linear_cross_entropy(params, jnp.eye(2), jnp.array([1, 0]), chunk=2)
+      >>> round(float(jnp.exp(2 * loss.mean)), 3)  # 1 / (0.5 * 0.125)
+      16.0
     """
     check_sizes(chunk=chunk)
     hidden, labels = as_array("hidden", hidden), jnp.asarray(labels)
@@ -152,12 +231,30 @@ def linear_cross_entropy(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def logit_summary(chunk: int, params: Params, hidden: Array, labels: Array) -> LogitSummary:
-    """The summary of ``hidden W + b`` with hidden ``[N, H]`` and labels ``[N]``."""
+    """Summarize the logits ``hidden W + b`` without storing all of them.
+
+    Args:
+      chunk: the number of columns computed at a time; static.
+      params: ``{"kernel": [H, V], "bias": [V]}``; the bias is optional.
+      hidden: ``[N, H]``.
+      labels: integers ``[N]``.
+
+    Returns:
+      The summary, differentiable in reverse mode with respect to params and hidden.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.losses import logit_summary
+      >>> params = {"kernel": jnp.array([[1.0, 5.0, 3.0]])}
+      >>> summary = logit_summary(2, params, jnp.array([[2.0]]), jnp.array([1]))
+      >>> summary.right.tolist(), summary.mean.tolist()
+      ([10.0], [6.0])
+    """
     size, zeros = params["kernel"].shape[1], jnp.zeros(hidden.shape[0], _wide(params, hidden))
 
     def add(seen: Any, start: Any, count: int) -> Any:
         peak, scale, right, total = seen
-        _, z = _some_logits(params, hidden, start, count)
+        _, z = _some_logits(params, hidden, start, count)  # [N, count]
         higher = jnp.maximum(peak, z.max(axis=1))
         scale = scale * jnp.exp(peak - higher) + jnp.exp(z - higher[:, None]).sum(axis=1)
         right = right + jnp.where(_is_label(labels, start, count), z, 0).sum(axis=1)
@@ -187,7 +284,7 @@ def _backward(chunk: int, saved: Any, gradient: LogitSummary) -> tuple[Params, A
         d_z = d_z.astype(jnp.result_type(kernel, hidden))
         d_kernel = jnp.matmul(hidden.T, d_z, preferred_element_type=wide)
         d_columns = {"kernel": d_kernel, "bias": d_bias}
-        # Each column is written once, in place: nothing as large as the kernel is added up.
+        # Each column is written once, in place, so no sum as large as the kernel is ever formed.
         d_params = {
             name: lax.dynamic_update_slice_in_dim(
                 whole, d_columns[name].astype(whole.dtype), start, axis=-1
@@ -205,7 +302,7 @@ logit_summary.defvjp(_forward, _backward)
 
 
 def _over_chunks(add: Callable[[Any, Any, int], Any], carry: Any, size: int, chunk: int) -> Any:
-    """``add(carry, start, count)`` for all columns below ``size``; the last may be fewer."""
+    """Apply ``add(carry, start, count)`` to chunks of the columns; the last may be smaller."""
     whole, rest = divmod(size, chunk)
 
     def body(carry: Any, index: Array) -> tuple[Any, None]:
@@ -217,7 +314,7 @@ def _over_chunks(add: Callable[[Any, Any, int], Any], carry: Any, size: int, chu
 
 
 def _some_logits(params: Params, hidden: Array, start: Any, count: int) -> tuple[Array, Array]:
-    """So many columns of the kernel, and the logits that they give."""
+    """Return ``count`` columns of the kernel, beginning at ``start``, and their logits."""
     columns = {
         name: lax.dynamic_slice_in_dim(leaf, start, count, axis=-1) for name, leaf in params.items()
     }

@@ -1,4 +1,4 @@
-"""Nonlinear cells evaluated in parallel over time: Newton's method on the whole trajectory."""
+"""Evaluate nonlinear cells in parallel over time, by Newton's method on the whole trajectory."""
 
 import math
 from functools import partial
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from recurrent.cell import Cell, Params, State, scan_sequence, unroll, where_flag
-from recurrent.cells._gated_loop import gated_sequence, split_blocks
+from recurrent.cells._gated_loop import GatedSequence, split_blocks
 from recurrent.linear_scans import linear_scan
 
 Jacobian = Literal["full", "diagonal"]
@@ -17,15 +17,15 @@ Method = Literal["auto", "serial", "associative"]
 
 
 class DeerInfo(NamedTuple):
-    """What became of a parallel evaluation; scalars, traced under jit.
+    """Report how a parallel evaluation went, in scalars that are traced under jit.
 
     Attributes:
-      iterations: how many sweeps of Newton's method were done.
-      residual: ``max |s_t - step(s_{t-1}, x_t)|`` over all steps after the last of them, as a
-        share of the largest state of the same field and example over time. NaN or infinity
-        where the iteration ran away.
+      iterations: the number of Newton sweeps.
+      residual: ``max |s_t - step(s_{t-1}, x_t)|`` over all steps after the last sweep, relative to
+        the largest state of the same field and example over time. NaN or infinity if the
+        iteration diverged.
       converged: whether the residual is within the tolerance.
-      fell_back: whether the states are those of the serial loop instead.
+      fell_back: whether the states were computed by the serial loop instead.
     """
 
     iterations: Array
@@ -51,84 +51,115 @@ def deer(
     fallback: bool = True,
     method: Method = "auto",
 ) -> tuple[State, Any, DeerInfo]:
-    """`recurrent.unroll` of a nonlinear cell, in parallel over time.
+    """Run a nonlinear cell over a sequence as `recurrent.unroll` does, in parallel over time.
 
     The states of a whole sequence solve ``s_t - step(s_{t-1}, x_t) = 0``. Newton's method
-    guesses them all, takes the Jacobians ``A_t`` of every step at once, and corrects the guess
-    by one linear scan: ``d_t = A_t d_{t-1} + step(s_{t-1}, x_t) - s_t``, ``s_t += d_t``. It
-    starts from the state before the first input, held; sweep k makes the first k states right
-    whatever the Jacobians, and contracting cells need a few sweeps for any T. Cells whose
-    states move apart exponentially need up to T; for these the serial loop is the faster way.
-    So it is on a CPU for any cell: there this took 3 to 120 times as long as
-    `jax.lax.scan` (2 busy cores, H = 4, T from 1,000 to 10,000). On a GPU it is not measured.
+    guesses all of them, computes the Jacobians ``A_t`` of every step at once, and corrects the
+    guess by one linear scan: ``d_t = A_t d_{t-1} + step(s_{t-1}, x_t) - s_t``, ``s_t += d_t``.
+    The first guess repeats the state before the first input at every step. After k sweeps the
+    first k states are right whatever the Jacobians, and contracting cells need a few sweeps for
+    any T. Cells whose states diverge exponentially need up to T sweeps; for these the serial loop
+    is faster. On a CPU the serial loop is faster for any cell: `deer` took 3 to 120 times as long
+    as `jax.lax.scan` (2 busy cores, H = 4, T from 1,000 to 10,000). It has not been measured on a
+    GPU.
 
-    The result is never silently inexact: the residual is checked, and where it is not within
+    The result is never silently inexact: the residual is checked, and if it is not within
     ``tolerance`` after ``max_iterations``, or is not finite, the serial loop is run instead
-    (`lax.cond`; under `jax.vmap` both are run). The distance to the serial loop's states is at
-    most about the residual times how much the cell amplifies a small change over time.
+    (by `lax.cond`; under `jax.vmap` both are run). The distance to the serial loop's states is at
+    most about the residual times the factor by which the cell amplifies a small change over time.
 
-    The gradient is that of the implicit function, in one reverse linear scan of the transposed
-    full Jacobians at the solution, then one vector-Jacobian product of all steps at once. It
-    is exact whatever ``jacobian`` the iteration used, so it takes the memory of ``"full"``. It
-    has no forward mode; `unroll` with ``method="scan"`` has. It is taken by params, state and
-    xs: of what the cell closes over JAX takes none, and says so.
+    The gradient comes from the implicit function theorem: one reverse linear scan of the
+    transposed full Jacobians at the solution, then one vector-Jacobian product of all steps at
+    once. It is exact whichever ``jacobian`` the iteration used, so it takes the memory of
+    ``"full"``. Forward-mode differentiation is not supported; `unroll` with ``method="scan"``
+    supports it. Gradients are with respect to params, state and xs; JAX raises an error for the
+    gradient with respect to anything that the cell closes over.
 
     Args:
-      cell: a cell whose state is made of real floating-point arrays; N numbers an example.
+      cell: a cell whose state consists of real floating-point arrays, of N entries per example.
       params: its parameters.
       xs: inputs ``[T, ..., *cell.input_shape]``.
       state: the state before the first input read; the cell's initial state by default.
-      lengths: see `recurrent.unroll`, as are the next three.
-      mask: booleans ``[T, ...]``; a masked step has the identity for its Jacobian.
-      reset: booleans ``[T, ...]``; a reset has a Jacobian of zero.
+      lengths: integers ``[...]``, as in `recurrent.unroll`.
+      mask: booleans ``[T, ...]``, as in `recurrent.unroll`; the Jacobian of a masked step is the
+        identity.
+      reset: booleans ``[T, ...]``, as in `recurrent.unroll`; the Jacobian of a reset is zero.
       reverse: read from the last step to the first.
-      jacobian: ``"full"`` is Newton's method: few sweeps, of ``T B N^2`` numbers and, where the
-        scan is associative, ``T B N^3`` work. ``"diagonal"`` keeps the diagonal alone: more
-        sweeps of ``T B N`` numbers. A cell of `recurrent.gated` without a matrix in its
-        gate gives its diagonal for one Jacobian-vector product of the gate per field of the
-        state; any other cell for N of its step.
-      max_iterations: at most so many sweeps.
-      tolerance: on the residual; by default 16 units of rounding of the state's type (3.6e-15,
-        1.9e-6), and 0.01 where that is more (bfloat16, float16).
+      jacobian: ``"full"`` is Newton's method: few sweeps, each with ``T B N^2`` entries and, where
+        the scan is associative, ``T B N^3`` work. ``"diagonal"`` keeps only the diagonal: more
+        sweeps, each with ``T B N`` entries. The diagonal costs one Jacobian-vector product of
+        the gate per field of the state for a cell of `recurrent.gated` without a matrix in its
+        gate, and N Jacobian-vector products of the step for any other cell.
+      max_iterations: the largest number of sweeps.
+      tolerance: the largest residual that counts as converged; by default 16 units of rounding of
+        the state's type (3.6e-15 for float64, 1.9e-6 for float32), but at most 0.01, which is
+        the default for bfloat16 and float16.
       damping: k from 0 to 1: the Jacobians are scaled by 1 - k, except those of masked steps.
-        It keeps early corrections from running away, for more sweeps; with 1 a sweep evaluates
-        the steps and no more.
-      fallback: with False, the last state and the outputs (and so the gradients) of an
-        evaluation that did not converge are NaN, and no serial loop is compiled.
+        Damping keeps early corrections from diverging, at the cost of more sweeps; with 1, a
+        sweep evaluates the steps and nothing else.
+      fallback: if False, no serial loop is compiled, and the last state and the outputs (and so
+        the gradients) of an evaluation that did not converge are NaN.
       method: of the linear scans; see `matrix_scan`.
 
     Returns:
       The state after the last input read, the outputs ``[T, ..., H]``, and a `DeerInfo`.
 
     Raises:
-      ValueError: as `recurrent.unroll`; for a state with other than real floating-point
-        arrays; for an impossible option.
+      ValueError: as `recurrent.unroll`; for a state that holds anything but real floating-point
+        arrays; for an invalid option.
 
     References:
       Lim et al. 2023, arXiv:2309.12252 (DEER); Gonzalez et al. 2024, arXiv:2407.19115 (the
       diagonal form, and damping as their scale-ELK); Danieli et al. 2025, arXiv:2510.21450.
-      Departures: it solves for the correction, not for the states, so that rounding in the
-      scan does not limit the residual; entries that overflow take the step's own value.
+      Departures: the linear scan solves for the correction, not for the states, so that rounding
+      in the scan does not limit the residual; entries that overflow take the step's own value.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import deer, elman, unroll
+      >>> cell = elman(input_size=1, hidden_size=2)
+      >>> params = {"input": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.zeros(2)}}
+      >>> params["recurrent"] = {"kernel": 0.5 * jnp.eye(2)}
+      >>> xs = jnp.linspace(-1, 1, 8).reshape(8, 1)
+      >>> state, ys, info = jax.jit(lambda params, xs: deer(cell, params, xs))(params, xs)
+      >>> bool(jnp.allclose(ys, unroll(cell, params, xs)[1], atol=1e-4))
+      True
     """
     options = _checked(jacobian, max_iterations, tolerance, damping, fallback, method)
-    solve = partial(_sequence, cell, options)
-    flags: Any = {"lengths": lengths, "mask": mask, "reset": reset, "reverse": reverse}
-    (state, info), ys = unroll(cell._replace(sequence=solve), params, xs, state, **flags)
+    solving = cell._replace(sequence=partial(_sequence, cell, options))
+    last: Any
+    last, ys = unroll(
+        solving, params, xs, state, lengths=lengths, mask=mask, reset=reset, reverse=reverse
+    )
+    state, info = last
     return state, ys, info
 
 
 def parallel(cell: Cell, **options: Any) -> Cell:
-    """The cell, evaluated over whole sequences by `deer`; steps and params are its own.
+    """Make a cell evaluate whole sequences by `deer`; its step and params stay the same.
 
-    It falls back to the serial loop where it must, without a word: call `deer` for its
-    `DeerInfo`.
+    Where the iteration does not converge, the serial loop is run instead, without any notice;
+    call `deer` itself to get its `DeerInfo`.
 
     Args:
-      cell: see `deer`.
-      **options: those of `deer`, from ``jacobian`` on.
+      cell: a cell whose state consists of real floating-point arrays.
+      **options: the arguments of `deer` from ``jacobian`` on.
+
+    Returns:
+      The cell, with another sequence function.
 
     Raises:
-      ValueError: for an impossible option.
+      ValueError: for an invalid option.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import elman, parallel, unroll
+      >>> cell = parallel(elman(input_size=1, hidden_size=2), jacobian="diagonal")
+      >>> def run(key, xs):
+      ...     return unroll(cell, cell.init(key), xs)
+      >>> state, ys = jax.eval_shape(run, jax.random.key(0), jnp.ones((8, 1)))  # shapes only
+      >>> ys.shape
+      (8, 2)
     """
     solve = partial(_sequence, cell, _checked(**options))
 
@@ -140,15 +171,15 @@ def parallel(cell: Cell, **options: Any) -> Cell:
 
 
 def matrix_scan(a: Array, b: Array, *, reverse: bool = False, method: Method = "auto") -> Array:
-    """All states of ``h_t = A_t h_{t-1} + b_t`` from ``h_0 = 0``, with full matrices.
+    """Compute all states of ``h_t = A_t h_{t-1} + b_t`` from ``h_0 = 0``, with full matrices.
 
     Args:
       a: ``[T, ..., N, N]``.
       b: ``[T, ..., N]``.
       reverse: read from the last step to the first: ``h_t = A_t h_{t+1} + b_t``.
-      method: ``"serial"`` is a `jax.lax.scan` of T products by a vector; ``"associative"`` a
-        `jax.lax.associative_scan` of depth 2 log2(T), of about 2 T products of two matrices.
-        ``"auto"`` is serial where the default backend is a CPU, associative elsewhere, as in
+      method: ``"serial"`` is a `jax.lax.scan` of T matrix-vector products; ``"associative"`` is a
+        `jax.lax.associative_scan` of depth 2 log2(T), of about 2 T matrix-matrix products.
+        ``"auto"`` is serial if the default backend is a CPU and associative elsewhere, as in
         `recurrent.linear_scan`.
 
     Returns:
@@ -156,6 +187,13 @@ def matrix_scan(a: Array, b: Array, *, reverse: bool = False, method: Method = "
 
     Raises:
       ValueError: for shapes that do not fit, or an unknown method.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.newton import matrix_scan
+      >>> swap = jnp.tile(jnp.array([[0.0, 1.0], [1.0, 0.0]]), (3, 1, 1))  # [T, N, N]
+      >>> matrix_scan(swap, jnp.array([[1.0, 2.0], [0.0, 0.0], [5.0, 0.0]])).tolist()
+      [[1.0, 2.0], [2.0, 1.0], [6.0, 2.0]]
     """
     if a.ndim < 3 or a.shape != (*b.shape, b.shape[-1]):
         raise ValueError(
@@ -220,9 +258,9 @@ def _known(name: str, value: str, choices: Any) -> str:
 
 
 class _Layout(NamedTuple):
-    """How the fields of a state lie side by side in one vector ``[..., N]``.
+    """Describe how the fields of a state are joined into one vector ``[..., N]``.
 
-    The vectors are float32 at least: sums over time mean nothing in narrower types.
+    The vectors are at least float32, since narrower types are too coarse for sums over time.
     """
 
     tree: Any
@@ -261,7 +299,7 @@ def _layout(state: State, batch_rank: int) -> _Layout:
 
 
 class _Problem(NamedTuple):
-    """The arrays that determine a trajectory, and that its gradient is taken by."""
+    """Hold the arrays that determine a trajectory; its gradients are with respect to them."""
 
     params: Params
     first: State
@@ -272,7 +310,7 @@ class _Problem(NamedTuple):
 
 
 class _Static(NamedTuple):
-    """What else determines it; not arrays."""
+    """Hold what else determines a trajectory, none of it arrays."""
 
     cell: Cell
     options: _Options
@@ -281,7 +319,7 @@ class _Static(NamedTuple):
 
 
 class _Iterate(NamedTuple):
-    """A guess of all states ``[T, ..., N]``, and where the steps take the ones before them."""
+    """Hold a guess of all states and their images ``step(s_{t-1}, x_t)``, both ``[T, ..., N]``."""
 
     states: Array
     images: Array
@@ -290,12 +328,11 @@ class _Iterate(NamedTuple):
 
 
 def _sequence(cell, options, params, state, xs, *, mask, reset, reverse):
-    """A `recurrent.cell.Sequence` but for the `DeerInfo` beside the last state."""
+    """Run a cell like a `recurrent.cell.Sequence`, but return ``((state, info), ys)``."""
     batch_shape = xs.shape[1 : xs.ndim - len(cell.input_shape)]
     static = _Static(cell, options, _layout(state, len(batch_shape)), reverse)
     if xs.shape[0] == 0:
-        flags: Any = {"mask": mask, "reset": reset, "reverse": reverse}
-        state, ys = scan_sequence(cell, params, state, xs, **flags)
+        state, ys = scan_sequence(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
         exact = jnp.zeros((), static.layout.dtype)
         return (state, DeerInfo(jnp.int32(0), exact, jnp.array(True), jnp.array(False))), ys
     if mask is not None:
@@ -312,12 +349,16 @@ def _sequence(cell, options, params, state, xs, *, mask, reset, reverse):
 
 
 def _nan_unless(fine: Array, tree: Any) -> Any:
-    """By a product, so that gradients become NaN too."""
+    """Multiply all leaves by 1 if ``fine``, else by NaN, so that gradients become NaN too."""
     return jax.tree.map(lambda leaf: leaf * jnp.where(fine, 1, jnp.nan).astype(leaf.dtype), tree)
 
 
 def _advance(static: _Static, problem: _Problem, befores: Array) -> tuple[Array, Any]:
-    """One step, or all at once, from the states before: the states after, and the outputs."""
+    """Take one step, or all at once, from the states before it.
+
+    Returns:
+      The states after, as vectors ``[..., N]``, and the outputs.
+    """
     state = static.layout.split(befores)
     if problem.reset is not None:
         state = where_flag(problem.reset, problem.initial, state)
@@ -339,7 +380,7 @@ def _shifted(first: Array, states: Array, reverse: bool) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _trajectory(static: _Static, problem: _Problem) -> tuple[Array, DeerInfo]:
-    """All states as vectors ``[T, ..., N]``."""
+    """Solve for all states, as vectors ``[T, ..., N]``, and report how the iteration went."""
     time = problem.xs.shape[0]
     options, first = static.options, static.layout.join(problem.first)
     tolerance = options.tolerance
@@ -393,7 +434,8 @@ def _newton_sweep(static: _Static, problem: _Problem, iterate: _Iterate) -> _Ite
         jacobians = _with_flags(static, problem, _diagonals(static, problem, befores), 1)
         scan, times = linear_scan, jnp.multiply
     corrections = scan(jacobians, wrong, reverse=reverse, method=method)
-    # states + corrections but for rounding: where a guess went far off it does not count.
+    # In exact arithmetic this is states + corrections, but here a guess that is far off does not
+    # add its rounding errors.
     moved = times(jacobians, _shifted(jnp.zeros_like(wrong[0]), corrections, reverse))
     states = iterate.images + moved
     states = jnp.where(jnp.isfinite(states), states, iterate.images)
@@ -401,7 +443,7 @@ def _newton_sweep(static: _Static, problem: _Problem, iterate: _Iterate) -> _Ite
 
 
 def _with_flags(static: _Static, problem: _Problem, jacobians: Array, axes: int) -> Array:
-    """Damped, but for masked steps, which hold the state, and resets, which forget it."""
+    """Damp the Jacobians; set those of masked steps to the identity, those of resets to zero."""
     size = jacobians.shape[-1]
     jacobians = (1 - static.options.damping) * jacobians
     if problem.mask is not None:
@@ -414,14 +456,15 @@ def _with_flags(static: _Static, problem: _Problem, jacobians: Array, axes: int)
 
 
 def _full_jacobians(static: _Static, problem: _Problem, befores: Array) -> Array:
-    """``[T, ..., N, N]``: the derivatives of the states after by the states before."""
+    """Return ``[T, ..., N, N]``, the Jacobian of each step with respect to the state before it."""
     push = jax.linearize(lambda v: _advance(static, problem, v)[0], befores)[1]
     columns = jax.vmap(lambda unit: push(jnp.broadcast_to(unit, befores.shape)))
+    # [N, T, ..., N] -> [T, ..., N, N]
     return jnp.moveaxis(columns(jnp.eye(befores.shape[-1], dtype=befores.dtype)), 0, -1)
 
 
 def _diagonals(static: _Static, problem: _Problem, befores: Array) -> Array:
-    """``[T, ..., N]``: their diagonals."""
+    """Return the diagonals ``[T, ..., N]`` of the Jacobians, exact or nearly so."""
     if _is_pointwise(static.cell, problem.params):
         return static.layout.join(_gated_diagonals(static, problem, befores))
     push = jax.linearize(lambda v: _advance(static, problem, v)[0], befores)[1]
@@ -434,31 +477,31 @@ def _diagonals(static: _Static, problem: _Problem, befores: Array) -> Array:
 
 
 def _is_pointwise(cell: Cell, params: Params) -> bool:
-    """Whether it is a cell of `recurrent.gated` with no matrix inside its gate."""
+    """Return whether this is a cell of `recurrent.gated` with no matrix inside its gate."""
     run = cell.sequence
-    if not (isinstance(run, partial) and run.func is gated_sequence):
+    if not (isinstance(run, GatedSequence) and run.block_per_gate):
         return False
     return all(leaf.ndim < 2 for leaf in jax.tree.leaves(params.get("gate", {})))
 
 
 def _gated_diagonals(static: _Static, problem: _Problem, befores: Array) -> State:
-    """For one product of the gate's Jacobian per field.
+    """Compute the diagonals by one Jacobian-vector product of the gate per field of the state.
 
-    They are those of the step where each unit's gates see that unit alone, and near them where
-    they do not (layer norm): good enough, for the residual is what is checked.
+    They are exact if the gates of each unit depend on no other unit's pre-activations, and
+    approximate otherwise (layer norm). That suffices, since convergence is judged by the residual.
     """
-    _, gate, maps, _ = cast(partial, static.cell.sequence).args
+    run = cast(GatedSequence, static.cell.sequence)
     params, state = problem.params, static.layout.split(befores)
     if problem.reset is not None:
         state = where_flag(problem.reset, problem.initial, state)
-    zx = maps.input.apply(params["input"], problem.xs)
-    zh = maps.recurrent.apply(params["recurrent"], state.hidden)
+    zx = run.maps.input.apply(params["input"], problem.xs)
+    zh = run.maps.recurrent.apply(params["recurrent"], state.hidden)
     size = state.hidden.shape[-1]
     blocks = params["recurrent"]["kernel"].reshape(size, -1, size)
     own = jnp.diagonal(blocks, axis1=0, axis2=2).reshape(-1)
 
     def apply_gate(zh: Array, state: State) -> State:
-        return gate(params.get("gate", {}), *split_blocks(maps, zx, zh), state)
+        return run.gate(params.get("gate", {}), *split_blocks(run.maps, zx, zh), state)
 
     def field_by_itself(name: str) -> Array:
         zeros = jax.tree.map(jnp.zeros_like, state)
@@ -470,7 +513,7 @@ def _gated_diagonals(static: _Static, problem: _Problem, befores: Array) -> Stat
 
 
 def _serial(static: _Static, problem: _Problem) -> Array:
-    """The states by the plain loop."""
+    """Compute the states ``[T, ..., N]`` by a serial loop."""
 
     def body(vector: Array, inputs: Any) -> tuple[Array, Array]:
         xs, mask, reset = inputs
@@ -488,7 +531,10 @@ def _trajectory_forward(static, problem):
 
 
 def _trajectory_backward(static, saved, gradients):
-    """The implicit function: ``l_t = g_t + A_{t+1}^T l_{t+1}`` is what a step's image is worth."""
+    """Differentiate the implicit function, by the adjoints ``l_t = g_t + A_{t+1}^T l_{t+1}``.
+
+    The adjoint l_t is the gradient with respect to the image ``step(s_{t-1}, x_t)``.
+    """
     problem, states, info = saved
     befores = _befores(static, problem, states)
     transposed = _full_jacobians(static, problem, befores).mT
@@ -497,15 +543,15 @@ def _trajectory_backward(static, saved, gradients):
         partial(matrix_scan, reverse=not static.reverse, method=method)
         for method in (static.options.method, "serial")
     ]
-    # Where the states move apart, products of Jacobians overflow beside a finite gradient.
-    worth = lax.cond(info.converged, *scans, transposed, gradients[0])
+    # Where the states diverge, products of Jacobians overflow although the gradient is finite.
+    adjoints = lax.cond(info.converged, *scans, transposed, gradients[0])
 
     def images(params, first, initial, xs):
         moved = problem._replace(params=params, first=first, initial=initial, xs=xs)
         return _advance(static, moved, _befores(static, moved, states))[0]
 
     pull_back = jax.vjp(images, problem.params, problem.first, problem.initial, problem.xs)[1]
-    return (_Problem(*pull_back(worth), mask=None, reset=None),)
+    return (_Problem(*pull_back(adjoints), mask=None, reset=None),)
 
 
 _trajectory.defvjp(_trajectory_forward, _trajectory_backward)

@@ -1,8 +1,8 @@
-"""Encoder-decoder networks, with and without attention.
+"""Build encoder-decoder networks, with and without attention.
 
-Letters beside those of `recurrent.attention`: V size of the vocabulary, W size of its embedding.
-The decoder reads the encoder's outputs ``[S, ..., E]``, whatever made them: a cell, two of them
-in `recurrent.bidirectional`, a transformer.
+Axis letters, in addition to those of `recurrent.attention`: V size of the vocabulary, W size of its
+embedding. The decoder reads the encoder's outputs ``[S, ..., E]``, which may come from any network:
+a cell, two cells in `recurrent.bidirectional`, a transformer.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ from recurrent.linear_map import affine
 
 
 class DecoderState(NamedTuple):
-    """The state of a decoder.
+    """Hold the state of a decoder.
 
     Attributes:
       cell: the state of its cell.
-      feedback: ``[..., H]``, the last output of the cell, or the last attentional vector with
-        input feeding; zero at first.
+      feedback: ``[..., H]``, the last output of the cell, or with input feeding the last
+        attentional vector; zero before the first step.
     """
 
     cell: State
@@ -33,17 +33,20 @@ class DecoderState(NamedTuple):
 
 
 class Decoder(NamedTuple):
-    """A decoder, from ``decoder``.
+    """Hold the functions of a decoder; `recurrent.decoder` builds one.
 
     Attributes:
       init: ``key -> params``.
-      precompute: ``(params, values, mask=None) -> Memory``, once per sequence; see `Attention`.
+      precompute: ``(params, values, mask=None) -> Memory``, once per sequence; see
+        `recurrent.attention.Attention`.
       initial_state: ``(params, batch_shape) -> DecoderState``.
       step: ``(params, memory, state, tokens) -> (state, logits)`` with tokens ``[...]`` and logits
-        ``[..., V]``. ``partial(step, params, memory)`` is what `recurrent.decode` takes.
+        ``[..., V]``. ``partial(step, params, memory)`` is the ``step`` that the functions of
+        `recurrent.decoding` take.
       sequence: ``(params, memory, state, tokens, *, mask=None) -> (state, logits)`` with tokens
-        ``[T, ...]`` and logits ``[T, ..., V]``: teacher forcing, with the numbers of ``step``.
-        Where the mask ``[T, ...]`` is False the state is held and the logits mean nothing.
+        ``[T, ...]`` and logits ``[T, ..., V]``: teacher forcing, with the same results as
+        repeated calls of ``step``. Where the mask ``[T, ...]`` is False, the state is held and the
+        logits are arbitrary.
     """
 
     init: Callable[[Array], Params]
@@ -56,7 +59,7 @@ class Decoder(NamedTuple):
 def decoder(
     cell: Cell, attention: Attention, vocabulary_size: int, *, input_feeding: bool = False
 ) -> Decoder:
-    """A decoder of tokens that attends to a memory.
+    """Build a decoder, which reads and predicts tokens and attends to a memory.
 
     Equation, with the embedding w_t of the token read, the cell's output h_t and the memory M:
     ``c_t = attend(h_{t-1}, M)``, ``h_t = cell([w_t; c_t])``, ``logits_t = readout([h_t; c_t])``.
@@ -64,10 +67,13 @@ def decoder(
     ``a_t = tanh([h_t; c_t] W_a)``, ``logits_t = readout(a_t)``.
 
     Args:
-      cell: from ``W + E`` (``W + H`` with input feeding) to H; it determines W.
-      attention: from queries of size H to memories of size E; `last_context` for none.
+      cell: a cell with inputs of size ``W + E`` (``W + H`` with input feeding), from which W
+        follows, and outputs of size H.
+      attention: attention with queries of size H and a memory of size E;
+        `recurrent.last_context` for a decoder without attention.
       vocabulary_size: V.
-      input_feeding: see the equation.
+      input_feeding: whether the cell reads the last attentional vector a_{t-1} in place of the
+        context c_t; see the equation.
 
     Returns:
       The decoder. Params: ``{"embedding": {"kernel": [V, W]}, "cell", "attention", "readout":
@@ -77,8 +83,21 @@ def decoder(
       ValueError: for a cell whose sizes do not fit, or a vocabulary size below 1.
 
     References:
-      Bahdanau et al. 2014, arXiv:1409.0473. Departures: no maxout layer, and w_t is not read out;
-      the first query is zero. Input feeding: Luong et al. 2015, arXiv:1508.04025, section 3.3.
+      Bahdanau et al. 2014, arXiv:1409.0473. Departures: there is no maxout layer, the readout does
+      not read w_t, and the first query is zero. Input feeding: Luong et al. 2015, arXiv:1508.04025,
+      section 3.3.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import additive_attention, decoder, gru
+      >>> network = decoder(gru(3 + 4, 5), additive_attention(5, 4, 6), vocabulary_size=9)
+      >>> def logits(key, values, tokens):  # [S, B, E], [T, B]
+      ...     params = network.init(key)
+      ...     state = network.initial_state(params, tokens.shape[1:])
+      ...     return network.sequence(params, network.precompute(params, values), state, tokens)[1]
+      >>> values, tokens = jnp.ones((7, 2, 4)), jnp.ones((5, 2), int)
+      >>> jax.eval_shape(logits, jax.random.key(0), values, tokens).shape  # [T, B, V]
+      (5, 2, 9)
     """
     check_sizes(vocabulary_size=vocabulary_size)
     if output_shape(cell) != (attention.query_size,):
@@ -130,7 +149,7 @@ def decoder(
 
 
 class EncoderDecoder(NamedTuple):
-    """An encoder and a decoder, from ``encoder_decoder``.
+    """Hold the functions of a sequence-to-sequence network; `recurrent.encoder_decoder` builds one.
 
     Attributes:
       init: ``key -> params``, ``{"encoder", "decoder"}``.
@@ -149,10 +168,11 @@ class EncoderDecoder(NamedTuple):
 def encoder_decoder(
     encoder: Cell, decoder: Decoder, *, init_from_encoder: bool = False
 ) -> EncoderDecoder:
-    """A sequence-to-sequence network.
+    """Build a sequence-to-sequence network from an encoder and a decoder.
 
-    For training, ``tokens = shift_right(targets, start_token)``::
+    A training loss::
 
+        tokens = shift_right(targets, start_token)
         memory, state = network.encode(params, inputs, inputs_mask)
         _, logits = network.sequence(params, memory, state, tokens)
         loss = cross_entropy(logits, targets, targets_mask).mean
@@ -161,13 +181,28 @@ def encoder_decoder(
       encoder: a cell with outputs of the size E of the decoder's memory, such as
         ``stack(embedding(U, D), bidirectional(gru(D, E // 2), gru(D, E // 2)), input_shape=())``
         for tokens of a vocabulary of size U.
-      decoder: from ``decoder``.
+      decoder: a decoder, from `recurrent.decoder`.
       init_from_encoder: whether the decoder's cell starts from the encoder's last state, which must
-        be of the same shape, and not from its own initial state.
+        have the same shape, rather than from its own initial state.
+
+    Returns:
+      The network.
 
     References:
       Sutskever et al. 2014, arXiv:1409.3215; Cho et al. 2014, arXiv:1406.1078; Bahdanau et al.
       2014, arXiv:1409.0473.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import decoder, encoder_decoder, gru, last_context, shift_right
+      >>> network = encoder_decoder(gru(2, 4), decoder(gru(3 + 4, 5), last_context(5, 4), 9))
+      >>> def logits(key, inputs, targets):  # [S, B, D], [T, B]
+      ...     params = network.init(key)
+      ...     memory, state = network.encode(params, inputs)
+      ...     return network.sequence(params, memory, state, shift_right(targets, 0))[1]
+      >>> inputs, targets = jnp.ones((7, 2, 2)), jnp.ones((5, 2), int)
+      >>> jax.eval_shape(logits, jax.random.key(0), inputs, targets).shape  # [T, B, V]
+      (5, 2, 9)
     """
 
     def init(key: Array) -> Params:
@@ -192,7 +227,22 @@ def encoder_decoder(
 
 
 def shift_right(targets: Any, start_token: Any) -> Array:
-    """What a decoder reads to predict the targets ``[T, ...]``: all but its last, a step later."""
+    """Return the tokens that a decoder reads to predict the targets.
+
+    They are the start token, followed by all targets but the last.
+
+    Args:
+      targets: ``[T, ...]``.
+      start_token: the token read first.
+
+    Returns:
+      ``[T, ...]``, in the type of the targets.
+
+    Example:
+      >>> from recurrent import shift_right
+      >>> shift_right([[4, 7], [5, 8], [6, 9]], start_token=0).tolist()  # [T, B]
+      [[0, 0], [4, 7], [5, 8]]
+    """
     targets = jnp.asarray(targets)
     return jnp.concatenate([jnp.full_like(targets[:1], start_token), targets[:-1]])
 

@@ -1,7 +1,7 @@
-"""Residual blocks of attention, recurrence and multilayer perceptrons, as cells.
+"""Build residual blocks of attention, recurrences and multilayer perceptrons, as cells.
 
-Each block takes the cell that mixes time as an argument, so that attention and recurrences of any
-kind compose. D is the size of what the blocks read and write.
+Each block takes the cell that mixes time steps as an argument, so that attention and recurrences
+of any kind can be combined. D is the size of the inputs and outputs of a block.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,7 @@ from recurrent.cell import (
     zero_padding,
 )
 from recurrent.cells.attention import attention_cell
-from recurrent.cells.convolutional import (
-    causal_conv,
-)
+from recurrent.cells.convolutional import causal_conv
 from recurrent.cells.linear import rg_lru
 from recurrent.combinators import stack
 from recurrent.layers import (
@@ -39,14 +37,14 @@ from recurrent.linear_map import affine
 def pre_norm_block(
     mixer: Cell, feed_forward: Layer, *, norm: Callable[[int], Layer] = rms_norm
 ) -> Cell:
-    """A pre-norm residual block.
+    """Build a pre-norm residual block.
 
     Equation: ``x' = x + mixer(norm(x))``, ``y = x' + feed_forward(norm'(x'))``.
 
     Args:
       mixer: a cell from D to D: attention, a recurrence, a `recurrent_block`.
       feed_forward: a layer from D to D, applied to each step alone.
-      norm: makes the two normalisations from D.
+      norm: ``D -> Layer``; makes the two normalizations.
 
     Returns:
       The cell, with the state of the mixer. Params: ``{"mixing_norm", "mixing",
@@ -57,23 +55,30 @@ def pre_norm_block(
 
     References:
       Xiong et al. 2020, arXiv:2002.04745.
+
+    Example:
+      >>> import jax
+      >>> from recurrent import gru, mlp, output_shape, pre_norm_block
+      >>> cell = pre_norm_block(gru(4, 4), mlp(4, 8))
+      >>> output_shape(cell), list(jax.eval_shape(cell.init, jax.random.key(0)))
+      ((4,), ['feed_forward', 'feed_forward_norm', 'mixing', 'mixing_norm'])
     """
     if output_shape(mixer) != mixer.input_shape:
         raise ValueError(
             f"mixer: expected outputs of the input's shape {list(mixer.input_shape)}, since they "
             f"are added to it, got {list(output_shape(mixer))}."
         )
-    normalise = norm(mixer.input_shape[-1])
+    normalize = norm(mixer.input_shape[-1])
     layers = {
-        "mixing_norm": normalise,
-        "feed_forward_norm": normalise,
+        "mixing_norm": normalize,
+        "feed_forward_norm": normalize,
         "feed_forward": feed_forward,
     }
 
     def forward(params: Params, x: Array, mix: _Mix) -> tuple[State, Array]:
-        state, mixed = mix(normalise.apply(params["mixing_norm"], x))
+        state, mixed = mix(normalize.apply(params["mixing_norm"], x))
         x = x + mixed
-        normal = normalise.apply(params["feed_forward_norm"], x)
+        normal = normalize.apply(params["feed_forward_norm"], x)
         return state, x + feed_forward.apply(params["feed_forward"], normal)
 
     return _around("mixing", mixer, layers, mixer.input_shape, forward)
@@ -89,34 +94,45 @@ def transformer_block(
     norm: Callable[[int], Layer] = rms_norm,
     **attention: Any,
 ) -> Cell:
-    """A causal pre-norm transformer block: `pre_norm_block` of `attention_cell` and `mlp`.
+    """Build a causal pre-norm transformer block: `pre_norm_block` of `attention_cell` and `mlp`.
 
     Args:
       size: D.
-      heads: N.
-      window: how many steps a step attends to, itself included.
+      heads: N, the number of attention heads.
+      window: how many steps each step attends to, itself included.
       hidden_factor: the hidden layer of the perceptron has ``hidden_factor * D`` units.
-      kind: of the perceptron.
-      norm: makes the two normalisations from D.
+      kind: the kind of the perceptron, see `mlp`.
+      norm: ``D -> Layer``; makes the two normalizations.
       **attention: further options of `attention_cell`.
+
+    Returns:
+      The cell, as `pre_norm_block` returns it.
 
     References:
       Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020, arXiv:2002.04745.
+
+    Example:
+      >>> import jax
+      >>> from recurrent import output_shape, transformer_block
+      >>> cell = transformer_block(8, heads=2, window=4, hidden_factor=3)
+      >>> params = jax.eval_shape(cell.init, jax.random.key(0))
+      >>> output_shape(cell), params["feed_forward"]["input"]["kernel"].shape
+      ((8,), (8, 24))
     """
     mixer = attention_cell(size, size, heads=heads, window=window, **attention)
     return pre_norm_block(mixer, mlp(size, hidden_factor * size, kind=kind), norm=norm)
 
 
 def recurrent_block(size: int, mixer: Cell, *, width: int = 4) -> Cell:
-    """The gated recurrence of Griffin.
+    """Build the gated recurrent block of Griffin.
 
     Equation: ``y = (mixer(conv(x W_1 + b_1)) * gelu(x W_2 + b_2)) W_3 + b_3`` with
     `causal_conv` as conv.
 
     Args:
-      size: D, of inputs and outputs.
+      size: D, the size of inputs and outputs.
       mixer: a cell from R to R', such as `rg_lru`.
-      width: of the convolution, in steps.
+      width: the width of the convolution, in steps.
 
     Returns:
       The cell. Params: ``{"branch": {"layer_0": dense D to R, "layer_1": convolution, "layer_2":
@@ -128,6 +144,13 @@ def recurrent_block(size: int, mixer: Cell, *, width: int = 4) -> Cell:
 
     References:
       De et al. 2024, arXiv:2402.19427, section 2.3.
+
+    Example:
+      >>> import jax
+      >>> from recurrent import output_shape, recurrent_block, rg_lru
+      >>> cell = recurrent_block(4, rg_lru(6, 6))
+      >>> output_shape(cell), list(jax.eval_shape(cell.init, jax.random.key(0)))
+      ((4,), ['branch', 'gate', 'output'])
     """
     shapes = mixer.input_shape, output_shape(mixer)
     if [len(shape) for shape in shapes] != [1, 1]:
@@ -155,15 +178,15 @@ def transformer(
     window: int = 256,
     **options: Any,
 ) -> Cell:
-    """A causal transformer: an affine map of the input, blocks, a normalisation.
+    """Build a causal transformer: an affine map of the input, blocks and a final normalization.
 
     Args:
       input_size: the size of the input.
       hidden_size: D, the size of the blocks and of the output.
-      depth: how many blocks.
-      heads: N.
-      window: how many steps a step attends to in each block; at least the length of the longest
-        sequence for full attention.
+      depth: the number of blocks.
+      heads: N, the number of attention heads.
+      window: how many steps each step attends to in each block; for full attention, at least the
+        length of the longest sequence.
       **options: further options of `transformer_block`.
 
     Returns:
@@ -171,7 +194,15 @@ def transformer(
 
     References:
       Vaswani et al. 2017, arXiv:1706.03762; pre-norm: Xiong et al. 2020, arXiv:2002.04745.
-      Departures: `attention_cell`'s rotary positions, a decoder alone.
+      Departures: rotary positions, see `attention_cell`; a decoder without an encoder.
+
+    Example:
+      >>> from recurrent import dense, embedding, output_shape, stack, transformer
+      >>> language_model = stack(
+      ...     embedding(10, 4), transformer(4, 8, depth=1, heads=2), dense(8, 10), input_shape=()
+      ... )
+      >>> output_shape(language_model)
+      (10,)
     """
     block = transformer_block(hidden_size, heads, window=window, **options)
     return _between(input_size, hidden_size, [block] * depth)
@@ -187,18 +218,18 @@ def griffin(
     hidden_factor: int = 3,
     mixer: Callable[[int, int], Cell] = rg_lru,
 ) -> Cell:
-    """Griffin: gated linear recurrences, with local attention in every third block.
+    """Build Griffin: gated linear recurrences, with local attention in every third block.
 
-    Each block is a `pre_norm_block` with a geglu `mlp`. Blocks 0, 1, 3, 4, ... mix time by a
+    Each block is a `pre_norm_block` with a geglu `mlp`. Blocks 0, 1, 3, 4, ... mix time steps by a
     `recurrent_block`, blocks 2, 5, ... by local multi-query attention with rotary positions.
 
     Args:
       input_size: the size of the input.
       hidden_size: D, the size of the blocks, of the recurrences and of the output.
-      depth: how many blocks.
-      heads: N.
-      window: how many steps a step attends to.
-      hidden_factor: the hidden layer of the perceptrons has ``hidden_factor * D`` units.
+      depth: the number of blocks.
+      heads: N, the number of attention heads.
+      window: how many steps each step attends to.
+      hidden_factor: the hidden layer of each perceptron has ``hidden_factor * D`` units.
       mixer: the recurrence, ``(D, D) -> Cell``.
 
     Returns:
@@ -208,6 +239,14 @@ def griffin(
       De et al. 2024, arXiv:2402.19427, section 2. Departures: an affine map of the input in place
       of the embedding; recurrences of size D in place of about 4 D / 3; a window of 256 in place
       of 1024; biases everywhere but in the attention.
+
+    Example:
+      >>> import jax
+      >>> from recurrent import griffin
+      >>> cell = griffin(3, 8, depth=3, heads=2, window=4)
+      >>> params = jax.eval_shape(cell.init, jax.random.key(0))  # a map, three blocks, a norm
+      >>> ["branch" in params[f"layer_{index}"]["mixing"] for index in (1, 2, 3)]
+      [True, True, False]
     """
     feed_forward = mlp(hidden_size, hidden_factor * hidden_size, kind="geglu")
     recurrence = recurrent_block(hidden_size, mixer(hidden_size, hidden_size))
@@ -222,7 +261,7 @@ def griffin(
 
 
 def _between(input_size: int, size: int, blocks: list[Cell]) -> Cell:
-    """The blocks between an affine map of the input and a last normalisation."""
+    """Stack an affine map of the input, the blocks, and a last normalization."""
     return stack(dense(input_size, size), *blocks, rms_norm(size), input_shape=(input_size,))
 
 
@@ -236,10 +275,10 @@ def _around(
     input_shape: Shape,
     forward: Callable[[Params, Any, _Mix], tuple[State, Any]],
 ) -> Cell:
-    """A cell from an inner one, whose state it has, and layers around it.
+    """Make a cell from an inner one, whose state it shares, and layers around it.
 
-    ``forward(params, x, mix) -> (state, y)`` treats each step alone but for ``mix(x) -> (state,
-    y)``, which is one step of the inner cell or its whole sequence.
+    ``forward(params, x, mix) -> (state, y)`` must treat each step alone except for
+    ``mix(x) -> (state, y)``, which runs one step of the inner cell or its whole sequence.
     """
 
     def initial_state(params: Params, batch_shape: Shape) -> State:

@@ -1,1 +1,1 @@
-"""The comparison: our cells and other libraries', side by side in one process."""
+"""Compare the speed of our cells with other libraries, side by side in one process."""

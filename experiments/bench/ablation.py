@@ -1,4 +1,4 @@
-"""Why the library's LSTM is as fast as it is: one change after the other, forward + backward."""
+"""Explain the speed of the library's LSTM by one change at a time, forward + backward."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,8 +17,10 @@ from experiments.bench.with_scan import lstm_gate
 CASES = tuple(
     Case("lstm", shape)
     for shape in (
-        *(Shape(64, 64, 8, 64), Shape(128, 32, 128, 256)),
-        *(Shape(100, 20, 512, 512), Shape(100, 2, 64, 512)),
+        Shape(64, 64, 8, 64),
+        Shape(128, 32, 128, 256),
+        Shape(100, 20, 512, 512),
+        Shape(100, 2, 64, 512),
     )
 )
 PLAIN = "plain scan"
@@ -26,7 +28,14 @@ Direction = dict[str, Array]
 
 
 class How(NamedTuple):
-    """What the derived backward pass keeps, where x W_x is computed, and where W_h transposed."""
+    """Choose the form of the derived backward pass.
+
+    Attributes:
+      keeps_pre_activations: whether the forward pass saves the pre-activations; otherwise the
+        backward pass computes them again.
+      projects_inside: whether x W_x is computed inside the loop, instead of before it.
+      transposes_before: whether W_h is transposed before the loop, instead of inside it.
+    """
 
     keeps_pre_activations: bool = False
     projects_inside: bool = False
@@ -34,7 +43,7 @@ class How(NamedTuple):
 
 
 def variants() -> dict[str, Callable[[Case, Weights], Network]]:
-    """How to build each; it differs from the one before in what its name says."""
+    """Return a builder for each variant; its name says how it differs from the one before."""
     return {
         PLAIN: partial(_network, textbook),
         "+ input product before the loop": with_scan.build,
@@ -53,7 +62,7 @@ def _network(layer: Callable[[Direction, Array], Array], case: Case, weights: We
 
 
 def textbook(w: Direction, xs: Array) -> Array:
-    """The equation as it stands in a textbook, differentiated by JAX."""
+    """Compute the textbook equation, differentiated by JAX."""
 
     def body(state: Any, x: Array) -> tuple[Any, Array]:
         state = lstm_gate(x @ w["w_x"] + state[0] @ w["w_h"] + w["b"], state[1])
@@ -64,7 +73,11 @@ def textbook(w: Direction, xs: Array) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def derived(how: How, w: Direction, xs: Array) -> Array:
-    """The same; its backward loop carries the gradient of the state and emits that of z alone."""
+    """Compute the textbook LSTM with a backward pass derived by hand.
+
+    The backward loop carries the gradient of the state and outputs only that of the
+    pre-activations z; the gradients of the weights are computed after the loop.
+    """
     return _forward(how, w, xs)[0]
 
 
@@ -77,7 +90,7 @@ def _forward(how: How, w: Direction, xs: Array) -> tuple[Array, Any]:
         state = lstm_gate(z, state[1])
         return state, (*state, z if how.keeps_pre_activations else None)
 
-    inputs = xs if how.projects_inside else project(xs)
+    inputs = xs if how.projects_inside else project(xs)  # [T, B, I] or [T, B, 4 H]
     _, (hs, cs, zs) = lax.scan(body, zeros(w, xs), inputs)
     return hs, (w, xs, hs, cs, zs)
 
@@ -108,11 +121,11 @@ derived.defvjp(_forward, _backward)
 
 
 def zeros(w: Direction, xs: Array) -> tuple[Array, Array]:
-    """The state before the first step."""
+    """Return the initial state: h and c of zeros, both [B, H]."""
     h = jnp.zeros((xs.shape[1], w["w_h"].shape[0]), xs.dtype)
     return h, h
 
 
 def _product(left: Array, right: Array) -> Array:
-    """The sum over all steps and sequences of ``left^T right``."""
+    """Return ``left^T right``, [M, N], of [T, B, M] and [T, B, N], summed over T and B."""
     return left.reshape(-1, left.shape[-1]).T @ right.reshape(-1, right.shape[-1])

@@ -1,4 +1,4 @@
-"""What is compared: cells, shapes, forms and measurements, with their work in FLOP."""
+"""Define what is compared: cells, shapes, forms and measurements, with their work in FLOP."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,7 +14,7 @@ LEARNING_RATE = 1e-3
 
 
 class Shape(NamedTuple):
-    """T steps, B sequences in a batch, I inputs, H hidden units."""
+    """Hold the sizes of a case: T steps, B sequences in a batch, I inputs, H hidden units."""
 
     time: int
     batch: int
@@ -38,7 +38,7 @@ SHAPES = (
 
 
 class Case(NamedTuple):
-    """A network to run on a batch; ``form`` is one of `FORMS`."""
+    """Describe a network to run on a batch; ``form`` is one of `FORMS`."""
 
     cell: str
     shape: Shape
@@ -46,12 +46,12 @@ class Case(NamedTuple):
 
     @property
     def ways(self) -> tuple[str, ...]:
-        """The directions of each layer."""
+        """Return the directions of each layer."""
         return ("forward", "backward") if self.form == "bidirectional" else ("forward",)
 
     @property
     def input_sizes(self) -> list[int]:
-        """The number of inputs of each layer."""
+        """Return the number of inputs of each layer."""
         deeper = [self.shape.hidden * len(self.ways)] if self.form == "two-layers" else []
         return [self.shape.inputs, *deeper]
 
@@ -60,7 +60,10 @@ class Case(NamedTuple):
 
 
 def cases() -> list[Case]:
-    """All of a full run: each cell in each shape, then two layers and two directions once."""
+    """Return the cases of a full run.
+
+    They are each cell in each shape, then one case of two layers and one of two directions.
+    """
     plain = [Case(cell, shape) for cell in CELLS for shape in SHAPES]
     return [
         *plain,
@@ -70,21 +73,21 @@ def cases() -> list[Case]:
 
 
 def quick_cases() -> list[Case]:
-    """The few of ``--quick``."""
+    """Return the few cases of ``--quick``."""
     return [Case(cell, SHAPES[0]) for cell in CELLS]
 
 
 def blocks(cell: str) -> int:
-    """How many blocks of H columns the kernels of a cell have."""
+    """Return how many blocks of H columns the kernels of a cell have."""
     return {"lstm": 4, "gru": 3, "elman": 1}[cell]
 
 
 def flop(case: Case, measure: str) -> int:
-    """Multiplications and additions of the matrix products; the rest is small beside them.
+    """Count the multiplications and additions of the matrix products; the rest is negligible.
 
-    A layer in one direction multiplies rows of x and h, T B of them, by kernels of
-    ``gates H`` columns: ``2 gates T B H (I + H)``. The backward pass has two products for each
-    of the forward pass. What Adam itself does is not counted.
+    A layer in one direction multiplies T B rows of x and h by kernels of ``gates H`` columns,
+    which is ``2 gates T B H (I + H)`` FLOP. The backward pass has two products for each product
+    of the forward pass. The operations of Adam are not counted.
     """
     shape = case.shape
     columns = blocks(case.cell) * shape.hidden
@@ -94,7 +97,7 @@ def flop(case: Case, measure: str) -> int:
 
 
 def layers_of(case: Case) -> Iterator[tuple[str, int]]:
-    """Each direction of each layer, with its number of inputs."""
+    """Yield each direction of each layer, with its number of inputs."""
     for inputs in case.input_sizes:
         for way in case.ways:
             yield way, inputs

@@ -1,11 +1,11 @@
-"""One measurement of several programs: the gate, then the clock, then memory."""
+"""Compare several programs in one measurement: verify their results, then time, then memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.bench import gate, machine, memory, timing
+from experiments.bench import machine, memory, timing, verify
 from experiments.bench.program import Program
 
 Row = dict[str, Any]
@@ -15,15 +15,18 @@ Made = Callable[[], tuple[Program, Mapping[str, np.ndarray]]]
 def compare(
     about: Row, made: Mapping[str, Made], seconds: float, repeats: int, against: Sequence[str]
 ) -> list[Row]:
-    """A row for each library.
+    """Verify and time all programs, and return a row for each.
+
+    A program that raises or that differs from the reference is not timed; its row says so in
+    ``failed``.
 
     Args:
-      about: what all rows say of the case.
-      made: by name, a function that compiles the library's program and gives with it what it must
-        compute.
+      about: the fields that describe the case, which all rows share.
+      made: by library, a function that compiles its program and returns it with the arrays that it
+        must compute.
       seconds: see `timing.interleaved`.
       repeats: see `timing.interleaved`.
-      against: whose medians are divided by that of each in ``ratios``.
+      against: the libraries whose median times are divided by that of each row in ``ratios``.
     """
     programs, rows = {}, []
     for name, make in made.items():
@@ -41,14 +44,14 @@ def compare(
 
 
 def _passed(make: Made) -> tuple[Program | None, Row]:
-    """The program, if it computes what it must, and how far off it was."""
+    """Return the program, or None if it fails, and its error against the reference."""
     try:
         program, expected = make()
-        error = gate.error(program.arrays(program.run()), expected)
-    except Exception as problem:  # whatever a library raises is its row, and the others go on
+        error = verify.error(program.arrays(program.run()), expected)
+    except Exception as problem:  # one library's failure must not stop the others
         return None, {"failed": f"{type(problem).__name__}: {problem}".partition("\n")[0]}
-    if error > gate.LARGEST_ERROR:
-        return None, {"error": error, "failed": f"off the reference by {error:.1e}"}
+    if error > verify.LARGEST_ERROR:
+        return None, {"error": error, "failed": f"differs from the reference by {error:.1e}"}
     return program, {"error": error}
 
 

@@ -1,13 +1,14 @@
-"""How fast are our cells beside those of other libraries, on this machine's processor?
+"""Compare the speed of our cells with that of other libraries, on this machine's processor.
 
-Side by side in one process, in turns: ours, PyTorch (oneDNN), Flax linen and nnx, Haiku, Equinox,
-Keras on JAX, and a plain jax.lax.scan; LSTM, GRU and Elman; forward, forward + backward, a whole
-step of Adam. From the same weights, a library must first agree with a float64 reference. Then an
-ablation, which gives each factor its cause, and long sequences: time and memory against T.
+All take turns in one process: ours, PyTorch (oneDNN), Flax linen and nnx, Haiku, Equinox, Keras on
+JAX, and a plain jax.lax.scan. The cells are LSTM, GRU and Elman. The measurements are forward,
+forward + backward, and a whole step of Adam. All start from the same weights, and a library is
+timed only if it agrees with a float64 reference. An ablation then explains the speed of our LSTM
+change by change, and a third part measures time and memory of long sequences against T.
 
-Writes bench.json, bench.md and pictures; what an earlier run left in the same folder is replaced.
-On two cores a full run takes about 20 minutes, --quick about one. Leave the machine alone
-meanwhile. Everything runs on the CPU.
+Writes bench.json, bench.md and figures, replacing those of an earlier run in the same folder. On
+two cores a full run takes about 20 minutes, --quick about one. Leave the machine idle meanwhile.
+Everything runs on the CPU.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from typing import Any
 
 from experiments.bench import selection
 from experiments.bench.cases import MEASURES, Case, cases, flop, quick_cases
-from experiments.bench.peers import OURS, PEERS, SHARDED
+from experiments.bench.libraries import LIBRARIES, OURS, SHARDED
 from experiments.bench.selection import Selection, has
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
@@ -35,35 +36,33 @@ Rows = list[dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The flags of the comparison."""
+    """Hold the flags of the comparison."""
 
     quick: bool = option(
-        False, "a few small cases, and less time for each; without --only the table alone"
+        False, "measure a few small cases for less time; without --only, only the table"
     )
     only: str = option(
         "",
-        "words with commas between, such as lstm,backward,28x32x28x128; a row needs one of the "
-        "words of each kind given\n"
+        "words separated by commas, such as lstm,backward,28x32x28x128; a row is measured if it "
+        "matches a word of every kind that is given\n"
         + "\n".join(
             f"{'':24}{kind}: {', '.join(words)}" for kind, words in selection.WORDS.items()
         ),
         check=selection.read,
     )
-    seconds: float = option(
-        0.5, "rounds go on until they took so long for each program", minimum=0, maximum=3600
-    )
-    repeats: int = option(7, "at least so many rounds", minimum=2, maximum=10**6)
-    out: str = option("", "the folder of the results, instead of runs/bench/NAME")
+    seconds: float = option(0.5, "how long rounds continue, per program", minimum=0, maximum=3600)
+    repeats: int = option(7, "minimum number of rounds", minimum=2, maximum=10**6)
+    out: str = option("", "folder for the results, instead of runs/bench/NAME")
 
 
 def main(settings: Settings, folder: Path, command: str) -> int:
-    """Measures, prints the tables, and returns the exit status."""
+    """Run the comparison, print its tables, and return the exit status."""
     from experiments.bench import tables
 
     try:
         result = run(settings, folder, command)
     except KeyboardInterrupt:
-        print(f"Interrupted; what was measured is in {folder}.", file=sys.stderr)
+        print(f"Interrupted; the results so far are in {folder}.", file=sys.stderr)
         return 130
     print(tables.page(result))
     print(f"results: {folder / 'bench.md'}")
@@ -71,27 +70,27 @@ def main(settings: Settings, folder: Path, command: str) -> int:
 
 
 def run(settings: Settings, folder: Path, command: str) -> Result:
-    """Measures what the settings say; writes after each case what there is.
+    """Measure what the settings select, writing the results so far after each case.
 
     Raises:
-      UserError: where ``--only`` leaves nothing to measure.
+      UserError: if ``--only`` leaves nothing to measure, or the folder cannot be created.
     """
-    from experiments.bench import ceiling, peers
+    from experiments.bench import libraries, peak
 
-    modules, missing = peers.installed()
+    modules, missing = libraries.installed()
     result = beginning(settings, command, missing)
     if settings.quick:
         settings = dataclasses.replace(settings, seconds=settings.seconds / 5, repeats=5)
     todo = list(jobs(settings, selected(settings), modules))
     if not todo:
-        few = ", of the few that --quick measures," if settings.quick else ""
-        raise UserError(f"--only={settings.only}: expected words that some case{few} has all of.")
+        measured = " of --quick" if settings.quick else ""
+        raise UserError(f"--only={settings.only}: expected words that match a case{measured}.")
     for name, why in missing.items():
-        print(f"{PEERS[name].title} is left out: {why}.")
+        print(f"{LIBRARIES[name].title} is skipped: {why}.")
     make_folder(folder)
     prepare("torch" in modules)
-    rates = partial(ceiling.measure, "torch" in modules, settings.repeats)
-    result["ceiling"].append(rates())
+    rates = partial(peak.measure, "torch" in modules, settings.repeats)
+    result["peak_gflops"].append(rates())
     began = time.monotonic()
     try:
         for number, (part, title, job) in enumerate(todo, start=1):
@@ -99,7 +98,7 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
             write(result, folder)
             seconds = time.monotonic() - began
             print(f"[{number}/{len(todo)}] {title} ({seconds:.0f} s)", flush=True)
-        result["ceiling"].append(rates())
+        result["peak_gflops"].append(rates())
     finally:
         gc.unfreeze()
         write(result, folder)
@@ -108,10 +107,10 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
 
 
 def make_folder(folder: Path) -> None:
-    """The folder of the results, before anything is measured.
+    """Create the folder of the results, before anything is measured.
 
     Raises:
-      UserError: where it cannot be made.
+      UserError: if the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,10 +119,10 @@ def make_folder(folder: Path) -> None:
 
 
 def prepare(with_torch: bool) -> None:
-    """The same ground for all: the CPU, all of its cores, nothing compiled beforehand.
+    """Set equal conditions for all libraries: the CPU, all its cores, no compilation cache.
 
-    And a device of JAX for each core, of which all but `with_sharded` use the first. Where JAX has
-    run before in this process the devices are those that it had.
+    JAX gets one device per core, of which all programs but `with_sharded` use the first. If JAX has
+    already run in this process, its devices stay as they are.
     """
     import jax
 
@@ -133,25 +132,25 @@ def prepare(with_torch: bool) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", machine.cores())
-    memory.settle_allocator()
+    memory.configure_allocator()
     if with_torch:
         import torch  # pyright: ignore[reportMissingImports]
 
         torch.set_num_threads(machine.cores())
-    gc.freeze()  # the libraries themselves, which each collection would go through
+    gc.freeze()  # so that no collection scans the objects of the libraries themselves
 
 
 def beginning(settings: Settings, command: str, missing: dict[str, str]) -> Result:
-    """A result without a measurement."""
-    from experiments.bench import machine, peers
+    """Return the result before the first measurement."""
+    from experiments.bench import libraries, machine
 
     return {
         "command": command,
         "settings": dataclasses.asdict(settings),
         "machine": machine.describe(),
-        "versions": peers.versions(),
+        "versions": libraries.versions(),
         "missing": missing,
-        "ceiling": [],
+        "peak_gflops": [],
         "table": [],
         "ablation": [],
         "long": [],
@@ -159,14 +158,14 @@ def beginning(settings: Settings, command: str, missing: dict[str, str]) -> Resu
 
 
 def selected(settings: Settings) -> Selection:
-    """What --only says; --quick by itself means the table alone."""
+    """Return what ``--only`` selects; ``--quick`` without ``--only`` selects the table."""
     return selection.read(settings.only or ("table" if settings.quick else ""))
 
 
 def jobs(
     settings: Settings, wanted: Selection, modules: dict[str, ModuleType]
 ) -> Iterator[tuple[str, str, Callable[[], Rows]]]:
-    """What is to be measured: the part, the case's name, and a function for its rows."""
+    """Yield what to measure: the part, the title of the case, and a function that measures it."""
     from experiments.bench import ablation, long
 
     few = slice(1 if settings.quick else None)
@@ -186,8 +185,8 @@ def jobs(
 def table_rows(
     settings: Settings, wanted: Selection, modules: dict[str, ModuleType], case: Case
 ) -> Rows:
-    """All libraries that have the cell, in all measurements."""
-    from experiments.bench import peers
+    """Measure a case with all selected libraries that have its cell, in all measurements."""
+    from experiments.bench import libraries
     from experiments.bench.compare import compare
     from experiments.bench.reference import expected
     from experiments.bench.weights import draw
@@ -196,13 +195,13 @@ def table_rows(
     right = cache(partial(expected, case, weights, xs))
 
     def made(module: ModuleType, measure: str) -> Any:
-        program = peers.program(module, case, weights, xs, measure)
-        return program, right(peers.reset_of(module))[measure]
+        program = libraries.program(module, case, weights, xs, measure)
+        return program, right(libraries.reset_of(module))[measure]
 
     here = {
         name: module
         for name, module in modules.items()
-        if has(wanted, library=name) and peers.has(module, case)
+        if has(wanted, library=name) and libraries.has(module, case)
     }
     rows = []
     for measure in MEASURES:
@@ -215,7 +214,7 @@ def table_rows(
 
 
 def ablation_rows(settings: Settings, case: Case) -> Rows:
-    """All variants, forward + backward."""
+    """Measure all variants of the ablation, forward + backward."""
     from experiments.bench import ablation
     from experiments.bench.compare import compare
     from experiments.bench.program import jax_program
@@ -234,7 +233,7 @@ def ablation_rows(settings: Settings, case: Case) -> Rows:
 
 
 def long_rows(settings: Settings, names: list[str], steps: int) -> Rows:
-    """All methods on one sequence; names of those too slow for longer ones are taken out."""
+    """Measure all methods on one sequence, and remove from ``names`` those too slow to go on."""
     from experiments.bench import long
     from experiments.bench.compare import compare
 
@@ -245,7 +244,7 @@ def long_rows(settings: Settings, names: list[str], steps: int) -> Rows:
 
 
 def about(case: Case, measure: str) -> dict[str, Any]:
-    """What a row says of its case."""
+    """Return the fields by which a row describes its case."""
     shape = case.shape._asdict()
     return {
         "cell": case.cell,
@@ -257,11 +256,13 @@ def about(case: Case, measure: str) -> dict[str, Any]:
 
 
 def write(result: Result, folder: Path) -> None:
-    """bench.json and bench.md."""
+    """Write bench.json and bench.md, with each row's share of peak FLOP/s."""
     from experiments.bench import tables
     from experiments.harness.files import write_atomically
 
-    highest = max((rate for rates in result["ceiling"] for rate in rates.values()), default=None)
+    highest = max(
+        (rate for rates in result["peak_gflops"] for rate in rates.values()), default=None
+    )
     for row in [*result["table"], *result["ablation"]]:
         if highest and "seconds" in row:
             row["share"] = row["flop"] / row["seconds"][0] / 1e9 / highest
@@ -270,8 +271,8 @@ def write(result: Result, folder: Path) -> None:
 
 
 def draw(result: Result, folder: Path) -> None:
-    """The pictures of what was measured."""
-    from experiments.bench import pictures
+    """Draw the figures of the result into the folder."""
+    from experiments.bench import figures
 
-    for name, figure in pictures.all_of(result).items():
+    for name, figure in figures.all_of(result).items():
         figure.savefig(folder / f"{name}.png")

@@ -1,4 +1,4 @@
-"""Long sequences: forward + backward of one sequence, its time and its memory against T."""
+"""Measure forward + backward of one long sequence: time and memory against T."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,18 +14,22 @@ from recurrent import Cell, lstm, min_gru, parallel, unroll
 
 TIMES = (1024, 4096, 16384, 65536)
 INPUTS = HIDDEN = 16
-SLOW = 5.0  # seconds of one call; a method that takes so long is not tried on longer ones
+SLOW = 5.0  # seconds per call; a slower method is not run on longer sequences
 LSTM = "LSTM"
 
 
 def methods() -> dict[str, tuple[Callable[[], Cell], Callable[[int], int | None]]]:
-    """By name: the cell, and every how many of T steps `unroll` keeps a state, None for all."""
+    """Return the methods by name.
+
+    Each is a function that makes the cell, and a function from T to the interval of steps at which
+    `unroll` saves a state and recomputes those between (None saves all).
+    """
 
     def by(method: Any) -> Callable[[], Cell]:
         return partial(min_gru, INPUTS, HIDDEN, method=method)
 
     def deer() -> Cell:
-        return parallel(lstm(INPUTS, HIDDEN), fallback=False)  # NaN where it does not converge
+        return parallel(lstm(INPUTS, HIDDEN), fallback=False)  # NaN if it does not converge
 
     plain = partial(lstm, INPUTS, HIDDEN)
     return {
@@ -39,9 +43,17 @@ def methods() -> dict[str, tuple[Callable[[], Cell], Callable[[int], int | None]
 
 
 def program(name: str, time: int) -> tuple[Program, dict[str, np.ndarray]]:
-    """The method on a sequence of so many steps, and what it must compute.
+    """Build a method's program for one sequence, and what it must compute.
 
-    That is the gradient of a `jax.lax.scan` of the same cell's step, in float64.
+    The expected arrays are the loss and gradients of a `jax.lax.scan` over the same cell's step, in
+    float64.
+
+    Args:
+      name: a key of `methods`.
+      time: the number of steps.
+
+    Returns:
+      The program, and the arrays that it must compute by name.
     """
     make, every = methods()[name]
     cell = make()

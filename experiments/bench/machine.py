@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""Describe the machine, and how busy other processes kept it."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str | int]:
-    """The processor, how many cores this process may use, the system and the Python."""
+    """Return the processor, the number of cores this process may use, the system and Python."""
     return {
         "processor": _processor(),
         "cores": cores(),
@@ -20,7 +20,7 @@ def describe() -> dict[str, str | int]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -28,9 +28,11 @@ def cores() -> int:
 
 @contextmanager
 def watched() -> Iterator[list[float]]:
-    """Gives a list that at the end has the share of the cores that other processes took.
+    """Measure how much of the cores other processes use while the context is open.
 
-    It stays empty where the system does not tell.
+    Yields:
+      A list that on exit holds that share, from 0 to 1. It stays empty if the system does not
+      report it.
     """
     share: list[float] = []
     began, before = time.monotonic(), _others()
@@ -41,7 +43,7 @@ def watched() -> Iterator[list[float]]:
 
 
 def _others() -> float | None:
-    """Seconds that all but this process have had of its cores since the system started."""
+    """Return the seconds that other processes have used of our cores since the system started."""
     try:
         lines = Path("/proc/stat").read_text().splitlines()
     except OSError:
@@ -52,7 +54,7 @@ def _others() -> float | None:
 
 
 def _busy(line: str) -> int:
-    """Ticks that a core was at work, or was kept from it by another guest of its host."""
+    """Return the ticks that a core was busy, or that the hypervisor gave to another guest."""
     user, nice, system, _, _, irq, softirq, stolen, *_ = map(int, line.split()[1:])
     return user + nice + system + irq + softirq + stolen
 

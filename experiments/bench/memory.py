@@ -1,4 +1,4 @@
-"""How far one call raises the memory of this process, by the kernel's own high-water mark."""
+"""Measure how much one call raises this process's memory, by the kernel's high-water mark."""
 
 import ctypes
 import gc
@@ -12,49 +12,49 @@ _LARGEST_KEPT = 32 * 2**20
 _PAGE = 4096
 
 
-def settle_allocator() -> None:
-    """Puts glibc's allocator where its own adjustment ends in any long run.
+def configure_allocator() -> None:
+    """Set glibc's allocator to the thresholds that it adapts to in any long run.
 
-    It then keeps what is freed, up to blocks of 32 MiB, and asks the kernel for what is larger. So
-    the order of cases makes no difference, and `growth` can go back to this state. It is the
-    same for all libraries. With another C library nothing is done.
+    It then keeps freed blocks of up to 32 MiB and requests larger ones from the kernel. With fixed
+    thresholds the order of the cases makes no difference, and `growth` can restore this state. The
+    settings are the same for all libraries. With another C library this does nothing.
     """
     _set_thresholds(_LARGEST_KEPT, 2 * _LARGEST_KEPT)
 
 
 def growth(run: Callable[[], Any]) -> int | None:
-    """Bytes by which the resident set's peak during a call exceeds its size before it.
+    """Measure by how many bytes the peak resident set in a call exceeds its size before the call.
 
-    Meanwhile the allocator hands every page back when it is freed, since what it kept from an
-    earlier call would hide some of the growth; as some threads may keep some all the same, the
-    largest of three calls is taken. What the program holds between calls, its weights and
-    inputs, is not counted, nor what it needs once.
+    During the measurement the allocator returns every freed page to the kernel, because memory
+    kept from an earlier call would hide part of the growth. Some threads may keep memory anyway, so
+    the largest of three calls is taken. Memory that the program holds between calls (its weights
+    and inputs) or needs only once is not counted.
 
     Returns:
-      The bytes; None where the kernel does not tell (elsewhere than on Linux).
+      The growth in bytes; None if the kernel does not report it (anywhere but on Linux).
     """
     gc.collect()
     try:
         _set_thresholds(_LARGEST_KEPT, 0)
         for _ in range(2):
-            run()  # so that the threads that allocate hand back what is at the end of their heaps
-        _hand_back()
+            run()  # makes each allocating thread return the free end of its heap
+        _return_free_memory()
         _set_thresholds(_PAGE, 0)
         return max(_raised(run) for _ in range(3))
     except (OSError, KeyError):
         return None
     finally:
-        settle_allocator()
+        configure_allocator()
 
 
 def _raised(run: Callable[[], Any]) -> int:
-    (_PROCESS / "clear_refs").write_text("5")  # the mark falls to the present size
+    (_PROCESS / "clear_refs").write_text("5")  # resets the high-water mark to the current size
     before = _resident("VmRSS")
     run()
     return max(0, _resident("VmHWM") - before)
 
 
-def _hand_back() -> None:
+def _return_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""A program to time, and how the three measurements are made of a network in JAX."""
+"""Build the programs to time: the three measurements of a network in JAX."""
 
 import time
 from collections.abc import Callable
@@ -13,19 +13,19 @@ Arrays = dict[str, np.ndarray]
 Place = Callable[[Any, np.ndarray], tuple[Any, Any]]
 Differentiate = Callable[..., Callable[..., Any]]
 
-# Of a processor with AVX-512 XLA uses half the width, unless it is told otherwise: a tenth of the
-# time. It is told so for all that runs on JAX.
+# By default XLA uses only half the vector width of a processor with AVX-512, which costs a tenth of
+# the time. The option is set for every library that runs on JAX.
 XLA_OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
 
 
 class Program(NamedTuple):
-    """One measurement of one library.
+    """Hold one measurement of one library, ready to run.
 
     Attributes:
-      run: a call, from start to finished results.
-      arrays: from what ``run`` returned to NumPy arrays by the names of `reference.expected`.
-      compile_seconds: to trace and compile it; None where nothing is compiled.
-      planned_bytes: XLA's own plan of memory; None where there is none.
+      run: makes one call and waits for its results.
+      arrays: converts what ``run`` returned to NumPy arrays with the names of `reference.expected`.
+      compile_seconds: the time to trace and compile it; None if nothing is compiled.
+      planned_bytes: the memory that XLA plans to use; None if there is no plan.
     """
 
     run: Callable[[], Any]
@@ -35,13 +35,14 @@ class Program(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A network of a library that runs on JAX, as a pure function.
+    """Describe a network of a library on JAX as a pure function.
 
     Attributes:
-      apply: ``(params, xs) -> ys``, both ``[T, B, features]`` unless ``batch_major``.
-      params: in the library's own form.
-      weights: from a gradient in that form to one in that of `experiments.bench.weights`.
-      batch_major: whether sequences are ``[B, T, features]`` to it.
+      apply: ``(params, xs) -> ys``; xs and ys are ``[T, B, features]`` unless ``batch_major``.
+      params: the parameters in the library's own form.
+      weights: converts parameters or gradients from the library's form to that of
+        `experiments.bench.weights`.
+      batch_major: whether the library's sequences are ``[B, T, features]``.
     """
 
     apply: Callable[[Any, Any], Any]
@@ -51,13 +52,18 @@ class Network(NamedTuple):
 
 
 def layered(layer: Callable[[Any, Any, bool], Any]) -> Callable[[Any, Any], Any]:
-    """The ``apply`` of a network from ``layer(params, xs, backwards) -> ys``."""
+    """Build the ``apply`` of a `Network` from one layer in one direction.
+
+    Args:
+      layer: ``(params, xs, backwards) -> ys``, with xs ``[T, B, I]`` and ys ``[T, B, H]``, or both
+        batch-major.
+    """
     import jax.numpy as jnp
 
     def apply(params: Any, xs: Any) -> Any:
         for ways in params:
             ys = [layer(ways[way], xs, way == "backward") for way in WAYS if way in ways]
-            xs = ys[0] if len(ys) == 1 else jnp.concatenate(ys, axis=-1)
+            xs = ys[0] if len(ys) == 1 else jnp.concatenate(ys, axis=-1)  # [..., H] or [..., 2 H]
         return xs
 
     return apply
@@ -70,18 +76,18 @@ def jax_program(
     place: Place | None = None,
     differentiate: Differentiate | None = None,
 ) -> Program:
-    """A measurement of a network on inputs ``[T, B, I]``.
+    """Build the program of one measurement of a network.
 
     Args:
-      network: what is measured.
-      xs: its inputs.
+      network: the network to measure.
+      xs: its inputs ``[T, B, I]``.
       measure: forward, backward or adam.
-      place: lays params and inputs on devices; on the first by default.
-      differentiate: used like `jax.value_and_grad`, which it is by default.
+      place: puts parameters and inputs on devices; on the first device by default.
+      differentiate: called like `jax.value_and_grad`, which is the default.
     """
     import jax
 
-    params, batch = (place or _on_one_device)(network.params, _turned(network, xs))
+    params, batch = (place or _on_one_device)(network.params, _swap_axes(network, xs))
     network = network._replace(params=params)
     if measure == "forward":
         return forward(network, batch)
@@ -97,30 +103,33 @@ def _on_one_device(params: Any, xs: np.ndarray) -> tuple[Any, Any]:
 
 
 def forward(network: Network, xs: Any) -> Program:
-    """All outputs."""
+    """Build the program that computes all outputs."""
     executable, facts = compiled(network.apply, network.params, xs)
     return Program(
         _ready(executable, network.params, xs),
-        lambda ys: {"outputs": _turned(network, ys)},
+        lambda ys: {"outputs": _swap_axes(network, ys)},
         *facts,
     )
 
 
 def backward(network: Network, xs: Any, differentiate: Differentiate) -> Program:
-    """The loss and its gradient by params and inputs."""
+    """Build the program of the loss and its gradients with respect to parameters and inputs."""
     both = differentiate(_loss(network), argnums=(0, 1))
     executable, facts = compiled(both, network.params, xs)
 
     def arrays(result: Any) -> Arrays:
         loss, (d_params, d_xs) = result
         named_arrays = named(network.weights(d_params))
-        return {"loss": np.asarray(loss), "inputs": _turned(network, d_xs), **named_arrays}
+        return {"loss": np.asarray(loss), "inputs": _swap_axes(network, d_xs), **named_arrays}
 
     return Program(_ready(executable, network.params, xs), arrays, *facts)
 
 
 def adam(network: Network, xs: Any, differentiate: Differentiate) -> Program:
-    """The loss, its gradient by params, and a step of Adam, which may overwrite the old params."""
+    """Build the program of one training step: loss, gradients of the parameters, Adam.
+
+    The parameters and Adam's state are donated, so each step may overwrite the previous ones.
+    """
     import jax
     import jax.numpy as jnp
     import optax
@@ -155,7 +164,17 @@ def adam(network: Network, xs: Any, differentiate: Differentiate) -> Program:
 def compiled(
     function: Callable[..., Any], *arguments: Any, donated: tuple[int, ...] = ()
 ) -> tuple[Callable[..., Any], tuple[float, int | None]]:
-    """The compiled function, and the seconds that took with the bytes that it plans to use."""
+    """Compile a function for some arguments.
+
+    Args:
+      function: the function to compile.
+      *arguments: the arguments, of which shapes, dtypes and devices count.
+      donated: the positions of the arguments whose memory may be reused for the results.
+
+    Returns:
+      The compiled function, and a pair of the seconds to trace and compile it and the bytes that
+      XLA plans to use on all devices, or None if there is no plan.
+    """
     import jax
 
     began = time.perf_counter()
@@ -166,7 +185,7 @@ def compiled(
     if plan is None:
         return executable, (seconds, None)
     planned = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
-    devices = len(jax.tree.leaves(arguments)[0].devices())  # the plan is of one of them
+    devices = len(jax.tree.leaves(arguments)[0].devices())  # the plan is for one device
     return executable, (seconds, devices * (planned - plan.alias_size_in_bytes))
 
 
@@ -182,7 +201,8 @@ def _loss(network: Network) -> Callable[[Any, Any], Any]:
     return lambda params, xs: jnp.square(network.apply(params, xs)).sum()
 
 
-def _turned(network: Network, xs: Any) -> np.ndarray:
-    """From time-major to the network's order of axes, or back."""
+def _swap_axes(network: Network, xs: Any) -> np.ndarray:
+    """Swap the first two axes if the network is batch-major, which undoes itself."""
     xs = np.asarray(xs)
+    # [T, B, D] <-> [B, T, D]
     return np.ascontiguousarray(xs.swapaxes(0, 1)) if network.batch_major else xs

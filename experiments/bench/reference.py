@@ -1,8 +1,8 @@
-"""What is right: each network as a plain loop in float64, and the gradient of that loop.
+"""Compute the reference results: each network as a plain loop in float64, and its gradient.
 
 The equations are written once, for NumPy and for `jax.numpy`: values come from a Python loop over
 NumPy arrays, gradients from `jax.grad` of `jax.lax.scan` over the same step in float64. No code of
-a library under comparison is used.
+a compared library is used.
 """
 
 from collections.abc import Callable
@@ -18,17 +18,19 @@ Expected = dict[str, dict[str, np.ndarray]]
 
 
 def expected(case: Case, weights: Weights, xs: np.ndarray, reset: Reset = "after") -> Expected:
-    """By measurement, what a network must give: outputs, gradients, a step of Adam.
+    """Compute what a network must return in each measurement.
 
     Args:
-      case: which network.
-      weights: of `experiments.bench.weights`.
-      xs: ``[T, B, I]``.
+      case: the network.
+      weights: its weights, in the form of `experiments.bench.weights`.
+      xs: its inputs ``[T, B, I]``.
       reset: whether a GRU resets h W_n + b_n (``"after"`` the product, as cuDNN does) or h itself
         (``"before"`` it, as in the paper, and without b_n).
 
     Returns:
-      Arrays by name. The loss is the sum of the squares of all outputs.
+      For each measurement, float64 arrays by name: the outputs; the loss and its gradients; the
+      loss, and the changes of the weights and first moments of one step of Adam. The loss is the
+      sum of the squares of all outputs.
     """
     wide = each(lambda arrays: {k: np.asarray(v, np.float64) for k, v in arrays.items()}, weights)
     if reset == "before":
@@ -45,14 +47,14 @@ def expected(case: Case, weights: Weights, xs: np.ndarray, reset: Reset = "after
 
 
 def outputs(case: Case, weights: Weights, xs: np.ndarray, reset: Reset = "after") -> np.ndarray:
-    """All outputs ``[T, B, H]``, or ``[T, B, 2 H]`` of two directions."""
+    """Return all outputs, ``[T, B, H]``, or ``[T, B, 2 H]`` for two directions."""
 
     def loop(step: Callable[..., Any], state: Any, xs: np.ndarray, backwards: bool) -> np.ndarray:
         ys = []
         for x in xs[::-1] if backwards else xs:
             state = step(state, x)
             ys.append(state[0])
-        return np.stack(ys[::-1] if backwards else ys)
+        return np.stack(ys[::-1] if backwards else ys)  # [T, B, H]
 
     return network(np, loop, case.cell, weights, xs, reset)
 
@@ -60,7 +62,7 @@ def outputs(case: Case, weights: Weights, xs: np.ndarray, reset: Reset = "after"
 def gradient(
     case: Case, weights: Weights, xs: np.ndarray, reset: Reset = "after"
 ) -> tuple[Weights, np.ndarray]:
-    """The gradient of the sum of the squares of all outputs, by weights and inputs."""
+    """Return the gradients of the sum of squared outputs with respect to weights and inputs."""
     import jax
     import jax.numpy as jnp
 
@@ -81,7 +83,19 @@ def gradient(
 def network(
     xp: Any, loop: Callable[..., Any], cell: str, weights: Weights, xs: Any, reset: Reset
 ) -> Any:
-    """Layer upon layer; the outputs of two directions stand beside each other."""
+    """Run all layers, concatenating the outputs of two directions.
+
+    Args:
+      xp: `numpy` or `jax.numpy`.
+      loop: runs a step over time, as ``loop(step, state, xs, backwards) -> ys``.
+      cell: lstm, gru or elman.
+      weights: in the form of `experiments.bench.weights`.
+      xs: ``[T, B, I]``.
+      reset: see `expected`.
+
+    Returns:
+      The outputs of the last layer, ``[T, B, H]`` or ``[T, B, 2 H]``.
+    """
     for layer in weights:
         ways = [way for way in WAYS if way in layer]
         xs = xp.concatenate(
@@ -100,7 +114,7 @@ def direction(
     backwards: bool,
     reset: Reset,
 ) -> Any:
-    """One layer in one direction, from a state of zeros."""
+    """Run one layer in one direction from a state of zeros; the arguments are as in `network`."""
     zeros = xp.zeros((xs.shape[1], w["w_h"].shape[0]), xs.dtype)
     steps = {"lstm": lstm_step, "gru": gru_step[reset], "elman": elman_step}
     state = (zeros, zeros) if cell == "lstm" else (zeros,)
@@ -108,18 +122,21 @@ def direction(
 
 
 def sigmoid(xp: Any, a: Any) -> Any:
-    """The logistic function."""
+    """Compute the logistic function."""
     return 1 / (1 + xp.exp(-a))
 
 
 def elman_step(xp: Any, w: dict[str, Any], state: Any, x: Any) -> Any:
-    """``h' = tanh(x W_x + h W_h + b)``."""
+    """Compute one step of an Elman network, ``h' = tanh(x W_x + h W_h + b)``."""
     (h,) = state
     return (xp.tanh(x @ w["w_x"] + h @ w["w_h"] + w["b"]),)
 
 
 def lstm_step(xp: Any, w: dict[str, Any], state: Any, x: Any) -> Any:
-    """``c' = sigmoid(f) c + sigmoid(i) tanh(g)``, ``h' = sigmoid(o) tanh(c')``."""
+    """Compute one step of an LSTM.
+
+    Equation: ``c' = sigmoid(f) c + sigmoid(i) tanh(g)``, ``h' = sigmoid(o) tanh(c')``.
+    """
     h, c = state
     i, f, g, o = xp.split(x @ w["w_x"] + h @ w["w_h"] + w["b"], 4, axis=-1)
     c = sigmoid(xp, f) * c + sigmoid(xp, i) * xp.tanh(g)
@@ -127,7 +144,10 @@ def lstm_step(xp: Any, w: dict[str, Any], state: Any, x: Any) -> Any:
 
 
 def gru_step_after(xp: Any, w: dict[str, Any], state: Any, x: Any) -> Any:
-    """``n = tanh(x_n + r (h W_n + b_n))``, ``h' = (1 - z) n + z h``."""
+    """Compute one step of a GRU that resets after the product.
+
+    Equation: ``n = tanh(x_n + r (h W_n + b_n))``, ``h' = (1 - z) n + z h``.
+    """
     (h,) = state
     x_r, x_z, x_n = xp.split(x @ w["w_x"] + w["b"], 3, axis=-1)
     h_r, h_z, h_n = xp.split(h @ w["w_h"], 3, axis=-1)
@@ -137,7 +157,10 @@ def gru_step_after(xp: Any, w: dict[str, Any], state: Any, x: Any) -> Any:
 
 
 def gru_step_before(xp: Any, w: dict[str, Any], state: Any, x: Any) -> Any:
-    """``n = tanh(x_n + (r h) W_n)``, ``h' = (1 - z) n + z h``."""
+    """Compute one step of a GRU that resets before the product.
+
+    Equation: ``n = tanh(x_n + (r h) W_n)``, ``h' = (1 - z) n + z h``.
+    """
     (h,) = state
     x_r, x_z, x_n = xp.split(x @ w["w_x"] + w["b"], 3, axis=-1)
     w_r, w_z, w_n = xp.split(w["w_h"], 3, axis=-1)
@@ -150,15 +173,15 @@ gru_step = {"after": gru_step_after, "before": gru_step_before}
 
 
 def adam_moment(gradients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The first moment after the first step, ``0.1 g``."""
+    """Return Adam's first moments after the first step, ``0.1 g``."""
     return as_moments({name: 0.1 * g for name, g in gradients.items()})
 
 
 def adam_change(gradients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the first step of Adam adds to the weights: ``-rate g / (|g| + 1e-8)``.
+    """Return what the first step of Adam adds to the weights, ``-rate g / (|g| + 1e-8)``.
 
-    Where a gradient is small beside the largest, its sign in float32 is chance; such an entry is
-    NaN here, and not compared.
+    Where a gradient is small relative to the largest, rounding in float32 decides its sign; such
+    entries are NaN here, which excludes them from the comparison.
     """
 
     def change(g: np.ndarray) -> np.ndarray:

@@ -1,26 +1,26 @@
-"""The Markdown tables of a result, ``bench.json``."""
+"""Write the Markdown tables of a result, the contents of ``bench.json``."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from experiments.bench.cases import CELLS, MEASURES
-from experiments.bench.peers import OURS, PEERS, SHARDED
+from experiments.bench.libraries import LIBRARIES, OURS, SHARDED
 from experiments.bench.selection import PARTS
 
 Row = dict[str, Any]
 Result = dict[str, Any]
-BUSY = 0.1  # of the cores, taken by others: what was measured then is no comparison
+BUSY = 0.1  # with more of the cores used by others, times are not comparable
 
 
 def page(result: Result) -> str:
-    """Everything, wins and losses alike."""
+    """Return the whole page, wins and losses alike."""
     parts = [heading(result), *comparison(result["table"])]
     parts += [ablation(result["ablation"]), long(result["long"]), failures(result)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def heading(result: Result) -> str:
-    """What was measured where, and what the columns mean."""
+    """Return the first part of the page: the machine, what the columns mean, and the summary."""
     machine = result["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     lines = [
@@ -30,30 +30,27 @@ def heading(result: Result) -> str:
         f"{machine['system']}, Python {machine['python']}; {versions}.",
     ]
     if result["missing"]:
-        why = [f"{title(name)}, since {reason}" for name, reason in result["missing"].items()]
-        lines += ["", f"Left out: {'; '.join(why)}."]
-    return "\n".join(
-        [
-            *[*lines, "", *ceiling(result["ceiling"]), "", EXPLANATION, ""],
-            *[*disturbed(result), *summary(result)],
-        ]
-    )
+        why = [f"{title(name)} ({reason})" for name, reason in result["missing"].items()]
+        lines += ["", f"Skipped: {', '.join(why)}."]
+    lines += ["", *peak_rates(result["peak_gflops"]), "", EXPLANATION, ""]
+    return "\n".join([*lines, *disturbed(result), *summary(result)])
 
 
 EXPLANATION = """\
-Times are medians in milliseconds, the fastest of a row in bold. A ratio is our time divided by
-theirs, with its 95 % interval: below 1 we are faster, above 1 slower; where the interval holds 1,
-level. "JAX" is the fastest of the other programs on JAX. "Sharded" is our program on a device of
-JAX for each core, which share the sequences of a batch; all others on JAX have one device, whose
-products may use all cores, and all have XLA's vectors of 512 bits. Shapes are T x B x I x H: steps,
-sequences in a batch, inputs, hidden units. In the second table of each kind: share of the ceiling,
-seconds to compile, memory in MiB as XLA plans it (arguments, results and work), and by how much the
-resident set grew in one call (without arguments). Haiku's GRU resets before the product, all
-others after it; Haiku has no Elman cell with tanh, Equinox has none."""
+Times are medians in milliseconds, with the fastest of each row in bold. A ratio is our time divided
+by theirs, with its 95 % interval: ours is faster if the interval lies below 1, slower if it lies
+above 1, and level if it contains 1. "JAX" is the fastest other program on JAX. "Sharded" is our
+program with one JAX device per core, which share the sequences of a batch; all other programs on
+JAX have one device, whose products may use all cores. All programs on JAX use 512-bit vectors.
+Shapes are T x B x I x H: steps, sequences in a batch, inputs, hidden units. The second table of
+each kind has the share of peak FLOP/s, the seconds to compile, the memory in MiB as planned by XLA
+(arguments, results and temporary buffers), and the growth of the resident set in one call (without
+arguments). Haiku's GRU resets before the product, all others after it. Haiku has no Elman cell with
+tanh, and Equinox has no Elman cell."""
 
 
-def ceiling(measured: list[dict[str, float]]) -> list[str]:
-    """The best matrix product, at the start and at the end."""
+def peak_rates(measured: list[dict[str, float]]) -> list[str]:
+    """Return a line with the peak FLOP/s of each library, at the start and at the end."""
     if not measured:
         return []
     lines = []
@@ -65,11 +62,11 @@ def ceiling(measured: list[dict[str, float]]) -> list[str]:
         if None not in rates:
             lines.append(f"{library} {' and '.join(f'{rate:.0f}' for rate in rates)} GFLOP/s")
     when = "at the start and at the end" if len(measured) > 1 else "at the start"
-    return [f"The best float32 matrix product {when}: {'; '.join(lines)}."]
+    return [f"Peak of a float32 matrix product {when}: {'; '.join(lines)}."]
 
 
 def disturbed(result: Result) -> list[str]:
-    """What was measured while others used the processor."""
+    """Return a warning that lists what was measured while other programs used the processor."""
     rows = [row for part in PARTS for row in result[part] if not quiet(row)]
     if not rows:
         return []
@@ -79,19 +76,19 @@ def disturbed(result: Result) -> list[str]:
     )
     share = max(row["others"] for row in rows)
     return [
-        f"**Other programs took up to {100 * share:.0f} % of the cores while these were measured; "
-        f"they are not counted below, and no verdict: {', '.join(names)}.**",
+        f"**Other programs used up to {100 * share:.0f} % of the cores while these were measured, "
+        f"so the summary leaves them out: {', '.join(names)}.**",
         "",
     ]
 
 
 def quiet(row: Row) -> bool:
-    """Whether we had the processor to ourselves, as far as is known."""
+    """Return whether, as far as is known, no other program disturbed the measurement."""
     return (row.get("others") or 0) <= BUSY
 
 
 def summary(result: Result) -> list[str]:
-    """A line for each cell and measurement: how often we win, lose and are level."""
+    """Return a line for each cell and measurement: how often ours is faster, slower and level."""
     lines = []
     for cell, measure, rows in kinds(list(filter(quiet, result["table"]))):
         cases = by_case(rows).values()
@@ -113,7 +110,7 @@ def summary(result: Result) -> list[str]:
 
 
 def comparison(rows: list[Row]) -> Iterable[str]:
-    """Two tables for each cell and measurement."""
+    """Yield a heading and two tables for each cell and measurement."""
     for cell, measure, some in kinds(rows):
         yield f"## {CELLS[cell]}, {MEASURES[measure]}"
         yield times(some)
@@ -121,7 +118,7 @@ def comparison(rows: list[Row]) -> Iterable[str]:
 
 
 def kinds(rows: list[Row]) -> Iterable[tuple[str, str, list[Row]]]:
-    """The rows of each cell and measurement that there are."""
+    """Yield each cell and measurement that has rows, with its rows."""
     for cell in CELLS:
         for measure in MEASURES:
             some = [row for row in rows if (row["cell"], row["measure"]) == (cell, measure)]
@@ -130,7 +127,7 @@ def kinds(rows: list[Row]) -> Iterable[tuple[str, str, list[Row]]]:
 
 
 def by_case(rows: list[Row]) -> dict[str, dict[str, Row]]:
-    """The case's name to its rows by library."""
+    """Group rows by the name of their case, then by library."""
     cases: dict[str, dict[str, Row]] = {}
     for row in rows:
         cases.setdefault(case_name(row), {})[row["name"]] = row
@@ -138,14 +135,14 @@ def by_case(rows: list[Row]) -> dict[str, dict[str, Row]]:
 
 
 def case_name(row: Row) -> str:
-    """Its shape, and its form where that is not one layer."""
+    """Return a case's shape, followed by its form if that is not one layer."""
     shape = "x".join(str(row[axis]) for axis in ("time", "batch", "inputs", "hidden"))
     return shape if row["form"] == "one-layer" else f"{shape} {row['form']}"
 
 
 def times(rows: list[Row]) -> str:
-    """Milliseconds by shape and library, and our ratios."""
-    names = libraries(rows)
+    """Return the table of milliseconds by shape and library, with our ratios."""
+    names = libraries_in(rows)
     lines = [[*map(title, names), "ours / torch", "sharded / torch", "ours / JAX"]]
     for case in by_case(rows).values():
         fastest = min((row["seconds"][0] for row in case.values() if "seconds" in row), default=0)
@@ -155,30 +152,30 @@ def times(rows: list[Row]) -> str:
             ratio(case, "torch", SHARDED),
             ratio(case, best_on_jax(case)),
         )
-        lines.append([*cells, *map(told, ratios)])
+        lines.append([*cells, *map(format_ratio, ratios)])
     return table("T x B x I x H", list(by_case(rows)), lines)
 
 
 def costs(rows: list[Row]) -> str:
-    """Share of the ceiling, seconds to compile, and memory."""
-    names = libraries(rows)
+    """Return the table of the share of peak FLOP/s, the seconds to compile, and memory."""
+    names = libraries_in(rows)
     lines = [list(map(title, names))]
     lines += [[cost(case.get(name)) for name in names] for case in by_case(rows).values()]
-    return table("share; compile; plan / grown", list(by_case(rows)), lines)
+    return table("share of peak; compile; MiB planned / grown", list(by_case(rows)), lines)
 
 
-def libraries(rows: list[Row]) -> list[str]:
-    """Those with a row, in the order of `PEERS`."""
-    return [name for name in PEERS if any(row["name"] == name for row in rows)]
+def libraries_in(rows: list[Row]) -> list[str]:
+    """Return the libraries that have a row, in the order of `LIBRARIES`."""
+    return [name for name in LIBRARIES if any(row["name"] == name for row in rows)]
 
 
 def title(name: str) -> str:
-    """How a library is called in a table."""
-    return PEERS[name].title if name in PEERS else name
+    """Return the title of a library; any other name is its own title."""
+    return LIBRARIES[name].title if name in LIBRARIES else name
 
 
 def milliseconds(row: Row | None, fastest: float) -> str:
-    """The median, bold where it is the fastest."""
+    """Format the median in milliseconds, in bold if it is the fastest."""
     if row is None:
         return "-"
     if "seconds" not in row:
@@ -188,12 +185,12 @@ def milliseconds(row: Row | None, fastest: float) -> str:
 
 
 def digits(value: float) -> str:
-    """Three of them."""
+    """Format a number with three significant digits."""
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def cost(row: Row | None) -> str:
-    """The parts that there are."""
+    """Format the share of peak FLOP/s, the seconds to compile and the memory, where known."""
     if row is None or "seconds" not in row:
         return "-"
     planned, grown = (mebibytes(row[key]) for key in ("planned_bytes", "grown_bytes"))
@@ -203,33 +200,39 @@ def cost(row: Row | None) -> str:
 
 
 def mebibytes(size: float | None) -> str:
-    """Three digits of them."""
+    """Format a size in MiB with three significant digits."""
     return "-" if size is None else digits(size / 2**20)
 
 
 def ratio(case: dict[str, Row], name: str | None, of: str = OURS) -> list[float] | None:
-    """Ours to theirs with its interval, where both were measured."""
+    """Return the ratio of our time to theirs with its interval; None unless both were measured.
+
+    Args:
+      case: the rows of a case by library.
+      name: their library.
+      of: which of our programs, `OURS` or `SHARDED`.
+    """
     return case.get(name, {}).get("ratios", {}).get(of) if name else None
 
 
 def best_on_jax(case: dict[str, Row]) -> str | None:
-    """The fastest program on JAX that is not ours."""
+    """Return the fastest program on JAX that is not ours, or None if there is none."""
     others = {
         name: row["seconds"][0]
         for name, row in case.items()
-        if name not in (OURS, SHARDED) and PEERS[name].on_jax and "seconds" in row
+        if name not in (OURS, SHARDED) and LIBRARIES[name].on_jax and "seconds" in row
     }
     return min(others, key=others.__getitem__) if others else None
 
 
 def verdict(ratio: list[float]) -> str:
-    """Faster, slower or level, by the interval."""
+    """Return faster, slower or level, as the interval of the ratio decides."""
     _, low, high = ratio
     return "faster" if high < 1 else "slower" if low > 1 else "level"
 
 
-def told(ratio: list[float] | None) -> str:
-    """A ratio and its interval."""
+def format_ratio(ratio: list[float] | None) -> str:
+    """Format a ratio with its interval."""
     if ratio is None:
         return "-"
     value, low, high = ratio
@@ -237,7 +240,11 @@ def told(ratio: list[float] | None) -> str:
 
 
 def ablation(rows: list[Row]) -> str:
-    """One column a shape: milliseconds, and the share of the plain scan's time."""
+    """Return the section of the ablation.
+
+    Its table has one column per shape, with the milliseconds and how many times as fast as the
+    plain scan each variant is.
+    """
     if not rows:
         return ""
     cases = by_case(rows)
@@ -247,19 +254,25 @@ def ablation(rows: list[Row]) -> str:
         for name in names
     ]
     return (
-        "## What makes the LSTM fast\n\nForward + backward in milliseconds, and how many times as "
-        "fast as the plain scan, with its interval. Each row does what the one before does, and "
-        "what it says.\n\n" + table("LSTM", names, lines)
+        "## What makes the LSTM fast\n\nForward + backward in milliseconds, and the speedup over "
+        "the plain scan with its interval. Each row adds the named change to the row before "
+        "it.\n\n" + table("LSTM", names, lines)
     )
 
 
 def gain(row: Row | None) -> str:
-    """How many times as fast as the first."""
-    return told(next(iter(row["ratios"].values()), None)) if row and "ratios" in row else "-"
+    """Format the speedup over the plain scan."""
+    return (
+        format_ratio(next(iter(row["ratios"].values()), None)) if row and "ratios" in row else "-"
+    )
 
 
 def long(rows: list[Row]) -> str:
-    """One column a length: milliseconds, and memory as planned and as grown."""
+    """Return the section of long sequences.
+
+    Its table has one column per length, with the milliseconds and the memory as planned and as
+    grown.
+    """
     if not rows:
         return ""
     steps = sorted({row["time"] for row in rows})
@@ -268,13 +281,13 @@ def long(rows: list[Row]) -> str:
     lines = [[f"T = {time:,}" for time in steps]]
     lines += [[length(found.get((name, time))) for time in steps] for name in names]
     return (
-        "## Long sequences\n\nForward + backward of one sequence of 16 inputs through 16 units: "
-        "milliseconds; MiB as planned / as grown.\n\n" + table("method", names, lines)
+        "## Long sequences\n\nForward + backward of one sequence with 16 inputs and 16 hidden "
+        "units: milliseconds; MiB planned / grown.\n\n" + table("method", names, lines)
     )
 
 
 def length(row: Row | None) -> str:
-    """One method at one length."""
+    """Format the time and memory of one method at one length."""
     if row is None or "seconds" not in row:
         return "-" if row is None else "failed"
     memory = f"{mebibytes(row['planned_bytes'])} / {mebibytes(row['grown_bytes'])}"
@@ -282,7 +295,7 @@ def length(row: Row | None) -> str:
 
 
 def failures(result: Result) -> str:
-    """What was not timed, and why."""
+    """Return the section of programs that were not timed, with the reasons."""
     rows = [row for part in PARTS for row in result[part]]
     lines = [
         f"- {title(row['name'])}, {row.get('cell', '')} "
@@ -291,11 +304,17 @@ def failures(result: Result) -> str:
         for row in rows
         if "failed" in row
     ]
-    return "\n".join(["## Not timed, since it failed", "", *lines]) if lines else ""
+    return "\n".join(["## Not timed because of a failure", "", *lines]) if lines else ""
 
 
 def table(corner: str, names: list[str], lines: list[list[str]]) -> str:
-    """Markdown; ``lines`` begin with the heads of the columns."""
+    """Format a Markdown table.
+
+    Args:
+      corner: the heading of the first column.
+      names: the first column.
+      lines: the headings of the other columns, then their cells line by line.
+    """
     head, *body = lines
     rows = [[corner, *head], ["---", *["---:"] * len(head)]]
     rows += [[name, *line] for name, line in zip(names, body, strict=True)]

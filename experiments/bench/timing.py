@@ -1,4 +1,4 @@
-"""Seconds of a call, of several programs in turns, so that what the machine does meets them all."""
+"""Time several programs in turns, so that disturbances of the machine affect all of them alike."""
 
 import gc
 import time
@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 MOST_ROUNDS = 100
-ENOUGH = 0.005  # seconds of one program in one round; a shorter one is called several times
-# Where one program's threads spun a moment ago, the next one's share a core at first: our own, on
-# two devices after torch, needs 10 ms of calls until the system has moved them.
+ENOUGH = 0.005  # seconds per program and round; a shorter call is repeated
+# While the previous program's threads still spin, those of the next one share a core: ours, on two
+# devices after torch, needs 10 ms of calls until the system has moved its threads.
 SETTLING = 0.02
 
 
 class Interval(NamedTuple):
-    """An estimate with the 95 % interval of its bootstrap."""
+    """Hold an estimate with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -25,16 +25,19 @@ class Interval(NamedTuple):
 def interleaved(
     runs: Mapping[str, Callable[[], Any]], seconds: float, repeats: int
 ) -> dict[str, np.ndarray]:
-    """Seconds of a call of each program, ``[rounds]``.
+    """Time all programs in interleaved rounds.
 
-    In a round each has its turn, in an order drawn anew: where calls are short, some that are not
-    timed, since caches and threads are still the last program's; then one or several that are, of
-    which the mean counts.
+    In each round every program has a turn, in a random order. If its calls are short, a turn starts
+    with calls that are not timed, because caches and threads still belong to the previous program.
+    Then one or more calls are timed, and their mean is the time of the round.
 
     Args:
       runs: programs by name.
-      seconds: rounds go on until they have taken so long for each program.
-      repeats: at least so many rounds; at most `MOST_ROUNDS`.
+      seconds: rounds continue until they have taken this long per program.
+      repeats: the minimum number of rounds; the maximum is `MOST_ROUNDS`.
+
+    Returns:
+      Seconds per call by program, ``[rounds]``.
     """
     source = np.random.default_rng(0)
     last = {name: seconds_of(run, 1) for name, run in runs.items()}  # a call to warm up
@@ -55,19 +58,19 @@ def interleaved(
 
 
 def turn(run: Callable[[], Any], before: float) -> float:
-    """Seconds of a call, given those that one took before."""
+    """Return the seconds per call in one turn, given those of an earlier call."""
     if before < 10 * ENOUGH:
         seconds_of(run, calls_of(SETTLING, before))
     return seconds_of(run, calls_of(ENOUGH, before))
 
 
 def calls_of(seconds: float, each: float) -> int:
-    """How many calls take so long."""
+    """Return how many calls of `each` seconds take `seconds`, from 1 to 100."""
     return int(np.clip(np.ceil(seconds / each), 1, 100))
 
 
 def seconds_of(run: Callable[[], Any], calls: int) -> float:
-    """The mean of so many calls."""
+    """Return the mean time of a number of calls."""
     began = time.perf_counter()
     for _ in range(calls):
         run()
@@ -75,12 +78,12 @@ def seconds_of(run: Callable[[], Any], calls: int) -> float:
 
 
 def median(times: np.ndarray) -> Interval:
-    """The median over rounds."""
+    """Return the median over rounds with its interval."""
     return bootstrap(np.median, times)
 
 
 def ratio(ours: np.ndarray, theirs: np.ndarray) -> Interval:
-    """The ratio of two medians; rounds are drawn in pairs, as they were measured."""
+    """Return the ratio of two medians; the bootstrap draws rounds in pairs, as measured."""
     pairs = np.stack([ours, theirs])
     return bootstrap(_ratio_of_medians, pairs)
 
@@ -88,17 +91,17 @@ def ratio(ours: np.ndarray, theirs: np.ndarray) -> Interval:
 def bootstrap(
     statistic: Callable[..., Any], samples: np.ndarray, draws: int = 2000, seed: int = 0
 ) -> Interval:
-    """The percentile interval (Efron 1979) of ``statistic(samples, axis=-1)``.
+    """Return the bootstrap percentile interval (Efron 1979) of a statistic.
 
     Args:
-      statistic: of samples along the last axis; other axes are its own matter.
+      statistic: called as ``statistic(samples, axis=-1)``; it may combine other axes as it likes.
       samples: ``[..., n]``.
-      draws: how often n of them are drawn with replacement.
-      seed: of the draws.
+      draws: how often n samples are drawn with replacement.
+      seed: the seed of the draws.
     """
     n = samples.shape[-1]
     indices = np.random.default_rng(seed).integers(n, size=(draws, n))
-    drawn = statistic(samples[..., indices], axis=-1)
+    drawn = statistic(samples[..., indices], axis=-1)  # [draws]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(float(statistic(samples, axis=-1)), float(low), float(high))
 

@@ -1,10 +1,10 @@
-"""The same weights for every library, in a form that belongs to none.
+"""Draw the same weights for every library, in a library-independent form.
 
 A network is a list of layers, a layer a dict of directions (``forward``, ``backward``), and a
-direction a dict of arrays: ``w_x [I, gates H]``, ``w_h [H, gates H]``, ``b [gates H]``, with the
-blocks i, f, g, o of an LSTM and r, z, n of a GRU, whose ``b_n [H]`` is added to h W_n inside the
-reset. That one is zero, since Flax's nnx has no such bias; its gradient is compared all the same.
-No constant is added to the forget gate.
+direction a dict of arrays: ``w_x [I, gates H]``, ``w_h [H, gates H]``, ``b [gates H]``. The blocks
+of H columns are i, f, g, o for an LSTM and r, z, n for a GRU, which also has ``b_n [H]``, added to
+h W_n inside the reset. ``b_n`` is zero because Flax nnx has no such bias; its gradient is compared
+all the same. No constant is added to the forget gate.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ WAYS = ("forward", "backward")
 
 
 def draw(case: Case, seed: int = 0) -> tuple[Weights, np.ndarray]:
-    """Weights, uniform within 1 / sqrt(H), and normal inputs ``[T, B, I]``, in float32."""
+    """Draw weights, uniform within 1 / sqrt(H), and normal inputs ``[T, B, I]``, in float32."""
     source = np.random.default_rng(seed)
     shape = case.shape
     columns = blocks(case.cell) * shape.hidden
@@ -41,12 +41,12 @@ def draw(case: Case, seed: int = 0) -> tuple[Weights, np.ndarray]:
 
 
 def each(change: Callable[[Any], Any], layers: list[dict[str, Any]]) -> list[Any]:
-    """``change`` of every direction of every layer."""
+    """Apply ``change`` to every direction of every layer."""
     return [{way: change(layer[way]) for way in WAYS if way in layer} for layer in layers]
 
 
 def named(weights: Weights) -> dict[str, np.ndarray]:
-    """As one dict of arrays, such as ``layer 0, forward, w_x``."""
+    """Flatten weights into one dict of arrays, with names such as ``layer 0, forward, w_x``."""
     return {
         f"layer {k}, {way}, {name}": np.asarray(array)
         for k, layer in enumerate(weights)
@@ -56,20 +56,23 @@ def named(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def as_moments(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """By other names, of Adam's first moment, since its first step tells no gradient's size."""
+    """Rename the arrays as Adam's first moment.
+
+    It is compared because the first step of Adam does not depend on the size of the gradient.
+    """
     return {f"moment of {name}": array for name, array in arrays.items()}
 
 
 def split(array: Any, names: str) -> dict[str, Any]:
-    """The blocks of the last axis by their names, one letter each."""
+    """Split the last axis into equal blocks, named by one letter each."""
     return dict(zip(names, np.split(np.asarray(array), len(names), axis=-1), strict=True))
 
 
 def join(parts: dict[str, Any], names: str) -> np.ndarray:
-    """The inverse of `split`, in the order of ``names``."""
+    """Concatenate blocks in the order of ``names``, the inverse of `split`."""
     return np.concatenate([np.asarray(parts[name]) for name in names], axis=-1)
 
 
 def reordered(array: Any, names: str, order: str) -> np.ndarray:
-    """Blocks called ``names`` put into another order."""
+    """Move the blocks of the last axis from the order ``names`` to the order ``order``."""
     return join(split(array, names), order)

@@ -1,4 +1,4 @@
-"""Equinox: `jax.lax.scan` over its cell, under `jax.vmap` over the batch. It has no Elman cell."""
+"""Run Equinox: `jax.lax.scan` over its cell, under `jax.vmap` over the batch. No Elman cell."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ CELLS = ("lstm", "gru")
 
 
 def build(case: Case, weights: Weights) -> Network:
-    """The network with these weights."""
+    """Build the network with the given weights."""
     made = {"lstm": eqx.nn.LSTMCell, "gru": eqx.nn.GRUCell}[case.cell]
     cells = {n: made(n, case.shape.hidden, key=jax.random.key(0)) for _, n in layers_of(case)}
 

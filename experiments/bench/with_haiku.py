@@ -1,4 +1,4 @@
-"""Haiku: `hk.dynamic_unroll` over `hk.LSTM` and `hk.GRU`. Its `VanillaRNN` has no tanh."""
+"""Run Haiku: `hk.dynamic_unroll` over `hk.LSTM` and `hk.GRU`. Its `VanillaRNN` has no tanh."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ RESET = "before"
 
 
 def build(case: Case, weights: Weights) -> Network:
-    """The network with these weights; the GRU resets before the product and has no b_n."""
+    """Build the network with the given weights; the GRU resets before the product, without b_n."""
     made = {"lstm": hk.LSTM, "gru": hk.GRU}[case.cell]
 
     def layer(params: Any, xs: Any, backwards: bool) -> Any:
@@ -32,7 +32,10 @@ def build(case: Case, weights: Weights) -> Network:
 
 
 def _lstm(w: dict[str, Any]) -> Any:
-    """One kernel for x above h, gates in the order i, g, f, o, and 1 added to f by the cell."""
+    """Convert to one kernel for x and h stacked, with gates in the order i, g, f, o.
+
+    The bias of f is reduced by 1, because the cell adds 1 to it.
+    """
     kernel = np.concatenate([w["w_x"], w["w_h"]])
     bias = split(w["b"], "ifgo")
     bias["f"] = bias["f"] - np.float32(1)
@@ -45,7 +48,10 @@ def _lstm_arrays(params: Any, hidden: int) -> dict[str, Any]:
 
 
 def _gru(w: dict[str, Any]) -> Any:
-    """Its update gate is one minus ours, so its weights change sign, and comes first."""
+    """Convert to gates in the order z, r, n, with the sign of z changed.
+
+    Haiku's update gate is one minus ours.
+    """
     names = {"w_i": "w_x", "w_h": "w_h", "b": "b"}
     return {"gru": {name: _from_ours(w[ours]) for name, ours in names.items()}}
 

@@ -1,4 +1,4 @@
-"""Keras on JAX: `keras.layers.LSTM`, `GRU`, `SimpleRNN` by ``stateless_call``, batch-major."""
+"""Run Keras on JAX: `keras.layers.LSTM`, `GRU`, `SimpleRNN` by ``stateless_call``, batch-major."""
 
 import os
 from typing import Any
@@ -11,14 +11,14 @@ from experiments.bench.weights import Weights, each, reordered
 from experiments.data.cache import cache_dir
 
 os.environ["KERAS_BACKEND"] = "jax"
-os.environ["KERAS_HOME"] = str(cache_dir() / "keras")  # nobody's own settings
+os.environ["KERAS_HOME"] = str(cache_dir() / "keras")  # ignores the user's settings
 import keras  # pyright: ignore[reportMissingImports]
 
 CELLS = ("lstm", "gru", "elman")
 
 
 def build(case: Case, weights: Weights) -> Network:
-    """The network with these weights."""
+    """Build the network with the given weights."""
     made = {
         (inputs, way == "backward"): _made(case, inputs, way) for way, inputs in layers_of(case)
     }
@@ -29,7 +29,9 @@ def build(case: Case, weights: Weights) -> Network:
         return keras.ops.flip(ys, axis=1) if backwards else ys
 
     params, arrays = (_gru, _gru_arrays) if case.cell == "gru" else (_plain, _plain_arrays)
-    return Network(layered(layer), each(params, weights), lambda p: each(arrays, p), True)
+    return Network(
+        layered(layer), each(params, weights), lambda p: each(arrays, p), batch_major=True
+    )
 
 
 def _made(case: Case, inputs: int, way: str) -> Any:
@@ -49,7 +51,7 @@ def _plain_arrays(params: list[Any]) -> dict[str, Any]:
 
 
 def _gru(w: dict[str, Any]) -> list[Any]:
-    """Gates in the order z, r, n, and two biases as a matrix."""
+    """Convert to gates in the order z, r, n, with both biases in one matrix [2, 3 H]."""
     b_h = np.concatenate([np.zeros(2 * len(w["b_n"]), np.float32), w["b_n"]])
     return [
         reordered(array, "rzn", "zrn") for array in (w["w_x"], w["w_h"], np.stack([w["b"], b_h]))

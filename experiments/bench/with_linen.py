@@ -1,4 +1,4 @@
-"""Flax Linen: `nn.RNN`, time-major, over the cells it recommends."""
+"""Run Flax Linen: `nn.RNN`, time-major, over the cells that Flax recommends."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _GATES = {"lstm": "ifgo", "gru": "rzn"}
 
 
 def build(case: Case, weights: Weights) -> Network:
-    """The network with these weights."""
+    """Build the network with the given weights."""
     cells = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell, "elman": nn.SimpleCell}
 
     def layer(params: Any, xs: Any, backwards: bool) -> Any:
@@ -60,5 +60,5 @@ def _arrays(params: Any, gates: str) -> dict[str, Any]:
 
 
 def _bias_side(gates: str) -> str:
-    """An LSTM's bias stands with the kernel of h, a GRU's with that of x."""
+    """Return which kernel has the bias: that of h in an LSTM, that of x in a GRU."""
     return "h" if gates == "ifgo" else "i"

@@ -1,4 +1,4 @@
-"""Flax nnx: `nnx.RNN`, time-major, split into a graph and params for `jax.jit`."""
+"""Run Flax nnx: `nnx.RNN`, time-major, split into a graph and parameters for `jax.jit`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ CELLS = ("lstm", "gru", "elman")
 
 
 def build(case: Case, weights: Weights) -> Network:
-    """The network with these weights; its GRU has no b_n."""
+    """Build the network with the given weights; its GRU has no b_n."""
     made = {
         (inputs, way == "backward"): _made(case, inputs, way) for way, inputs in layers_of(case)
     }

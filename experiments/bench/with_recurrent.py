@@ -1,4 +1,4 @@
-"""Ours: `recurrent.unroll`, and a `stack` of `bidirectional` cells where there are more."""
+"""Run ours: `recurrent.unroll`, with `stack` and `bidirectional` for more layers or directions."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ CELLS = ("lstm", "gru", "elman")
 
 
 def build(case: Case, weights: Weights) -> Network:
-    """The network with these weights."""
+    """Build the network with the given weights."""
     made = {"lstm": lambda *size: lstm(*size, forget_bias=0.0), "gru": gru, "elman": elman}
     layers = []
     for inputs in case.input_sizes:
@@ -28,13 +28,13 @@ def build(case: Case, weights: Weights) -> Network:
 
 
 def to_params(weights: Weights) -> Any:
-    """Params of the cell."""
+    """Convert weights to the parameters of our cell."""
     layers = [ways if len(ways) == 2 else ways["forward"] for ways in each(_cell, weights)]
     return layers[0] if len(layers) == 1 else {f"layer_{k}": p for k, p in enumerate(layers)}
 
 
 def from_params(params: Any) -> Weights:
-    """The inverse, of params or their gradient."""
+    """Convert parameters of our cell, or their gradient, back to weights."""
     layers = [params[f"layer_{k}"] for k in range(len(params))] if "layer_0" in params else [params]
     ways = [layer if WAYS[1] in layer else {WAYS[0]: layer} for layer in layers]
     return each(_arrays, ways)

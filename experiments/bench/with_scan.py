@@ -1,4 +1,4 @@
-"""What a good user writes by hand: `jax.lax.scan`, the product with all inputs before the loop."""
+"""Run a hand-written `jax.lax.scan`, with the product of all inputs before the loop."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ CELLS = ("lstm", "gru", "elman")
 
 
 def build(case: Case, weights: Weights) -> Network:
-    """The network with these weights, which are its params as they are."""
+    """Build the network with the given weights, which serve as its parameters unchanged."""
     step = {"lstm": lstm_step, "gru": gru_step, "elman": elman_step}[case.cell]
 
     def layer(w: dict[str, Array], xs: Array, backwards: bool) -> Array:
         zeros = jnp.zeros((xs.shape[1], case.shape.hidden), xs.dtype)
         state = (zeros, zeros) if case.cell == "lstm" else (zeros,)
-        z = xs @ w["w_x"] + w["b"]
+        z = xs @ w["w_x"] + w["b"]  # [T, B, gates H]
 
         def body(state: Any, z: Array) -> tuple[Any, Array]:
             state = step(w, state, z)
@@ -32,20 +32,20 @@ def build(case: Case, weights: Weights) -> Network:
 
 
 def lstm_step(w: dict[str, Array], state: Any, z: Array) -> Any:
-    """Long short-term memory; z is x W_x + b."""
+    """Compute one step of an LSTM, given z = x W_x + b."""
     h, c = state
     return lstm_gate(z + h @ w["w_h"], c)
 
 
 def lstm_gate(z: Array, c: Array) -> tuple[Array, Array]:
-    """The next h and c, from the pre-activations and c."""
+    """Compute the next h and c from the pre-activations z and c."""
     i, f, g, o = jnp.split(z, 4, axis=-1)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
 def gru_step(w: dict[str, Array], state: Any, z: Array) -> Any:
-    """The gated recurrent unit that resets after the product."""
+    """Compute one step of a GRU that resets after the product, given z = x W_x + b."""
     (h,) = state
     x_r, x_z, x_n = jnp.split(z, 3, axis=-1)
     h_r, h_z, h_n = jnp.split(h @ w["w_h"], 3, axis=-1)
@@ -55,5 +55,5 @@ def gru_step(w: dict[str, Array], state: Any, z: Array) -> Any:
 
 
 def elman_step(w: dict[str, Array], state: Any, z: Array) -> Any:
-    """The vanilla recurrent network."""
+    """Compute one step of an Elman network, given z = x W_x + b."""
     return (jnp.tanh(z + state[0] @ w["w_h"]),)

@@ -1,4 +1,4 @@
-"""PyTorch: `torch.nn.LSTM` (which oneDNN runs on a CPU), `GRU` and `RNN`, time-major."""
+"""Run PyTorch: `torch.nn.LSTM` (by oneDNN on a CPU), `GRU` and `RNN`, time-major."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _ENDING = {"forward": "", "backward": "_reverse"}
 
 
 def build(case: Case, weights: Weights) -> torch.nn.Module:
-    """The module with these weights; of its two biases b is the first, b_n in the second."""
+    """Build the module with the given weights; b is its first bias, b_n part of its second."""
     made = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "elman": torch.nn.RNN}[case.cell]
     layers, both = len(case.input_sizes), len(case.ways) == 2
     module = made(case.shape.inputs, case.shape.hidden, layers, bidirectional=both)
@@ -28,12 +28,12 @@ def build(case: Case, weights: Weights) -> torch.nn.Module:
 
 
 def program(module: Any, xs: np.ndarray, measure: str) -> Program:
-    """A measurement on inputs ``[T, B, I]``."""
+    """Build the program of one measurement, on inputs ``[T, B, I]``."""
     return {"forward": forward, "backward": backward, "adam": adam}[measure](module, xs)
 
 
 def forward(module: Any, xs: np.ndarray) -> Program:
-    """All outputs, without a record for a gradient."""
+    """Build the program that computes all outputs, in inference mode."""
     inputs = torch.tensor(xs)
 
     def run() -> Any:
@@ -44,7 +44,7 @@ def forward(module: Any, xs: np.ndarray) -> Program:
 
 
 def backward(module: Any, xs: np.ndarray) -> Program:
-    """The loss and its gradient by params and inputs."""
+    """Build the program of the loss and its gradients with respect to parameters and inputs."""
     inputs = torch.tensor(xs, requires_grad=True)
     names, params = zip(*module.named_parameters(), strict=True)
 
@@ -61,7 +61,7 @@ def backward(module: Any, xs: np.ndarray) -> Program:
 
 
 def adam(module: Any, xs: np.ndarray) -> Program:
-    """The loss, its gradient by params, and a step of the fused Adam."""
+    """Build the program of one training step: loss, gradients of the parameters, fused Adam."""
     inputs = torch.tensor(xs)
     optimizer = torch.optim.Adam(module.parameters(), LEARNING_RATE, fused=True)
     before = {name: param.detach().clone() for name, param in module.named_parameters()}

@@ -1,1 +1,1 @@
-"""Loaders of the data sets and their downloads."""
+"""Download and load the data sets."""

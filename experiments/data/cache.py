@@ -1,4 +1,4 @@
-"""Where data sets and compiled programs are kept."""
+"""Locate the folders for data sets and compiled programs."""
 
 import os
 import sys
@@ -8,12 +8,12 @@ from experiments.harness.errors import UserError
 
 
 def data_dir() -> Path:
-    """The folder of all data sets: `RECURRENT_DATA_DIR`, else one in the user's cache.
+    """Return the folder of all data sets, which may not exist yet.
 
-    The folder need not exist.
+    It is `RECURRENT_DATA_DIR` if that is set, otherwise a folder in the user's cache.
 
     Raises:
-      UserError: there is no home directory to hold a cache.
+      UserError: if the home directory is needed and cannot be determined.
     """
     chosen = os.environ.get("RECURRENT_DATA_DIR")
     try:
@@ -25,10 +25,10 @@ def data_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """The project's folder in the user's cache, which need not exist.
+    """Return the project's folder in the user's cache, which may not exist yet.
 
     Raises:
-      RuntimeError: there is no home directory.
+      RuntimeError: if the home directory cannot be determined.
     """
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "recurrent"

@@ -1,4 +1,4 @@
-"""Files from the web, verified by their SHA-256 and kept in the data folder."""
+"""Download files, verify their SHA-256, and keep them in the data folder."""
 
 import contextlib
 import fcntl
@@ -20,12 +20,12 @@ _CHUNK_BYTES = 2**16
 
 
 class RemoteFile(NamedTuple):
-    """A file to download.
+    """Describe a file to download.
 
     Attributes:
-      path: where it is kept, relative to `data_dir()`.
-      url: its http or https address.
-      sha256: of the file as distributed, in lower-case hexadecimal digits.
+      path: where the file is kept, relative to `data_dir()`.
+      url: the http or https address.
+      sha256: the hash of the file as distributed, in lower-case hexadecimal digits.
     """
 
     path: str
@@ -38,7 +38,7 @@ def _mnist(name: str, sha256: str) -> RemoteFile:
     return RemoteFile(f"mnist/{name}", url, sha256)
 
 
-# A data set without files comes with a package that is installed anyway.
+# A data set without files is part of an installed package.
 REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
     "digits": (),
     "pydoc": (),
@@ -71,16 +71,17 @@ REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
 
 
 def download_dataset(name: str) -> list[Path]:
-    """Downloads what is missing of one data set, or of `all`.
+    """Download the missing files of one data set, or of all data sets.
 
     Args:
       name: a key of `REMOTE_FILES`, or `all`.
 
     Returns:
-      The local files; none for a data set that needs no download, which is said on stderr.
+      The paths of the local files. For a data set that needs no download the list is empty, and a
+      message on stderr says so.
 
     Raises:
-      UserError: there is no such data set, or a file can be neither found nor downloaded.
+      UserError: if there is no such data set, or a file is neither present nor downloadable.
     """
     if name == "all":
         return [path for each in REMOTE_FILES for path in download_dataset(each)]
@@ -92,16 +93,16 @@ def download_dataset(name: str) -> list[Path]:
 
 
 def fetch(file: RemoteFile) -> Path:
-    """The local path of a file, which is downloaded if it is not there.
+    """Return the local path of a file, downloading it if it is missing.
 
-    A local file is taken as it is, also when it is the uncompressed one (the name without
-    `.gz`): its hash is not checked, since mirrors compress anew. A download is written to
-    `NAME.part`, continued there after an interruption, and renamed once its hash is right, so
-    that a file with its final name is always whole.
+    An existing file is used without checking its hash, because mirrors may have compressed it
+    again; an uncompressed copy (the name without `.gz`) is accepted as well. A download is
+    written to `NAME.part`, resumed after an interruption, and renamed only once its hash is
+    correct, so a file under its final name is always complete.
 
     Raises:
-      UserError: the file cannot be downloaded, is not what was expected, or cannot be written.
-        The sentence says which file is wanted, from where, and where to put it.
+      UserError: if the file cannot be downloaded, has the wrong hash, or cannot be written. The
+        message names the file, its URL, and where to put it by hand.
     """
     destination = data_dir() / file.path
     local = _local_copy(destination)
@@ -119,19 +120,19 @@ def _local_copy(destination: Path) -> Path | None:
     candidates = [destination]
     if destination.suffix == ".gz":
         candidates.append(destination.with_suffix(""))
-    # Path.is_file raises where a folder may not be entered; this answers no.
+    # Unlike Path.is_file, this returns False in a folder without access instead of raising.
     return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 @contextlib.contextmanager
 def _only_writer(folder: Path) -> Generator[None]:
-    """Holds off other processes that download into the folder, which is made if need be."""
+    """Create the folder if needed and hold a lock that keeps other downloads out of it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(f"waiting for another process that downloads into {folder}")
+            _say(f"waiting for another process that is downloading into {folder}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -150,7 +151,7 @@ def _download(file: RemoteFile, destination: Path) -> Path:
 
 
 def _save(file: RemoteFile, part: Path) -> None:
-    """Appends to the part what is missing, or writes all of it if the server sends all."""
+    """Append the missing bytes to the part, or rewrite it if the server sends the whole file."""
     held = part.stat().st_size if part.exists() else 0
     with _open_url(file.url, held) as response:
         resumed = response.status == 206
@@ -167,7 +168,7 @@ def _save(file: RemoteFile, part: Path) -> None:
 
 def _open_url(url: str, offset: int) -> HTTPResponse:
     headers = {"Range": f"bytes={offset}-"} if offset else {}
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 (the opener allows http alone)
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 (the opener allows only http)
     try:
         return _web_only_opener().open(request, timeout=_TIMEOUT_SECONDS)
     except HTTPError as error:
@@ -179,7 +180,7 @@ def _open_url(url: str, offset: int) -> HTTPResponse:
 
 
 def _web_only_opener() -> urllib.request.OpenerDirector:
-    """An opener without the file, ftp and data schemes of the standard one."""
+    """Return a URL opener without the standard one's file, ftp and data schemes."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -214,7 +215,11 @@ def _sha256(path: Path) -> str:
 def _progress(
     file: RemoteFile, start: int, total: int | None
 ) -> Generator[Callable[[int], object]]:
-    """A bar on a terminal, one line elsewhere; yields what is called with each byte count."""
+    """Show a progress bar on a terminal, or print one line elsewhere.
+
+    Yields:
+      A function to call with the size of each chunk received.
+    """
     if not sys.stderr.isatty():
         size = f" ({total / 1e6:.1f} MB)" if total else ""
         resumed = f", resumed at {start / 1e6:.1f} MB" if start else ""
@@ -232,14 +237,15 @@ def _progress(
 def _failed(file: RemoteFile, destination: Path, error: Exception) -> UserError:
     return UserError(
         f"{file.path} is missing and its download from {file.url} failed ({_reason(error)}): "
-        f"run the same command again when it can be reached, or put the file at {destination}."
+        f"run the same command again once the server can be reached, or put the file at "
+        f"{destination}."
     )
 
 
 def _wrong_hash(file: RemoteFile, destination: Path, sha256: str) -> UserError:
     return UserError(
-        f"The download of {file.path} from {file.url} has SHA-256 {sha256} where {file.sha256} "
-        f"was expected, so it was removed: run the same command again, or put the right file "
+        f"The download of {file.path} from {file.url} has SHA-256 {sha256}, expected "
+        f"{file.sha256}, and was deleted: run the same command again, or put the correct file "
         f"at {destination}."
     )
 
@@ -248,7 +254,7 @@ def _unwritable(file: RemoteFile, destination: Path, error: OSError) -> UserErro
     return UserError(
         f"{file.path} is missing and {destination.parent} cannot be written "
         f"({_reason(error)}): put the file from {file.url} at {destination}, or set "
-        f"RECURRENT_DATA_DIR to a folder that can."
+        f"RECURRENT_DATA_DIR to a writable folder."
     )
 
 

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST: two zeros, a type code, a rank, the sizes, the values."""
+"""Read the IDX format of MNIST: two zero bytes, a type code, a rank, the sizes, the values."""
 
 import gzip
 import math
@@ -31,16 +31,16 @@ class _Header(NamedTuple):
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads an IDX file, plain or gzipped (told by its first bytes, not by its name).
+    """Read an IDX file, plain or gzipped (detected from its first bytes, not from its name).
 
     Args:
-      path: the file. It is not trusted: it is read no further than its header declares.
+      path: the file. It is not trusted: no more is read than its header declares.
 
     Returns:
-      A writable array in native byte order, with the type and shape that the header declares.
+      A writable array in native byte order, with the dtype and shape that the header declares.
 
     Raises:
-      UserError: the file cannot be read, is no IDX file, or does not hold exactly what its
+      UserError: if the file cannot be read, is not an IDX file, or does not hold exactly what its
         header declares.
     """
     try:
@@ -59,11 +59,11 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 class _Malformed(Exception):
-    """Why the bytes are not those of an IDX file."""
+    """Explain why the bytes are not a valid IDX file."""
 
 
 def _read(path: Path) -> np.ndarray:
-    # A pipe or a device would block or never end.
+    # Reading a pipe or a device could block or never end.
     if path.exists() and not path.is_file():
         raise _Malformed("it is not a regular file")
     with path.open("rb") as raw:
@@ -83,7 +83,7 @@ def _read_stream(stream: BinaryIO | gzip.GzipFile, most_bytes: int) -> np.ndarra
         raise _Malformed(f"its header declares {header}, more than a file of its size can hold")
     if declared > _MAX_BYTES:
         raise _Malformed(f"its header declares {header}, more than {_MAX_BYTES} bytes")
-    # The byte too many reaches the end of the file, where gzip keeps its checksum.
+    # One byte more than declared, so that gzip reaches the end of the file and its checksum.
     payload = stream.read(declared + 1)
     if len(payload) != declared:
         held = "more" if len(payload) > declared else f"only {len(payload)}"

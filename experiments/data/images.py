@@ -1,4 +1,4 @@
-"""Handwritten digits as images: scikit-learn's small ones and MNIST."""
+"""Load images of handwritten digits: scikit-learn's small ones, or MNIST."""
 
 import gzip
 import importlib.util
@@ -19,7 +19,7 @@ _MNIST_VALID = 5_000
 
 
 class ImageSet(NamedTuple):
-    """Images and their classes.
+    """Hold images and their classes.
 
     Attributes:
       images: uint8 [N, H, W], from 0 (background) to 255 (ink).
@@ -31,7 +31,7 @@ class ImageSet(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Three disjoint sets: to fit, to choose by, and to report on."""
+    """Hold three disjoint sets: for training, for model selection, and for the reported result."""
 
     train: ImageSet
     valid: ImageSet
@@ -39,23 +39,26 @@ class Splits(NamedTuple):
 
 
 def load_images(name: str, split_seed: int) -> Splits:
-    """Loads a data set, which is downloaded if it needs to be.
+    """Load a data set, downloading it if needed, and split it.
 
-    The random parts of a split are stratified: each class has its share, to within one image,
-    in every set.
+    Random splits are stratified: the number of images of each class in each set is proportional,
+    to within one image.
 
-    - `digits`: scikit-learn's 1,797 images of 8x8; 1,257 train, 180 valid, 360 test, all drawn
-      with the seed. The original values from 0 to 16 are scaled to 0 to 255 and rounded.
-    - `mnist`: 28x28; the official 10,000 test images, 5,000 valid drawn with the seed from the
-      60,000 training images, 55,000 train.
+    - `digits`: scikit-learn's 1,797 images of 8x8 pixels: 1,257 train, 180 valid, 360 test, all
+      drawn with the seed. The original values from 0 to 16 are scaled to 0 to 255 and rounded.
+    - `mnist`: 28x28 pixels: the official 10,000 test images; of the 60,000 training images, 5,000
+      drawn with the seed are valid and 55,000 are train.
 
     Args:
       name: one of `DATASETS`.
-      split_seed: of the random split, at least 0.
+      split_seed: the seed of the random split, at least 0.
+
+    Returns:
+      The training, validation and test sets.
 
     Raises:
-      UserError: there is no such data set, the seed is negative, or a file is missing,
-        damaged, or not what it should be.
+      UserError: if there is no such data set, the seed is negative, or a file is missing, damaged,
+        or of the wrong type or shape.
     """
     if split_seed < 0:
         raise UserError(f"The split seed must be at least 0, got {split_seed}.")
@@ -74,7 +77,7 @@ def _load_digits(split_seed: int) -> Splits:
 
 
 def _read_digits() -> ImageSet:
-    # The file without the package: its import takes a second, the file 30 ms.
+    # Read the file without importing the package, which takes a second; the file takes 30 ms.
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
         raise UserError("The digits come with scikit-learn: install it.")
@@ -85,8 +88,8 @@ def _read_digits() -> ImageSet:
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"Could not read scikit-learn's digits from {path}: {error}.") from error
     pixels, labels = table[:, :-1], table[:, -1]
-    images = np.rint(pixels * (255 / 16)).astype(np.uint8)
-    return ImageSet(images.reshape(-1, 8, 8), labels)
+    images = np.rint(pixels * (255 / 16)).astype(np.uint8)  # [N, 64]
+    return ImageSet(images.reshape(-1, 8, 8), labels)  # [N, 8, 8]
 
 
 def _load_mnist(split_seed: int) -> Splits:
@@ -129,15 +132,15 @@ def _read_bytes(path: Path, rank: int) -> np.ndarray:
 
 
 def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A random order in which every run of neighbours has nearly the class shares of the whole.
+    """Return a random order in which every contiguous part has nearly the overall class balance.
 
-    Each class is spread evenly over the order: example r of n stands at the quantile
-    (r + 1/2) / n, so the first part of any length holds each class's share to within one.
+    Each class is spread evenly over the order: example r of the n in a class is placed at the
+    quantile (r + 1/2) / n, so every prefix holds each class's share to within one example.
     """
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     classes = labels[shuffled]
-    of_class = classes[:, None] == np.arange(_CLASSES)
-    rank = np.cumsum(of_class, axis=0)[of_class] - 1
+    of_class = classes[:, None] == np.arange(_CLASSES)  # [N, 10], one True in each row
+    rank = np.cumsum(of_class, axis=0)[of_class] - 1  # [N]
     quantile = (rank + 0.5) / np.bincount(classes, minlength=_CLASSES)[classes]
     return shuffled[np.argsort(quantile, kind="stable")]
 

@@ -1,4 +1,4 @@
-"""A text as numbers: the documentation that comes with Python, tiny Shakespeare, or a file."""
+"""Load a text as integers: Python's own documentation, tiny Shakespeare, or a file."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,13 +14,13 @@ SHARE_OF_TRAIN, SHARE_OF_VALID = 0.9, 0.05
 
 
 class Text(NamedTuple):
-    """Three parts of one text, in its order, as indices into its characters.
+    """Hold three consecutive parts of a text, as indices into its sorted characters.
 
     Attributes:
-      characters: all different ones, sorted.
+      characters: all distinct characters, sorted.
       train: int32 [N], the first 90 %.
-      valid: the next 5 %.
-      test: the rest.
+      valid: int32, the next 5 %.
+      test: int32, the rest.
     """
 
     characters: str
@@ -30,11 +30,18 @@ class Text(NamedTuple):
 
 
 def load_text(name: str, file: str = "") -> Text:
-    """A text by its name, or that of a UTF-8 file, which comes first.
+    """Load a text by name, or from a UTF-8 file if one is given.
+
+    Args:
+      name: one of `TEXTS`; ignored if there is a file.
+      file: the path of a UTF-8 text of at most `LARGEST` bytes.
+
+    Returns:
+      The text, split in order into train, valid and test.
 
     Raises:
-      UserError: for an unknown name, or a file that cannot be read, is too large, is no text, or
-        has fewer than two different characters.
+      UserError: if the name is unknown, or if the file cannot be read, is too large, is not UTF-8,
+        or has fewer than two distinct characters.
     """
     text = _of_file(Path(file).expanduser()) if file else _of_name(name)
     points = np.frombuffer(text.encode("utf-32-le"), np.uint32)

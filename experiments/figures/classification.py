@@ -1,4 +1,4 @@
-"""Figures of a classifier: confusion matrix and mistakes."""
+"""Draw the results of a classifier: its confusion matrix and its mistakes."""
 
 from collections.abc import Sequence
 
@@ -12,36 +12,37 @@ from experiments.figures.style import (
     FAINT,
     INK,
     MUTED,
-    _figure,
-    _percent,
-    _tiles,
-    _words,
+    format_percent,
+    message_figure,
+    tiled_images,
+    titled_figure,
 )
 
 MOST_MISTAKES = 40
 
 
 def confusion_matrix(matrix: np.ndarray, labels: Sequence[str] | None = None) -> Figure:
-    """How often each true class (row) was taken for each class (column).
+    """Draw how often each true class (row) was predicted as each class (column).
 
     Args:
-      matrix: Counts [C, C], rows true, columns predicted.
+      matrix: Counts [C, C]; rows are true classes, columns predicted ones.
       labels: The C class names; their indices by default.
 
     Raises:
-      ValueError: If the matrix is not of integers, not square, or the labels are not C.
+      ValueError: If the matrix does not hold integers, is not square, or does not have one label
+        per class.
     """
     counts = np.asarray(matrix)
     classes = [str(i) for i in range(len(counts))] if labels is None else list(labels)
     if not np.issubdtype(counts.dtype, np.integer):
-        raise ValueError(f"Expected integer counts, got {counts.dtype}: do not normalise them.")
+        raise ValueError(f"Expected integer counts, got {counts.dtype}: do not normalize them.")
     if counts.shape != (len(classes), len(classes)) or not classes:
         raise ValueError(
             f"Expected counts [C, C] and C labels, got counts {counts.shape} and "
             f"{len(classes)} labels: give one row, one column and one label for each class."
         )
     side = min(9.0, 2.6 + 0.36 * len(classes))
-    figure = _figure(side + 0.2, _confusion_message(counts, classes), width=side)
+    figure = titled_figure(side + 0.2, _confusion_message(counts, classes), width=side)
     axes = figure.subplots()
     _confusion_cells(axes, counts)
     ticks = range(len(classes))
@@ -61,16 +62,16 @@ def mistakes(
     probability: np.ndarray,
     total: int,
 ) -> Figure:
-    """The test images that were classified wrongly, the most confident first.
+    """Draw the misclassified test images, the most confident first.
 
-    Examples whose `true` equals `predicted` are left out, so both the mistakes alone and
-    the whole test set may be given. At most 40 are drawn.
+    Correctly classified examples are left out, so either the mistakes alone or the whole test set
+    may be given. At most 40 are drawn.
 
     Args:
-      images: [N, H, W], ink high.
-      true: Classes [N].
-      predicted: Classes [N].
-      probability: [N], that of the predicted class, 0 to 1.
+      images: [N, H, W], with high values for ink.
+      true: True classes [N].
+      predicted: Predicted classes [N].
+      probability: [N], the probability of the predicted class, 0 to 1.
       total: The size of the test set.
 
     Raises:
@@ -87,14 +88,15 @@ def mistakes(
         )
     wrong = np.flatnonzero(true != predicted)
     if not wrong.size:
-        return _words(f"None of {total:,} test images is wrong")
-    shown = wrong[np.argsort(-probability[wrong], kind="stable")][:MOST_MISTAKES]
+        return message_figure(f"All {total:,} test images are classified correctly")
+    drawn = wrong[np.argsort(-probability[wrong], kind="stable")][:MOST_MISTAKES]
     captions = [
-        f"{true[i]} \u2192 {predicted[i]}, {_percent(float(probability[i]), 0)}" for i in shown
+        f"{true[i]} \u2192 {predicted[i]}, {format_percent(float(probability[i]), 0)}"
+        for i in drawn
     ]
-    return _tiles(
-        _mistakes_message(len(wrong), len(shown), total),
-        list(images[shown]),
+    return tiled_images(
+        _mistakes_message(len(wrong), len(drawn), total),
+        list(images[drawn]),
         captions,
         columns=8,
         cmap="gray_r",
@@ -107,23 +109,25 @@ def _confusion_message(counts: np.ndarray, classes: Sequence[str]) -> str:
     if not total:
         return "No examples"
     if right == total:
-        return f"All {total:,} right"
+        return f"All {total:,} correct"
     decimals = 1 if total < 1000 else 2
-    message = f"{_percent(right / total, decimals)} right; {total - right:,} of {total:,} wrong"
+    accuracy = format_percent(right / total, decimals)
+    message = f"{accuracy} correct; {total - right:,} of {total:,} wrong"
     errors = counts - np.diag(np.diag(counts))
     true, predicted = divmod(int(errors.argmax()), len(classes))
-    often = errors[true, predicted]
-    if often > 1:
-        message += f"\nMost often: {classes[true]} taken for {classes[predicted]}, {often:,} times"
+    count = errors[true, predicted]
+    if count > 1:
+        mistake = f"{classes[true]} predicted as {classes[predicted]}"
+        message += f"\nMost common mistake: {mistake}, {count:,} times"
     return message
 
 
 def _confusion_cells(axes: Axes, counts: np.ndarray) -> None:
-    """Every mistake in colour, every right answer in grey, and nothing where nothing is."""
+    """Draw every mistake in color, every correct answer in gray, and leave zeros empty."""
     off_diagonal = ~np.eye(len(counts), dtype=bool)
     errors = np.ma.masked_where(~off_diagonal | (counts == 0), counts)
-    worst = max(int(errors.max()) if errors.count() else 0, 5)
-    axes.imshow(errors, cmap=ALARM_SHADES, vmin=1, vmax=worst)
+    largest = max(int(errors.max()) if errors.count() else 0, 5)
+    axes.imshow(errors, cmap=ALARM_SHADES, vmin=1, vmax=largest)
     size = min(9.0, 120 / len(counts))
     for (row, column), count in np.ndenumerate(counts):
         if row == column:
@@ -131,9 +135,9 @@ def _confusion_cells(axes: Axes, counts: np.ndarray) -> None:
             text = f"{count}" if counts[row].any() else "none"
             axes.text(column, row, text, ha="center", va="center", color=MUTED, fontsize=size)
         elif count:
-            colour = "white" if count - 1 > 0.45 * (worst - 1) else INK
+            color = "white" if count - 1 > 0.45 * (largest - 1) else INK
             axes.text(
-                column, row, f"{count}", ha="center", va="center", color=colour,
+                column, row, f"{count}", ha="center", va="center", color=color,
                 fontsize=size + 1, fontweight="bold",
             )  # fmt: skip
     edges = np.arange(len(counts) + 1) - 0.5
@@ -141,7 +145,7 @@ def _confusion_cells(axes: Axes, counts: np.ndarray) -> None:
     axes.vlines(edges, edges[0], edges[-1], color=FAINT, linewidth=0.5)
 
 
-def _mistakes_message(wrong: int, shown: int, total: int) -> str:
-    few = f"; the {shown} most confident" if shown < wrong else ", the most confident first"
-    order = "" if wrong == 1 else few
+def _mistakes_message(wrong: int, drawn: int, total: int) -> str:
+    some = f"; the {drawn} most confident" if drawn < wrong else ", the most confident first"
+    order = "" if wrong == 1 else some
     return f"{wrong:,} of {total:,} test images wrong{order} (true \u2192 predicted, probability)"

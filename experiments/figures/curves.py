@@ -1,83 +1,77 @@
-"""Pictures of a run: arrays in, a `matplotlib.figure.Figure` out.
-
-Import this module lazily: it brings matplotlib. No function touches pyplot, a global
-setting or a file; the caller saves with `figure.savefig(path)`. Figures hold 200 dots
-per inch, so that half their pixels is their natural size on a page.
-"""
+"""Draw learning curves, of one run or of several."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    MaxNLocator,
-    PercentFormatter,
-)
+from matplotlib.ticker import MaxNLocator
 
 from experiments.figures.style import (
     ACCENT,
     ALARM,
-    COLOURS,
+    COLORS,
     FAINT,
     INK,
     MUTED,
-    _figure,
-    _percent,
-    _words,
+    format_percent,
     log_scale,
+    message_figure,
+    titled_figure,
 )
+from recurrent.training.task import Metric
 
 LOG_SCALE_FROM_RATIO = 10.0
+LABEL_HEIGHT = 0.075  # of a panel
+
+Rows = Sequence[Mapping[str, float | None]]
 
 
-def learning_curves(
-    rows: Sequence[Mapping[str, float | None]],
-    metric: str = "accuracy",
-    best_step: int | None = None,
-) -> Figure:
-    """Loss and metric over the training steps, training against validation.
+def learning_curves(rows: Rows, metrics: Sequence[Metric], best_step: int | None = None) -> Figure:
+    """Draw metrics over the training steps, for training and validation, one panel each.
 
     Args:
-      rows: One mapping per epoch with `step` and any of `train_loss`, `valid_loss`,
-        `train_METRIC`, `valid_METRIC`. Missing, None and non-finite values leave a gap;
-        the loss panel says how many epochs had a loss that is not finite.
-      metric: The metric's name. An accuracy is a fraction and is shown in percent.
-      best_step: The step whose parameters were kept; marked in both panels.
+      rows: One mapping per evaluation with `step` and any of `train_NAME` and `valid_NAME`.
+        Missing, None and non-finite values leave a gap; a panel says how many evaluations had
+        a non-finite value.
+      metrics: One or two, the one that people read last; the title states its value.
+      best_step: The step whose parameters were kept; it is marked in each panel. 0 and None
+        stand for no such step.
     """
     if not rows:
-        return _words("No epoch is finished yet")
-    figure = _figure(3.3, _curves_message(rows, metric, best_step))
-    loss_panel, metric_panel = figure.subplots(1, 2)
-    _curves(loss_panel, rows, "loss", best_step)
-    _curves(metric_panel, rows, metric, best_step)
-    _note_broken_losses(loss_panel, rows)
+        return message_figure("No evaluation is finished yet")
+    figure = titled_figure(3.3, _curves_message(rows, metrics[-1], best_step))
+    for axes, metric in zip(
+        figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
+    ):
+        _curves(axes, rows, metric, best_step)
     return figure
 
 
 def overlaid(
     curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float | None]]]], title: str
 ) -> Figure:
-    """Lines over the training steps, those of one name in one colour.
+    """Draw several curves over the training steps in one panel, one color for each name.
 
     Args:
-      curves: Name to (steps, values) of each line; None and non-finite values leave a gap.
+      curves: For each name, the (steps, values) of its lines; None and non-finite values leave a
+        gap.
       title: What the values are.
     """
-    figure = _figure(4.0, title)
+    figure = titled_figure(4.0, title)
     axes = figure.subplots()
     for k, (name, lines) in enumerate(curves.items()):
         for number, (steps, values) in enumerate(lines):
             axes.plot(
                 steps,
                 np.array(values, float),
-                color=COLOURS[k % len(COLOURS)],
-                linestyle=("-", "--", ":")[k // len(COLOURS) % 3],
+                color=COLORS[k % len(COLORS)],
+                linestyle=("-", "--", ":")[k // len(COLORS) % 3],
                 linewidth=1.4,
                 alpha=1.0 if len(lines) == 1 else 0.6,
                 label=name if number == 0 else None,
             )
-    if _spans_decades(axes):
+    if _spans_a_decade(axes):
         log_scale(axes)
     axes.set_xlabel("training step", color=MUTED)
     axes.set_xlim(left=0)
@@ -88,73 +82,86 @@ def overlaid(
     return figure
 
 
-def _show(value: float, metric: str) -> str:
-    return _percent(value) if _is_accuracy(metric) else f"{value:#.3g}".removesuffix(".")
+def is_percent(metric: Metric) -> bool:
+    """Return whether people read the metric, a fraction, in percent."""
+    return metric.format.endswith("%}")
 
 
-def _is_accuracy(metric: str) -> bool:
-    return metric.endswith("accuracy")
+def format_value(value: float, metric: Metric) -> str:
+    """Format a value briefly, in percent or with three digits."""
+    if is_percent(metric):
+        return format_percent(value)
+    if 100 <= abs(value) < 1e6:
+        return f"{value:.0f}"
+    return f"{value:#.3g}".removesuffix(".")
 
 
-def _column(rows: Sequence[Mapping[str, float | None]], key: str) -> np.ndarray:
-    """[len(rows)], NaN where the value is missing or not finite."""
+def percent_ticks(axes: Axes) -> None:
+    """Write the ticks of the vertical axis, which are fractions, in percent."""
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+
+
+def _keys(metric: Metric) -> tuple[str, str]:
+    return f"train_{metric.name}", f"valid_{metric.name}"
+
+
+def _column(rows: Rows, key: str) -> np.ndarray:
+    """Return one value per row, [len(rows)]; NaN where it is missing or not finite."""
     values = np.array([row.get(key) for row in rows], float)
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _curves_message(
-    rows: Sequence[Mapping[str, float | None]], metric: str, best_step: int | None
-) -> str:
+def _curves_message(rows: Rows, metric: Metric, best_step: int | None) -> str:
     steps = _column(rows, "step")
-    values = _column(rows, f"valid_{metric}")
+    values = _column(rows, f"valid_{metric.name}")
     best = values[steps == best_step]
     if best.size and np.isfinite(best[-1]):
-        value = _show(best[-1], metric)
-        return f"Best validation {metric} {value}, at step {best_step} of {steps[-1]:.0f}"
+        value = format_value(best[-1], metric)
+        return f"Best at step {best_step} of {steps[-1]:.0f}: validation {metric.name} {value}"
     for split, key in (("Validation", "valid"), ("Training", "train")):
-        values = _column(rows, f"{key}_{metric}")
-        if np.isfinite(values[-1]):
-            return f"{split} {metric} {_show(values[-1], metric)} after {steps[-1]:.0f} steps"
-    return f"No finite {metric} after {steps[-1]:.0f} steps"
+        value = _column(rows, f"{key}_{metric.name}")[-1]
+        if np.isfinite(value):
+            text = format_value(value, metric)
+            return f"{split} {metric.name} {text} after {steps[-1]:.0f} steps"
+    return f"No finite {metric.name} after {steps[-1]:.0f} steps"
 
 
-def _curves(
-    axes: Axes,
-    rows: Sequence[Mapping[str, float | None]],
-    name: str,
-    best_step: int | None,
-) -> None:
+def _curves(axes: Axes, rows: Rows, metric: Metric, best_step: int | None) -> None:
+    axes.set_title(metric.name, loc="left", color=INK, fontsize=10)
+    if not any(key in row for row in rows for key in _keys(metric)):
+        _not_measured(axes, metric)
+        return
     steps = _column(rows, "step")
     ends = []
-    for split, key, colour in (("train", "train", MUTED), ("validation", "valid", ACCENT)):
-        values = _column(rows, f"{key}_{name}")
+    for split, key, color in (("train", "train", MUTED), ("validation", "valid", ACCENT)):
+        values = _column(rows, f"{key}_{metric.name}")
         if not np.isfinite(values).any():
             continue
         size = 3 if len(rows) <= 40 else 1
         axes.plot(
-            steps, values, color=colour, marker="o", markersize=size, label=split, clip_on=False
+            steps, values, color=color, marker="o", markersize=size, label=split, clip_on=False
         )
         last = values[np.isfinite(values)][-1]
-        text = f"{split} {_show(last, name)}" if last == values[-1] else split
-        ends.append((last, text, colour))
-    _curve_panel(axes, name)
-    axes.set_xlim(0, 1.04 * max(steps[-1], 1))  # in both panels, however early a loss breaks
-    if best_step is not None:
-        _mark_best(axes, best_step, steps, _column(rows, f"valid_{name}"))
+        text = f"{split} {format_value(last, metric)}" if last == values[-1] else split
+        ends.append((last, text, color))
+    _curve_panel(axes, metric)
+    axes.set_xlim(0, 1.04 * max(steps[-1], 1))  # the same in all panels, even if one diverges
+    if best_step:
+        _mark_best(axes, best_step, steps, _column(rows, f"valid_{metric.name}"))
     _label_ends(axes, ends)
+    _note_broken(axes, rows, metric)
 
 
-def _curve_panel(axes: Axes, name: str) -> None:
-    log = name == "loss" and _spans_decades(axes)
+def _curve_panel(axes: Axes, metric: Metric) -> None:
+    log = not metric.higher_is_better and _spans_a_decade(axes)
     if log:
         log_scale(axes)
+        axes.set_title(f"{metric.name}, log scale", loc="left", color=INK, fontsize=10)
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    if name == "loss" and not log and _drawn(axes).size:
-        axes.set_ylim(min(0.0, axes.get_ylim()[0]), max(0.0, 1.08 * _drawn(axes).max()))
-    if _is_accuracy(name):
-        _accuracy_axis(axes)
-    axes.set_title(f"{name}, log scale" if log else name, loc="left", color=INK, fontsize=10)
+        _linear_limits(axes, metric)
+    if is_percent(metric):
+        percent_ticks(axes)
     axes.set_xlabel("training step", color=MUTED)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
@@ -163,22 +170,25 @@ def _curve_panel(axes: Axes, name: str) -> None:
     axes.tick_params(colors=MUTED, labelsize=8, which="both", left=False)
 
 
-def _accuracy_axis(axes: Axes) -> None:
-    """Up to 100 %, so that what is missing is seen, and down to the next full ten below."""
-    values = _drawn(axes)
-    lowest = np.floor(10 * values.min()) / 10 if values.size else 0.0
-    axes.set_ylim(min(lowest, 0.9), 1.0)
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %"))
+def _linear_limits(axes: Axes, metric: Metric) -> None:
+    """Let an accuracy end at 100 %, and what is better when lower begin at 0 if that is near."""
+    values = _finite_values(axes)
+    if metric.higher_is_better and is_percent(metric):
+        # From the next multiple of 10 % below all values, at most 90 %.
+        lowest = np.floor(10 * values.min()) / 10 if values.size else 0.0
+        axes.set_ylim(min(lowest, 0.9), 1.0)
+    elif not metric.higher_is_better and values.size and 0 <= 2 * values.min() <= values.max():
+        axes.set_ylim(0.0, 1.08 * values.max() or 1.0)
 
 
-def _drawn(axes: Axes) -> np.ndarray:
+def _finite_values(axes: Axes) -> np.ndarray:
     lines = [np.asarray(line.get_ydata(), float) for line in axes.get_lines()]
     values = np.concatenate([np.ones(0), *lines])
     return values[np.isfinite(values)]
 
 
-def _spans_decades(axes: Axes) -> bool:
-    values = _drawn(axes)
+def _spans_a_decade(axes: Axes) -> bool:
+    values = _finite_values(axes)
     return bool(
         values.size and values.min() > 0 and values.max() >= LOG_SCALE_FROM_RATIO * values.min()
     )
@@ -194,7 +204,7 @@ def _mark_best(axes: Axes, best_step: int, steps: np.ndarray, values: np.ndarray
         ms=6,
         clip_on=False,
     )
-    at_the_end = best_step > 0.95 * steps[-1]  # where the curves have their names
+    at_the_end = best_step > 0.95 * steps[-1]  # where it would overlap the curves' labels
     side = "right" if at_the_end else "center"
     axes.text(
         best_step, 1.0, "best", color=ACCENT, fontsize=8, ha=side, va="bottom",
@@ -203,25 +213,36 @@ def _mark_best(axes: Axes, best_step: int, steps: np.ndarray, values: np.ndarray
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Names the curves at the right edge, apart from one another where they meet."""
-    axes.get_ylim()  # settles the limits that the transformation below reads
+    """Label the curves at their right ends, moved apart where they would overlap."""
+    axes.get_ylim()  # update the lazy limits before reading the transformation
     to_fraction = axes.transScale + axes.transLimits
     lowest = -np.inf
-    for value, text, colour in sorted(ends):
-        lowest = max(lowest + 0.075, to_fraction.transform((1.0, value))[1])
+    for value, text, color in sorted(ends):
+        lowest = max(lowest + LABEL_HEIGHT, to_fraction.transform((1.0, value))[1])
         axes.text(
-            1.02, lowest, text, color=colour, fontsize=8.5, va="center", transform=axes.transAxes
+            1.02, lowest, text, color=color, fontsize=8.5, va="center", transform=axes.transAxes
         )
 
 
-def _note_broken_losses(axes: Axes, rows: Sequence[Mapping[str, float | None]]) -> None:
-    losses = [[row[key] for key in ("train_loss", "valid_loss") if key in row] for row in rows]
-    broken = [any(x is None or not np.isfinite(x) for x in losses_) for losses_ in losses]
+def _not_measured(axes: Axes, metric: Metric) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color(FAINT)
+    axes.text(
+        0.5, 0.5, f"{metric.name} was not measured", color=MUTED, ha="center", va="center",
+        transform=axes.transAxes,
+    )  # fmt: skip
+
+
+def _note_broken(axes: Axes, rows: Rows, metric: Metric) -> None:
+    """Say below the panel how many evaluations had a value that was not finite."""
+    values = [[row[key] for key in _keys(metric) if key in row] for row in rows]
+    broken = [any(x is None or not np.isfinite(x) for x in each) for each in values]
     if not any(broken):
         return
     first = rows[broken.index(True)]["step"]
-    note = f"not finite in {sum(broken)} of {len(rows)} epochs,\nfirst at step {first}"
-    axes.text(
-        0.98, 0.97, note, color=ALARM, fontsize=8.5, ha="right", va="top",
-        transform=axes.transAxes, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    note = f"not finite in {sum(broken)} of {len(rows)} evaluations,\nfirst at step {first}"
+    axes.annotate(
+        note, (0, 0), (0, -32), xycoords="axes fraction", textcoords="offset points",
+        color=ALARM, fontsize=8.5, va="top",
     )  # fmt: skip

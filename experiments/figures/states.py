@@ -1,44 +1,42 @@
-"""Figures of what hidden units do over time."""
+"""Draw the activity of hidden units over time."""
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    MaxNLocator,
-)
+from matplotlib.ticker import MaxNLocator
 
 from experiments.figures.style import (
     INK,
     MUTED,
     WIDTH,
-    _colour_bar,
-    _figure,
-    _heat_map,
-    _quiet_frames,
+    color_bar,
+    heat_map,
+    soften_frames,
+    titled_figure,
 )
 
 LONGEST_UPRIGHT = 64
 
 
 def hidden_over_time(states: np.ndarray, inputs: np.ndarray, title: str) -> Figure:
-    """The hidden units beside what they read, over one time axis.
+    """Draw the hidden units and their input over a shared time axis.
 
-    An image that is read row by row stands upright on the left while time runs down; a
-    signal, or anything longer than 64 steps, lies above its states while time runs right.
-    Units are ordered by the time of their largest magnitude.
+    For an image that is read row by row, the input is on the left and time runs downwards. For a
+    signal of one feature, or anything longer than 64 steps, the input is above the states and
+    time runs to the right. Units are ordered by the time of their largest magnitude.
 
     Args:
-      states: [T, H].
-      inputs: [T, D].
-      title: What was read, and what came of it.
+      states: Hidden states [T, H] of one example.
+      inputs: Inputs [T, D] of the same example.
+      title: What the input is, and what the model made of it.
 
     Raises:
-      ValueError: If either array is empty or not a matrix, or their T differ.
+      ValueError: If either array is empty or not a matrix, or if their T differ.
     """
     states, inputs = np.asarray(states), np.asarray(inputs)
     if states.ndim != 2 or inputs.ndim != 2 or len(states) != len(inputs):
         raise ValueError(
             f"Expected states [T, H] and inputs [T, D] of one example, got {states.shape} "
-            f"and {inputs.shape}: select one example and keep both time axes whole."
+            f"and {inputs.shape}: select one example and keep all steps of both arrays."
         )
     if not states.size or not inputs.size:
         raise ValueError(
@@ -52,7 +50,7 @@ def hidden_over_time(states: np.ndarray, inputs: np.ndarray, title: str) -> Figu
 
 def _peak_order(states: np.ndarray) -> np.ndarray:
     magnitude = np.nan_to_num(np.abs(states))
-    peak = magnitude.argmax(axis=0)
+    peak = magnitude.argmax(axis=0)  # [H]
     at_peak = np.nan_to_num(states[peak, np.arange(states.shape[1])])
     return np.lexsort((at_peak, peak))
 
@@ -61,28 +59,28 @@ def _states_beside_rows(states: np.ndarray, inputs: np.ndarray, title: str) -> F
     steps, features = inputs.shape
     height = 3.0
     image_width = float(np.clip(height * features / steps, 0.8, height))
-    figure = _figure(height + 0.9, title)
+    figure = titled_figure(height + 0.9, title)
     image_panel, heat_panel = figure.subplots(
         1, 2, sharey=True, width_ratios=[image_width, WIDTH - 1.6 - image_width]
     )
     image_panel.imshow(inputs, "gray_r", aspect="auto", interpolation="nearest")
-    image_panel.set_ylabel("time step, downwards", color=MUTED)
+    image_panel.set_ylabel("time step (downwards)", color=MUTED)
     image_panel.set_title("input", loc="left", color=INK, fontsize=10)
     image_panel.set_xlabel(f"{features} features", color=MUTED)
     image_panel.yaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-    heat = _heat_map(heat_panel, states)
+    heat = heat_map(heat_panel, states)
     heat_panel.set_title("hidden state", loc="left", color=INK, fontsize=10)
     heat_panel.set_xlabel(_units(states), color=MUTED)
     image_panel.set_xticks([])
     heat_panel.set_xticks([])
-    _quiet_frames(image_panel, heat_panel)
-    _colour_bar(figure, heat, "")
+    soften_frames(image_panel, heat_panel)
+    color_bar(figure, heat, "")
     return figure
 
 
 def _states_below_signal(states: np.ndarray, inputs: np.ndarray, title: str) -> Figure:
     steps, features = inputs.shape
-    figure = _figure(4.4, title)
+    figure = titled_figure(4.4, title)
     signal_panel, heat_panel = figure.subplots(
         2, 1, sharex=True, height_ratios=[1 if features == 1 else 2, 4]
     )
@@ -92,16 +90,16 @@ def _states_below_signal(states: np.ndarray, inputs: np.ndarray, title: str) -> 
     else:
         signal_panel.imshow(inputs.T, "gray_r", aspect="auto", interpolation="nearest")
     signal_panel.set_ylabel("input", color=MUTED)
-    heat = _heat_map(heat_panel, states.T)
+    heat = heat_map(heat_panel, states.T)
     heat_panel.set_ylabel(_units(states), color=MUTED)
     heat_panel.set_xlabel("time step", color=MUTED)
     heat_panel.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     heat_panel.set_yticks([])
     signal_panel.set_yticks([])
-    _quiet_frames(signal_panel, heat_panel)
-    _colour_bar(figure, heat, "hidden state")
+    soften_frames(signal_panel, heat_panel)
+    color_bar(figure, heat, "hidden state")
     return figure
 
 
 def _units(states: np.ndarray) -> str:
-    return f"{states.shape[1]} units, by time of peak"
+    return f"{states.shape[1]} units, ordered by time of peak"

@@ -1,4 +1,4 @@
-"""Colours, sizes and the parts that figures share."""
+"""Define the colors and sizes of all figures, and the parts that they share."""
 
 from collections.abc import Sequence
 
@@ -8,57 +8,37 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import (
-    LogLocator,
-    NullLocator,
-    StrMethodFormatter,
-)
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 INK = "#22272e"
-
-
 MUTED = "#7d8590"
-
-
 FAINT = "#dfe3e8"
-
-
 ACCENT = "#1f6fb4"
-
-
 ALARM = "#c2410c"
-
-
-COLOURS = (ACCENT, ALARM, "#2f8f5b", "#7a52a8", "#b08900", "#0f8b8d", "#c85a8a", "#7d8590")
-
-
+COLORS = (ACCENT, ALARM, "#2f8f5b", "#7a52a8", "#b08900", "#0f8b8d", "#c85a8a", "#7d8590")
 DIVERGING = "RdBu_r"
-
-
 ALARM_SHADES = LinearSegmentedColormap.from_list("alarm", ["#fbdcc9", "#e8590c", "#8f2d04"])
-
-
 DOTS_PER_INCH = 200
-
-
-WIDTH = 8.0
+WIDTH = 8.0  # inches
 
 
 def log_scale(axes: Axes) -> None:
-    """A logarithmic vertical axis with ticks at 1, 2 and 5, written as plain numbers."""
+    """Make the vertical axis logarithmic, with ticks at 1, 2 and 5 written as plain numbers."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
-def _figure(height: float, message: str, width: float = WIDTH) -> Figure:
+def titled_figure(height: float, message: str, width: float = WIDTH) -> Figure:
+    """Return an empty figure of `width` by `height` inches with the message as its title."""
     figure = Figure((width, height), DOTS_PER_INCH, facecolor="white", layout="constrained")
     figure.suptitle(message, x=0.01, ha="left", color=INK, fontsize=11, fontweight="bold")
     return figure
 
 
-def _words(message: str) -> Figure:
+def message_figure(message: str) -> Figure:
+    """Return a figure that shows only a message, for when there is nothing to draw."""
     figure = Figure((WIDTH, 1.0), DOTS_PER_INCH, facecolor="white")
     figure.suptitle(
         message, x=0.5, y=0.5, ha="center", va="center", color=INK, fontsize=12, fontweight="bold"
@@ -66,15 +46,15 @@ def _words(message: str) -> Figure:
     return figure
 
 
-def _percent(fraction: float, decimals: int = 1) -> str:
-    """100 % is said of nothing that is less than perfect."""
+def format_percent(fraction: float, decimals: int = 1) -> str:
+    """Format a fraction in percent, without rounding anything below 1 up to 100 %."""
     percent = round(100 * fraction, decimals)
     if percent == 100 and fraction < 1:
         percent -= 10.0**-decimals
     return f"{percent:.{decimals}f} %"
 
 
-def _tiles(
+def tiled_images(
     message: str,
     images: Sequence[np.ndarray],
     captions: Sequence[str],
@@ -83,12 +63,24 @@ def _tiles(
     limits: tuple[float, float],
     margin: float = 0.0,
 ) -> Figure:
-    """Small captioned images in rows, in one Axes: forty Axes take seconds to lay out."""
+    """Return a figure of small captioned images in rows.
+
+    All are drawn in one Axes, because laying out forty Axes takes seconds.
+
+    Args:
+      message: the title of the figure.
+      images: [height, width] each, all of one shape.
+      captions: one text below each image.
+      columns: images in a row.
+      cmap: the name of matplotlib's color map.
+      limits: the values at the two ends of the color map.
+      margin: inches of the width that are left free, such as for a color bar.
+    """
     height, width = images[0].shape
     tall, wide = 1.0 * height / width, 1.0
     across, down = wide + 0.22, tall + 0.34 * columns / 8
     rows = -(-len(images) // columns)
-    figure = _figure(0.35 + (WIDTH - margin) / (columns * across) * rows * down, message)
+    figure = titled_figure(0.35 + (WIDTH - margin) / (columns * across) * rows * down, message)
     axes = figure.subplots()
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = (i % columns) * across, (i // columns) * down
@@ -103,27 +95,31 @@ def _tiles(
     return figure
 
 
-def _quiet_frames(*panels: Axes) -> None:
+def soften_frames(*panels: Axes) -> None:
+    """Draw the frames of the panels faintly and their ticks without marks."""
     for axes in panels:
         axes.spines[:].set_color(FAINT)
         axes.tick_params(colors=MUTED, labelsize=8, length=0)
 
 
-def _heat_map(axes: Axes, values: np.ndarray) -> AxesImage:
-    low, high = _symmetric(values)
-    axes.set_facecolor(MUTED)  # what is not a number must not pass for zero
+def heat_map(axes: Axes, values: np.ndarray) -> AxesImage:
+    """Draw a matrix with diverging colors centered at zero, NaN in gray."""
+    low, high = symmetric_limits(values)
+    axes.set_facecolor(MUTED)  # without it NaN would look like zero
     return axes.imshow(
         values, DIVERGING, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
     )
 
 
-def _symmetric(values: np.ndarray) -> tuple[float, float]:
+def symmetric_limits(values: np.ndarray) -> tuple[float, float]:
+    """Return color limits centered at zero that hold all finite values."""
     finite = np.abs(values[np.isfinite(values)])
     largest = float(finite.max()) if finite.size else 0.0
     return (-largest, largest) if largest else (-1.0, 1.0)
 
 
-def _colour_bar(figure: Figure, image: AxesImage, label: str) -> None:
+def color_bar(figure: Figure, image: AxesImage, label: str) -> None:
+    """Add a labeled color bar beside an image."""
     bar = figure.colorbar(image, ax=image.axes, aspect=30, fraction=0.04, pad=0.02)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)

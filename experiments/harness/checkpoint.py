@@ -1,4 +1,4 @@
-"""Saving and restoring a run's state, on Orbax."""
+"""Save and restore the state of a training, on Orbax."""
 
 import contextlib
 import errno
@@ -17,12 +17,14 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from experiments.harness.errors import UserError
 from experiments.harness.processes import is_first, meet
 
+FORM = 2  # of what a checkpoint holds; another one is refused
+
 
 @contextlib.contextmanager
 def checkpoints(folder: Path, keep: int = 2, *, read_only: bool = False) -> Iterator[Any]:
-    """An Orbax manager whose last save has ended when the block does.
+    """Open an Orbax manager whose last save has ended when the block does.
 
-    Where it only reads it leaves alone what another process is saving.
+    With ``read_only`` it leaves alone what another process is saving.
     """
     import orbax.checkpoint as ocp
 
@@ -42,12 +44,12 @@ def checkpoints(folder: Path, keep: int = 2, *, read_only: bool = False) -> Iter
 
 
 def save(manager: Any, step: int, tree: Any, notes: dict[str, Any]) -> None:
-    """Writes the tree and the notes (JSON) as the checkpoint of a step, in the background."""
+    """Write the tree and the notes (JSON) as the checkpoint of a step, in the background."""
     import orbax.checkpoint as ocp
 
     arguments = ocp.args.Composite(
         state=ocp.args.StandardSave(_without_keys(tree)),
-        notes=ocp.args.JsonSave(notes | {"shapes": _shapes(tree)}),
+        notes=ocp.args.JsonSave(notes | {"shapes": _shapes(tree), "form": FORM}),
     )
     manager.save(step, args=arguments, force=True)
 
@@ -55,9 +57,10 @@ def save(manager: Any, step: int, tree: Any, notes: dict[str, Any]) -> None:
 def restore(
     manager: Any, like: Any, sharding: Sharding | None = None
 ) -> tuple[Any, dict[str, Any]] | None:
-    """The newest readable checkpoint as a tree like ``like``, and its notes; None without any.
+    """Return the newest readable checkpoint as a tree like ``like``, and its notes.
 
     A damaged checkpoint is set aside, with one line of warning, and the one before it is taken.
+    Without any checkpoint, return None.
 
     Args:
       manager: of `checkpoints`.
@@ -65,8 +68,8 @@ def restore(
       sharding: where the arrays are put; None for the first device.
 
     Raises:
-      UserError: where the checkpoint holds another tree, naming the first difference; where all
-        checkpoints are damaged.
+      UserError: where the checkpoint holds another tree, naming the first difference, or was
+        written in another form; where all checkpoints are damaged.
     """
     reasons = {}
     for step in sorted(manager.all_steps(), reverse=True):
@@ -99,7 +102,7 @@ _NOT_THE_FILES_FAULT = {errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, err
 
 
 def set_aside(manager: Any, step: int) -> Path:
-    """Moves a checkpoint out of the manager's sight; returns where to."""
+    """Move a checkpoint to where the manager does not see it; return that folder."""
     folder = Path(manager.directory)
     aside = folder.parent / f"damaged-{folder.name}-{step}"
     if is_first():
@@ -117,6 +120,12 @@ def _restore_step(
 
     notes_only = ocp.args.Composite(notes=ocp.args.JsonRestore())
     notes = manager.restore(step, args=notes_only)["notes"]
+    if notes.pop("form", 1) != FORM:
+        raise UserError(
+            f"The checkpoint {manager.directory / str(step)} was written by another version of "
+            "this code, in a form that this one does not read. Finish the run with that version, "
+            "or begin anew with --overwrite."
+        )
     _check_shapes(manager.directory / str(step), notes.pop("shapes"), _shapes(like))
     sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(

@@ -1,11 +1,11 @@
-"""The one exception that the launcher turns into a sentence, and help in wording it."""
+"""Raise the one exception that the launcher turns into a sentence, and help to word it."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake that one sentence explains: what was expected, what came, what to do.
+    """Explain a mistake in one sentence: what was expected, what came, what to do.
 
     The launcher prints it without a traceback and exits with status 2. Parsers of
     untrusted files raise nothing else.
@@ -13,13 +13,13 @@ class UserError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean "lstm"?`` where a known word is close, else nothing."""
+    """Return `` Did you mean "lstm"?`` where a known word is close, else nothing."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f' Did you mean "{near[0]}"?' if near else ""
 
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:
-    """The sentence for a word that is none of the known ones."""
+    """Word the sentence for a word that is none of the known ones."""
     known = list(known)
     sentence = f"There is no {kind} {word!r}; choose from {', '.join(known)}."
     return sentence + did_you_mean(word, known)

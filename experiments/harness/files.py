@@ -1,11 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Write files whole or not at all."""
 
 import os
 from pathlib import Path
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Replaces the file in one step, so that a crash leaves the old one or the new one."""
+    """Replace the file in one step, so that a crash leaves the old one or the new one."""
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with open(partial, "wb") as stream:

@@ -1,4 +1,4 @@
-"""From a command line to checked dataclasses, and `--help`."""
+"""Read a command line into checked dataclasses, and list its flags for `--help`."""
 
 import re
 from typing import Any
@@ -10,8 +10,8 @@ from experiments.harness.config import Option
 from experiments.harness.errors import UserError, did_you_mean
 
 
-def taken_off(flag: str, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What a flag that may be repeated says each time, and the other arguments."""
+def take_repeated(flag: str, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the values of a flag that may be repeated, and the other arguments."""
     bare = flag.lstrip("-")
     own = [re.fullmatch(f"--?{bare}(.*)", word, re.S) for word in arguments]
     others = [word for word, match in zip(arguments, own, strict=True) if not match]
@@ -19,7 +19,7 @@ def taken_off(flag: str, arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def read_flags(arguments: list[str], *classes: type) -> list[Any]:
-    """One value of each dataclass from the flags, every one typed and checked.
+    """Return a value of each dataclass from the flags, each typed and checked.
 
     Raises:
       UserError: for a flag that is unknown, repeated, ill-typed or out of bounds.
@@ -56,7 +56,7 @@ class _Parser(flags.ArgumentParser):
 
 
 def define(values: flags.FlagValues, name: str, field: Option) -> None:
-    """Adds the flag of one option."""
+    """Add the flag of one option."""
     if field.type is bool:
         flags.DEFINE_boolean(name, None, field.help, flag_values=values)
     else:
@@ -64,17 +64,17 @@ def define(values: flags.FlagValues, name: str, field: Option) -> None:
 
 
 def asks_for_help(arguments: list[str]) -> bool:
-    """Whether the flags are to be listed."""
+    """Return whether the command line asks for the list of flags."""
     return any(word in ("--help", "-h", "--helpfull") for word in arguments)
 
 
 def help_lines(cls: type) -> list[str]:
-    """The flags of a dataclass."""
+    """Return a line or two of help for each field of a dataclass."""
     return [help_line(*item) for item in config.options(cls).items()]
 
 
 def help_line(name: str, field: Option) -> str:
-    """One flag's type, default, bounds and meaning."""
+    """Return one flag's type, default and meaning."""
     kinds = {int: "whole number", float: "number", bool: "true/false", str: "text"}
     kind = "|".join(field.choices) or kinds[field.type]
     star = "*" if field.traced else " "

@@ -1,299 +1,385 @@
-"""The one training loop: calls of a Program, epoch by epoch, surviving stops and crashes."""
+"""Train a population call by call, surviving stops and crashes: the one loop of runs and sweeps."""
 
+import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.sharding import Mesh
+import numpy as np
 
 from experiments.harness import rundir
 from experiments.harness.checkpoint import checkpoints, restore, save
-from experiments.harness.config import (
-    TrainingConfig,
-    numbers_of,
-)
-from experiments.harness.devices import (
-    mesh_of,
-    of_one_device,
-    on_devices,
-    whole_on,
-)
+from experiments.harness.config import hparams_of
+from experiments.harness.engine import Engine, Status, engine_of
 from experiments.harness.errors import UserError
-from experiments.harness.processes import highest, is_first
-from experiments.harness.program import Numbers, Program
-from experiments.harness.progress import progress
-from experiments.harness.stopping import (
-    Stopped,
-    refuse_divergence,
-    refuse_lost_score,
-    stop_requests,
-    worst_score,
+from experiments.harness.plan import (
+    DIVERGED,
+    FINISHED,
+    PATIENCE,
+    STOP,
+    STOPPED,
+    Copy,
+    MemberEvaluation,
+    Memory,
+    Outcome,
+    Plan,
+    SweepState,
+    assign,
+    copy_values,
+    fresh_state,
+    from_json,
+    is_training,
+    note_best,
+    outcome,
+    steps_taken,
+    to_json,
+    vacate,
+    values_of,
 )
-from experiments.harness.tensorboard import event_writer
-from recurrent.losses import Average
+from experiments.harness.processes import highest, is_first
+from experiments.harness.stopping import Stopped, divergence_threshold
+from recurrent.training import population
+from recurrent.training.population import Limits, Member, batch_mesh, put, sharding
+from recurrent.training.task import Data, Metrics
 
 SECONDS_BETWEEN_SAVES = 2.0
+SAVES_APART = 5  # times as far for several members, since they write more
 
 
-class RunState(NamedTuple):
-    """All that a resumed run needs.
+class Population(NamedTuple):
+    """Hold what is trained: members in their slots, and their metrics since the last evaluation."""
+
+    members: Member
+    sums: Metrics
+
+
+class Observer(NamedTuple):
+    """Hold what is called on the way, by the first process of several too.
 
     Attributes:
-      train: the Program's own state.
-      sums: the training metrics of the epoch so far.
-      best_params: the params of the highest score.
-      best_score: that score, ``[]``.
-      best_step: the step it was reached at, ``[]``; 0 before the first evaluation.
-      waited: epochs since then, ``[]``.
-      worst: a score below this one is a divergence, ``[]``.
+      started: ``state``: the first call is compiled and begins now.
+      called: ``(state, status, metrics)`` after each call, with the metrics of that call.
+      evaluated: ``(state, rows)`` after each evaluation, with a row of each member that trained.
+      ended: ``outcomes`` so far, when members have ended and a checkpoint knows of it.
     """
 
-    train: Any
-    sums: Any
-    best_params: Any
-    best_score: Array
-    best_step: Array
-    waited: Array
-    worst: Array
-
-
-class Moment(NamedTuple):
-    """Where the run stands after one call; ``row`` is there when an epoch ended with it."""
-
-    state: RunState
-    step: int
-    words: str
-    row: dict[str, Any] | None
-
-
-class Outcome(NamedTuple):
-    """A finished training: its last state, rows of metrics and seconds over all its parts."""
-
-    state: RunState
-    rows: list[dict[str, Any]]
-    seconds: float
+    started: Callable[[SweepState], None]
+    called: Callable[[SweepState, Status, Metrics], None]
+    evaluated: Callable[[SweepState, list[dict[str, Any]]], None]
+    ended: Callable[[Sequence[Outcome]], None]
 
 
 def train(
-    program: Program,
-    config: TrainingConfig,
+    plan: Plan,
     folder: Path,
-    started: Callable[[int], None],
-    mesh: Mesh | None = None,
-) -> Outcome:
-    """Trains to the last epoch, or till patience ends, from the latest checkpoint if any.
+    observer: Observer,
+    stops: Sequence[int],
+    memory: Memory | None = None,
+) -> tuple[Population, SweepState]:
+    """Train all members of a plan to their ends, from the latest checkpoint if there is one.
 
     Args:
-      program: what to train.
-      config: steps_per_call and the traced numbers.
-      folder: the run directory, for ``checkpoints``, ``metrics.jsonl`` and ``events``.
-      started: called with the number of steps already taken, just before the first step.
-      mesh: the devices that share each batch; None for the first device alone.
+      plan: what to train.
+      folder: for ``checkpoints`` and ``metrics.jsonl``.
+      observer: what is called on the way.
+      stops: the signals received; the first is obeyed after a call.
+      memory: what the search remembers of the programs before this one.
 
     Raises:
-      Stopped: after SIGINT or SIGTERM.
-      Diverged: after `NON_FINITE_STEPS_ALLOWED` skipped steps in a row, or an epoch whose score is
-        below `worst_score` or not finite.
+      Stopped: for a signal, when the state has been saved.
     """
-    begun = time.monotonic()
-    total = program.epochs * program.steps_per_epoch
-    numbers = numbers_of(config)
-    mesh = mesh or mesh_of(1, config)
-    program = on_devices(program, mesh)
+    folder.mkdir(parents=True, exist_ok=True)
+    engine = engine_of(plan.program, plan.layout)
+    data = {k: put(split, plan.layout, shared=True) for k, split in plan.program.data.items()}
     with (
-        jax.set_mesh(mesh),
-        stop_requests() as stops,
+        batch_mesh(plan.layout),
         checkpoints(folder / "checkpoints" / "latest", keep=2) as latest,
         checkpoints(folder / "checkpoints" / "best", keep=1) as best,
-        event_writer(folder / "events") as write_events,
     ):
-        state, notes = latest_state(latest, program, numbers, config.steps_per_call, mesh)
-        begun -= notes.get("train_seconds", 0.0)
-        first = int(state.train.step)
-        rows = earlier_rows(folder, first, first // program.steps_per_epoch)
-
-        def keep(state: RunState, step: int) -> None:
-            save(latest, step, state, {"train_seconds": time.monotonic() - begun})
-            keep_best(best, state)
-
-        keep_best(best, state)  # which a crash may have kept from following the latest
-        saved = time.monotonic()
-        with progress(first, total) as show:
-            for moment in moments(program, config, numbers, state, lambda: started(first)):
-                state = moment.state
-                show(moment.step, moment.words)
-                if moment.row is not None:
-                    rows.append(moment.row)
-                    if is_first():
-                        rundir.append_row(folder / "metrics.jsonl", moment.row)
-                        write_events(moment.row)
-                end = moment.step == total or is_over(config, state)
-                due = time.monotonic() - saved > SECONDS_BETWEEN_SAVES
-                stop, due = highest(stops[0] if stops else 0, due)
-                if stop or end or due:
-                    keep(state, moment.step)
-                    saved = time.monotonic()
-                if stop:
-                    raise Stopped(int(stop), moment.step, total)
-    return Outcome(of_one_device(state), rows, time.monotonic() - begun)
-
-
-def latest_state(
-    latest: Any, program: Program, numbers: Numbers, steps_per_call: int, mesh: Mesh
-) -> tuple[RunState, dict[str, Any]]:
-    """The state of the latest checkpoint and its notes, or a fresh one and none."""
-    whole = whole_on(mesh)
-    fresh = jax.device_put(first_state(program, numbers, steps_per_call), whole)
-    found = restore(latest, fresh, whole)
-    if found:
-        return found
-    untrained = score_of(program, program.task.evaluate(fresh.train.weights, program.data["valid"]))
-    return fresh._replace(worst=jnp.full_like(fresh.worst, worst_score(untrained))), {}
-
-
-def best_params(program: Program, config: TrainingConfig, folder: Path) -> Any:
-    """The params of the highest score that a run has reached.
-
-    Raises:
-      UserError: where there are none yet.
-    """
-    numbers = numbers_of(config)
-    like = jax.eval_shape(program.task.init, numbers).params
-    best = folder / "checkpoints" / "best"
-    if best.is_dir():
-        with checkpoints(best, keep=1, read_only=True) as manager:
-            found = restore(manager, like)
-        if found:
-            return found[0]
-    raise UserError(f"The run in {folder} has no params yet: let it train to the end of an epoch.")
-
-
-def earlier_rows(folder: Path, step: int, expected: int) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl`` up to a checkpoint; the first process cuts off later ones.
-
-    Raises:
-      UserError: where epochs that the checkpoint counts have been lost.
-    """
-    read = rundir.rows_until if is_first() else rundir.rows_of
-    rows = read(folder / "metrics.jsonl", step)
-    if len(rows) != expected:
-        raise UserError(
-            f"{folder / 'metrics.jsonl'} is damaged: expected {expected} rows up to the "
-            f"checkpoint, got {len(rows)}. Restore it, or use --overwrite."
+        there, state = restored(plan, engine, data, latest) or fresh(
+            plan, engine, data, memory or {}
         )
-    return rows
+        check_rows(plan, state, folder / "metrics.jsonl")
+        keep_best(plan, best, there)  # which a crash may have kept from following the latest
+        observer.ended(state.outcomes)
+        begun, saved = time.monotonic() - state.seconds, time.monotonic()
+        call = compiled_calls(engine, there.members, data["train"])
+        if is_training(state):
+            call(next_call(plan, state))
+            observer.started(state)
+        while is_training(state):
+            outcomes = state.outcomes
+            there, state, metrics = advanced(plan, call, data["train"], there, state)
+            if state.step_in_evaluation == plan.program.steps_per_evaluation:
+                there, state, rows = evaluated(plan, engine, data, there, state)
+                append_rows(folder / "metrics.jsonl", rows)
+                observer.evaluated(state, rows)
+            state = state._replace(seconds=time.monotonic() - begun)
+            over = state.outcomes != outcomes
+            stop, due = highest(stops[0] if stops else 0, is_due(plan, saved))
+            if (over or stop or due) and not is_lost(plan, state):
+                tree = there._asdict()
+                save(latest, steps_taken(plan, state), tree, {"state": to_json(state)})
+                keep_best(plan, best, there)
+                saved = time.monotonic()
+            if over:
+                latest.wait_until_finished()  # nobody is told of an end that a crash could undo
+                observer.ended(state.outcomes)
+            observer.called(state, engine.read(there.members), metrics)
+            if stop and is_training(state):
+                raise Stopped(int(stop), steps_taken(plan, state))
+    return there, state
 
 
-def keep_best(manager: Any, state: RunState) -> None:
-    """Saves the best params, unless they are saved already."""
-    if int(state.best_step) not in (0, *manager.all_steps()):
-        save(manager, int(state.best_step), state.best_params, {})
-
-
-def first_state(program: Program, numbers: Numbers, steps_per_call: int) -> RunState:
-    """The state of a run that has not begun; what is the worst score is not known yet."""
-    state = program.task.init(numbers)
-    steps = next_call(0, program.steps_per_epoch, steps_per_call)
-    train, data = program.task.train, program.data["train"]
-    _, shapes = jax.eval_shape(lambda state: train(state, numbers, data, steps), state)
-    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    best = jax.tree.map(jnp.copy, state.weights)
-    best_step, waited = jnp.zeros((2,), jnp.int32)
-    best_score, worst = jnp.full((2,), -jnp.inf, jnp.float32)
-    return RunState(state, sums, best, best_score, best_step, waited, worst)
-
-
-def moments(
-    program: Program,
-    config: TrainingConfig,
-    numbers: Numbers,
-    state: RunState,
-    started: Callable[[], None],
-) -> Iterator[Moment]:
-    """The training itself: one compiled call after the other, an evaluation after each epoch.
-
-    The program is that of `on_devices`.
-    """
-    data = program.data["train"]
-    step, total = int(state.train.step), program.epochs * program.steps_per_epoch
-    call: Any = program.task.train
+def compiled_calls(engine: Engine, members: Member, data: Data) -> Callable[[int], Any]:
+    """Return ``steps -> compiled call``, each compiled when it is first asked for."""
 
     @functools.cache
-    def compiled(steps: int) -> Any:
-        return call.lower(state.train, numbers, data, steps).compile()
+    def call(steps: int) -> Any:
+        jitted: Any = engine.train(steps)
+        return jitted.lower(members, data).compile()
 
-    if step < total and not is_over(config, state):
-        compiled(next_call(step, program.steps_per_epoch, config.steps_per_call))
-        started()
-    while step < total and not is_over(config, state):
-        steps = next_call(step, program.steps_per_epoch, config.steps_per_call)
-        train_state, sums = compiled(steps)(state.train, numbers, data)
-        step += steps
-        state = state._replace(train=train_state, sums=jax.tree.map(jnp.add, state.sums, sums))
-        refuse_divergence(int(train_state.skipped), step)
-        row = None
-        if step % program.steps_per_epoch == 0:
-            valid = program.task.evaluate(train_state.weights, program.data["valid"])
-            row = epoch_row(step, program.steps_per_epoch, state.sums, valid)
-            refuse_lost_score(score_of(program, valid), float(state.worst), step)
-            state = after_epoch(program, state, valid)
-        words = shown(means(sums), program.metric)
-        yield Moment(state, step, words, row)
+    return call
 
 
-def next_call(step: int, steps_per_epoch: int, limit: int) -> int:
-    """How many steps the next call takes: even parts of an epoch, none above the limit."""
-    part = math.ceil(steps_per_epoch / math.ceil(steps_per_epoch / limit))
-    return min(part, steps_per_epoch - step % steps_per_epoch)
+def next_call(plan: Plan, state: SweepState) -> int:
+    """Return how many steps the next call takes: even parts of those between evaluations."""
+    size, limit = plan.program.steps_per_evaluation, plan.config.steps_per_call
+    part = math.ceil(size / math.ceil(size / limit))
+    return min(part, size - state.step_in_evaluation)
 
 
-def after_epoch(program: Program, state: RunState, valid: dict[str, Average]) -> RunState:
-    """The state with empty sums, and with new best params where the score has risen."""
-    state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-    score = score_of(program, valid)
-    if not score > float(state.best_score):
-        return state._replace(waited=state.waited + 1)
-    return state._replace(
-        best_params=jax.tree.map(jnp.copy, state.train.weights),
-        best_score=jnp.full_like(state.best_score, score),
-        best_step=state.train.step.copy(),
-        waited=jnp.zeros_like(state.waited),
-    )
+def advanced(
+    plan: Plan, call: Callable[[int], Any], data: Data, there: Population, state: SweepState
+) -> tuple[Population, SweepState, Metrics]:
+    """Take the steps of one call; return also the metrics of that call."""
+    steps = next_call(plan, state)
+    members, metrics = call(steps)(there.members, data)
+    sums = jax.tree.map(jnp.add, there.sums, metrics)
+    state = state._replace(step_in_evaluation=state.step_in_evaluation + steps)
+    return Population(members, sums), state, metrics
 
 
-def score_of(program: Program, valid: dict[str, Average]) -> float:
-    """The score of metrics, higher for better params."""
-    return float(program.task.score({name: float(value.mean) for name, value in valid.items()}))
+def evaluated(
+    plan: Plan, engine: Engine, data: dict[str, Data], there: Population, state: SweepState
+) -> tuple[Population, SweepState, list[dict[str, Any]]]:
+    """Measure and judge all members; end, replace and copy them as the plan says.
+
+    Returns:
+      The population and its state with empty sums, and a row of metrics of each member that
+      trained.
+    """
+    due = np.array([member is not None for member in state.slots])
+    valid = engine.measure((there.members, due), data["valid"])
+    limits = Limits(plan.patience, state.divergence_threshold)
+    members = engine.judge(there.members, valid, limits)
+    state = state._replace(evaluation=state.evaluation + 1, step_in_evaluation=0)
+    found = evaluations_of(plan, state, engine.read(members), there.sums, valid)
+    state = note_best(plan, state, found)
+    rows = [row_of(plan, state, each) for each in found]
+    memory, decisions = plan.tell(plan, state, found)
+    state = state._replace(memory=memory)
+    ends = endings(found, decisions)
+    if ends:
+        members, state = ended(plan, engine, data, members, state, found, ends)
+    there_still = {each.member for each in found if each.slot not in ends}
+    copies = {k: v for k, v in decisions.items() if isinstance(v, Copy) and k in there_still}
+    if copies:
+        members, state = copied(plan, engine, members, state, copies)
+    return Population(members, jax.tree.map(jnp.zeros_like, there.sums)), state, rows
 
 
-def is_over(config: TrainingConfig, state: RunState) -> bool:
-    """Whether the score has not risen for as many epochs as patience lasts."""
-    return 0 < config.patience <= int(state.waited)
+def evaluations_of(
+    plan: Plan, state: SweepState, status: Status, train: Metrics, valid: Metrics
+) -> list[MemberEvaluation]:
+    """Return what an evaluation says of each member."""
+    read = jax.device_get(status)
+    train_means, valid_means = means_of(train), means_of(valid)
+    return [
+        MemberEvaluation(
+            slot=slot,
+            member=member,
+            step=int(read.step[slot]),
+            best_step=int(read.best_step[slot]),
+            best_score=float(read.best_score[slot]),
+            failures=int(read.failures[slot]),
+            ending=ending_of(plan, int(read.status[slot]), int(read.step[slot])),
+            train=train_means[slot],
+            valid=valid_means[slot],
+        )
+        for slot, member in enumerate(state.slots)
+        if member is not None
+    ]
 
 
-def epoch_row(
-    step: int, steps_per_epoch: int, train: dict[str, Average], valid: dict[str, Average]
-) -> dict[str, Any]:
-    """A row of ``metrics.jsonl``: only what is the same in every repetition, so no seconds."""
-    row: dict[str, Any] = {"step": step, "epoch": step // steps_per_epoch}
-    row |= {f"train_{name}": value for name, value in means(train).items()}
-    return row | {f"valid_{name}": value for name, value in means(valid).items()}
+def ending_of(plan: Plan, status: int, step: int) -> str | None:
+    """Return why a member ends by itself; None where it goes on."""
+    if status == population.DIVERGED:
+        return DIVERGED
+    if step == plan.program.steps:
+        return FINISHED
+    return PATIENCE if status == population.FINISHED else None
 
 
-def means(metrics: dict[str, Average]) -> dict[str, float | None]:
-    """Means as JSON numbers, None for what is not finite."""
-    values = {name: float(value.mean) for name, value in metrics.items()}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+def means_of(metrics: Metrics) -> list[dict[str, float | None]]:
+    """Return the means of each slot, None for what is not finite."""
+    arrays = {name: np.asarray(value.mean, float) for name, value in metrics.items()}
+    slots = len(next(iter(arrays.values()))) if arrays else 0
+    return [
+        {name: float(a[k]) if math.isfinite(a[k]) else None for name, a in arrays.items()}
+        for k in range(slots)
+    ]
 
 
-def shown(values: dict[str, float | None], metric: str) -> str:
-    """Loss and metric in a few characters."""
-    return ", ".join(
-        f"{name} {values[name]:.4g}" for name in ("loss", metric) if values.get(name) is not None
-    )
+def row_of(plan: Plan, state: SweepState, each: MemberEvaluation) -> dict[str, Any]:
+    """Return a row of ``metrics.jsonl``: what is the same in every repetition, so no seconds."""
+    row: dict[str, Any] = {"step": each.step, "evaluation": state.evaluation}
+    if plan.names:
+        row = {"member": plan.names[each.member], **row, **values_of(plan, state, each.member)}
+    row |= {f"train_{name}": value for name, value in each.train.items()}
+    return row | {f"valid_{name}": value for name, value in each.valid.items()}
+
+
+def endings(evaluations: Sequence[MemberEvaluation], decisions: dict[int, Any]) -> dict[int, str]:
+    """Return which slots are left now, and why: by the member itself, or because it is stopped."""
+    ends = {}
+    for each in evaluations:
+        decision = decisions.get(each.member)
+        if each.ending and not (each.ending == DIVERGED and decision not in (None, STOP)):
+            ends[each.slot] = each.ending
+        elif decision == STOP:
+            ends[each.slot] = STOPPED
+    return ends
+
+
+def ended(
+    plan: Plan,
+    engine: Engine,
+    data: dict[str, Data],
+    members: Member,
+    state: SweepState,
+    evaluations: Sequence[MemberEvaluation],
+    ends: dict[int, str],
+) -> tuple[Member, SweepState]:
+    """Write down the outcomes of members that end, and fill their slots with those that wait."""
+    over = np.isin(np.arange(plan.slots), list(ends))
+    test = means_of(engine.measure_best((members, over), data["test"]))
+    outcomes = [
+        outcome(plan, state, each, ends[each.slot], test[each.slot] if test else {})
+        for each in evaluations
+        if each.slot in ends
+    ]
+    vacated = vacate(state._replace(outcomes=(*state.outcomes, *outcomes)), list(ends))
+    state = assign(plan, vacated)
+    if is_training(state):
+        pairs = zip(vacated.slots, state.slots, strict=True)
+        new = np.array([before is None and now is not None for before, now in pairs])
+        members = engine.restart(members, over, new, hparams_in_slots(plan, state))
+    return members, state
+
+
+def copied(
+    plan: Plan, engine: Engine, members: Member, state: SweepState, copies: dict[int, Copy]
+) -> tuple[Member, SweepState]:
+    """Let members go on from copies of others."""
+    slot_of = {member: slot for slot, member in enumerate(state.slots) if member is not None}
+    sources = np.arange(plan.slots)
+    for member, copy in copies.items():
+        sources[slot_of[member]] = slot_of[copy.source]
+    state = copy_values(state, copies)
+    return engine.copy(members, sources, hparams_in_slots(plan, state)), state
+
+
+def hparams_in_slots(plan: Plan, state: SweepState) -> dict[str, np.ndarray]:
+    """Return the traced fields of the members in their slots; an empty one has the first's."""
+    values = [values_of(plan, state, member or 0) for member in state.slots]
+    return hparams_of(*(dataclasses.replace(plan.config, **own) for own in values))
+
+
+def fresh(
+    plan: Plan, engine: Engine, data: dict[str, Data], memory: Memory
+) -> tuple[Population, SweepState]:
+    """Return the first members in their slots, before any step."""
+    state = fresh_state(plan, memory)
+    empty = np.array([member is None for member in state.slots])
+    members = engine.begin((hparams_in_slots(plan, state), empty))
+    first = np.arange(plan.slots) == 0
+    (untrained, *_) = means_of(engine.measure((members, first), data["valid"]))
+    threshold = divergence_threshold(untrained[plan.program.select.name], plan.program.select)
+    shapes = sums_like(plan, engine, data, members)
+    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    there = Population(members, put(sums, plan.layout, shared=True))
+    return there, state._replace(divergence_threshold=threshold)
+
+
+def sums_like(plan: Plan, engine: Engine, data: dict[str, Data], members: Any) -> Any:
+    """Return the shapes of the training metrics."""
+    steps = next_call(plan, SweepState(slots=()))
+    return jax.eval_shape(engine.train(steps), members, data["train"])[1]
+
+
+def population_like(plan: Plan, engine: Engine, data: dict[str, Data]) -> Population:
+    """Return the shapes of the population, which a checkpoint must have."""
+    hparams = hparams_in_slots(plan, SweepState(slots=(None,) * plan.slots))
+    members = jax.eval_shape(engine.begin, (hparams, np.zeros(plan.slots, bool)))
+    return Population(members, sums_like(plan, engine, data, members))
+
+
+def restored(
+    plan: Plan, engine: Engine, data: dict[str, Data], latest: Any
+) -> tuple[Population, SweepState] | None:
+    """Return what the latest checkpoint holds; None without any."""
+    like = population_like(plan, engine, data)
+    found = restore(latest, like._asdict(), sharding(plan.layout))
+    if found is None:
+        return None
+    tree, notes = found
+    sums = put(tree["sums"], plan.layout, shared=True)
+    return Population(tree["members"], sums), from_json(notes["state"])
+
+
+def keep_best(plan: Plan, manager: Any, there: Population) -> None:
+    """Save what a run kept at its best evaluation, unless it is saved already."""
+    if plan.names:
+        return
+    step = int(np.asarray(there.members.best_step.addressable_data(0))[0])
+    if step not in (0, *manager.all_steps()):
+        kept = jax.tree.map(lambda leaf: leaf[0], there.members.best)
+        save(manager, step, {"kept": kept}, {})
+
+
+def is_due(plan: Plan, saved: float) -> bool:
+    """Return whether the last save is so long ago that the next one is due."""
+    apart = SAVES_APART if plan.slots > 1 else 1
+    return time.monotonic() - saved > apart * SECONDS_BETWEEN_SAVES
+
+
+def is_lost(plan: Plan, state: SweepState) -> bool:
+    """Return whether a run has diverged, whose last sound checkpoint then stays the latest."""
+    return not plan.names and any(each["status"] == DIVERGED for each in state.outcomes)
+
+
+def append_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add rows to ``metrics.jsonl``, by the first process alone."""
+    if is_first():
+        rundir.append_rows(file, rows)
+
+
+def check_rows(plan: Plan, state: SweepState, file: Path) -> None:
+    """Cut rows that the checkpoint does not count.
+
+    Raises:
+      UserError: where rows of a run that the checkpoint counts have been lost.
+    """
+    read = rundir.rows_until if is_first() else rundir.rows_of
+    rows = read(file, state.evaluation)
+    if not plan.names and len(rows) != state.evaluation:
+        raise UserError(
+            f"{file} is damaged: expected {state.evaluation} rows up to the checkpoint, got "
+            f"{len(rows)}. Restore it, or use --overwrite."
+        )

@@ -1,6 +1,6 @@
-"""Several processes that train as one: how they start, find each other and keep in step.
+"""Train as one in several processes: start them, let them find each other and keep in step.
 
-The first of them alone writes files and says how it goes; checkpoints are written by all.
+The first process alone writes files and reports progress; checkpoints are written by all.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from experiments.harness.config import option
 from experiments.harness.errors import UserError
 
 LOCALHOST = "127.0.0.1"
-OF_CONNECTIONS = ("Gloo", "NCCL", "coordination service", "barrier")  # errors of lost processes
+LOST_PROCESS = ("Gloo", "NCCL", "coordination service", "barrier")  # in its errors
 TIME_TO_FINISH = 10**5  # seconds that the others wait while the first draws and reports
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The flags that say which processes train together."""
+    """Hold the flags that say which processes train together."""
 
     processes: int = option(
         1,
@@ -31,7 +31,7 @@ class Group:
         minimum=1,
         maximum=10**5,
     )
-    process: int = option(-1, "which of them this is, from 0; with --coordinator", minimum=-1)
+    process: int = option(-1, "which of them this is, from 0; used with --coordinator", minimum=-1)
     coordinator: str = option(
         "",
         "HOST:PORT of process 0 where each process is started by hand; auto on a cluster that "
@@ -41,7 +41,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Hardware(Group):
-    """The flags of a single run that say on what."""
+    """Hold the flags that say which hardware a single run uses."""
 
     devices: int = option(
         1, "devices of each process that share each batch", minimum=1, maximum=10**5
@@ -49,7 +49,7 @@ class Hardware(Group):
 
 
 def check(asked: Group) -> None:
-    """Raises `UserError` where the flags contradict each other."""
+    """Raise `UserError` where the flags contradict each other."""
     if asked.coordinator in ("", "auto"):
         if asked.process >= 0:
             raise UserError("--process: it belongs to a --coordinator=HOST:PORT.")
@@ -65,25 +65,25 @@ def check(asked: Group) -> None:
 
 
 def are_to_be_started(asked: Group) -> bool:
-    """Whether this process is only to start those that train, on this machine."""
+    """Return whether this process only starts the ones that train, on this machine."""
     return asked.processes > 1 and not asked.coordinator and not in_slurm_step()
 
 
 def in_slurm_step() -> bool:
-    """Whether ``srun`` has started this process as one of several."""
+    """Return whether ``srun`` has started this process as one of several."""
     return int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1
 
 
 def on_this_machine(asked: Group) -> int:
-    """How many of the processes run here, as far as one of them can tell."""
+    """Return how many of the processes run on this machine, as far as one of them can tell."""
     return asked.processes if asked.coordinator.startswith(f"{LOCALHOST}:") else 1
 
 
 def join(asked: Group, devices: int = 1) -> None:
-    """Makes this process one of those that train together; nothing where it is the only one.
+    """Join the processes that train together; do nothing where this one is alone.
 
-    It must come before JAX is asked for its devices, of which each of several processes on this
-    machine takes so many, where they are no CPU's.
+    Call it before JAX is asked for its devices. Of accelerators, each of several processes on this
+    machine takes ``devices``.
 
     Raises:
       UserError: where no cluster is found, or other processes do not come.
@@ -120,33 +120,33 @@ def join(asked: Group, devices: int = 1) -> None:
 
 @contextlib.contextmanager
 def without_output() -> Iterator[None]:
-    """What any library prints meanwhile is lost."""
+    """Discard what any library prints meanwhile."""
     sys.stdout.flush()
     kept = os.dup(1)
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         yield
-        ctypes.CDLL(None).fflush(None)  # of what libraries in C++ still hold
+        ctypes.CDLL(None).fflush(None)  # what libraries in C++ still buffer
     finally:
         os.dup2(kept, 1)
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks; so is one that is alone."""
+    """Return whether this process writes the files and prints, as one that is alone does too."""
     import jax
 
     return jax.process_index() == 0
 
 
 def meet(where: str) -> None:
-    """Waits until all processes have come to the same place."""
+    """Wait until all processes have come to the same point."""
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices(where)
 
 
 def highest(*numbers: float) -> tuple[float, ...]:
-    """The highest of what the processes say, for each number."""
+    """Return, for each number, the highest value among all processes."""
     import jax
     import numpy as np
 
@@ -159,7 +159,7 @@ def highest(*numbers: float) -> tuple[float, ...]:
 
 
 def check_same_everywhere(asked: dict[str, Any]) -> None:
-    """Raises `UserError`, in all processes, where they were not all asked for the same."""
+    """Raise `UserError`, in all processes, where they were not all asked for the same."""
     import jax
     import numpy as np
 
@@ -184,10 +184,10 @@ def check_same_everywhere(asked: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def by_the_first(manager: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
-    """Entered by the first process alone; the others go on when it is inside.
+    """Enter a context in the first process alone, and let the others go on once it is inside.
 
     Raises:
-      UserError: in all of them, where it refuses.
+      UserError: in all processes, where the first one refuses.
     """
     with contextlib.ExitStack() as entered:
         refusal = None
@@ -203,21 +203,21 @@ def by_the_first(manager: contextlib.AbstractContextManager[Any]) -> Iterator[No
 
 
 def is_one_of_several() -> bool:
-    """Whether this process has joined others."""
+    """Return whether this process has joined others."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
 
 
 def ends_alone(main: Callable[[], int]) -> NoReturn:
-    """Ends the process by the status that ``main`` returns or, at an exception, by 1.
+    """End the process with the status that ``main`` returns or, after an exception, with 1.
 
-    One of several that failed does not wait for the others, as it would by default.
+    One of several processes that failed does not wait for the others, as it would by default.
     """
     try:
         status = main()
     except Exception as error:
         status = 1
-        if is_one_of_several() and any(word in str(error) for word in OF_CONNECTIONS):
+        if is_one_of_several() and any(word in str(error) for word in LOST_PROCESS):
             print(
                 "error: another process has ended, and says why; the same command goes on from "
                 "the last checkpoint.",

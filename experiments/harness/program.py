@@ -1,59 +1,117 @@
-"""What an experiment hands to the harness."""
+"""Say what an experiment hands to the harness, and what a finished run hands back to it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from recurrent.training.task import Task
+from recurrent.training.task import Data, HParams, Kept, Metric, Task
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    import matplotlib.figure
+    import numpy as np
 
-Numbers = dict[str, Any]  # the traced fields of the Config
+Row = dict[str, Any]  # of metrics.jsonl
 
 
-class Picture(NamedTuple):
-    """One figure of the report.
-
-    Attributes:
-      name: of its PNG file, without the ending.
-      heading: what it shows.
-      caption: how to read it.
-      figure: a matplotlib figure.
-    """
+class Figure(NamedTuple):
+    """Hold a matplotlib figure of the report, with its file's name, heading and caption."""
 
     name: str
     heading: str
     caption: str
-    figure: "Figure"
+    figure: "matplotlib.figure.Figure"
+
+
+class Table(NamedTuple):
+    """Hold a table of the report: the names of its columns, and rows of texts."""
+
+    name: str
+    heading: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Text(NamedTuple):
+    """Hold a text of the report, shown line by line as it is."""
+
+    name: str
+    heading: str
+    caption: str
+    text: str
+
+
+class Audio(NamedTuple):
+    """Hold a recording of the report: samples ``[N]`` from -1 to 1, and samples a second."""
+
+    name: str
+    heading: str
+    caption: str
+    samples: "np.ndarray"
+    rate: int
+
+
+class Animation(NamedTuple):
+    """Hold a moving picture: frames uint8 ``[F, H, W]`` or ``[F, H, W, 3]``, frames a second."""
+
+    name: str
+    heading: str
+    caption: str
+    frames: "np.ndarray"
+    rate: float
+
+
+Exhibit = Figure | Table | Text | Audio | Animation
+
+
+class Finished(NamedTuple):
+    """Hold what exhibits are made from.
+
+    Attributes:
+      kept: what the task kept at its best evaluation, such as the weights.
+      hparams: the traced hyperparameters.
+      rows: the metrics of each evaluation.
+      best_step: the step of the best one; 0 where there is none.
+    """
+
+    kept: Kept
+    hparams: HParams
+    rows: list[Row]
+    best_step: int
+
+
+def no_exhibits(finished: Finished) -> Iterator[Exhibit]:
+    """Return nothing, for an experiment whose numbers say all."""
+    return iter(())
 
 
 class Program(NamedTuple):
-    """A training run as pure functions over one state; the harness jits them.
+    """Hold a training run as pure functions, which the harness compiles.
 
     Attributes:
-      task: its functions. ``train`` takes steps of one epoch; the params of the highest ``score``
-        on the validation split are kept.
-      data: the splits ``"train"``, ``"valid"`` and ``"test"``, each a tree of arrays.
-      epochs: passes over the training split.
-      steps_per_epoch: of the training split.
-      metric: the name of the metric that people read.
-      pictures: ``(params, rows of metrics) -> pictures`` of the finished run.
+      task: the training; its state is opaque to the harness.
+      data: the splits ``"train"``, ``"valid"`` and ``"test"``, each a tree of arrays, or ``()``
+        where the task makes its own. The test split is read once, at the end.
+      evaluations: how often the training is evaluated on the validation split.
+      steps_per_evaluation: steps between two evaluations.
+      select: the metric by which an evaluation on the validation split is better than another.
+      report: the metric that people read.
+      exhibits: ``finished -> exhibits`` of the report, none by default.
     """
 
     task: Task
-    data: dict[str, Any]
-    epochs: int
-    steps_per_epoch: int
-    metric: str
-    pictures: Callable[[Any, list[dict[str, Any]]], Iterator[Picture]]
+    data: dict[str, Data]
+    evaluations: int
+    steps_per_evaluation: int
+    select: Metric
+    report: Metric
+    exhibits: Callable[[Finished], Iterator[Exhibit]] = no_exhibits
 
+    @property
+    def steps(self) -> int:
+        """Return the steps of the whole training."""
+        return self.evaluations * self.steps_per_evaluation
 
-def lowest_loss(means: dict[str, Any]) -> Any:
-    """A score. On a small split, metrics such as accuracy tie too often to choose by."""
-    return -means["loss"]
-
-
-def best_step(rows: list[dict[str, Any]]) -> int | None:
-    """The step whose params `lowest_loss` chose."""
-    finite = [row for row in rows if row.get("valid_loss") is not None]
-    return min(finite, key=lambda row: row["valid_loss"])["step"] if finite else None
+    @property
+    def metrics(self) -> list[Metric]:
+        """Return the metrics that people compare: the one that selects, and the one they read."""
+        return list({metric.name: metric for metric in (self.select, self.report)}.values())

@@ -1,4 +1,4 @@
-"""The run directory: who owns it, what was asked, what was measured."""
+"""Keep a run directory: who owns it, what was asked, what was measured."""
 
 import contextlib
 import fcntl
@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from experiments.harness.files import write_atomically
 
 @contextlib.contextmanager
 def claim(path: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[Path]:
-    """Makes or reopens the run directory for ``identity``, held against other processes.
+    """Make or reopen the run directory for ``identity``, locked against other processes.
 
     Args:
       path: the directory.
@@ -30,7 +30,7 @@ def claim(path: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[Pat
     """
     with contextlib.ExitStack() as held:
         try:
-            _refuse_other_things(path)
+            _check_is_run_directory(path)
             path.mkdir(parents=True, exist_ok=True)
             _lock(held.enter_context(open(path / "lock", "a+")), path)
             if overwrite:
@@ -43,7 +43,7 @@ def claim(path: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[Pat
         yield path
 
 
-def _refuse_other_things(path: Path) -> None:
+def _check_is_run_directory(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise UserError(f"The run directory {path} is a file; choose another --workdir or --name.")
     # not config.json: other programs have one too, and --overwrite would delete their files
@@ -74,7 +74,7 @@ def _clear(path: Path) -> None:
 
 
 def check_identity(file: Path, identity: dict[str, Any]) -> None:
-    """Writes what a run is, or raises `UserError` where the file says that it is another one."""
+    """Write what a run is, or raise `UserError` where the file says that it is another one."""
     if not file.exists():
         return write_json(file, identity)
     earlier, now = flat(read_json(file)), flat(json.loads(json.dumps(identity)))
@@ -89,7 +89,7 @@ def check_identity(file: Path, identity: dict[str, Any]) -> None:
 
 
 def flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """The leaves of nested dicts by their own name, or ``outer.inner`` where names meet."""
+    """Return the leaves of nested dicts by name, or by ``outer.inner`` for inner dicts."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
         inner = flat(value) if isinstance(value, dict) else {"": value}
@@ -98,7 +98,7 @@ def flat(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
       UserError: where the file holds something else.
@@ -113,19 +113,19 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Writes the file whole or not at all."""
+    """Write a JSON object to a file, whole or not at all."""
     write_atomically(file, json.dumps(value, indent=2) + "\n")
 
 
-def rows_until(file: Path, step: int) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl`` up to a step; later ones, and a torn last one, are cut."""
-    rows = rows_of(file, step)
+def rows_until(file: Path, evaluation: int) -> list[dict[str, Any]]:
+    """Return the rows of ``metrics.jsonl`` up to an evaluation; cut later ones from the file."""
+    rows = rows_of(file, evaluation)
     write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
 def rows_of(file: Path, until: float = math.inf) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl`` up to a step, without a torn last one.
+    """Return the rows of ``metrics.jsonl`` up to an evaluation, without a torn last one.
 
     Raises:
       UserError: where another line than the last is no row.
@@ -135,7 +135,7 @@ def rows_of(file: Path, until: float = math.inf) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            keep = row["step"] <= until
+            keep = row["evaluation"] <= until
         except (ValueError, TypeError, KeyError) as error:
             if number < len(lines):
                 raise UserError(
@@ -149,7 +149,7 @@ def rows_of(file: Path, until: float = math.inf) -> list[dict[str, Any]]:
     return rows
 
 
-def append_row(file: Path, row: dict[str, Any]) -> None:
-    """Adds one line to ``metrics.jsonl``."""
+def append_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add a line to ``metrics.jsonl`` for each row."""
     with open(file, "a") as stream:
-        stream.write(json.dumps(row) + "\n")
+        stream.writelines(json.dumps(row) + "\n" for row in rows)

@@ -1,4 +1,4 @@
-"""Starts the processes of a training on this machine, and ends them together."""
+"""Start the processes of a training on this machine, and end them together."""
 
 import contextlib
 import os
@@ -14,15 +14,15 @@ from typing import Any
 
 from experiments.harness.processes import LOCALHOST
 
-PATIENCE = 15.0  # seconds that the others have for their own end when one has failed
-PARENT = "RECURRENT_SUPERVISOR"  # in the environment of a process: who started it
+PATIENCE = 15.0  # seconds that the others have to end by themselves when one has failed
+PARENT = "RECURRENT_SUPERVISOR"  # environment variable: the process that started this one
 
 
 def supervise(arguments: Sequence[str], count: int) -> int:
-    """Runs a command line in so many processes; returns the exit status.
+    """Run a command line in ``count`` processes and return the exit status.
 
-    The first one has the terminal. SIGINT and SIGTERM are passed on to all of them; where one
-    fails the others are ended.
+    The first process has the terminal. SIGINT and SIGTERM are passed on to all of them; where one
+    fails, the others are ended.
     """
     command = [sys.executable, "-P", "-m", "experiments", *arguments]
     command += [f"--coordinator={LOCALHOST}:{free_port()}"]
@@ -42,14 +42,14 @@ def supervise(arguments: Sequence[str], count: int) -> int:
         with signals_passed_on(children):
             lost = first_failure(children)
             end(children)
-        if lost is not None and not has_spoken(children[0].returncode):
+        if lost is not None and not has_explained(children[0].returncode):
             errors[lost].seek(0)
             say_lost(lost, children[lost].returncode, errors[lost].read().decode(errors="replace"))
         return exit_status(children[0].returncode)
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind((LOCALHOST, 0))
         return probe.getsockname()[1]
@@ -57,7 +57,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def signals_passed_on(children: Sequence[subprocess.Popen[Any]]) -> Iterator[None]:
-    """SIGINT and SIGTERM go to all children."""
+    """Pass SIGINT and SIGTERM on to all children."""
 
     def pass_on(signum: int, frame: Any) -> None:
         for child in children:
@@ -72,7 +72,7 @@ def signals_passed_on(children: Sequence[subprocess.Popen[Any]]) -> Iterator[Non
 
 
 def first_failure(children: Sequence[subprocess.Popen[Any]]) -> int | None:
-    """The number of the child that failed first, when it has; None when all have ended well."""
+    """Wait until a child fails and return its number, or None once all have ended well."""
     while True:
         ended = [child.poll() for child in children]
         failed = [number for number, status in enumerate(ended) if status]
@@ -84,7 +84,7 @@ def first_failure(children: Sequence[subprocess.Popen[Any]]) -> int | None:
 
 
 def end(children: Sequence[subprocess.Popen[Any]]) -> None:
-    """Waits for all, but for long ends those that still run."""
+    """Wait up to `PATIENCE` seconds for all children, then kill the rest."""
     deadline = time.monotonic() + PATIENCE
     for child in children:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -94,18 +94,18 @@ def end(children: Sequence[subprocess.Popen[Any]]) -> None:
         child.wait()
 
 
-def has_spoken(status: int) -> bool:
-    """Whether this exit status is one that the launcher explains itself."""
+def has_explained(status: int) -> bool:
+    """Return whether the launcher has explained this exit status itself."""
     return status in (0, 2, 3, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 def exit_status(status: int) -> int:
-    """As a shell says it: 128 and the signal for a process that one has ended."""
+    """Return the status as a shell does: 128 plus the signal that ended a process."""
     return status if status >= 0 else 128 - status
 
 
 def say_lost(number: int, status: int, text: str) -> None:
-    """Tells which process ended, and the end of what it said."""
+    """Print which process ended, and the end of its output."""
     last = "".join(f"  {line}\n" for line in text.splitlines()[-5:])
     how = f"by signal {-status}" if status < 0 else f"with status {status}"
     print(
@@ -116,7 +116,7 @@ def say_lost(number: int, status: int, text: str) -> None:
 
 
 def end_with_the_supervisor() -> None:
-    """Stops this process, as SIGTERM does, when the one that started it is gone."""
+    """Stop this process, as SIGTERM does, once the one that started it is gone."""
     parent = int(os.environ.get(PARENT, 0))
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""TensorBoard events."""
+"""Write metrics as TensorBoard events."""
 
 import contextlib
 import time
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def event_writer(folder: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yields a function that adds a row of metrics to the event file in ``folder``.
+    """Open an event file in ``folder`` and yield a function that adds a row of metrics to it.
 
     A row is on the disk when the function returns, so that a killed run has lost none that its
     checkpoint counts. The first row makes TensorBoard forget what an earlier process wrote for
@@ -33,7 +33,7 @@ def event_writer(folder: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
             begins = proto.SessionLog(status=proto.SessionLog.START)
             writer.write_event(proto.Event(session_log=begins, step=step, wall_time=now))
         for name, value in row.items():
-            if name not in ("step", "epoch") and value is not None:
+            if name not in ("step", "evaluation") and value is not None:
                 summary = scalar(name.replace("_", "/", 1), value)
                 writer.write_event(proto.Event(summary=summary, step=step, wall_time=now))
         writer.flush()

@@ -1,23 +1,14 @@
-"""The page of a run: one HTML file that opens offline, wherever it is carried."""
+"""Write the page of a run: one HTML file that opens offline, wherever it is carried."""
 
-import base64
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from experiments.harness.files import write_atomically
+from experiments.harness.program import Exhibit
+from experiments.report.exhibits import Embedded, save_all
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 TEMPLATE = "page.html.j2"
-
-
-class Table(NamedTuple):
-    """A table of texts: its heading, the names of its columns, and its rows."""
-
-    heading: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+NEEDED = {"image": "img-src data:", "audio": "media-src data:"}
 
 
 def write_report(
@@ -26,43 +17,50 @@ def write_report(
     title: str,
     question: str,
     headline: Sequence[tuple[str, str]],
-    figures: Sequence[tuple[str, Path, str]],
+    exhibits: Iterable[Exhibit],
+    folder: Path,
     result: Mapping[str, object],
     config: Mapping[str, tuple[object, object, str]],
     commands: Mapping[str, str],
-    tables: Sequence[Table] = (),
 ) -> None:
-    """Writes a self-contained page, all of it or nothing.
+    """Write a self-contained page, all of it or nothing, and its exhibits as files.
 
     A reader of `path` sees the former page until the new one is complete. Any text may
     hold markup: it is shown, never obeyed.
 
     Args:
-      path: The page; its folder exists.
-      title: What was run.
-      question: What the run was to answer.
-      headline: The few numbers that answer it, as (label, value).
-      figures: (heading, PNG file, caption); half its pixels is a picture's natural size.
-      result: Name to final value.
-      config: Name to (value, default, help); values that differ from the default stand out.
-      commands: Heading to a command line, such as the one that repeats the run.
-      tables: Shown before the figures.
+      path: the page; its folder exists.
+      title: what was run.
+      question: what the run was to answer.
+      headline: the few numbers that answer it, as (label, value).
+      exhibits: shown in this order.
+      folder: where the exhibits' files go; made if missing.
+      result: name to final value.
+      config: name to (value, default, help); values that differ from the default stand out.
+      commands: heading to a command line, such as the one that repeats the run.
 
     Raises:
-      FileNotFoundError: If a picture does not exist.
-      ValueError: If a picture is not a PNG file.
+      ValueError: for an exhibit that cannot be saved; see `exhibits.save_all`.
     """
+    shown = save_all(exhibits, folder)
     page = _render(
         title=title,
+        policy=policy(shown),
         question=question,
         headline=headline,
-        figures=[_embed(*figure) for figure in figures],
+        exhibits=shown,
         result=[(name, _text(value)) for name, value in result.items()],
         settings=[_setting(name, *entry) for name, entry in config.items()],
         commands=list(commands.items()),
-        tables=tables,
     )
     write_atomically(path, page)
+
+
+def policy(exhibits: Sequence[Embedded]) -> str:
+    """Return the content security policy of a page: what its exhibits need, and no more."""
+    kinds = {each.kind for each in exhibits}
+    needed = [rule for kind, rule in NEEDED.items() if kind in kinds]
+    return "; ".join(["default-src 'none'", *needed, "style-src 'unsafe-inline'"])
 
 
 def _render(**values: object) -> str:
@@ -76,20 +74,6 @@ def _render(**values: object) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(TEMPLATE).render(values)
-
-
-def _embed(heading: str, path: Path, caption: str) -> dict[str, object]:
-    data = Path(path).read_bytes()
-    if not data.startswith(PNG_SIGNATURE) or len(data) < 24:
-        raise ValueError(f"Expected a PNG file at {path}: save the figure with the suffix .png.")
-    width, height = struct.unpack(">II", data[16:24])
-    return {
-        "heading": heading,
-        "caption": caption,
-        "source": "data:image/png;base64," + base64.b64encode(data).decode("ascii"),
-        "width": width // 2,
-        "height": height // 2,
-    }
 
 
 def _setting(name: str, value: object, default: object, meaning: str) -> dict[str, object]:

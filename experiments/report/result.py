@@ -1,84 +1,74 @@
-"""What a finished run leaves: result.json, pictures and the report page."""
+"""Leave what a finished run leaves: figures, the report page and ``result.json``."""
 
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from experiments.harness import rundir
-from experiments.harness.config import TrainingConfig, options
-from experiments.harness.loop import Outcome, means
+from experiments.harness.config import options
 from experiments.harness.program import Program
 from experiments.report.page import write_report
 
 
 def finish(
-    experiment: str,
-    question: str,
-    program: Program,
-    config: TrainingConfig,
-    outcome: Outcome,
-    folder: Path,
-    command: str,
+    experiment: str, question: str, program: Program, asked: Any, trained: Any
 ) -> dict[str, Any]:
-    """Reads the test split, once, with the best params; draws, reports and returns the result.
+    """Draw, report and return the result of a run that has ended.
 
     ``result.json`` is written last: where it is, the run is complete.
     """
-    test = means(jax.jit(program.task.evaluate)(outcome.state.best_params, program.data["test"]))
-    result = final_numbers(experiment, program, config, outcome, test)
-    pictures = []
-    (folder / "figures").mkdir(exist_ok=True)
-    for picture in program.pictures(outcome.state.best_params, outcome.rows):
-        file = folder / "figures" / f"{picture.name}.png"
-        picture.figure.savefig(file)
-        pictures.append((picture.heading, file, picture.caption))
+    found = final_numbers(experiment, program, asked.config, trained)
     write_report(
-        folder / "report.html",
+        asked.folder / "report.html",
         title=experiment,
         question=question,
-        headline=headline(program, result),
-        figures=pictures,
-        result=result,
+        headline=headline(program, found),
+        exhibits=program.exhibits(trained.finished),
+        folder=asked.folder / "figures",
+        result=found,
         config={
-            name: (getattr(config, name), option.default, option.help)
-            for name, option in options(config).items()
+            name: (getattr(asked.config, name), field.default, field.help)
+            for name, field in options(asked.config).items()
         },
-        commands={"Run it again": command},
+        commands={"Run it again": asked.command},
     )
-    rundir.write_json(folder / "result.json", result)
-    return result
+    rundir.write_json(asked.folder / "result.json", found)
+    return found
 
 
-def final_numbers(
-    experiment: str,
-    program: Program,
-    config: TrainingConfig,
-    outcome: Outcome,
-    test: dict[str, float | None],
-) -> dict[str, Any]:
-    """The flat object of ``result.json``."""
-    best = int(outcome.state.best_step)
-    at_best = next((row for row in outcome.rows if row["step"] == best), {})
-    leaves = jax.tree.leaves(outcome.state.best_params)
+def final_numbers(experiment: str, program: Program, config: Any, trained: Any) -> dict[str, Any]:
+    """Return the flat object of ``result.json``."""
+    outcome, leaves = trained.outcome, jax.tree.leaves(trained.finished.kept)
+    measured = {
+        name: value for name, value in outcome.items() if name.startswith(("test_", "valid_"))
+    }
     return {
         "experiment": experiment,
         "seed": config.seed,
-        "steps": int(outcome.state.train.step),
-        "epochs": len(outcome.rows),
-        "best_step": best,
-        **{f"test_{name}": value for name, value in test.items()},
-        **{name: value for name, value in at_best.items() if name.startswith("valid_")},
+        "steps": outcome["step"],
+        "evaluations": len(trained.finished.rows),
+        "best_step": outcome["best_step"],
+        **dict(sorted(measured.items())),
+        **selected_by(program),
         "parameters": sum(leaf.size for leaf in leaves),
-        "train_seconds": round(outcome.seconds, 3),
+        "train_seconds": round(trained.seconds, 3),
         **when_and_where(),
     }
 
 
+def selected_by(program: Program) -> dict[str, Any]:
+    """Return what tells readers of ``result.json`` which metric counts, and in which direction."""
+    return {
+        "select": program.select.name,
+        "higher_is_better": program.select.higher_is_better,
+        "report": program.report.name,
+    }
+
+
 def when_and_where() -> dict[str, str]:
-    """What stands at the end of every ``result.json``."""
+    """Return what stands at the end of every ``result.json``."""
     return {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "jax": jax.__version__,
@@ -87,18 +77,12 @@ def when_and_where() -> dict[str, str]:
     }
 
 
-def metric_text(metric: str, value: float | None) -> str:
-    """A metric in few digits, an accuracy in per cent."""
-    if value is None:
-        return "not finite"
-    return f"{value:.2%}" if metric == "accuracy" else f"{value:.4g}"
-
-
-def headline(program: Program, result: dict[str, Any]) -> list[tuple[str, str]]:
-    """The few numbers that the report shows large."""
+def headline(program: Program, found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the few numbers that the report shows large."""
+    report = program.report
     return [
-        (f"test {program.metric}", metric_text(program.metric, result[f"test_{program.metric}"])),
-        ("training", f"{result['train_seconds']:.1f} s"),
-        ("steps", f"{result['steps']:,}"),
-        ("parameters", f"{result['parameters']:,}"),
+        (f"test {report.name}", report.text(found.get(f"test_{report.name}"))),
+        ("training", f"{found['train_seconds']:.1f} s"),
+        ("steps", f"{found['steps']:,}"),
+        ("parameters", f"{found['parameters']:,}"),
     ]

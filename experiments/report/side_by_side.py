@@ -1,4 +1,4 @@
-"""Runs and sweeps side by side, on one page."""
+"""Put runs and sweeps side by side, on one page."""
 
 import dataclasses
 import json
@@ -12,38 +12,47 @@ from typing import Any, NamedTuple
 from experiments.harness import rundir
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
-from experiments.report.page import Table, write_report
-from experiments.sweep.plan import member_rows
+from experiments.harness.program import Figure, Row, Table
+from experiments.report.page import write_report
+from recurrent.training.task import Metric
 
-TITLE = "side by side"  # the end of the title, by which an earlier page is known
-CAPTION = "After each epoch; of a sweep, its winner's members."
+TITLE = "side by side"  # the end of the title, by which an earlier page is recognized
+CAPTION = "After each evaluation; of a sweep, its winner's members."
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The flags of a comparison."""
+    """Hold the flags of a comparison."""
 
     out: str = option("", "the page; by default runs/report.html")
 
 
 class Entry(NamedTuple):
-    """A finished run, or the winner of a finished sweep.
+    """Hold a finished run, or the winner of a finished sweep.
 
     Attributes:
       name: the end of its folder's path.
       fields: what it was asked to do.
       result: its ``result.json``.
+      select: the metric by which its best evaluation was chosen.
       curves: rows of metrics, of one training each.
     """
 
     name: str
     fields: dict[str, Any]
     result: dict[str, Any]
-    curves: list[list[dict[str, Any]]]
+    select: Metric
+    curves: list[list[Row]]
+
+    @property
+    def score(self) -> float:
+        """Return the validation score, higher for better; minus infinity where there is none."""
+        value = self.result.get(f"valid_{self.select.name}")
+        return -math.inf if value is None else self.select.score(value)
 
 
 def compare(folders: Sequence[str], out: Path) -> None:
-    """Writes the page.
+    """Write the page.
 
     Raises:
       UserError: for fewer than one folder, one without a finished run or sweep, or a page that
@@ -53,30 +62,45 @@ def compare(folders: Sequence[str], out: Path) -> None:
         raise UserError("report: say which run directories, as in ./launch.sh report DIR DIR.")
     paths = [Path(folder).expanduser() for folder in folders]
     entries = [read(path, name) for path, name in zip(paths, names_of(paths), strict=True)]
-    refuse_other_page(out)
-    head, *lines = table(entries)
-    with tempfile.TemporaryDirectory() as scratch:
-        picture = Path(scratch) / "loss.png"
-        draw(entries).savefig(picture)
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
+    check_earlier_page(out)
+    metrics = list(dict.fromkeys(entry.select for entry in entries))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as scratch:
             write_report(
                 out,
                 title=f"{len(entries)} runs {TITLE}",
-                question="Which did best on the validation data, and what was different?",
-                headline=[("lowest validation loss", min(entries, key=validation_loss).name)],
-                tables=[Table("What differs, and what came of it", head, lines)],
-                figures=[("Validation loss", picture, CAPTION)],
+                question=question_of(metrics),
+                headline=headline_of(entries, metrics),
+                exhibits=[table_of(entries, metrics), *(draw(entries, each) for each in metrics)],
+                folder=Path(scratch) / "figures",
                 result={},
                 config={},
                 commands={"Compare again": shlex.join(["./launch.sh", "report", *folders])},
             )
-        except OSError as error:
-            raise UserError(f"--out: {out} cannot be written: {error.strerror}.") from error
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be written: {error.strerror}.") from error
 
 
-def refuse_other_page(out: Path) -> None:
-    """Raises `UserError` where the page would take the place of something else."""
+def question_of(metrics: Sequence[Metric]) -> str:
+    """Say what the page answers, and whether its runs can be ranked together."""
+    if len(metrics) == 1:
+        return "Which did best on the validation data, and what was different?"
+    names = " and ".join(metric.name for metric in metrics)
+    return f"These runs chose by different metrics ({names}), so they cannot be ranked together."
+
+
+def headline_of(entries: Sequence[Entry], metrics: Sequence[Metric]) -> list[tuple[str, str]]:
+    """Return the name of the best entry, where there is one."""
+    if len(metrics) > 1:
+        return []
+    most = "highest" if metrics[0].higher_is_better else "lowest"
+    best = max(entries, key=lambda entry: entry.score)
+    return [(f"{most} validation {metrics[0].name}", best.name)]
+
+
+def check_earlier_page(out: Path) -> None:
+    """Raise `UserError` where the page would take the place of something else."""
     if out.suffix != ".html":
         raise UserError(f"--out: expected a name that ends in .html, got {out}.")
     if out.is_file() and f"{TITLE}</title>" not in out.read_text(errors="replace"):
@@ -84,7 +108,7 @@ def refuse_other_page(out: Path) -> None:
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """The end of each path, as long as it takes to tell them apart; a number where nothing does."""
+    """Return the ends of paths, as long as it takes to tell them apart, or else numbered names."""
     parts = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-length:]) for each in parts]
@@ -94,71 +118,94 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 
 def read(folder: Path, name: str) -> Entry:
-    """What a run or a sweep has left.
+    """Read what a run or a sweep has left.
 
     Raises:
-      UserError: where it is none, or not finished.
+      UserError: where it is none, not finished, or of an earlier version.
     """
     if not (folder / "result.json").exists():
         raise UserError(f"{folder} holds no finished run or sweep: it has no result.json.")
     identity, result = (rundir.read_json(folder / f"{n}.json") for n in ("config", "result"))
+    if not isinstance(result.get("select"), str):
+        raise UserError(
+            f"The result in {folder} does not say which metric counts, since an earlier version "
+            "wrote it; make it again by this one."
+        )
+    select = Metric(result["select"], bool(result.get("higher_is_better")))
     fields = {"experiment": identity["experiment"], **identity["config"]}
     if "axes" not in identity:
-        return Entry(name, fields, result, [rundir.rows_of(folder / "metrics.jsonl")])
+        return Entry(name, fields, result, select, [rundir.rows_of(folder / "metrics.jsonl")])
     best = {field: result[f"best_{field}"] for field in identity["axes"] if field != "seed"}
     seeds = {"seed": "several"} if "seed" in identity["axes"] else {}
-    return Entry(name, fields | best | seeds, result, winners(folder, best))
+    return Entry(name, fields | best | seeds, result, select, winners(folder, best))
 
 
-def winners(folder: Path, best: dict[str, Any]) -> list[list[dict[str, Any]]]:
-    """The metrics of each member of a sweep that has these values."""
+def winners(folder: Path, best: dict[str, Any]) -> list[list[Row]]:
+    """Return the metrics of each member of a sweep that has these values."""
     members = [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
     rows = member_rows(folder)
     return [rows[m["member"]] for m in members if best.items() <= m.items()]
 
 
-def validation_loss(entry: Entry) -> float:
-    """Infinity where it has none."""
-    loss = entry.result.get("valid_loss")
-    return math.inf if loss is None else loss
+def member_rows(folder: Path) -> dict[int, list[Row]]:
+    """Return the metrics of each member of a sweep, evaluation by evaluation."""
+    rows: dict[int, list[Row]] = {}
+    for file in sorted(folder.glob("programs/*/metrics.jsonl")):
+        for row in rundir.rows_of(file):
+            rows.setdefault(row["member"], []).append(row)
+    return rows
 
 
-def table(entries: Sequence[Entry]) -> list[list[str]]:
-    """Fields that differ and numbers that all have, best validation loss first."""
+def table_of(entries: Sequence[Entry], metrics: Sequence[Metric]) -> Table:
+    """Return fields that differ and measurements, the best entry first where they can be ranked."""
+    ranked = entries
+    if len(metrics) == 1:
+        ranked = sorted(entries, key=lambda entry: -entry.score)
     names = list(dict.fromkeys(name for entry in entries for name in entry.fields))
     differ = [n for n in names if len({str(entry.fields.get(n, "-")) for entry in entries}) > 1]
-    measured = [
-        name
-        for name, value in {k: v for entry in entries for k, v in entry.result.items()}.items()
-        if name.startswith(("valid_", "test_", "train_seconds", "parameters"))
-        and isinstance(value, float | int)
-        and not name.endswith(("_spread", "gradient_norm"))
-    ]
+    measured = measurements(entries)
     lines = [
         [
             entry.name,
             *(str(entry.fields.get(name, "-")) for name in differ),
-            *(number_text(entry.result.get(name)) for name in measured),
+            *(format_number(entry.result.get(name)) for name in measured),
         ]
-        for entry in sorted(entries, key=validation_loss)
+        for entry in ranked
     ]
-    return [["run", *differ, *measured], *lines]
+    name = "ranking" if len(metrics) == 1 else "runs"
+    caption = "A run's validation metrics are those of its best evaluation."
+    heading = "What differs, and the results"
+    return Table(name, heading, caption, ["run", *differ, *measured], lines)
 
 
-def number_text(value: Any) -> str:
-    """A number in a few digits; ``-`` for none."""
+def measurements(entries: Sequence[Entry]) -> list[str]:
+    """Return the names of what was measured in any of the entries."""
+    found = {name: value for entry in entries for name, value in entry.result.items()}
+    return [
+        name
+        for name, value in found.items()
+        if name.startswith(("valid_", "test_", "train_seconds", "parameters"))
+        and isinstance(value, float | int)
+        and not name.endswith(("_spread", "gradient_norm"))
+    ]
+
+
+def format_number(value: Any) -> str:
+    """Write a number in a few digits; ``-`` for none."""
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def draw(entries: Sequence[Entry]) -> Any:
-    """Validation losses over steps, a colour for each entry."""
+def draw(entries: Sequence[Entry], select: Metric) -> Figure:
+    """Draw the validation metric over steps of the entries that chose by it."""
     from experiments.figures.curves import overlaid
 
     curves = {
         entry.name: [
-            ([row["step"] for row in rows], [row.get("valid_loss") for row in rows])
+            ([row["step"] for row in rows], [row.get(f"valid_{select.name}") for row in rows])
             for rows in entry.curves
         ]
         for entry in entries
+        if entry.select == select
     }
-    return overlaid(curves, "validation loss")
+    title = f"validation {select.name}"
+    return Figure(f"valid_{select.name}", title.capitalize(), CAPTION, overlaid(curves, title))

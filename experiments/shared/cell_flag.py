@@ -1,6 +1,5 @@
-"""The cell that a flag names: one of the library's, or one from a file of the user's own."""
+"""Find the cell that a flag names: one of the library's, or one from a user's file."""
 
-import hashlib
 import importlib.machinery
 import importlib.util
 import inspect
@@ -8,7 +7,7 @@ import traceback
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import recurrent
 from experiments.harness.errors import UserError, did_you_mean
@@ -16,7 +15,7 @@ from recurrent import Cell
 
 
 def library_cells() -> dict[str, Callable[..., Cell]]:
-    """The library's public functions from (input_size, hidden_size) to a cell."""
+    """Return the library's public functions from (input_size, hidden_size) to a cell."""
     public = {name: getattr(recurrent, name) for name in recurrent.__all__}
     return {
         name: value
@@ -28,12 +27,12 @@ def library_cells() -> dict[str, Callable[..., Cell]]:
 
 
 def help_text() -> str:
-    """The meaning of ``--cell``."""
+    """Return the meaning of ``--cell``, for its help."""
     return f"the cell: {', '.join(library_cells())}, or one of your own as FILE.py:FUNCTION"
 
 
 def make_cell(name: str, input_size: int, hidden_size: int) -> Cell:
-    """The cell of these sizes that ``--cell=name`` stands for.
+    """Build the cell of these sizes that ``--cell=name`` stands for.
 
     Raises:
       UserError: as `cell_factory` does, and where the function refuses the sizes or returns
@@ -42,7 +41,7 @@ def make_cell(name: str, input_size: int, hidden_size: int) -> Cell:
     try:
         cell = cell_factory(name)(input_size, hidden_size)
     except Exception as error:  # whatever the user's own function raises
-        reason = told(error, name.rpartition(":")[0])
+        reason = describe_error(error, name.rpartition(":")[0])
         sizes = f"input_size={input_size}, hidden_size={hidden_size}"
         raise UserError(f"--cell: {name} with {sizes} raised {reason}.") from error
     if not isinstance(cell, Cell):
@@ -58,7 +57,7 @@ def make_cell(name: str, input_size: int, hidden_size: int) -> Cell:
 
 
 def cell_factory(name: str) -> Callable[..., Cell]:
-    """The function that ``--cell=name`` stands for.
+    """Return the function that ``--cell=name`` stands for.
 
     Raises:
       UserError: for a name that is none, a file that is not there or is not Python, or a
@@ -77,7 +76,7 @@ def cell_factory(name: str) -> Callable[..., Cell]:
 
 
 class _SourceAlone(importlib.machinery.SourceFileLoader):
-    """Reads and leaves no bytecode, which might be that of an edit before."""
+    """Read a source file and leave no bytecode, which might be that of an earlier edit."""
 
     def get_code(self, fullname: str) -> types.CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
@@ -94,7 +93,8 @@ def _function_in(file: Path, function: str) -> Callable[..., Cell]:
     try:
         loader.exec_module(module)
     except Exception as error:  # whatever the user's own file raises
-        raise UserError(f"--cell: {file} cannot be read: {told(error, str(file))}.") from error
+        reason = describe_error(error, str(file))
+        raise UserError(f"--cell: {file} cannot be read: {reason}.") from error
     if not callable(getattr(module, function, None)):
         names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
         raise UserError(
@@ -103,33 +103,11 @@ def _function_in(file: Path, function: str) -> Callable[..., Cell]:
     return getattr(module, function)
 
 
-def told(error: Exception, file: str) -> str:
-    """The error in a line, with the line of the user's file where it came up."""
+def describe_error(error: Exception, file: str) -> str:
+    """Describe an error in a line, with the line of the user's file where it came up."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename) == Path(file).absolute()]
     if isinstance(error, SyntaxError):
         lines, error = [error.lineno], SyntaxError(error.msg)
     place = f" ({file}, line {lines[-1]})" if lines and lines[-1] else ""
     return f"{type(error).__name__}: {error}{place}"
-
-
-def source_hashes(config: Any) -> dict[str, str]:
-    """The hashes of the user's own files that a Config names, so that an edit is noticed."""
-    cell, text = getattr(config, "cell", ""), getattr(config, "text", "")
-    hashes = {"cell": source_hash(cell) if cell else None, "text": file_hash(text)}
-    return {name: digest for name, digest in hashes.items() if digest}
-
-
-def file_hash(file: str) -> str | None:
-    """SHA-256 of a file; None where it cannot be read, which its reader says better."""
-    path = Path(file).expanduser()
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-    except OSError:
-        return None
-
-
-def source_hash(name: str) -> str | None:
-    """SHA-256 of the file in ``FILE.py:FUNCTION``; None for a cell of the library."""
-    file, colon, _ = name.rpartition(":")
-    return file_hash(file) if colon else None

@@ -1,4 +1,4 @@
-"""From a model of images to a Program: loss, evaluation and the pictures of any classifier."""
+"""Train a classifier of images: data, model, loss, evaluation, and the figures of the report."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -9,22 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.data.images import DATASETS, ImageSet, Splits
-from experiments.harness.config import TrainingConfig, option
-from experiments.harness.program import Numbers, Picture, Program, best_step, lowest_loss
-from experiments.shared.optimizer_flags import optimizer_of
-from recurrent import losses
-from recurrent.images import random_affine
-from recurrent.training import step
-from recurrent.training.task import Task
+from experiments.data.images import DATASETS, ImageSet, load_images
+from experiments.harness.config import option
+from experiments.harness.program import Exhibit, Figure, Finished, Program
+from experiments.shared.tasks import MinibatchConfig, minibatch_task
+from recurrent import images, losses
+from recurrent.training.minibatch import steps_per_epoch
+from recurrent.training.task import HParams, Metric, Metrics
 
 CLASSES = 10
 EPOCHS = {"digits": 100, "mnist": 6}
+# On a small split, accuracies tie too often to choose by.
+LOSS = Metric("loss", higher_is_better=False)
+ACCURACY = Metric("accuracy", higher_is_better=True, format="{:.2%}")
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassifierConfig(TrainingConfig):
-    """The fields of every image classifier."""
+class ClassifierConfig(MinibatchConfig):
+    """Hold the fields of every image classifier."""
 
     epochs: int = option(
         0,
@@ -37,13 +39,13 @@ class ClassifierConfig(TrainingConfig):
     )
     split_seed: int = option(0, "decides which images are held out", minimum=0)
     dropout: float = option(
-        0.2, "share of features dropped before the read-out", traced=True, minimum=0, below=1
+        0.2, "share of features dropped before the readout", traced=True, minimum=0, below=1
     )
     label_smoothing: float = option(
         0.0, "share of each label spread over all classes", traced=True, minimum=0, below=1
     )
     rotation: float = option(
-        10.0, "largest random turn of a training image, degrees", traced=True, minimum=0
+        10.0, "largest random rotation of a training image, degrees", traced=True, minimum=0
     )
     scale: float = option(
         0.1,
@@ -54,7 +56,7 @@ class ClassifierConfig(TrainingConfig):
     )
     shift: float = option(
         0.08,
-        "largest random move of a training image, a share of its size",
+        "largest random shift of a training image, a share of its size",
         traced=True,
         minimum=0,
         below=1,
@@ -62,122 +64,107 @@ class ClassifierConfig(TrainingConfig):
 
 
 class Classifier(NamedTuple):
-    """A model: ``init: key -> params`` and its logits.
+    """Hold a model of images.
 
     Attributes:
       init: ``key -> params``.
       logits: ``(params, images, dropout_rate, key) -> [B, 10]`` with images ``[B, height,
         width]``, floats from 0 to 1, and the key None in evaluation.
+      exhibits: ``(params, test images) -> exhibits`` of this model alone.
     """
 
     init: Callable[[Array], Any]
     logits: Callable[[Any, Array, Any, Array | None], Array]
+    exhibits: Callable[[Any, ImageSet], Iterator[Exhibit]]
 
 
 def classification(
-    config: ClassifierConfig,
-    splits: Splits,
-    model: Classifier,
-    own_pictures: Callable[[Any, ImageSet], Iterator[Picture]],
+    config: ClassifierConfig, model_of: Callable[[tuple[int, int]], Classifier]
 ) -> Program:
-    """The Program that trains ``model`` on ``splits``; ``own_pictures`` come after the common."""
+    """Return the Program that trains ``model_of(image shape)`` on the images of a Config."""
+    splits = load_images(config.data, config.split_seed)
     data = {name: as_arrays(split) for name, split in splits._asdict().items()}
-    epochs = config.epochs or EPOCHS[config.data]
-    steps_per_epoch = step.steps_per_epoch(len(splits.train.labels), config.batch_size)
-    optimizer = optimizer_of(config, epochs, steps_per_epoch)
+    model = model_of(splits.train.images.shape[1:])
+    epochs, examples = config.epochs or EPOCHS[config.data], len(splits.train.labels)
 
-    def init(numbers: Numbers) -> step.TrainState:
-        key = jax.random.key(numbers["seed"])
-        kept: Any = {"keep_average": config.average > 0, "loss_scale": config.loss_scale}
-        return step.init_state(model.init, optimizer(numbers), key, **kept)
+    def loss(params: Any, batch: Any, key: Array, hparams: HParams) -> tuple[Array, Metrics]:
+        distortion_key, dropout_key = jax.random.split(key)
+        seen = distort(distortion_key, unit_range(batch["images"]), hparams)
+        logits = model.logits(params, seen, hparams["dropout"], dropout_key)
+        smooth = losses.cross_entropy(
+            logits, batch["labels"], batch["mask"], label_smoothing=hparams["label_smoothing"]
+        )
+        return smooth.mean, metrics(logits, batch)
 
-    def train_steps(state: Any, numbers: Numbers, data: Any, steps: int):
-        def loss(params, batch, key):
-            return training_loss(model, numbers, params, batch, key)
+    def measure(params: Any, batch: Any, hparams: HParams) -> Metrics:
+        return metrics(model.logits(params, unit_range(batch["images"]), 0.0, None), batch)
 
-        sizes = config.batch_size, steps, config.average
-        return step.train_steps(loss, optimizer(numbers), state, data, *sizes)
-
-    def evaluate(params: Any, data: Any) -> step.Metrics:
-        def measure(params, batch):
-            logits = model.logits(params, unit_range(batch["images"]), 0.0, None)
-            return metrics(logits, batch)
-
-        return step.evaluate(measure, params, data, batch_size=500)
-
-    def pictures(params: Any, rows: list[dict[str, Any]]) -> Iterator[Picture]:
-        yield from common_pictures(model, params, rows, splits.test)
-        yield from own_pictures(params, splits.test)
+    def exhibits(finished: Finished) -> Iterator[Exhibit]:
+        yield from common_exhibits(model, finished, splits.test)
+        yield from model.exhibits(finished.kept, splits.test)
 
     return Program(
-        task=Task(init, train_steps, evaluate, lowest_loss),
+        task=minibatch_task(config, model.init, loss, measure, examples=examples, epochs=epochs),
         data=data,
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        metric="accuracy",
-        pictures=pictures,
+        evaluations=epochs,
+        steps_per_evaluation=steps_per_epoch(examples, config.batch_size),
+        select=LOSS,
+        report=ACCURACY,
+        exhibits=exhibits,
     )
 
 
 def as_arrays(split: ImageSet) -> dict[str, Array]:
-    """The split on the device: images uint8 ``[N, height, width]``, labels ``[N]``."""
+    """Put a split on the device: images uint8 ``[N, height, width]``, labels ``[N]``."""
     return {"images": jnp.asarray(split.images), "labels": jnp.asarray(split.labels)}
 
 
 def unit_range(images: Array) -> Array:
-    """Bytes to floats from 0 to 1."""
+    """Convert bytes to floats from 0 to 1."""
     return images.astype(jnp.float32) / 255
 
 
-def training_loss(
-    model: Classifier, numbers: Numbers, params: Any, batch: dict[str, Array], key: Array
-) -> tuple[Array, step.Metrics]:
-    """Cross-entropy of one distorted batch, and the metrics that people watch."""
-    distortion_key, dropout_key = jax.random.split(key)
-    images = random_affine(
-        distortion_key,
-        unit_range(batch["images"]),
-        rotation=numbers["rotation"],
-        scale=numbers["scale"],
-        shift=numbers["shift"],
+def distort(key: Array, batch: Array, hparams: HParams) -> Array:
+    """Rotate, stretch and shift each image by random amounts."""
+    return images.random_affine(
+        key,
+        batch,
+        rotation=hparams["rotation"],
+        scale=hparams["scale"],
+        shift=hparams["shift"],
     )
-    logits = model.logits(params, images, numbers["dropout"], dropout_key)
-    smooth = losses.cross_entropy(
-        logits, batch["labels"], batch["mask"], label_smoothing=numbers["label_smoothing"]
-    )
-    return smooth.mean, metrics(logits, batch)
 
 
-def metrics(logits: Array, batch: dict[str, Array]) -> step.Metrics:
-    """Cross-entropy in nats and accuracy."""
-    answers = logits, batch["labels"], batch["mask"]
-    return {"loss": losses.cross_entropy(*answers), "accuracy": losses.accuracy(*answers)}
+def metrics(logits: Array, batch: dict[str, Array]) -> Metrics:
+    """Return cross-entropy in nats and accuracy."""
+    return {
+        "loss": losses.cross_entropy(logits, batch["labels"], batch["mask"]),
+        "accuracy": losses.accuracy(logits, batch["labels"], batch["mask"]),
+    }
 
 
-def common_pictures(
-    model: Classifier, params: Any, rows: list[dict[str, Any]], test: ImageSet
-) -> Iterator[Picture]:
-    """Learning curves, confusion matrix and the test images that came out wrong."""
+def common_exhibits(model: Classifier, finished: Finished, test: ImageSet) -> Iterator[Exhibit]:
+    """Draw learning curves, the confusion matrix and the test images that came out wrong."""
     from experiments.figures.classification import confusion_matrix, mistakes
     from experiments.figures.curves import learning_curves
 
-    probabilities = class_probabilities(model, params, test.images)
+    probabilities = class_probabilities(model, finished.kept, test.images)
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != test.labels)
-    yield Picture(
+    yield Figure(
         "learning_curves",
         "Learning curves",
-        "Loss and accuracy after each epoch. Training images are distorted and thinned by "
-        "dropout, so their curve may lie below that of the validation images.",
-        learning_curves(rows, "accuracy", best_step(rows)),
+        "Training metrics are computed with augmentation and dropout on, so training accuracy can "
+        "be lower, and training loss higher, than validation.",
+        learning_curves(finished.rows, [LOSS, ACCURACY], finished.best_step),
     )
-    yield Picture(
+    yield Figure(
         "confusion_matrix",
         "Confusion matrix",
         "Test images by true digit (rows) and answer (columns); off the diagonal are mistakes.",
         confusion_matrix(confusion(test.labels, predicted)),
     )
-    yield Picture(
+    yield Figure(
         "mistakes",
         "What it got wrong",
         "Wrong answers on the test images, the most confident first.",
@@ -192,10 +179,10 @@ def common_pictures(
 
 
 def class_probabilities(model: Classifier, params: Any, images: np.ndarray) -> np.ndarray:
-    """Softmax outputs ``[N, 10]``, a thousand images at a time."""
+    """Return softmax outputs ``[N, 10]``, computed a thousand images at a time."""
 
     @jax.jit
-    def softmax(params, images):
+    def softmax(params: Any, images: Any) -> Array:
         return jax.nn.softmax(model.logits(params, unit_range(images), 0.0, None))
 
     parts = [softmax(params, images[i : i + 1000]) for i in range(0, len(images), 1000)]
@@ -203,7 +190,7 @@ def class_probabilities(model: Classifier, params: Any, images: np.ndarray) -> n
 
 
 def confusion(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Counts ``[true class, predicted class]``."""
+    """Return counts ``[true class, predicted class]``."""
     matrix = np.zeros((CLASSES, CLASSES), int)
     np.add.at(matrix, (true, predicted), 1)
     return matrix

@@ -1,51 +1,93 @@
-"""The optimiser that a Config asks for."""
+"""Build the optimizer that flags ask for."""
 
+import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import optax
 
-from experiments.harness.config import TrainingConfig
+from experiments.harness.config import option
 from experiments.harness.errors import UserError
-from experiments.harness.program import Numbers
 from recurrent.training import optimizers
+from recurrent.training.task import HParams
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Hold the fields of one optimizer; `config.prefixed` gives a second one its own flags."""
+
+    optimizer: str = option("adamw", "the optimizer", choices=optimizers.OPTIMIZERS)
+    learning_rate: float = option(1e-3, "the peak learning rate", traced=True, above=0)
+    schedule: str = option(
+        "cosine", "the learning rate after warm-up", choices=optimizers.SCHEDULES
+    )
+    warmup_epochs: float = option(
+        1.0,
+        "epochs of linear warm-up, at most half of the training; where there are no epochs, the "
+        "steps between two evaluations count as one",
+        minimum=0,
+        maximum=10**6,
+    )
+    momentum: float = option(0.9, "momentum of sgd and rmsprop", traced=True, minimum=0, below=1)
+    weight_decay: float = option(
+        0.0, "decay of kernels: decoupled in adamw, L2 elsewhere", traced=True, minimum=0
+    )
+    l1: float = option(
+        0.0, "strength of L1 on kernels, added to the gradient", traced=True, minimum=0
+    )
+    clip_norm: float = option(
+        1.0, "the largest global norm of a gradient; 0 never clips", traced=True, minimum=0
+    )
+    accumulate: int = option(
+        1,
+        "batches averaged per update; an incomplete last group is dropped",
+        minimum=1,
+        maximum=10**6,
+    )
 
 
 def optimizer_of(
-    config: TrainingConfig, epochs: int, steps_per_epoch: int
-) -> Callable[[Numbers], optax.GradientTransformation]:
-    """``numbers -> optimiser``, to be called inside the compiled program.
+    config: Any, evaluations: int, steps_per_evaluation: int, prefix: str = ""
+) -> Callable[[HParams], optax.GradientTransformation]:
+    """Return ``hparams -> optimizer``, to be called inside the compiled program.
 
     Args:
-      config: its static fields: optimizer, schedule, warmup_epochs and accumulate.
-      epochs: of the training.
-      steps_per_epoch: batches in an epoch.
+      config: with the fields of `OptimizerConfig`.
+      evaluations: of the whole training; epochs, where it has any.
+      steps_per_evaluation: batches between two of them.
+      prefix: of the fields' names, for a second optimizer.
 
     Raises:
       UserError: where the whole training has fewer batches than one update takes.
     """
-    if config.accumulate > epochs * steps_per_epoch:
-        raise UserError(
-            f"--accumulate: the whole training has {epochs * steps_per_epoch} batches, fewer than "
-            f"the {config.accumulate} of one update."
-        )
-    updates = math.ceil(epochs * steps_per_epoch / config.accumulate)
-    warmup = round(config.warmup_epochs * steps_per_epoch / config.accumulate)
 
-    def build(numbers: Numbers) -> optax.GradientTransformation:
+    def field(name: str) -> Any:
+        return getattr(config, prefix + name)
+
+    steps, accumulate = evaluations * steps_per_evaluation, field("accumulate")
+    if accumulate > steps:
+        raise UserError(
+            f"--{prefix}accumulate: the whole training has {steps} batches, fewer than the "
+            f"{accumulate} of one update."
+        )
+    updates = math.ceil(steps / accumulate)
+    warmup = round(field("warmup_epochs") * steps_per_evaluation / accumulate)
+
+    def build(hparams: HParams) -> optax.GradientTransformation:
         made = optimizers.optimizer(
-            config.optimizer,
-            numbers["learning_rate"],
-            momentum=numbers["momentum"],
-            weight_decay=numbers["weight_decay"],
-            l1=numbers["l1"],
-            clip_norm=numbers["clip_norm"],
-            schedule=config.schedule,
+            field("optimizer"),
+            hparams[prefix + "learning_rate"],
+            momentum=hparams[prefix + "momentum"],
+            weight_decay=hparams[prefix + "weight_decay"],
+            l1=hparams[prefix + "l1"],
+            clip_norm=hparams[prefix + "clip_norm"],
+            schedule=field("schedule"),
             warmup_steps=min(warmup, updates // 2),
             total_steps=updates,
         )
-        if config.accumulate == 1:
+        if accumulate == 1:
             return made
-        return optax.MultiSteps(made, config.accumulate).gradient_transformation()
+        return optax.MultiSteps(made, accumulate).gradient_transformation()
 
     return build

@@ -1,4 +1,4 @@
-"""What is swept: ``--sweep=FIELD=VALUES``, and the members that this asks for."""
+"""Read what is swept, ``--sweep=FIELD=VALUES``, and list the members that this asks for."""
 
 import itertools
 import math
@@ -10,17 +10,16 @@ import numpy as np
 from experiments.harness import config
 from experiments.harness.config import Option
 from experiments.harness.errors import UserError, did_you_mean
+from experiments.harness.plan import Values
 
 SPACES = {"log": np.geomspace, "linear": np.linspace}
 FORMS = "a,b,c or FROM:BELOW (whole numbers) or log:LOW:HIGH:COUNT or linear:LOW:HIGH:COUNT"
 MOST_MEMBERS = 100_000
-OF_ROWS = {"member", "status", "epochs_trained", "step", "best_step", "score"}  # of sweep.jsonl
-
-Point = dict[str, Any]  # values by field
+OF_ROWS = {"member", "status", "evaluation", "evaluations_done", "step", "best_step", "score"}
 
 
 class Axis(NamedTuple):
-    """One swept field.
+    """Hold one swept field.
 
     Attributes:
       field: its name in the Config.
@@ -32,8 +31,8 @@ class Axis(NamedTuple):
     values: Sequence[Any]
     bounds: "Bounds | None" = None
 
-    def told(self) -> str:
-        """What it runs over, in a few words."""
+    def describe(self) -> str:
+        """Return what it runs over, as on the command line."""
         if self.bounds:
             return f"{self.bounds}" + (f":{len(self.values)}" if self.values else "")
         if isinstance(self.values, range):
@@ -42,7 +41,7 @@ class Axis(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """A range of numbers, evenly spread on its scale, ``"log"`` or ``"linear"``."""
+    """Hold a range of numbers, evenly spread on its scale, ``"log"`` or ``"linear"``."""
 
     scale: str
     low: float
@@ -53,7 +52,7 @@ class Bounds(NamedTuple):
 
 
 def read_axes(texts: Sequence[str], options: Mapping[str, Option]) -> list[Axis]:
-    """The axis of each ``FIELD=VALUES``.
+    """Return the axis of each ``FIELD=VALUES``.
 
     Raises:
       UserError: for none, a field that there is not or that comes twice, a value that it does not
@@ -70,7 +69,7 @@ def read_axes(texts: Sequence[str], options: Mapping[str, Option]) -> list[Axis]
 
 
 def read_axis(text: str, options: Mapping[str, Option]) -> Axis:
-    """The axis that ``FIELD=VALUES`` stands for."""
+    """Return the axis that ``FIELD=VALUES`` stands for."""
     field, _, values = text.partition("=")
     if field not in options:
         raise UserError(
@@ -110,7 +109,7 @@ def _range(text: str, field: str, option: Option, scale: str, parts: Sequence[st
 
 
 def rounded(option: Option, value: float) -> Any:
-    """A number that a command line and a table show whole: six digits of it."""
+    """Round a number to six digits, which a command line and a table show whole."""
     return round(value) if option.type is int else float(f"{value:.6g}")
 
 
@@ -123,8 +122,8 @@ def _whole_numbers(text: str, field: str, option: Option, parts: Sequence[str]) 
     return range(first, last + 1)
 
 
-def grid(axes: Sequence[Axis]) -> list[Point]:
-    """Every combination, the last axis running fastest.
+def grid(axes: Sequence[Axis]) -> list[Values]:
+    """Return every combination of values, the last axis running fastest.
 
     Raises:
       UserError: for a range without a count, or more members than `MOST_MEMBERS`.
@@ -146,10 +145,11 @@ def grid(axes: Sequence[Axis]) -> list[Point]:
 
 def at_random(
     axes: Sequence[Axis], options: Mapping[str, Option], count: int, seed: int
-) -> list[Point]:
-    """So many settings, each with all values of the swept seed; a range is drawn from evenly.
+) -> list[Values]:
+    """Draw ``count`` configurations, each with all values of the swept seed.
 
-    The seeds are not drawn, since every setting needs the same. What is drawn twice counts once.
+    Ranges are drawn from evenly on their scale. Seeds are not drawn, since every configuration
+    needs the same. What is drawn twice counts once.
     """
     source = np.random.default_rng(seed)
     seeds = [axis for axis in axes if axis.field == "seed"]
@@ -172,20 +172,20 @@ def _drawn(axis: Axis, option: Option, source: np.random.Generator) -> Any:
 
 
 def programs(
-    points: Sequence[Point], options: Mapping[str, Option]
-) -> list[tuple[Point, list[int]]]:
-    """The members by their static fields, since each set of these needs a program of its own."""
-    found: dict[tuple[Any, ...], tuple[Point, list[int]]] = {}
-    for member, point in enumerate(points):
-        static = {name: value for name, value in point.items() if not options[name].traced}
+    members: Sequence[Values], options: Mapping[str, Option]
+) -> list[tuple[Values, list[int]]]:
+    """Return the members by their static fields, each set of which needs a program of its own."""
+    found: dict[tuple[Any, ...], tuple[Values, list[int]]] = {}
+    for member, values in enumerate(members):
+        static = {name: value for name, value in values.items() if not options[name].traced}
         found.setdefault(tuple(static.items()), (static, []))[1].append(member)
     return list(found.values())
 
 
-def settings(points: Sequence[Point]) -> list[list[int]]:
-    """The members by setting: those that differ in the seed alone stand together."""
+def configurations(members: Sequence[Values]) -> list[list[int]]:
+    """Return the members by configuration: those that differ in the seed alone together."""
     found: dict[tuple[Any, ...], list[int]] = {}
-    for member, point in enumerate(points):
-        setting = tuple((name, value) for name, value in point.items() if name != "seed")
-        found.setdefault(setting, []).append(member)
+    for member, values in enumerate(members):
+        own = tuple((name, value) for name, value in values.items() if name != "seed")
+        found.setdefault(own, []).append(member)
     return list(found.values())

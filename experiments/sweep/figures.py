@@ -1,330 +1,496 @@
-"""Pictures of a sweep: which values win, what every member did, and who was stopped where."""
+"""Draw a sweep: which values win, how every run went, and who diverged or was stopped where."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure as Drawing
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import NullLocator
 
-from experiments.figures.style import ACCENT, ALARM, DOTS_PER_INCH, FAINT, INK, MUTED, log_scale
-from experiments.harness.program import Picture
-from experiments.sweep.ranking import DIVERGED, RUNG, Outcome, Setting
+from experiments.figures.curves import format_value, is_percent, percent_ticks
+from experiments.figures.style import ACCENT, ALARM, FAINT, INK, MUTED, log_scale, titled_figure
+from experiments.harness.plan import DIVERGED, FINISHED, STOPPED
+from experiments.harness.program import Figure
+from experiments.sweep.ranking import Configuration, Outcome
+from recurrent.training.task import Metric
 
 MOST_TILES = 24
 MOST_LABELS = 10
-ROOM = 0.06  # that a label needs of its axis
-SHADES = colormaps["viridis"]
+TITLE_WIDTH = 95  # characters
+LABEL_WIDTH = 0.06  # of an axis
+SHADES = LinearSegmentedColormap.from_list("blues", ["#e8f1f8", "#86b8dc", ACCENT, "#0c3157"])
+DIVERGED_TILE = "#fbdcc9"
+
 Rows = Mapping[int, Sequence[Mapping[str, Any]]]
 
 
 def all_of(
-    settings: Sequence[Setting], rows: Rows, metric: str, rungs: Sequence[int]
-) -> Iterator[Picture]:
-    """The pictures of a sweep that has ended.
+    configurations: Sequence[Configuration],
+    rows: Rows,
+    program_metrics: Sequence[Metric],
+    marks: Sequence[int],
+) -> Iterator[Figure]:
+    """Draw the figures of a sweep that has ended.
 
     Args:
-      settings: best first.
-      rows: of ``metrics.jsonl``, by member.
-      metric: the name of what people read.
-      rungs: the steps after which settings were compared.
+      configurations: best first.
+      rows: of each member, one per evaluation, with `step` and `valid_NAME`, and with its swept
+        fields where they changed during training.
+      program_metrics: those that people compare; the first one ranks the configurations.
+      marks: how many evaluations of a member were done when configurations were compared.
     """
-    fields = list(settings[0].values)
+    select, fields = program_metrics[0], list(configurations[0].values)
     if fields:
-        yield Picture(
-            "by_field",
-            "Which values win",
-            "Each dot is a member: its validation metrics at its lowest score. The line joins, for "
-            "each value, the mean of the best setting that has it; the ring is the winner. "
-            "Crosses at the edge are members that diverged"
-            + ("; hollow dots were stopped at a rung." if rungs else "."),
-            by_field(settings, fields, metric),
+        yield from _best_values(configurations, fields, program_metrics)
+    yield Figure(
+        "members",
+        "Learning curves of all runs",
+        _curves_caption(configurations, select, marks),
+        curves(configurations, rows, select, marks),
+    )
+    changed = changed_fields(fields, rows)
+    if changed:
+        yield Figure(
+            "values",
+            "How the values changed",
+            "The values with which each run was trained. A line jumps where a run went on from a "
+            "copy of a better one, with other values."
+            + _if_won(configurations, " The winner is blue."),
+            values_over_steps(configurations, rows, changed),
         )
+
+
+def _best_values(
+    configurations: Sequence[Configuration], fields: Sequence[str], metrics: Sequence[Metric]
+) -> Iterator[Figure]:
+    yield Figure(
+        "by_field",
+        "Which values win",
+        _by_field_caption(configurations),
+        by_field(configurations, fields, metrics),
+    )
     if len(fields) == 2:
-        yield Picture(
+        yield Figure(
             "heat_map",
             "Two fields together",
-            "The mean validation loss of each setting; darker is lower, the frame is the winner.",
-            heat_map(settings, fields),
+            f"The validation {metrics[0].name} of each configuration, averaged over its runs. "
+            "Darker is better." + _if_won(configurations, " The black frame marks the winner."),
+            heat_map(configurations, fields, metrics[0]),
         )
-    if len(fields) > 2:
-        yield Picture(
-            "parallel",
-            "All fields together",
-            "Each line is a setting, from value to value to its mean validation loss; the winner "
-            "is blue.",
-            parallel(settings, fields),
-        )
-    yield Picture(
-        "members",
-        "Learning curves of all members",
-        "Validation loss after each epoch. Blue are the winner's members, red those that "
-        "diverged, at the step where they did"
-        + ("; dotted lines are rungs, dots the ends of who was stopped." if rungs else "."),
-        curves(settings, rows, rungs),
-    )
 
 
-def by_field(settings: Sequence[Setting], fields: Sequence[str], metric: str) -> Figure:
-    """Loss and metric against the values of each field."""
-    names = list(dict.fromkeys(["loss", metric]))
-    best = settings[0].values
-    words = ", ".join(f"{field} {_text(best[field])}" for field in fields)
-    figure = _figure(0.7 + 2.6 * len(fields), f"The winner: {words}")
-    panels = figure.subplots(len(fields), len(names), squeeze=False)
+def by_field(
+    configurations: Sequence[Configuration], fields: Sequence[str], metrics: Sequence[Metric]
+) -> Drawing:
+    """Draw the metrics, a panel each, against the values of each field, a row each."""
+    title = _values_message("The winner:", configurations, fields)
+    figure = titled_figure(0.7 + 2.6 * len(fields), title)
+    panels = figure.subplots(len(fields), len(metrics), squeeze=False)
     for row, field in zip(panels, fields, strict=True):
-        for axes, name in zip(row, names, strict=True):
-            _field_panel(axes, settings, field, name)
+        for axes, metric in zip(row, metrics, strict=True):
+            _field_panel(axes, configurations, field, metric)
     return figure
 
 
-def heat_map(settings: Sequence[Setting], fields: Sequence[str]) -> Figure:
-    """Mean loss of each pair of values, as tiles; as dots where there are too many values."""
+def heat_map(
+    configurations: Sequence[Configuration], fields: Sequence[str], metric: Metric
+) -> Drawing:
+    """Draw the mean of a metric at each pair of values, darker for better.
+
+    Pairs are tiles, or dots where there are too many values.
+    """
     across, down = fields
-    values = [_sorted(setting.values[field] for setting in settings) for field in fields]
-    figure = _figure(4.2, f"Validation loss by {across} and {down}")
-    axes, losses = figure.subplots(), [_mean(setting, "valid_loss") for setting in settings]
-    norm = _norm(losses)
-    if max(map(len, values)) > MOST_TILES:
-        _dots(axes, settings, fields, losses, norm)
+    figure = titled_figure(4.2, f"Validation {metric.name} by {across} and {down}")
+    axes = figure.subplots()
+    means = [_mean(each, metric) for each in configurations]
+    shade = _shading(means, metric)
+    counts = [len({each.values[field] for each in configurations}) for field in fields]
+    if max(counts) > MOST_TILES:
+        _dots(axes, configurations, fields, means, shade)
     else:
-        _tiles(axes, settings, fields, values, losses, norm)
+        _tiles(axes, configurations, fields, means, shade, metric)
     axes.set_xlabel(across, color=MUTED)
     axes.set_ylabel(down, color=MUTED)
     _quiet(axes)
     return figure
 
 
-def parallel(settings: Sequence[Setting], fields: Sequence[str]) -> Figure:
-    """One vertical axis for each field and one for the loss."""
-    figure = _figure(3.6, "From the values to the loss")
+def curves(
+    configurations: Sequence[Configuration], rows: Rows, metric: Metric, marks: Sequence[int]
+) -> Drawing:
+    """Draw the validation metric of every member over its steps.
+
+    Args:
+      configurations: best first.
+      rows: of each member, one per evaluation.
+      metric: the one to draw.
+      marks: numbers of evaluations at which to draw a dotted line.
+    """
+    figure = titled_figure(3.8, _curves_message(configurations))
     axes = figure.subplots()
-    heights = [_heights([setting.values[field] for setting in settings]) for field in fields]
-    losses = [_mean(setting, "valid_loss") for setting in settings]
-    norm = _norm(losses)
-    at = [1 - norm(loss) if loss is not None else 0.0 for loss in losses]
-    for k in reversed(range(len(settings))):  # so that the best are drawn last
-        line = [*(height[k] for height in heights), at[k]]
-        colour = ACCENT if k == 0 else ALARM if losses[k] is None else MUTED
-        width, alpha = (2.5, 1.0) if k == 0 else (0.9, 0.4)
-        axes.plot(range(len(line)), line, color=colour, linewidth=width, alpha=alpha)
-    for k, field in enumerate(fields):
-        _values_along(axes, k, [setting.values[field] for setting in settings], heights[k])
-    finite = [loss for loss in losses if loss is not None]
-    if finite:
-        for text, height in ((f"{min(finite):.3g}", 1.0), (f"{max(finite):.3g}", 0.0)):
-            axes.text(len(fields) + 0.04, height, text, color=INK, fontsize=8, va="center")
-    axes.set_xticks(range(len(fields) + 1), [*fields, "loss"], color=INK)
-    axes.set_yticks([])
-    axes.set_xlim(-0.3, len(fields) + 0.3)
-    axes.grid(axis="x", color=FAINT)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    won = _has_winner(configurations)
+    for rank, configuration in reversed(list(enumerate(configurations))):
+        for member in configuration.members:
+            own = rows.get(member["member"], ())
+            _curve(axes, member, own, metric, winner=rank == 0 and won)
+    for step in _steps_of(marks, rows):
+        axes.axvline(step, color=MUTED, linestyle=":", linewidth=0.9)
+    survivors = [each["member"] for each in _members(configurations) if not _is_lost(each)]
+    drawn = [_column(rows.get(member, ()), f"valid_{metric.name}") for member in survivors]
+    _value_scale(axes, metric, np.concatenate([np.ones(0), *drawn]), cut=True)
+    _step_axis(axes)
+    axes.set_title(f"validation {metric.name}", loc="left", color=INK, fontsize=10)
     return figure
 
 
-def curves(settings: Sequence[Setting], rows: Rows, rungs: Sequence[int]) -> Figure:
-    """Validation loss of every member over its steps."""
-    members = sum(len(setting.members) for setting in settings)
-    lost = sum(each["status"] == DIVERGED for setting in settings for each in setting.members)
-    message = f"{members} members" + (f", {lost} diverged" if lost else "")
-    figure = _figure(3.8, message)
-    axes = figure.subplots()
-    for rank, setting in reversed(list(enumerate(settings))):
-        for member in setting.members:
-            _curve(axes, member, rows.get(member["member"], ()), winner=rank == 0)
-    for rung in rungs:
-        axes.axvline(rung, color=MUTED, linestyle=":", linewidth=0.9)
-    _loss_scale(axes)
-    axes.set_xlabel("training step", color=MUTED)
-    axes.set_title("validation loss", loc="left", color=INK, fontsize=10)
-    axes.set_xlim(left=0)
-    _quiet(axes)
+def values_over_steps(
+    configurations: Sequence[Configuration], rows: Rows, fields: Sequence[str]
+) -> Drawing:
+    """Draw the values of each field with which every member was trained, over its steps."""
+    title = _values_message("The winner at its best:", configurations, fields)
+    figure = titled_figure(0.7 + 2.4 * len(fields), title)
+    panels = figure.subplots(len(fields), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, field in zip(panels, fields, strict=True):
+        _values_panel(axes, configurations, rows, field)
+        _step_axis(axes)
+        axes.label_outer()
+        axes.set_title(field, loc="left", color=INK, fontsize=10)
     return figure
 
 
-def _curve(axes: Axes, member: Outcome, rows: Sequence[Mapping[str, Any]], winner: bool) -> None:
-    steps = [row["step"] for row in rows]
-    losses = [np.nan if row["valid_loss"] is None else row["valid_loss"] for row in rows]
-    lost = member["status"] == DIVERGED
-    colour = ACCENT if winner else ALARM if lost else MUTED
-    axes.plot(
-        steps, losses, color=colour, linewidth=1.8 if winner else 0.8, alpha=1.0 if winner else 0.55
-    )
-    if steps and lost:
-        axes.plot(steps[-1:], [0.97], "x", color=ALARM, transform=axes.get_xaxis_transform())
-    elif steps and member["status"] != "finished":
-        axes.plot(steps[-1:], losses[-1:], ".", color=colour, markersize=6)
+def changed_fields(fields: Sequence[str], rows: Rows) -> list[str]:
+    """Return the numeric fields that some member's rows hold, and that changed between them."""
+
+    def values(field: str) -> list[list[Any]]:
+        return [[row.get(field) for row in own] for own in rows.values()]
+
+    return [
+        field
+        for field in fields
+        if any(len(set(own)) > 1 for own in values(field))
+        and _is_numeric([value for own in values(field) for value in own if value is not None])
+    ]
 
 
-def _field_panel(axes: Axes, settings: Sequence[Setting], field: str, name: str) -> None:
-    key = f"valid_{name}"
-    values = _sorted(setting.values[field] for setting in settings)
-    survived = {setting.values[field] for setting in settings if setting.of(key)}
-    place = _near(values, _places(values), survived)
+def spaced(values: Sequence[Any], positions: Mapping[Any, float]) -> list[Any]:
+    """Return the values, which ascend, whose labels do not overlap those before them."""
+    fractions = _fractions([positions[value] for value in values])
+    labeled: list[tuple[float, Any]] = []
+    for fraction, value in zip(fractions, values, strict=True):
+        if not labeled or fraction - labeled[-1][0] > LABEL_WIDTH:
+            labeled.append((fraction, value))
+    return [value for _, value in labeled]
+
+
+def _values_message(
+    start: str, configurations: Sequence[Configuration], fields: Sequence[str]
+) -> str:
+    if not _has_winner(configurations):
+        return "Every configuration has a run that diverged"
+    best = configurations[0].values
+    values = ", ".join(f"{field} {_text(best[field])}" for field in fields)
+    return textwrap.fill(f"{start} {values}", TITLE_WIDTH)
+
+
+def _by_field_caption(configurations: Sequence[Configuration]) -> str:
+    members = _members(configurations)
+    caption = "Each dot is a run at its best evaluation."
+    caption += _if_won(configurations, " The ring marks the winner.")
+    if any(_is_joined(configurations, field) for field in configurations[0].values):
+        caption += " The line joins the means of the best configuration with each value."
+    if any(map(_is_lost, members)):
+        caption += " Red crosses at the edge mark runs that diverged."
+    if any(each["status"] == STOPPED for each in members):
+        caption += " Hollow dots mark runs that were stopped early."
+    return caption
+
+
+def _curves_caption(
+    configurations: Sequence[Configuration], metric: Metric, marks: Sequence[int]
+) -> str:
+    members = _members(configurations)
+    caption = f"Validation {metric.name} at each evaluation."
+    caption += _if_won(configurations, " The winner is blue.")
+    if any(map(_is_lost, members)):
+        caption += " Red crosses mark where a run diverged."
+    if any(map(_ended_early, members)):
+        caption += " Dots mark where a run ended early."
+    if marks:
+        caption += " Dotted lines mark where configurations were compared and the worse stopped."
+    return caption
+
+
+def _curves_message(configurations: Sequence[Configuration]) -> str:
+    members = _members(configurations)
+    counts = {
+        "diverged": sum(map(_is_lost, members)),
+        "ended early": sum(map(_ended_early, members)),
+    }
+    runs = f"{len(members)} run" + ("" if len(members) == 1 else "s")
+    return ", ".join([runs, *(f"{count} {text}" for text, count in counts.items() if count)])
+
+
+def _curve(
+    axes: Axes, member: Outcome, rows: Sequence[Mapping[str, Any]], metric: Metric, winner: bool
+) -> None:
+    if not rows:
+        return
+    steps, values = _column(rows, "step"), _column(rows, f"valid_{metric.name}")
+    color = ALARM if _is_lost(member) else ACCENT if winner else MUTED
+    width, alpha = (1.8, 1.0) if winner else (0.8, 0.55)
+    axes.plot(steps, values, color=color, linewidth=width, alpha=alpha)
+    if _is_lost(member):
+        _crosses(axes, steps[-1:], metric)
+    elif _ended_early(member):
+        axes.plot(steps[-1:], values[-1:], ".", color=color, markersize=6)
+
+
+def _crosses(axes: Axes, xs: Sequence[float] | np.ndarray, metric: Metric) -> None:
+    """Mark what diverged at the edge of the panel where values are worse."""
+    edge = 0.03 if metric.higher_is_better else 0.97
+    axes.plot(xs, [edge] * len(xs), "x", color=ALARM, transform=axes.get_xaxis_transform())
+
+
+def _steps_of(evaluations: Sequence[int], rows: Rows) -> list[float]:
+    """Return the steps after so many evaluations of a member, where one has come so far."""
+    steps = {count: row["step"] for own in rows.values() for count, row in enumerate(own, start=1)}
+    return [steps[count] for count in evaluations if count in steps]
+
+
+def _field_panel(
+    axes: Axes, configurations: Sequence[Configuration], field: str, metric: Metric
+) -> None:
+    key = f"valid_{metric.name}"
+    values = _sorted(each.values[field] for each in configurations)
+    survived = {each.values[field] for each in configurations if each.of(key)}
+    positions = _pull_in(values, _positions(values), survived)
     lost: list[float] = []
-    for setting in settings:
-        x = place[setting.values[field]]
-        ys = setting.of(key)
-        (dots,) = axes.plot([x] * len(ys), ys, "o", color=MUTED, alpha=0.45, markersize=4)
-        if _stopped(setting):
-            dots.set_markerfacecolor("none")
-        lost += [x] * (len(setting.members) - len(ys))
-    best = [next(s for s in settings if s.values[field] == value) for value in values]
-    means = [(place[s.values[field]], _mean(s, key), _stopped(s)) for s in best]
-    means = [(x, y, stopped) for x, y, stopped in means if y is not None]
-    axes.plot([x for x, *_ in means], [y for _, y, _ in means], color=ACCENT)
-    for x, y, stopped in means:
-        axes.plot([x], [y], "o", color=ACCENT, mfc="white" if stopped else ACCENT, markersize=4)
-    top = _mean(settings[0], key)
-    if top is not None:
-        x = place[settings[0].values[field]]
-        axes.plot([x], [top], "o", markersize=13, mfc="none", mec=ACCENT, mew=2.2)
-    if name == "loss":
-        _loss_scale(axes)
-    elif name.endswith("accuracy"):
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %"))
-    edge = 0.97 if name == "loss" else 0.03
-    axes.plot(lost, [edge] * len(lost), "x", color=ALARM, transform=axes.get_xaxis_transform())
-    _value_axis(axes, values, place)
-    axes.set_title(f"validation {name}", loc="left", color=INK, fontsize=10)
+    for configuration in configurations:
+        x, ys = positions[configuration.values[field]], configuration.of(key)
+        face = "none" if _was_stopped(configuration) else MUTED
+        axes.plot([x] * len(ys), ys, "o", color=MUTED, mfc=face, alpha=0.45, markersize=4)
+        lost += [x for each in configuration.members if _is_lost(each)]
+    if _is_joined(configurations, field):
+        _best_line(axes, configurations, field, positions, metric)
+    _ring(axes, positions[configurations[0].values[field]], _mean(configurations[0], metric))
+    drawn = [value for each in configurations for value in each.of(key)]
+    _value_scale(axes, metric, np.array(drawn, float))
+    _crosses(axes, lost, metric)
+    _field_axis(axes, values, positions)
+    axes.set_title(f"validation {metric.name}", loc="left", color=INK, fontsize=10)
     axes.set_xlabel(field, color=MUTED)
     _quiet(axes)
 
 
-def _stopped(setting: Setting) -> bool:
-    """Whether it was stopped at a rung, so that its losses are those of a shorter training."""
-    return any(member["status"] == RUNG for member in setting.members)
+def _best_line(
+    axes: Axes,
+    configurations: Sequence[Configuration],
+    field: str,
+    positions: Mapping[Any, float],
+    metric: Metric,
+) -> None:
+    """Join the means of the best configuration with each value."""
+    best = [
+        next(each for each in configurations if each.values[field] == value) for value in positions
+    ]
+    means = [(positions[each.values[field]], _mean(each, metric), each) for each in best]
+    means = [(x, mean, each) for x, mean, each in means if mean is not None]
+    axes.plot([x for x, *_ in means], [mean for _, mean, _ in means], color=ACCENT)
+    for x, mean, each in means:
+        face = "white" if _was_stopped(each) else ACCENT
+        axes.plot([x], [mean], "o", color=ACCENT, mfc=face, markersize=4)
 
 
-def _places(values: Sequence[Any]) -> dict[Any, float]:
-    """Where each value stands on its axis: numbers as they are, all else at 0, 1, 2, ..."""
+def _ring(axes: Axes, x: float, mean: float | None) -> None:
+    if mean is not None:
+        axes.plot([x], [mean], "o", markersize=13, mfc="none", mec=ACCENT, mew=2.2, label="winner")
+
+
+def _is_joined(configurations: Sequence[Configuration], field: str) -> bool:
+    """Return whether a line through the values of a field would show more than noise.
+
+    It would not where other fields change from each value to the next, as they do when drawn.
+    """
+    alone = len(configurations[0].values) == 1
+    return alone or len({each.values[field] for each in configurations}) < len(configurations)
+
+
+def _positions(values: Sequence[Any]) -> dict[Any, float]:
+    """Return where each value lies on its axis: numbers as they are, all else at 0, 1, 2, ..."""
     if _is_numeric(values):
         return {value: float(value) for value in values}
     return {value: float(k) for k, value in enumerate(values)}
 
 
-def _near(values: Sequence[Any], place: dict[Any, float], survived: set[Any]) -> dict[Any, float]:
-    """The places, with values far above all that survived beside the largest of these."""
+def _pull_in(
+    values: Sequence[Any], positions: dict[Any, float], survived: set[Any]
+) -> dict[Any, float]:
+    """Move values far above all that survived closer to the largest of these."""
     if not _is_numeric(values) or not survived or max(survived) <= 0:
-        return place
-    edge = place[max(survived)]
-    beyond = [value for value in values if place[value] > 20 * edge]
-    return place | {value: edge * 4 ** (k + 1) for k, value in enumerate(beyond)}
+        return positions
+    edge = positions[max(survived)]
+    beyond = [value for value in values if positions[value] > 20 * edge]
+    return positions | {value: edge * 4 ** (k + 1) for k, value in enumerate(beyond)}
 
 
-def _value_axis(axes: Axes, values: Sequence[Any], place: Mapping[Any, float]) -> None:
-    if _is_log(list(place.values())):
+def _field_axis(axes: Axes, values: Sequence[Any], positions: Mapping[Any, float]) -> None:
+    if _is_log(list(positions.values())):
         axes.set_xscale("log")
     if not _is_numeric(values) or len(values) <= MOST_LABELS:
-        told = apart(values, place) if _is_numeric(values) else values
-        axes.set_xticks([place[v] for v in told], [_text(v) for v in told], rotation=30)
+        labeled = spaced(values, positions) if _is_numeric(values) else values
+        axes.set_xticks(
+            [positions[value] for value in labeled], list(map(_text, labeled)), rotation=30
+        )
         axes.xaxis.set_minor_locator(NullLocator())
     if not _is_numeric(values):
         axes.set_xlim(-0.5, len(values) - 0.5)
 
 
-def apart(values: Sequence[Any], place: Mapping[Any, float]) -> list[Any]:
-    """The values whose labels have room beside those before them."""
-    heights = _heights([place[value] for value in values])
-    told: list[tuple[float, Any]] = []
-    for height, value in zip(heights, values, strict=True):
-        if not told or height - told[-1][0] > ROOM:
-            told.append((height, value))
-    return [value for _, value in told]
-
-
 def _tiles(
     axes: Axes,
-    settings: Sequence[Setting],
+    configurations: Sequence[Configuration],
     fields: Sequence[str],
-    values: Sequence[Sequence[Any]],
-    losses: Sequence[float | None],
-    norm: Normalize,
+    means: Sequence[float | None],
+    shade: Callable[[float], float],
+    metric: Metric,
 ) -> None:
-    across, down = values
+    across, down = (_sorted(each.values[field] for each in configurations) for field in fields)
     small = len(across) * len(down) > 80
-    for rank, (setting, loss) in enumerate(zip(settings, losses, strict=True)):
-        x, y = across.index(setting.values[fields[0]]), down.index(setting.values[fields[1]])
-        colour = "#fbdcc9" if loss is None else SHADES(norm(loss))
-        axes.add_patch(Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, color=colour, linewidth=0))
-        if rank == 0:
-            axes.add_patch(
-                Rectangle((x - 0.48, y - 0.48), 0.96, 0.96, fill=False, ec=ALARM, lw=2.5, zorder=3)
-            )
-        text = "lost" if loss is None else f"{loss:.3g}"
-        light = loss is not None and norm(loss) < 0.55
-        axes.text(
-            *(x, y, "" if small and rank else text),
-            **{"ha": "center", "va": "center", "fontsize": 8, "color": "white" if light else INK},
-        )
+    drawn: set[tuple[int, int]] = set()
+    for configuration, mean in zip(configurations, means, strict=True):
+        values = [configuration.values[field] for field in fields]
+        at = across.index(values[0]), down.index(values[1])
+        if at not in drawn:  # several have the same values where these changed during training
+            winner = not drawn and mean is not None
+            _tile(axes, at, None if mean is None else shade(mean), winner)
+            text = "diverged" if mean is None else format_value(mean, metric)
+            if winner or not small:
+                dark = mean is not None and shade(mean) > 0.5
+                _tile_text(axes, at, text, "white" if dark else INK, winner)
+            drawn.add(at)
     for axis, own in ((axes.xaxis, across), (axes.yaxis, down)):
         axis.set_ticks(range(len(own)), [_text(value) for value in own])
     axes.tick_params(axis="x", rotation=30)
-    axes.set_xlim(-0.5, len(across) - 0.5)
-    axes.set_ylim(-0.5, len(down) - 0.5)
+    axes.set_xlim(-0.55, len(across) - 0.45)
+    axes.set_ylim(-0.55, len(down) - 0.45)
+
+
+def _tile(axes: Axes, at: tuple[int, int], shade: float | None, winner: bool) -> None:
+    corner = at[0] - 0.46, at[1] - 0.46
+    color = DIVERGED_TILE if shade is None else SHADES(shade)
+    axes.add_patch(Rectangle(corner, 0.92, 0.92, color=color, linewidth=0))
+    if winner:
+        corner = at[0] - 0.5, at[1] - 0.5
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec="black", lw=2.5, zorder=3))
+
+
+def _tile_text(axes: Axes, at: tuple[int, int], text: str, color: str, winner: bool) -> None:
+    weight = "bold" if winner else "normal"
+    axes.text(*at, text, ha="center", va="center", fontsize=8, color=color, fontweight=weight)
 
 
 def _dots(
     axes: Axes,
-    settings: Sequence[Setting],
+    configurations: Sequence[Configuration],
     fields: Sequence[str],
-    losses: Sequence[float | None],
-    norm: Normalize,
+    means: Sequence[float | None],
+    shade: Callable[[float], float],
 ) -> None:
-    places = [_places(_sorted(s.values[field] for s in settings)) for field in fields]
-    for rank, (setting, loss) in reversed(list(enumerate(zip(settings, losses, strict=True)))):
-        x, y = (p[setting.values[f]] for p, f in zip(places, fields, strict=True))
-        colour = ALARM if loss is None else SHADES(norm(loss))
-        axes.plot([x], [y], "x" if loss is None else "o", color=colour, markersize=7)
-        if rank == 0:
-            axes.plot([x], [y], "o", mfc="none", mec=ALARM, mew=2.2, markersize=14)
+    axis_positions = [
+        _positions(_sorted(each.values[field] for each in configurations)) for field in fields
+    ]
+    for rank, (each, mean) in reversed(list(enumerate(zip(configurations, means, strict=True)))):
+        x, y = (own[each.values[f]] for own, f in zip(axis_positions, fields, strict=True))
+        if mean is None:
+            axes.plot([x], [y], "x", color=ALARM, markersize=7)
+        else:
+            axes.plot([x], [y], "o", mfc=SHADES(shade(mean)), mec=MUTED, mew=0.5, markersize=8)
+        if rank == 0 and mean is not None:
+            axes.plot([x], [y], "s", mfc="none", mec="black", mew=2.0, markersize=14)
     for field, scale in zip(fields, (axes.set_xscale, axes.set_yscale), strict=True):
-        if _is_log([setting.values[field] for setting in settings]):
+        if _is_log([each.values[field] for each in configurations]):
             scale("log")
 
 
-def _values_along(axes: Axes, k: int, values: Sequence[Any], heights: Sequence[float]) -> None:
-    marks = dict(zip(map(_text, values), heights, strict=True))
-    if len(marks) > MOST_LABELS:
-        ends = min(marks.items(), key=_height), max(marks.items(), key=_height)
-        marks = dict(ends)
-    for text, height in marks.items():
-        axes.text(
-            *(k - 0.04, height, text),
-            **{"color": INK, "fontsize": 8, "ha": "right", "va": "center"},
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0, "alpha": 0.8},
-        )
+def _values_panel(
+    axes: Axes, configurations: Sequence[Configuration], rows: Rows, field: str
+) -> None:
+    drawn = [np.ones(0)]
+    for rank, configuration in reversed(list(enumerate(configurations))):
+        for member in configuration.members:
+            own = rows.get(member["member"], ())
+            held = any(field in row for row in own)
+            values = _column(own, field) if held else np.full(len(own), float(member[field]))
+            steps = _column(own, "step")
+            winner = rank == 0 and _has_winner(configurations)
+            color, width, alpha = (ACCENT, 2.0, 1.0) if winner else (MUTED, 0.9, 0.5)
+            # A row holds the values of the steps before it.
+            axes.plot(
+                [0, *steps], [*values[:1], *values], drawstyle="steps-pre",
+                color=color, linewidth=width, alpha=alpha,
+            )  # fmt: skip
+            drawn.append(values)
+    finite = _finite(np.concatenate(drawn))
+    if finite.size and _is_log(finite.tolist()):
+        log_scale(axes)
 
 
-def _height(item: tuple[str, float]) -> float:
-    return item[1]
+def _members(configurations: Sequence[Configuration]) -> list[Outcome]:
+    return [member for each in configurations for member in each.members]
 
 
-def _heights(values: Sequence[Any]) -> list[float]:
-    """From 0 to 1 along an axis."""
-    place = _places(_sorted(values))
-    at = np.array([place[value] for value in values])
-    at = np.log(at) if _is_log(values) else at
-    return list((at - at.min()) / (np.ptp(at) or 1.0))
+def _has_winner(configurations: Sequence[Configuration]) -> bool:
+    return not any(map(_is_lost, configurations[0].members))
 
 
-def _mean(setting: Setting, key: str) -> float | None:
-    """None where a member diverged."""
-    values = setting.of(key)
-    return float(np.mean(values)) if len(values) == len(setting.members) else None
+def _if_won(configurations: Sequence[Configuration], text: str) -> str:
+    return text if _has_winner(configurations) else ""
 
 
-def _norm(losses: Sequence[float | None]) -> Normalize:
-    finite = [loss for loss in losses if loss is not None] or [1.0]
+def _is_lost(member: Outcome) -> bool:
+    return member["status"] == DIVERGED
+
+
+def _ended_early(member: Outcome) -> bool:
+    return member["status"] not in (FINISHED, DIVERGED)
+
+
+def _was_stopped(configuration: Configuration) -> bool:
+    """Return whether a member was stopped, so that its metrics are of a shorter training."""
+    return any(member["status"] == STOPPED for member in configuration.members)
+
+
+def _mean(configuration: Configuration, metric: Metric) -> float | None:
+    """Return the mean over members; None where one diverged or has no finite value."""
+    values = configuration.of(f"valid_{metric.name}")
+    return float(np.mean(values)) if len(values) == len(configuration.members) else None
+
+
+def _shading(means: Sequence[float | None], metric: Metric) -> Callable[[float], float]:
+    """Return a function from a mean to its shade: 1, the darkest, for the best, 0 for the worst."""
+    finite = [mean for mean in means if mean is not None] or [1.0]
     low, high = min(finite), max(finite)
-    if 0 < 10 * low <= high:
-        return LogNorm(low, high)
-    return Normalize(low, high if high > low else low + 1)
+    log = not metric.higher_is_better and 0 < 10 * low <= high
+    norm = LogNorm(low, high) if log else Normalize(low, high if high > low else low + 1)
+
+    def shade(mean: float) -> float:
+        fraction = float(norm(mean))
+        return fraction if metric.higher_is_better else 1 - fraction
+
+    return shade
+
+
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """Return one value per row, [len(rows)]; NaN where it is missing."""
+    return np.array([row.get(key) for row in rows], float)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
 
 
 def _sorted(values: Any) -> list[Any]:
@@ -340,24 +506,51 @@ def _is_log(values: Sequence[Any]) -> bool:
     return _is_numeric(values) and min(values) > 0 and max(values) >= 20 * min(values)
 
 
+def _fractions(values: Sequence[float]) -> list[float]:
+    """Return where numbers lie along their axis, from 0 to 1."""
+    at = np.log(values) if _is_log(values) else np.array(values, float)
+    return list((at - at.min()) / (np.ptp(at) or 1.0))
+
+
 def _text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _loss_scale(axes: Axes) -> None:
-    """By what survived: the losses of members that diverged would flatten all else."""
-    survived = [line.get_ydata() for line in axes.get_lines() if line.get_color() != ALARM]
-    drawn = np.concatenate([np.ones(0), *survived])
-    finite = drawn[np.isfinite(drawn)]
-    if not finite.size:
-        return
-    low, high = finite.min(), finite.max()
-    if 0 < 4 * low < high:
-        log_scale(axes)
-        axes.set_ylim(0.8 * low, 1.3 * max(np.quantile(finite, 0.98), 2 * low))
-    else:
-        room = 0.06 * (high - low or abs(high) or 1.0)
-        axes.set_ylim(low - room, high + room)
+def _value_scale(axes: Axes, metric: Metric, values: np.ndarray, cut: bool = False) -> None:
+    """Scale the vertical axis to these values: what diverged would flatten all else.
+
+    Args:
+      axes: the panel.
+      metric: what its vertical axis shows.
+      values: of what did not diverge.
+      cut: whether the worst 2 % may lie outside if they are far from the others.
+    """
+    finite = _finite(values)
+    if finite.size:
+        log = not metric.higher_is_better and 0 < 4 * finite.min() < finite.max()
+        if log:
+            log_scale(axes)
+        low, high = _limits(np.log(finite) if log else finite, metric, cut)
+        axes.set_ylim(*(np.exp([low, high]) if log else (low, high)))
+    if is_percent(metric):
+        percent_ticks(axes)
+
+
+def _limits(values: np.ndarray, metric: Metric, cut: bool) -> tuple[float, float]:
+    scores = metric.score(values)
+    worst, best, nearly_worst = scores.min(), scores.max(), np.quantile(scores, 0.02)
+    if cut and best - worst > 2 * (best - nearly_worst) > 0:
+        worst = nearly_worst
+    room = 0.06 * (best - worst or abs(best) or 1.0)
+    ends = worst - 2 * room, best + room  # crosses need some room at the worse end
+    low, high = sorted(float(metric.score(score)) for score in ends)
+    return low, high
+
+
+def _step_axis(axes: Axes) -> None:
+    axes.set_xlabel("training step", color=MUTED)
+    axes.set_xlim(left=0)
+    _quiet(axes)
 
 
 def _quiet(axes: Axes) -> None:
@@ -366,9 +559,3 @@ def _quiet(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=MUTED, labelsize=8, which="both", length=0)
-
-
-def _figure(height: float, message: str) -> Figure:
-    figure = Figure((8.0, height), DOTS_PER_INCH, facecolor="white", layout="constrained")
-    figure.suptitle(message, x=0.01, ha="left", color=INK, fontsize=11, fontweight="bold")
-    return figure

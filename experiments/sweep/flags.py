@@ -1,6 +1,7 @@
-"""What a command line asks of a sweep."""
+"""Read what a command line asks of a sweep."""
 
 import dataclasses
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from experiments.harness.config import option
@@ -11,29 +12,33 @@ SEARCHES = ("grid", "random", "halving", "pbt")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The flags of every sweep."""
+    """Hold the flags of every sweep."""
 
     search: str = option(
         "grid",
-        "grid: every combination; random: --draws settings; halving: these or the grid, of which "
-        "at each rung only the best go on; pbt: population-based training of the same",
+        "grid: every combination; random: --draws configurations; halving: either of these, of "
+        "which only the best go on from each rung; pbt: population-based training of the same",
         choices=SEARCHES,
     )
-    draws: int = option(0, "settings that are drawn at random", minimum=0, maximum=MOST_MEMBERS)
+    draws: int = option(
+        0, "configurations that are drawn at random", minimum=0, maximum=MOST_MEMBERS
+    )
     propose: int = option(
         0,
-        "programs, one after the other, whose static fields optuna proposes by what came of those "
-        "before; 0 trains every combination",
+        "programs, one after the other, whose static fields optuna proposes by the results of "
+        "those before; 0 trains every combination",
         minimum=0,
         maximum=10**4,
     )
     draw_seed: int = option(0, "decides what is drawn and proposed", minimum=0, maximum=2**32 - 1)
-    reduction: int = option(3, "of halving: at a rung one setting in so many goes on", minimum=2)
-    first_rung: int = option(1, "of halving: epochs before the first rung", minimum=1)
-    interval: int = option(
-        5, "of pbt: epochs till the worst take over from the best again", minimum=1
+    reduction: int = option(
+        3, "halving: one configuration in so many goes on from a rung", minimum=2
     )
-    places: int = option(0, "members trained at a time; 0 takes all that fit", minimum=0)
+    first_rung: int = option(1, "halving: evaluations before the first rung", minimum=1)
+    interval: int = option(
+        5, "pbt: evaluations until the worst are replaced by copies of the best again", minimum=1
+    )
+    slots: int = option(0, "members trained at a time; 0 takes all that fit", minimum=0)
     layout: str = option(
         "auto",
         "members on the hardware: DEVICESxTOGETHER, or measure, which tries some first, or auto, "
@@ -42,19 +47,19 @@ class Settings:
 
 
 class Sweep(NamedTuple):
-    """What a command line asks for.
+    """Hold what a command line asks for.
 
     Attributes:
       experiment: its name.
-      module: its file.
-      base: the Config that the swept fields are replaced in.
+      module: its module.
+      base: the Config in which the swept fields are replaced.
       swept: the axes.
       settings: the sweep's own flags.
       command: the whole command line.
     """
 
     experiment: str
-    module: Any
+    module: ModuleType
     base: Any
     swept: list[Axis]
     settings: Settings

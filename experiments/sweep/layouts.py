@@ -1,96 +1,91 @@
-"""How many members are trained at a time, and where."""
+"""Choose how many members are trained at a time, and on which devices."""
 
 import re
 import time
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness import devices, loop
-from experiments.harness.config import TrainingConfig, traced
+from experiments.harness.engine import engine_of
 from experiments.harness.errors import UserError
+from experiments.harness.plan import Plan, SweepState
 from experiments.harness.processes import highest
 from experiments.harness.program import Program
-from experiments.sweep.loop import numbers_of
-from experiments.sweep.plan import Plan
-from experiments.sweep.programs import compiled
-from recurrent.training import population
-from recurrent.training.population import Layout, layouts, placed
+from recurrent.training.population import Layout, layouts, put
 
 SHARE_OF_MEMORY = 0.8  # the rest is for activations and data
 
 
-def places_of(
-    program: Program, config: TrainingConfig, members: int, seeds: int, asked: int
-) -> int:
-    """How many members are trained at a time: as many as asked for, else all that fit.
+def slots_of(program: Program, config: Any, members: int, seeds: int, asked: int) -> int:
+    """Return how many members are trained at a time: as many as asked for, else all that fit.
 
     Args:
       program: of the members.
       config: its Config.
       members: how many there are.
-      seeds: members of the largest setting, which need places together.
+      seeds: members of the largest configuration, which need slots together.
       asked: by the user; 0 for none.
 
     Raises:
-      UserError: where fewer fit into memory, or fewer than a setting has members are asked for.
+      UserError: where fewer fit into memory, or fewer are asked for than a configuration has.
     """
-    each = bytes_of_member(program, config)
+    each = devices.bytes_of_member(program, config)
     apart = 1 if jax.default_backend() == "cpu" else jax.device_count()  # each with its own memory
     available = SHARE_OF_MEMORY * devices.memory_bytes() * apart
     fit = int(available // each)
     if fit < max(asked, seeds):
         raise UserError(
             f"{max(asked, seeds)} members at a time need about "
-            f"{max(asked, seeds) * each / 2**30:.1f} GiB for params and optimiser, and "
-            f"{available / 2**30:.1f} can be used; {fit} fit: choose a lower --places, fewer "
+            f"{max(asked, seeds) * each / 2**30:.1f} GiB for params and optimizer, and "
+            f"{available / 2**30:.1f} can be used; {fit} fit: choose a lower --slots, fewer "
             "seeds or smaller sizes."
         )
     if 0 < asked < seeds:
         raise UserError(
-            f"--places: expected at least {seeds}, the seeds of a setting, got {asked}."
+            f"--slots: expected at least {seeds}, the seeds of a configuration, got {asked}."
         )
     return rounded_up(min(asked or fit, members), jax.device_count(), fit)
 
 
-def rounded_up(places: int, devices: int, fit: int) -> int:
-    """So that the devices share them equally, where there are enough and they fit."""
-    whole = -(-places // devices) * devices
-    shared = places > 1 or jax.process_count() > 1  # which all take part in everything
-    return whole if shared and whole <= fit else places
+def rounded_up(slots: int, devices: int, fit: int) -> int:
+    """Round up so that the devices share the slots equally, where there are enough and they fit."""
+    whole = -(-slots // devices) * devices
+    shared = slots > 1 or jax.process_count() > 1  # all of which take part in everything
+    return whole if shared and whole <= fit else slots
 
 
-def bytes_of_member(program: Program, config: TrainingConfig) -> int:
-    """Of its state, its best params and a gradient."""
-    numbers = {name: jnp.asarray(value) for name, value in traced(config).items()}
-    member = jax.eval_shape(lambda numbers: population.begin(program.task, numbers), numbers)
-    return devices.bytes_of(member) + devices.bytes_of(member.best_params)
+def layout_of(slots: int, asked: str) -> Layout:
+    """Return the layout asked for as ``DEVICESxTOGETHER``, else what is likely to be the fastest.
 
-
-def layout_of(places: int, asked: str) -> Layout:
-    """The layout asked for as ``DEVICESxTOGETHER``, else what is likely to be the fastest.
-
-    That is all devices that can share the places equally; and on a CPU one member after the other
+    That is all devices that can share the slots equally; and on a CPU one member after the other
     on each, elsewhere all of a device's members side by side.
 
     Raises:
-      UserError: for a text that is no layout, or one that these devices and places cannot have.
+      UserError: for a text that is no layout, or one that these devices and slots cannot have.
     """
     if asked in ("auto", "measure"):
-        count = max(n for n in range(1, jax.device_count() + 1) if places % n == 0)
+        count = max(n for n in range(1, jax.device_count() + 1) if slots % n == 0)
         if count < jax.device_count() and jax.process_count() > 1:
             raise UserError(
                 f"sweep: {jax.device_count()} devices of {jax.process_count()} processes cannot "
-                f"share {places} places equally, with which it began or which fit; train it by "
+                f"share {slots} slots equally, with which it began or which fit; train it by "
                 "another number of --processes."
             )
-        return Layout(count, 1 if jax.default_backend() == "cpu" else places // count)
+        return Layout(count, 1 if jax.default_backend() == "cpu" else slots // count)
     match = re.fullmatch(r"(\d{1,6})x(\d{1,6})", asked)
-    if not match or 0 in (layout := Layout(*map(int, match.groups()))):
+    if not match or 0 in map(int, match.groups()):
         raise UserError(
             f"--layout: expected auto, measure or DEVICESxTOGETHER, as 2x1, got {asked!r}."
         )
+    layout = Layout(*map(int, match.groups()))
+    check_layout(layout, slots, asked)
+    return layout
+
+
+def check_layout(layout: Layout, slots: int, asked: str) -> None:
+    """Raise `UserError` where these devices and slots cannot have a layout."""
     if layout.devices != jax.device_count() and jax.process_count() > 1:
         raise UserError(
             f"--layout={asked}: {jax.process_count()} processes train on all of their "
@@ -100,17 +95,16 @@ def layout_of(places: int, asked: str) -> Layout:
         raise UserError(
             f"--layout={asked}: there are {jax.device_count()} devices, not {layout.devices}."
         )
-    if places % layout.devices:
+    if slots % layout.devices:
         raise UserError(
-            f"--layout={asked}: {layout.devices} devices cannot share {places} places equally; "
-            "choose other --places."
+            f"--layout={asked}: {layout.devices} devices cannot share {slots} slots equally; "
+            "choose other --slots."
         )
-    return layout
 
 
-def told(layout: Layout, places: int) -> str:
-    """The layout in words."""
-    each = places // layout.devices
+def describe(layout: Layout, slots: int) -> str:
+    """Return the layout in words."""
+    each = slots // layout.devices
     on = "1 device" if layout.devices == 1 else f"{layout.devices} devices"
     if layout.together == 1:
         return f"{on}, one member after the other"
@@ -118,8 +112,8 @@ def told(layout: Layout, places: int) -> str:
 
 
 def with_fastest_layout(plan: Plan) -> Plan:
-    """The plan with the fastest layout of those worth measuring, all of which it says."""
-    candidates = layouts(plan.places, jax.device_count())
+    """Return the plan with the fastest layout of those worth measuring; print how fast each is."""
+    candidates = layouts(plan.slots, jax.device_count())
     seconds = {layout: highest(seconds_of(plan, layout))[0] for layout in candidates}
     for layout, each in seconds.items():
         print(f"layout {layout.devices}x{layout.together}: {each:.3f} s", flush=True)
@@ -127,12 +121,11 @@ def with_fastest_layout(plan: Plan) -> Plan:
 
 
 def seconds_of(plan: Plan, layout: Layout) -> float:
-    """The better of two calls, after one that compiles."""
-    run, program = compiled(plan.program, layout), plan.program
-    numbers, empty = numbers_of(plan, [0] * plan.places), np.zeros(plan.places, bool)
-    members = run.begin((numbers, empty))
-    data = placed(program.data["train"], layout, shared=True)
-    train = run.train(loop.next_call(0, program.steps_per_epoch, plan.config.steps_per_call))
+    """Return the seconds of a call: the better of two, after one that compiles."""
+    engine, state = engine_of(plan.program, layout), SweepState(slots=(0,) * plan.slots)
+    members = engine.begin((loop.hparams_in_slots(plan, state), np.zeros(plan.slots, bool)))
+    data = put(plan.program.data["train"], layout, shared=True)
+    train = engine.train(loop.next_call(plan, state))
     times = []
     for _ in range(3):
         begun = time.monotonic()

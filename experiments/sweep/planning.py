@@ -1,68 +1,85 @@
-"""From a command line to plans: which members there are, in which programs, how many at a time."""
+"""Turn a command line into a search, and what it asks for into plans of compiled programs."""
 
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.harness import config
 from experiments.harness.config import Option
 from experiments.harness.errors import UserError
+from experiments.harness.plan import Outcome, Plan, Values, let_all_go_on
+from experiments.harness.program import Program
 from experiments.sweep import axes, layouts, ranking
-from experiments.sweep.axes import Axis, Point
+from experiments.sweep.axes import Axis
 from experiments.sweep.flags import Settings, Sweep
-from experiments.sweep.plan import Inheritance, Plan
-from experiments.sweep.ranking import Outcome
-from experiments.sweep.search import successive_halving, tpe
+from experiments.sweep.search import Batch, Search, Tried
+from experiments.sweep.search.listed import ask_listed
+from experiments.sweep.search.pbt import tell_by_copying
+from experiments.sweep.search.successive_halving import rungs_of, tell_by_rungs
+from experiments.sweep.search.tpe import ask_tpe
 
-REFUSALS = 20
+REFUSALS = 20  # of proposals in a row that an experiment may refuse
 
 
 def planned(sweep: Sweep) -> list[Plan]:
-    """A plan for each program that the sweep needs; of those to be proposed, the first."""
-    options = config.options(sweep.module.Config)
-    refuse_idle_flags(sweep)
+    """Return the plan of each program; of those to be proposed, the first.
+
+    Raises:
+      UserError: for what cannot be swept so.
+    """
+    check_idle_flags(sweep)
     if sweep.settings.propose:
-        refuse_largest(sweep)
-        return [next(proposals(sweep, list))]
-    points = points_of(sweep.settings, sweep.swept, options)
-    return [
-        plan_of(sweep, static, [points[member] for member in members], members)
-        for static, members in axes.programs(points, options)
-    ]
+        check_largest(sweep)
+        plan, _ = next_plan(sweep, [])
+        return [plan] if plan else []
+    search, plans = search_of(sweep), []
+    while batch := search.ask([Tried(plan.values[0], None) for plan in plans]):
+        plans.append(plan_of(sweep, search, batch))
+    return plans
 
 
-def proposals(sweep: Sweep, ended: Callable[[], Sequence[Sequence[Outcome]]]) -> Iterator[Plan]:
-    """Plans whose static fields are proposed, each by the outcomes of all before it.
+def search_of(sweep: Sweep) -> Search:
+    """Return the search that the flags ask for."""
+    options, asked, seed = options_of(sweep), sweep.settings, sweep.settings.draw_seed
+    ask = (
+        ask_listed(members_of(asked, sweep.swept, options), options)
+        if not asked.propose
+        else (
+            ask_tpe(static_axes(sweep), options, traced_members(sweep), program_count(sweep), seed)
+        )
+    )
+    rules = {
+        "halving": tell_by_rungs(asked.reduction, asked.first_rung),
+        "pbt": tell_by_copying(asked.interval, sweep.swept, options, seed),
+    }
+    return Search(ask, rules.get(asked.search, let_all_go_on))
 
-    What a program refuses is told, and counts as a failure.
+
+def next_plan(sweep: Sweep, tried: Sequence[Tried]) -> tuple[Plan | None, list[Tried]]:
+    """Return the plan of the next proposal, and what was tried with those that were refused.
+
+    A proposal that the experiment refuses is left out, with its reason, and counts as a failure.
 
     Raises:
       UserError: that of the last of `REFUSALS` proposals in a row that were refused.
     """
-    options, score, refused, number = config.options(sweep.module.Config), None, 0, 0
-    points = tpe.proposed(static_axes(sweep), options, sweep.settings.draw_seed)
-    while number < times(sweep):
+    search, found = search_of(sweep), list(tried)
+    while batch := search.ask(found):
         try:
-            point = points.send(score)
-        except StopIteration:
-            return
-        try:
-            plan = plan_of_static(sweep, point, number)
+            return plan_of(sweep, search, batch), found
         except UserError as error:
-            score, refused = None, refused + 1
-            if refused == REFUSALS:
+            found.append(Tried(batch.static, None, refused=True))
+            last = found[-REFUSALS:]
+            if len(last) == REFUSALS and all(each.refused for each in last):
                 raise
             print(f"proposal left out: {error}", file=sys.stderr)
-            continue
-        yield plan
-        score, refused = best_score(sweep, ended()[number]), 0
-        number += 1
+    return None, found
 
 
-def times(sweep: Sweep) -> int:
-    """How many programs are proposed; 1 where none are."""
+def program_count(sweep: Sweep) -> int:
+    """Return how many programs are proposed; 1 where none are."""
     if not sweep.settings.propose:
         return 1
     lengths = [len(axis.values) for axis in static_axes(sweep)]
@@ -70,44 +87,49 @@ def times(sweep: Sweep) -> int:
 
 
 def best_score(sweep: Sweep, outcomes: Sequence[Outcome]) -> float | None:
-    """Of a program's best setting; None where all diverged."""
+    """Return the score of a program's best configuration; None where all diverged."""
     score = ranking.ranked(outcomes, [axis.field for axis in sweep.swept])[0].score
     return score if math.isfinite(score) else None
 
 
-def plan_of_static(sweep: Sweep, point: Point, number: int) -> Plan:
-    """The plan of program ``number``, which trains all that is traced by these static fields."""
-    options = config.options(sweep.module.Config)
-    traced = [axis for axis in sweep.swept if options[axis.field].traced]
-    points = [point | own for own in points_of(sweep.settings, traced, options)]
-    first = number * len(points)
-    return plan_of(sweep, point, points, list(range(first, first + len(points))))
-
-
-def refuse_largest(sweep: Sweep) -> None:
-    """Raises `UserError` where a program with the largest values could not be trained."""
-    plan_of_static(sweep, {axis.field: largest(axis) for axis in static_axes(sweep)}, 0)
+def check_largest(sweep: Sweep) -> None:
+    """Raise `UserError` where a program with the largest values could not be trained."""
+    static = {axis.field: largest(axis) for axis in static_axes(sweep)}
+    members = [static | own for own in traced_members(sweep)]
+    plan_of(sweep, search_of(sweep), Batch(static, members, list(range(len(members)))))
 
 
 def largest(axis: Axis) -> Any:
-    """The largest value of an axis, or its first where they are no numbers."""
+    """Return the largest value of an axis, or its first where they are no numbers."""
     if axis.bounds:
         return axis.bounds.high
     return axis.values[0] if isinstance(axis.values[0], str) else max(axis.values)
 
 
+def options_of(sweep: Sweep) -> dict[str, Option]:
+    """Return the fields of the sweep's experiment."""
+    return config.options(sweep.module.Config)
+
+
 def static_axes(sweep: Sweep) -> list[Axis]:
-    """Those that need a program for each value."""
-    options = config.options(sweep.module.Config)
+    """Return the axes that need a program for each value."""
+    options = options_of(sweep)
     return [axis for axis in sweep.swept if not options[axis.field].traced]
 
 
-def points_of(
+def traced_members(sweep: Sweep) -> list[Values]:
+    """Return the swept traced fields of the members of each proposed program."""
+    options = options_of(sweep)
+    traced = [axis for axis in sweep.swept if options[axis.field].traced]
+    return members_of(sweep.settings, traced, options)
+
+
+def members_of(
     settings: Settings, swept: Sequence[Axis], options: Mapping[str, Option]
-) -> list[Point]:
-    """The swept fields of every member."""
+) -> list[Values]:
+    """Return the swept fields of every member."""
     if settings.search == "random" and not settings.draws:
-        raise UserError("--search=random: say how many settings to draw, as in --draws=20.")
+        raise UserError("--search=random: say how many configurations to draw, as in --draws=20.")
     if settings.search == "grid" and settings.draws:
         raise UserError("--draws: a grid has every combination; use --search=random or halving.")
     if settings.draws:
@@ -115,8 +137,8 @@ def points_of(
     return axes.grid(swept)
 
 
-def refuse_idle_flags(sweep: Sweep) -> None:
-    """Raises `UserError` for a flag that would change nothing."""
+def check_idle_flags(sweep: Sweep) -> None:
+    """Raise `UserError` for a flag that would change nothing."""
     asked, owners = sweep.settings, {"reduction": "halving", "first_rung": "halving"}
     for name, owner in {**owners, "interval": "pbt"}.items():
         default = config.options(asked)[name].default
@@ -131,51 +153,48 @@ def refuse_idle_flags(sweep: Sweep) -> None:
         )
 
 
-def plan_of(sweep: Sweep, static: Point, points: list[Point], members: list[int]) -> Plan:
-    """The plan of the members that share their static fields."""
-    own = dataclasses.replace(sweep.base, **static)
-    program, asked = sweep.module.program(own), sweep.settings
-    settings = axes.settings(points)
-    places = layouts.places_of(program, own, len(points), max(map(len, settings)), asked.places)
-    by_rungs = asked.search == "halving"
-    if asked.search == "pbt" and places < len(points):
-        raise UserError(
-            f"--search=pbt: {len(points)} members must train at the same time, and {places} do; "
-            "choose more --places, fewer members or smaller sizes."
-        )
-    if asked.search == "pbt" and asked.interval >= program.epochs:
-        raise UserError(
-            f"--interval: members take over every {asked.interval} epochs, and there are "
-            f"{program.epochs}; choose fewer."
-        )
-    rungs = (
-        successive_halving.rungs(program.epochs, asked.reduction, asked.first_rung)
-        if by_rungs
-        else []
-    )
-    if by_rungs and not rungs:
-        raise UserError(
-            f"--search=halving: no rung lies within {program.epochs} epochs; choose a lower "
-            "--first_rung or --reduction, or more epochs."
-        )
+def plan_of(sweep: Sweep, search: Search, batch: Batch) -> Plan:
+    """Return the plan of the members that share their static fields."""
+    own, asked = dataclasses.replace(sweep.base, **batch.static), sweep.settings
+    program = sweep.module.program(own)
+    configurations = axes.configurations(batch.members)
+    seeds = max(map(len, configurations))
+    slots = layouts.slots_of(program, own, len(batch.members), seeds, asked.slots)
+    check_search(asked, program, len(batch.members), slots)
     return Plan(
         program=program,
         config=own,
-        points=points,
-        names=members,
-        settings=settings,
-        layout=layouts.layout_of(places, asked.layout),
-        places=places,
-        patience=own.patience or math.inf,
-        reduction=asked.reduction,
-        rungs=rungs,
-        inheritance=inheritance_of(sweep) if asked.search == "pbt" else None,
+        values=batch.members,
+        names=batch.names,
+        configurations=configurations,
+        layout=layouts.layout_of(slots, asked.layout),
+        slots=slots,
+        tell=search.tell,
+        marks=rungs_in(asked, program),
     )
 
 
-def inheritance_of(sweep: Sweep) -> Inheritance:
-    """The rule of population-based training."""
-    options = config.options(sweep.module.Config)
-    return Inheritance(
-        sweep.settings.interval, list(sweep.swept), options, sweep.settings.draw_seed
-    )
+def rungs_in(asked: Settings, program: Program) -> list[int]:
+    """Return after how many evaluations halving compares; nothing for another search."""
+    if asked.search != "halving":
+        return []
+    return rungs_of(program.evaluations, asked.reduction, asked.first_rung)
+
+
+def check_search(asked: Settings, program: Program, members: int, slots: int) -> None:
+    """Raise `UserError` where the search could never stop or copy anyone."""
+    if asked.search == "halving" and not rungs_in(asked, program):
+        raise UserError(
+            f"--search=halving: no rung lies within {program.evaluations} evaluations; choose "
+            "a lower --first_rung or --reduction, or a longer training."
+        )
+    if asked.search == "pbt" and slots < members:
+        raise UserError(
+            f"--search=pbt: {members} members must train at the same time, and {slots} do; "
+            "choose more --slots, fewer members or smaller sizes."
+        )
+    if asked.search == "pbt" and asked.interval >= program.evaluations:
+        raise UserError(
+            f"--interval: the worst are replaced every {asked.interval} evaluations, and there "
+            f"are {program.evaluations}; choose fewer."
+        )

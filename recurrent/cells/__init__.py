@@ -1,4 +1,8 @@
-"""Cells, one family a file."""
+"""Build recurrent cells, with one module for each family.
+
+`gates` turns a gate function into a cell, `classic` and `layer_norm` hold such cells, and
+`convolutional`, `xlstm`, `linear`, `state_space`, `deltanet` and `attention` the other families.
+"""
 
 from recurrent.cells._gated_loop import GateVJP
 from recurrent.cells.attention import KeyValueCache, attention_cell

@@ -1,4 +1,4 @@
-"""The loop of a gated cell over a sequence, and its derived backward pass."""
+"""Run a gated cell over a sequence, with a backward pass that is derived from the gate."""
 
 import math
 from collections.abc import Callable
@@ -10,11 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from recurrent.cell import Cell, Params, as_input, scan_sequence, where_flag
-from recurrent.linear_map import (
-    CACHED,
-    Maps,
-    _is_single_row,
-)
+from recurrent.linear_map import CPU_CACHE_SIZE, Maps, _is_single_row
 
 Gate = Callable[..., Any]
 
@@ -23,20 +19,39 @@ Blocks = list[Array]
 
 
 class GateVJP(NamedTuple):
-    """A gate with a backward pass of its own, in the manner of `jax.custom_vjp`.
+    """Hold a gate with a backward pass written by hand, in the manner of `jax.custom_vjp`.
 
-    Its residuals lie where their gradients will: ``sums`` has a block of the shape and type of each
-    of zx, and ``own`` of each of zh but those that the gate adds to that of zx. What stands in them
-    is the gate's affair: the pre-activations, or what it made of them.
+    The residuals have the layout of the gradients that will replace them: ``sums`` has one block
+    for each block of zx, of the same shape and type, and ``own`` one for each block of zh that is
+    not in ``shared``. They may hold the pre-activations or anything computed from them.
 
-    Its forward must compute what the gate does, which alone runs where nothing is differentiated,
-    and under ``method="scan"``: compare the gradients of the two methods.
+    ``forward`` must compute the same state as the gate function, which runs without it when
+    nothing is differentiated, and under ``method="scan"``. To test a backward pass, compare the
+    gradients of the two methods of `recurrent.unroll`.
 
     Attributes:
       forward: ``(zx, zh, state) -> (state, sums, own)``.
       backward: ``(sums, own, state before, d_state after) -> (d_sums, d_own, d_state before)``,
-        where d_sums are the gradients of zx, and d_own those of the other blocks of zh.
-      shared: the blocks of zx and zh that the gate adds and uses in no other way.
+        where d_sums are the gradients of zx, and d_own those of the blocks of zh that are not in
+        ``shared``.
+      shared: the indices of the blocks that the gate uses only as the sum of that of zx and that
+        of zh, so that the two have the same gradient.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import GateVJP, Hidden, gated, unroll
+      >>> def forward(zx, zh, state):
+      ...     h = jnp.tanh(zx[0] + zh[0])
+      ...     return Hidden(h), [h], []  # h is all that the backward pass needs
+      >>> def backward(sums, own, before, d_new):
+      ...     d_z = d_new.hidden * (1 - sums[0] ** 2)
+      ...     return [d_z], [], Hidden(jnp.zeros_like(d_z))
+      >>> vjp = GateVJP(forward, backward, shared=frozenset({0}))
+      >>> cell = gated(lambda *args: forward(*args)[0], 3, 4, gates=1, gate_vjp=vjp)
+      >>> loss = lambda params: unroll(cell, params, jnp.linspace(-1, 1, 15).reshape(5, 3))[1].sum()
+      >>> gradient = jax.eval_shape(jax.grad(loss), cell.init(jax.random.key(0)))
+      >>> gradient["recurrent"]["kernel"].shape
+      (4, 4)
     """
 
     forward: Callable[[Blocks, Blocks, Any], tuple[Any, Blocks, Blocks]]
@@ -45,17 +60,17 @@ class GateVJP(NamedTuple):
 
 
 def split_blocks(maps: Maps, zx: Array, zh: Array) -> tuple[Blocks, Blocks]:
-    """The arrays that a gate gets."""
+    """Split zx and zh along the last axis into the lists of blocks that a gate gets."""
     return jnp.split(zx, maps.input_blocks, -1), jnp.split(zh, maps.recurrent_blocks, -1)
 
 
 class Steps(NamedTuple):
-    """What one step of a gated loop reads, or all of them with a leading T.
+    """Hold what one step of a gated loop reads, or what all steps read, with a leading axis T.
 
     Attributes:
       x: the input.
-      real: False where the step is padding, ``[...]``; None for never.
-      fresh: True where the state is reset first, ``[...]``; None for never.
+      real: False where the step is padding, ``[...]``; None if no step is.
+      fresh: True where the state is reset before the step, ``[...]``; None if it never is.
     """
 
     x: Any
@@ -64,44 +79,58 @@ class Steps(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The params of a gated cell: of its two maps and of its gate."""
+    """Hold the params of a gated cell: those of its two maps and of its gate."""
 
     input: Params
     recurrent: Params
     gate: dict[str, Any]
 
 
-def gated_sequence(*args: Any, **flags: Any) -> tuple[Any, Array]:
-    """`mapped_sequence`, by a name that tells the cells of `gated`; see `scan_sequence`."""
-    return mapped_sequence(*args, **flags)
+class GatedSequence(NamedTuple):
+    """Hold the parts of a gated cell, and run it over whole sequences when called.
 
+    Attributes:
+      cell: the cell itself, without a sequence function.
+      gate: ``(gate params, zx, zh, state) -> state``.
+      maps: the maps from x to zx and from h to zh.
+      vjp: the gate with its backward pass; None to derive that.
+      block_per_gate: whether both maps are dense, and zx and zh have a block of H columns for each
+        gate, as in the cells of `recurrent.gated`. `recurrent.deer` then reads the diagonal of the
+        Jacobian off the recurrent kernel.
+    """
 
-def mapped_sequence(
-    cell: Cell,
-    gate: Gate,
-    maps: Maps,
-    vjp: GateVJP | None,
-    params: Params,
-    state: Any,
-    xs: Array,
-    *,
-    mask: Array | None,
-    reset: Array | None,
-    reverse: bool,
-) -> tuple[Any, Array]:
-    """The fast sequence function of a `gated_cell`."""
-    if xs.shape[0] == 0:
-        return scan_sequence(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
-    xs = as_input(xs, cell.input_shape, params["input"]["kernel"].dtype)
-    if mask is not None:
-        xs = where_flag(mask, xs, jnp.zeros_like(xs))
-    batch_shape = xs.shape[1 : xs.ndim - len(cell.input_shape)]
-    initial = None if reset is None else cell.initial_state(params, batch_shape)
-    weights = Weights(params["input"], params["recurrent"], params.get("gate", {}))
-    steps = Steps(xs, mask, reset)
-    ran: Any = gated_loop(gate, maps, vjp, reverse, weights, state, initial, steps)
-    state, ys = ran
-    return state, ys if mask is None else where_flag(mask, ys, jnp.zeros_like(ys))
+    cell: Cell
+    gate: Gate
+    maps: Maps
+    vjp: GateVJP | None = None
+    block_per_gate: bool = False
+
+    def __call__(
+        self,
+        params: Params,
+        state: Any,
+        xs: Array,
+        *,
+        mask: Array | None,
+        reset: Array | None,
+        reverse: bool,
+    ) -> tuple[Any, Array]:
+        """Run the cell over a whole sequence; the arguments and results are `scan_sequence`'s."""
+        cell = self.cell
+        if xs.shape[0] == 0:
+            return scan_sequence(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
+        xs = as_input(xs, cell.input_shape, params["input"]["kernel"].dtype)
+        if mask is not None:
+            xs = where_flag(mask, xs, jnp.zeros_like(xs))
+        batch_shape = xs.shape[1 : xs.ndim - len(cell.input_shape)]
+        initial = None if reset is None else cell.initial_state(params, batch_shape)
+        weights = Weights(params["input"], params["recurrent"], params.get("gate", {}))
+        steps = Steps(xs, mask, reset)
+        ran: Any = gated_loop(
+            self.gate, self.maps, self.vjp, reverse, weights, state, initial, steps
+        )
+        state, ys = ran
+        return state, ys if mask is None else where_flag(mask, ys, jnp.zeros_like(ys))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -115,26 +144,26 @@ def gated_loop(
     initial: Any,
     steps: Steps,
 ) -> tuple[Any, Array]:
-    """Steps a gated cell through a sequence.
+    """Step a gated cell through a sequence.
 
     Args:
       gate: ``(gate params, zx, zh, state) -> state``.
-      maps: of x and of h.
-      vjp: the gate's backward pass; None to derive it.
-      reverse: from the last step to the first.
+      maps: the maps from x to zx and from h to zh.
+      vjp: the gate with its backward pass; None to derive that.
+      reverse: run from the last step to the first.
       weights: the params of the maps and the gate.
-      state: before the first step.
-      initial: what a reset puts back; None where nothing resets.
-      steps: the inputs, time first.
+      state: the state before the first step.
+      initial: the state that a reset restores; None if no step resets.
+      steps: the inputs and flags of all steps, time first.
 
     Returns:
-      The state after the last step, and h of every step.
+      The state after the last step, and h of every step ``[T, ..., H]``.
     """
     return _plain_loop(gate, maps, reverse, weights, state, initial, steps)
 
 
 def _plain_loop(gate, maps, reverse, weights, state, initial, steps):
-    """`gated_loop` without its backward pass."""
+    """Compute `gated_loop` without its own backward pass."""
 
     def apply(zx, zh, state):
         return gate(weights.gate, zx, zh, state), [], []
@@ -144,9 +173,10 @@ def _plain_loop(gate, maps, reverse, weights, state, initial, steps):
 
 
 def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple[Any, ...]:
-    """The last state and every h; if it keeps them also the states before each step and residuals.
+    """Run the loop, and return the last state and every h.
 
-    Of those states h is left out, since it is that of the step before.
+    With ``keeps``, also return the states before each step and the residuals. Those states lack
+    h, which is the output of the step before.
     """
 
     def body(project, state, step):
@@ -162,7 +192,7 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
         return lax.scan(partial(body, project), state, steps, reverse=reverse)
 
     def project_outside(state, steps):
-        zx = maps.input.apply(weights.input, steps.x)
+        zx = maps.input.apply(weights.input, steps.x)  # [T, ..., D] -> [T, ..., blocks * H]
 
         def of_step(state, inputs):
             t, step = inputs
@@ -173,12 +203,12 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
         return lax.scan(of_step, state, inputs, reverse=reverse)
 
     def project_outside_and_keep(state, steps):
-        zx = maps.input.apply(weights.input, steps.x)
+        zx = maps.input.apply(weights.input, steps.x)  # [T, ..., D] -> [T, ..., blocks * H]
 
         def of_step(carry, inputs):
             (state, zx), (t, step) = carry, inputs
             new, (h, before, (sums, own)) = body(partial(_at, zx), state, step._replace(x=t))
-            return (new, _put(zx, sums, t)), (h, before, own)  # what is kept over what was read
+            return (new, _put(zx, sums, t)), (h, before, own)  # sums overwrite the zx just read
 
         inputs = jnp.arange(len(zx)), steps._replace(x=None)
         (last, zx), (h, before, own) = lax.scan(of_step, (state, zx), inputs, reverse=reverse)
@@ -193,23 +223,27 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
 
 
 def _is_read_once(weights: Weights, state: Any, x: Array) -> bool:
-    """Whether the input's kernel is better read once, in a product before the loop, on a CPU too.
+    """Return whether one product of all inputs before the loop is the faster way on a CPU too.
 
-    Elsewhere it always is. On a CPU the product inside the loop costs no more, and its result is
-    still at hand; but not where the kernel does not fit into the caches. Nor where the results of
-    all steps do, and much of a step's work is on its inputs: these are many and no fewer than the
-    hidden units, for then all cores share one large product, or some beside a single row, whose
-    product takes no longer than to read the kernel.
+    On other platforms it always is. On a CPU a product in each step usually costs no more, and its
+    result is still in the caches when the gate reads it. One product before the loop is faster if
+    the kernel does not fit into the caches. It is faster too if the results of all steps do fit
+    and much of a step's work is on its inputs. That is so with at least 128 inputs that are no
+    fewer than the hidden units, for then all cores share one large product; or with a batch of one
+    row and at least 64 inputs, for then a step's product takes no longer than reading the kernel.
     """
     kernel, hidden = weights.input["kernel"], state.hidden.shape[-1]
     inputs, columns = kernel.shape[0], kernel.shape[-1]
     many = 64 if _is_single_row(x[0]) else max(128, hidden)
-    fits = math.prod(x.shape[:-1]) * columns <= 2 * CACHED
-    return kernel.size > CACHED or (inputs >= many and fits)
+    fits = math.prod(x.shape[:-1]) * columns <= 2 * CPU_CACHE_SIZE
+    return kernel.size > CPU_CACHE_SIZE or (inputs >= many and fits)
 
 
 def _apart(t, z):
-    """Of step t, not fused with what reads it: XLA on a CPU would not vectorise that."""
+    """Return the slice z of step t through a branch, which keeps XLA from fusing it.
+
+    XLA on a CPU does not vectorize what it fuses with a slice of a stacked array.
+    """
 
     def branch(t, z):
         return lax.cond(t >= 0, lambda z: z, jnp.zeros_like, z)
@@ -228,15 +262,16 @@ def _gated_loop_forward(gate, maps, vjp, reverse, weights, state, initial, steps
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
 def _keeping_loop(gate, maps, vjp, reverse, weights, state, initial, steps):
-    """`_plain_loop`, with all that `_gradients` needs."""
+    """Compute `_plain_loop` and everything that `_gradients` needs."""
     forward = (vjp or _derived(gate, maps, weights, state, steps)).forward
     return _run(forward, True, maps, reverse, weights, state, initial, steps)
 
 
 @_keeping_loop.defjvp
 def _keeping_loop_jvp(gate, maps, vjp, reverse, primals, tangents):
-    # It writes over what it read, as the loop below does, and the same is true of its derivative.
-    # Nothing reads the tangents of the residuals.
+    # As in `_gradients`, each step overwrites what it read, so the derivative of this loop would
+    # keep a copy of it all for each step; that of the plain loop does not. The tangents of the
+    # residuals may be zero, since nothing reads them.
     (*rest, steps), (*t_rest, t_steps) = primals, tangents
     loop = _loop_of_inputs(gate, maps, reverse, steps)
     t_last, t_hidden = jax.jvp(loop, (*rest, steps.x), (*t_rest, t_steps.x))[1]
@@ -245,7 +280,7 @@ def _keeping_loop_jvp(gate, maps, vjp, reverse, primals, tangents):
 
 
 def _loop_of_inputs(gate, maps, reverse, steps):
-    """`_plain_loop` as a function of what may be differentiated alone."""
+    """Return `_plain_loop` as a function of only the arguments that may be differentiated."""
 
     def loop(weights, state, initial, xs):
         return _plain_loop(gate, maps, reverse, weights, state, initial, steps._replace(x=xs))
@@ -258,9 +293,16 @@ def _gated_loop_backward(gate, maps, vjp, reverse, saved, gradients):
     return *d_inputs, Steps(d_xs, None, None)
 
 
+gated_loop.defvjp(_gated_loop_forward, _gated_loop_backward)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
 def _gradients(gate, maps, vjp, reverse, inputs, residuals, gradients):
-    """Of the loss by the weights, the first state, what a reset puts back, and all x."""
+    """Return the gradients of the loss.
+
+    They are with respect to the weights, the state before the first step, the state that a reset
+    restores, and the inputs.
+    """
     weights, state, initial, steps = inputs
     (hidden, befores, kept), first = residuals, state.hidden
     d_last, d_hidden = gradients
@@ -302,9 +344,9 @@ def _gradients(gate, maps, vjp, reverse, inputs, residuals, gradients):
 
 @_gradients.defjvp
 def _gradients_jvp(gate, maps, vjp, reverse, primals, tangents):
-    # The loop above writes over what it read, and its own derivative would keep a copy of it all
-    # for each step. That of the plain loop's gradient does not; it sees the inputs alone, since
-    # the residuals are made of them.
+    # The loop above overwrites what it read, so its derivative would keep a copy of it all for
+    # each step. The derivative of the plain loop's gradient does not. It needs the inputs only,
+    # since the residuals are computed from them.
     inputs, residuals, gradients = primals
     (t_weights, t_state, t_initial, t_steps), _, t_gradients = tangents
     *rest, steps = inputs
@@ -318,7 +360,7 @@ def _gradients_jvp(gate, maps, vjp, reverse, primals, tangents):
 
 
 def _at(stacked, t):
-    """Step t of what is stacked, as arrays of their own where the stacks are written to after."""
+    """Return step t of the stacked arrays, as copies where the stacks are overwritten later."""
     return lax.platform_dependent(stacked, t, cpu=_copied, default=_slices)
 
 
@@ -327,9 +369,10 @@ def _slices(stacked, t):
 
 
 def _copied(stacked, t):
-    # XLA on a CPU fuses a slice into all that read it. One of them may come after the writing, and
-    # then each step copies the whole stack first. What a branch returns is not fused; and since it
-    # returns the slices of all stacks, what is written to any of them waits for every one.
+    # XLA on a CPU fuses a slice into whatever reads it. A reader that runs after the stack is
+    # overwritten would make each step copy the whole stack first. The result of a branch is not
+    # fused; and since this branch returns the slices of all stacks, a write to any of them waits
+    # until all have been read.
     def zeros(stacked, t):
         return jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), stacked)
 
@@ -342,9 +385,9 @@ def _put(stacked, values, t):
 
 
 def _shared_blocks(gate, maps, weights, state, steps) -> frozenset[int]:
-    """Which blocks of zx and zh the gate adds up and uses in no other way, by its trace.
+    """Return the indices of the blocks that the gate's trace uses only as the sum zx + zh.
 
-    Of those it needs the sum alone, and their two gradients are one.
+    For these only the sum need be kept, and zx and zh have the same gradient.
     """
     of_x, of_h = _shapes_of_blocks(maps, weights, state, steps)
     trace = jax.make_jaxpr(partial(gate, weights.gate))(of_x, of_h, state).jaxpr
@@ -353,7 +396,7 @@ def _shared_blocks(gate, maps, weights, state, steps) -> frozenset[int]:
 
 
 def _shapes_of_blocks(maps, weights, state, steps):
-    """Those of the blocks of zx and zh in one step."""
+    """Return the shapes and types of the blocks of zx and zh in one step."""
 
     def apply(x: Array) -> tuple[Blocks, Blocks]:
         zx = maps.input.apply(weights.input, x)
@@ -363,7 +406,11 @@ def _shapes_of_blocks(maps, weights, state, steps):
 
 
 def _check_vjp(vjp: GateVJP, of_x: Blocks, of_h: Blocks, state: Any) -> None:
-    """Raises `ValueError` where it returns something else than blocks and states like these."""
+    """Check that a `GateVJP` returns blocks and states of the shapes and types it was given.
+
+    Raises:
+      ValueError: if it does not.
+    """
     own = [block for k, block in enumerate(of_h) if k not in vjp.shared]
     forward = jax.eval_shape(vjp.forward, of_x, of_h, state)
     _check_shapes("forward", forward, (state, of_x, own))
@@ -387,9 +434,9 @@ def _is_sum_alone(trace: Any, pair: tuple[Any, Any]) -> bool:
 
 
 def _derived(gate, maps, weights, state, steps) -> GateVJP:
-    """The backward pass that `jax.vjp` derives, from the pre-activations.
+    """Derive the backward pass of a gate by `jax.vjp`, with the pre-activations as residuals.
 
-    Of the blocks that the gate adds up their sum is kept.
+    For the blocks that the gate uses only as the sum zx + zh, that sum is kept.
     """
     shared = _shared_blocks(gate, maps, weights, state, steps)
     apply = partial(gate, weights.gate)
@@ -412,19 +459,22 @@ def _joined(blocks: Blocks) -> Array | None:
 
 
 def _cut(maps: Maps, shared: frozenset[int], sums: Array, own: Array | None):
-    """The blocks of residuals, or of their gradients."""
+    """Split residuals, or their gradients, into blocks."""
     rest = maps.recurrent_blocks - len(shared)
     return jnp.split(sums, maps.input_blocks, -1), [] if own is None else jnp.split(own, rest, -1)
 
 
 def _of_gate(maps: Maps, shared: frozenset[int], sums: Blocks, own: Blocks):
-    """The pre-activations that a gate gets, from what was kept of them."""
+    """Return the blocks of zx and zh for a gate from the residuals that `_derived` keeps.
+
+    Of a shared block only the sum is known, so it stands in zx, with zero in zh.
+    """
     rest, zeros = iter(own), jnp.zeros_like(sums[0])
     return sums, [zeros if k in shared else next(rest) for k in range(maps.recurrent_blocks)]
 
 
 def _recurrent_part(maps, shared, d_zx, d_own):
-    """The gradient of zh, from that of zx, which has its shared blocks, and its own blocks."""
+    """Return the gradient of zh: the shared blocks from that of zx, the others from d_own."""
     if len(shared) == maps.input_blocks == maps.recurrent_blocks:
         return d_zx
     of_x, of_h = _cut(maps, shared, d_zx, d_own)
@@ -433,16 +483,19 @@ def _recurrent_part(maps, shared, d_zx, d_own):
 
 
 def _hidden_before(first, initial, hidden, fresh, reverse):
-    """The h that each step starts from, resets done."""
+    """Return the h that each step starts from, after any reset."""
     parts = [hidden[1:], first[None]] if reverse else [first[None], hidden[:-1]]
-    before = jnp.concatenate(parts)
+    before = jnp.concatenate(parts)  # [T, ..., H]
     if fresh is None:
         return before
     return where_flag(fresh, jnp.broadcast_to(initial.hidden, before.shape), before)
 
 
 def _split(gradient, flag):
-    """A gradient where the flag is true, and where it is not; each zero elsewhere."""
+    """Split a gradient into the parts where the flag is True and where it is False.
+
+    Each part is zero elsewhere.
+    """
     zeros = jax.tree.map(jnp.zeros_like, gradient)
     return where_flag(flag, gradient, zeros), where_flag(flag, zeros, gradient)
 

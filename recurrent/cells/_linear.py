@@ -1,4 +1,4 @@
-"""What linear cells share: params of their projections, steps and dtypes."""
+"""Share helpers among the linear cells: projections, initial step sizes, dtypes and checks."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ def _dtype(params: Params) -> Any:
 
 
 def _wide(x: Array) -> Array:
-    """At least float32: a decay close to 1 has no meaning in bfloat16."""
+    """Cast to at least float32, since bfloat16 cannot represent a decay close to 1."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -31,6 +31,18 @@ def _affine(params: Params, x: Array, compute_dtype: Any) -> Array:
 def init_affine(
     key: Array, draw: Initializer, rows: int, columns: int, blocks: int = 1
 ) -> dict[str, Array]:
+    """Draw an affine map: a kernel ``[rows, blocks * columns]`` and a bias of zeros.
+
+    Args:
+      key: the random key.
+      draw: the initializer of each block ``[rows, columns]``.
+      rows: the input size.
+      columns: the output size of one block.
+      blocks: the number of blocks side by side, each drawn on its own.
+
+    Returns:
+      The params ``{"kernel", "bias"}``.
+    """
     kernel = init_blocks(draw, key, (rows, columns), blocks)
     return {"kernel": kernel, "bias": jnp.zeros(blocks * columns)}
 
@@ -40,17 +52,22 @@ def _normal(key: Array, shape: Shape, variance: float) -> Array:
 
 
 def _uniform(key: Array, size: int, low: float = 0, high: float = 1) -> Array:
-    """Never zero, so that its logarithm is finite."""
+    """Draw uniformly, but never below 1e-6, so that the logarithm is finite."""
     return jax.random.uniform(key, (size,), minval=max(low, 1e-6), maxval=high)
 
 
 def step_bias(key: Array, size: int, low: float, high: float) -> Array:
-    """The inverse of softplus at log-uniform numbers."""
+    """Draw biases ``[size]`` whose softplus is log-uniform between ``low`` and ``high``."""
     steps = jnp.exp(jax.random.uniform(key, (size,), minval=math.log(low), maxval=math.log(high)))
-    return steps + jnp.log(-jnp.expm1(-steps))
+    return steps + jnp.log(-jnp.expm1(-steps))  # the inverse of softplus
 
 
 def check_projection(projection: bool, input_size: int, hidden_size: int) -> None:
+    """Check that the sizes are equal where there is no projection from one to the other.
+
+    Raises:
+      ValueError: if they differ and ``projection`` is False.
+    """
     if not projection and input_size != hidden_size:
         raise ValueError(
             "projection: expected True where input_size and hidden_size differ, "
@@ -59,6 +76,11 @@ def check_projection(projection: bool, input_size: int, hidden_size: int) -> Non
 
 
 def check_step_sizes(low: float, high: float) -> None:
+    """Check the bounds of the initial step sizes.
+
+    Raises:
+      ValueError: unless ``0 < low <= high``.
+    """
     if not 0 < low <= high:
         raise ValueError(
             f"min_step, max_step: expected 0 < min_step <= max_step, got {low} and {high}."

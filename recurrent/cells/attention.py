@@ -1,4 +1,4 @@
-"""Causal self-attention as a cell: its state is a window of past keys and values."""
+"""Run causal self-attention as a recurrent cell, with past keys and values as its state."""
 
 from typing import NamedTuple
 
@@ -20,13 +20,13 @@ from recurrent.linear_map import affine
 
 
 class KeyValueCache(NamedTuple):
-    """The last ``window - 1`` steps that causal self-attention has seen, oldest first.
+    """Hold the keys and values of the last ``window - 1`` steps, oldest first.
 
     Attributes:
-      keys: ``[..., window - 1, K, F]``, without positions.
+      keys: ``[..., window - 1, K, F]``, before rotary positions are applied.
       values: ``[..., window - 1, K, F]``.
       filled: ``[..., window - 1]``, 1 where a step is stored and 0 where none is yet. Floats, so
-        that all of the state is of one type.
+        that the whole state has one dtype.
     """
 
     keys: Array
@@ -45,36 +45,48 @@ def attention_cell(
     rotary_base: float | None = 10_000.0,
     bias: bool = False,
 ) -> Cell:
-    """Causal self-attention as a recurrent cell whose state is a key-value cache.
+    """Build causal self-attention as a recurrent cell whose state is a key-value cache.
 
-    Equation: that of `multi_head_attention`, where step t attends to itself and to the real
-    steps before it, back to the last reset, ``window`` steps in all. Streaming memory is
-    O(window). A whole sequence of T > window steps is computed in blocks, in memory
-    O(T * window), and all at once if it is shorter: for full attention let window be at least
-    the length of the longest sequence.
+    Equation: that of `recurrent.multi_head_attention`, where step t attends to itself and to the
+    real steps before it, back to the last reset, ``window`` steps in all. Reading one step at a
+    time needs memory O(window). A whole sequence of T steps is computed in blocks, in memory
+    O(T * window), if T >= window, and at once otherwise. For full attention, choose a window of at
+    least the length of the longest sequence.
 
     Args:
       input_size: D.
       hidden_size: H, the size of the output.
       heads: N.
-      window: how many steps a step attends to, itself included; at least 2.
+      window: the number of steps that a step attends to, itself included; at least 2.
       key_value_heads: K, a divisor of N; N by default.
       head_size: F; H / N by default.
-      rotary_base: the base of `rotary` positions; None for no positions, so that the order of
-        the earlier steps makes no difference.
-      bias: whether the maps have biases.
+      rotary_base: the base of `recurrent.attention.rotary` positions; None for no positions, so
+        that the order of the earlier steps makes no difference.
+      bias: whether the affine maps have biases.
 
     Returns:
-      The cell. Params are those of `multi_head_attention`, with E = D and outputs of size H.
+      The cell. Params are those of `recurrent.multi_head_attention`, with E = D and outputs of
+      size H.
 
     Raises:
-      ValueError: for a size below 1, a window below 2, a head count that does not divide its
-        size, or an odd head size with rotary positions.
+      ValueError: for a size below 1, a window below 2, a number of heads that does not divide H (if
+        ``head_size`` is None), a number of key-value heads that does not divide N, or an odd head
+        size with rotary positions.
 
     References:
       Vaswani et al. 2017, arXiv:1706.03762; Beltagy et al. 2020, arXiv:2004.05150 (windows); Su
       et al. 2021, arXiv:2104.09864. The cache holds keys before their rotation, which is applied
-      relative to the window: no position grows with the length of the stream.
+      relative to the window, so positions do not grow with the length of the stream.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import attention_cell, unroll
+      >>> cell = attention_cell(input_size=3, hidden_size=4, heads=2, window=8)
+      >>> def run(key, xs):
+      ...     return unroll(cell, cell.init(key), xs)
+      >>> cache, ys = jax.eval_shape(run, jax.random.key(0), jnp.ones((5, 2, 3)))  # xs [T, B, D]
+      >>> ys.shape, cache.keys.shape
+      ((5, 2, 4), (2, 7, 2, 2))
     """
     sizes = _head_sizes(hidden_size, heads, key_value_heads, head_size, rotary_base is not None)
     check_sizes(input_size=input_size, hidden_size=hidden_size)
@@ -91,7 +103,7 @@ def attention_cell(
         return KeyValueCache(stored, stored, stored[..., 0, 0])
 
     def read(params: Params, cache: KeyValueCache, xs: Array) -> tuple[Array, KeyValueCache]:
-        """The queries ``[B, T, N, F]``, and the cache with all new steps."""
+        """Return the queries ``[B, T, N, F]`` and the cache extended by all new steps."""
         xs = as_input(xs, (input_size,), params["query"]["kernel"].dtype)
         queries, keys, values = (
             _heads(params[name], xs, sizes.size) for name in ("query", "key", "value")
@@ -100,7 +112,7 @@ def attention_cell(
         return jnp.moveaxis(queries, 1, 0), jax.tree.map(join, cache, new)
 
     def write(params: Params, contexts: Array) -> Array:
-        contexts = jnp.moveaxis(contexts, 0, 1)
+        contexts = jnp.moveaxis(contexts, 0, 1)  # [T, B, N, F]
         return affine(params["output"], contexts.reshape(*contexts.shape[:2], -1))
 
     def run(params: Params, cache: KeyValueCache, xs: Array, steps: Steps):
@@ -110,7 +122,7 @@ def attention_cell(
             contexts = _attend_in_blocks(queries, joined, since, window, rotary_base)
         else:
             new = jax.tree.map(lambda leaf: leaf[:, past:], joined)
-            # From an empty cache, as in most training, only the new steps cost time.
+            # In most training the cache is empty at first; then only the new steps need computing.
             contexts = lax.cond(
                 jnp.any(cache.filled > 0.5),
                 lambda: _attend_to_window(queries, joined, since, window, rotary_base),
@@ -132,7 +144,10 @@ def attention_cell(
 def _attend_in_blocks(
     queries: Array, joined: KeyValueCache, since: Array | None, window: int, base: float | None
 ) -> Array:
-    """`_attend_to_window` in blocks of ``window - 1`` steps, each with the block before it."""
+    """Do what `_attend_to_window` does, in blocks of ``window - 1`` steps.
+
+    The steps of a block attend to that block and the one before it.
+    """
     past = window - 1
     rows, time = queries.shape[:2]
     count = -(-time // past)
@@ -140,7 +155,7 @@ def _attend_in_blocks(
     def blocks(leaf: Array) -> Array:
         padding = -leaf.shape[1] % past
         leaf = jnp.pad(leaf, [(0, 0), (0, padding), *[(0, 0)] * (leaf.ndim - 2)])
-        return leaf.reshape(rows, -1, past, *leaf.shape[2:])
+        return leaf.reshape(rows, -1, past, *leaf.shape[2:])  # [B, blocks, window - 1, ...]
 
     def with_the_block_before(leaf: Array) -> Array:
         pairs = jnp.concatenate([blocks(leaf)[:, :-1], blocks(leaf)[:, 1:]], axis=2)
@@ -158,15 +173,18 @@ def _attend_in_blocks(
 def _attend_to_window(
     queries: Array, joined: KeyValueCache, since: Array | None, window: int, base: float | None
 ) -> Array:
-    """Attention of the last steps of the joined cache to themselves and to those before.
+    """Let the last steps of the extended cache attend to themselves and to the steps before.
 
     Args:
       queries: ``[B, T, N, F]``, of the last T steps of the cache.
-      joined: the cache ``[B, P + T, ...]``.
-      since: ``[B, T]``, the first step that each step may look back to, where the first of the
-        T steps is number 0.
-      window: how many steps back, the step itself included.
-      base: of the rotary positions.
+      joined: the cache ``[B, P + T, ...]``, of P earlier and T new steps.
+      since: ``[B, T]``, the earliest step that each step may attend to, counted from the first of
+        the T steps; None for no limit.
+      window: the number of steps that a step may attend to, itself included.
+      base: the base of the rotary positions; None for no positions.
+
+    Returns:
+      The contexts ``[B, T, N, F]``.
     """
     time = queries.shape[1]
     key_steps = jnp.arange(time - joined.keys.shape[1], time)

@@ -1,7 +1,7 @@
-"""The classic cells, each a gate function: a few lines of its paper's equation.
+"""Build the classic cells, each from a gate function of a few lines: its paper's equation.
 
-In every factory ``**options`` are the initialisers and `compute_dtype` of `recurrent.gated`, which
-also says what params look like and what is refused.
+Where a function takes ``**options``, they are the initializers and ``compute_dtype`` of
+`recurrent.gated`, whose docstring also describes the params and the errors.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Reset = Literal["after", "before"]
 Activation = Callable[[Array], Array]
 
 _ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "sigmoid": sigmoid}
-# Their derivatives, by what they returned.
+# The derivative of each, as a function of its result.
 _SLOPES: dict[str, Activation] = {
     "tanh": lambda h: 1 - h**2,
     "relu": lambda h: (h > 0).astype(h.dtype),
@@ -35,22 +35,32 @@ _SLOPES: dict[str, Activation] = {
 def elman(
     input_size: int, hidden_size: int, *, activation: str | Activation = "tanh", **options: Any
 ) -> Cell:
-    """The vanilla recurrent network of Elman.
+    """Build the simple recurrent network of Elman, also called the vanilla RNN.
 
     Equation: ``h_t = f(W_hh h_{t-1} + W_xh x_t + b_h)``, ``y_t = h_t``.
 
     Args:
-      input_size: D.
-      hidden_size: H.
+      input_size: D, the number of input features.
+      hidden_size: H, the number of hidden units.
       activation: f, one of ``"tanh"``, ``"relu"``, ``"sigmoid"``, or a function.
-      **options: of `recurrent.gated`.
+      **options: initializers and ``compute_dtype``, as in `recurrent.gated`.
 
     Raises:
       ValueError: for an unknown activation or a size below 1.
 
     References:
-      Elman, Finding structure in time, Cognitive Science 14, 1990. Departure: no separate
-      read-out; see `recurrent.dense`.
+      Elman, Finding structure in time, Cognitive Science 14, 1990. Departure: the readout is
+      not part of the cell; see `recurrent.dense`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import elman, unroll
+      >>> cell = elman(input_size=3, hidden_size=4, activation="relu")
+      >>> params = cell.init(jax.random.key(0))
+      >>> xs = jnp.linspace(-1, 1, 30).reshape(5, 2, 3)  # [T, B, D]
+      >>> state, ys = unroll(cell, params, xs)
+      >>> ys.shape, bool((ys >= 0).all()), bool((state.hidden == ys[-1]).all())
+      ((5, 2, 4), True, True)
     """
     f = _activation(activation)
 
@@ -62,7 +72,12 @@ def elman(
 
 
 def elman_vjp(f: Activation, slope: Activation) -> GateVJP:
-    """The gate of `elman`, which keeps h, from which ``slope`` has the derivative of f."""
+    """Return the gate of `elman` with its backward pass, whose only residual is h.
+
+    Args:
+      f: the activation function.
+      slope: the derivative of f, as a function of h.
+    """
 
     def backward(kept, _, before, d_new):
         return [d_new.hidden * slope(kept[0])], [], Hidden(jnp.zeros_like(kept[0]))
@@ -76,27 +91,36 @@ def _elman_forward(f, zx, zh, state):
 
 
 def irnn(input_size: int, hidden_size: int, *, scale: float = 1.0, **options: Any) -> Cell:
-    """The Elman network of rectified linear units whose recurrent kernel starts as the identity.
+    """Build an Elman network of rectified linear units, initialized with W_hh as the identity.
 
-    Equation: ``h_t = relu(W_hh h_{t-1} + W_xh x_t + b_h)``, ``y_t = h_t``. At first the state is
-    copied on, plus the input's part.
+    Equation: ``h_t = relu(W_hh h_{t-1} + W_xh x_t + b_h)``, ``y_t = h_t``. With the identity, the
+    new state is the old one plus the contribution of the input, rectified.
 
     Args:
-      input_size: D.
-      hidden_size: H.
-      scale: of the identity; the paper takes 0.01 where no long memory is needed.
-      **options: of `recurrent.gated`.
+      input_size: D, the number of input features.
+      hidden_size: H, the number of hidden units.
+      scale: a factor of the identity; the paper takes 0.01 for tasks without long memory.
+      **options: initializers and ``compute_dtype``, as in `recurrent.gated`.
 
     References:
-      Le et al. 2015, arXiv:1504.00941: input kernels are normal with a standard deviation of
-      0.001, as there.
+      Le et al. 2015, arXiv:1504.00941, which also draws the input kernel from a normal
+      distribution with a standard deviation of 0.001.
+
+    Example:
+      >>> import jax
+      >>> from recurrent import irnn
+      >>> irnn(input_size=3, hidden_size=2).init(jax.random.key(0))["recurrent"]["kernel"].tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
     """
-    started = {"recurrent_init": identity(scale), "input_init": jax.nn.initializers.normal(0.001)}
-    return elman(input_size, hidden_size, activation="relu", **(started | options))
+    initializers = {
+        "recurrent_init": identity(scale),
+        "input_init": jax.nn.initializers.normal(0.001),
+    }
+    return elman(input_size, hidden_size, activation="relu", **(initializers | options))
 
 
 class LSTMState(NamedTuple):
-    """``hidden`` is h and ``cell`` is c, each ``[..., H]``."""
+    """Hold the state of an LSTM: ``hidden`` is h and ``cell`` is c, each ``[..., H]``."""
 
     hidden: Array
     cell: Array
@@ -112,7 +136,7 @@ def lstm(
     peephole_init: Initializer | str = "zeros",
     **options: Any,
 ) -> Cell:
-    """Long short-term memory.
+    """Build a long short-term memory (LSTM).
 
     Equation, with z = x_t W_x + h_{t-1} W_h + b in the gate order i, f, g, o:
     ``c_t = sigmoid(f + forget_bias) c_{t-1} + sigmoid(i) tanh(g)``,
@@ -123,24 +147,34 @@ def lstm(
     forget_bias)``.
 
     Args:
-      input_size: D.
-      hidden_size: H.
-      forget_bias: a constant added to the forget gate, apart from the trained bias. It must be 0
-        with `recurrent.initializers.chrono`, which sets that bias.
-      peepholes: whether the gates see c, through the vectors ``[H]`` ``params["gate"]``
-        ``{"input", "forget", "output"}``.
-      coupled: whether what is forgotten is what is written.
-      peephole_init: draws each peephole ``[H]``.
-      **options: of `recurrent.gated`.
+      input_size: D, the number of input features.
+      hidden_size: H, the number of hidden units.
+      forget_bias: a constant added to the pre-activation of the forget gate, besides the trained
+        bias. It must be 0 with `recurrent.initializers.chrono`, which sets the trained bias.
+      peepholes: whether the gates read c as well, each weighted by a vector ``[H]``: ``"input"``,
+        ``"forget"`` and ``"output"`` in ``params["gate"]``.
+      coupled: whether the forget gate is 1 minus the input gate.
+      peephole_init: draws each peephole's ``[H]``.
+      **options: initializers and ``compute_dtype``, as in `recurrent.gated`.
 
     Raises:
-      ValueError: for a forget bias beside `chrono`'s.
+      ValueError: for a constant forget bias together with `recurrent.initializers.chrono`.
 
     References:
       Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000; its bias of 1: Jozefowicz
       et al. 2015; peepholes: Gers & Schmidhuber, Recurrent nets that time and count, 2000; coupled
       gates: Greff et al. 2015, arXiv:1503.04069 (CIFG). Departures: one bias where torch and cuDNN
-      have two; peepholes start at zero.
+      have two; peepholes are initialized to zero.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import lstm, unroll
+      >>> cell = lstm(input_size=3, hidden_size=4)
+      >>> params = cell.init(jax.random.key(0))
+      >>> xs = jnp.linspace(-1, 1, 30).reshape(5, 2, 3)  # [T, B, D]
+      >>> state, ys = unroll(cell, params, xs)
+      >>> ys.shape, state.hidden.shape, state.cell.shape
+      ((5, 2, 4), (2, 4), (2, 4))
     """
     check_forget_bias(forget_bias, options)
     gates = ("input", "candidate", "output") if coupled else LSTM_GATES
@@ -178,25 +212,35 @@ def lstm_gate(
     forget: Array | None = None,
     output: Array | None = None,
 ) -> LSTMState:
-    """The equation of `lstm` for pre-activations i, f, g, o, or i, g, o of coupled gates.
+    """Apply the equation of `lstm` to given pre-activations.
 
-    ``input``, ``forget`` and ``output`` are peepholes that broadcast against c.
+    Args:
+      z: the pre-activations i, f, g, o, or i, g, o for coupled gates, each ``[..., H]``.
+      state: the state before the step.
+      forget_bias: a constant added to f, or subtracted from i for coupled gates.
+      input: the peephole of the input gate, which broadcasts against c; None for none.
+      forget: the same for the forget gate.
+      output: the same for the output gate.
+
+    Returns:
+      The state after the step.
     """
     i, *f, g, o = z
     i = _peep(i, input, state.cell)
     if f:
-        write = sigmoid(i)
-        keep = sigmoid(_peep(f[0], forget, state.cell) + forget_bias)
+        input_gate = sigmoid(i)
+        forget_gate = sigmoid(_peep(f[0], forget, state.cell) + forget_bias)
     else:
-        write, keep = sigmoid(i - forget_bias), sigmoid(forget_bias - i)
-    cell = keep * state.cell + write * jnp.tanh(g)
+        input_gate = sigmoid(i - forget_bias)
+        forget_gate = sigmoid(forget_bias - i)  # 1 - input_gate, computed without cancellation
+    cell = forget_gate * state.cell + input_gate * jnp.tanh(g)
     return LSTMState(sigmoid(_peep(o, output, cell)) * jnp.tanh(cell), cell)
 
 
 def lstm_vjp(forget_bias: float) -> GateVJP:
-    """`lstm_gate` without peepholes, which keeps its four activations for the backward pass.
+    """Return `lstm_gate` without peepholes, with its backward pass.
 
-    So that no sigmoid is computed twice.
+    The residuals are the four activations, so that no sigmoid is computed twice.
     """
 
     def forward(zx, zh, state):
@@ -223,7 +267,11 @@ def _peep(z: Array, peephole: Array | None, cell: Array) -> Array:
 
 
 def check_forget_bias(forget_bias: float, options: dict[str, Any]) -> None:
-    """Raises `ValueError` where a constant would be added to biases that are set by gate."""
+    """Check that no constant is added to the forget gate of a cell with a `GateBias`.
+
+    Raises:
+      ValueError: for a ``forget_bias`` other than 0 together with such a ``"bias_init"``.
+    """
     if isinstance(options.get("bias_init"), GateBias) and forget_bias:
         raise ValueError(
             f"forget_bias: expected 0 beside chrono, which sets the forget gate's own bias, "
@@ -243,7 +291,7 @@ def lstmp(
     projection_init: Initializer | str = "glorot_uniform",
     compute_dtype: Any = None,
 ) -> Cell:
-    """Long short-term memory with a projection of its output, so with more memory than output.
+    """Build an LSTM that projects its output to fewer units than its memory has.
 
     Equation, with z = x_t W_x + h_{t-1} W_h + b in the gate order i, f, g, o:
     ``c_t = sigmoid(f + forget_bias) c_{t-1} + sigmoid(i) tanh(g)``,
@@ -251,14 +299,14 @@ def lstmp(
 
     Args:
       input_size: D.
-      hidden_size: H, the size of the output; torch calls it ``proj_size``.
-      cell_size: C, the size of c; torch calls it ``hidden_size``. ``2 H`` by default.
-      forget_bias: as in `lstm`.
+      hidden_size: H, the size of the output, which torch calls ``proj_size``.
+      cell_size: C, the size of c, which torch calls ``hidden_size``; ``2 H`` by default.
+      forget_bias: a constant added to the forget gate, as in `lstm`.
       input_init: draws each gate's block ``[D, C]``.
       recurrent_init: draws each gate's block ``[H, C]``.
       bias_init: draws each gate's bias ``[C]``, as in `recurrent.gated`.
       projection_init: draws ``[H, C]``, the transpose of W_p.
-      compute_dtype: as in `recurrent.gated`.
+      compute_dtype: the type of the products' operands, as in `recurrent.gated`.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, 4 C], "bias": [4 C]}, "recurrent":
@@ -266,12 +314,23 @@ def lstmp(
       ``cell`` is ``[..., C]``.
 
     Raises:
-      ValueError: for a size below 1, an unknown initialiser, or a forget bias beside `chrono`'s.
+      ValueError: for a size below 1, an unknown initializer, or a constant forget bias together
+        with `recurrent.initializers.chrono`.
 
     References:
       Sak et al. 2014, Long short-term memory based recurrent neural network architectures for
       large vocabulary speech recognition, arXiv:1402.1128. Departures: no peepholes, and no
-      second projection that does not recur.
+      second, non-recurrent projection.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import lstmp, unroll
+      >>> cell = lstmp(input_size=3, hidden_size=4, cell_size=6)
+      >>> params = cell.init(jax.random.key(0))
+      >>> xs = jnp.linspace(-1, 1, 30).reshape(5, 2, 3)  # [T, B, D]
+      >>> state, ys = unroll(cell, params, xs)
+      >>> ys.shape, state.hidden.shape, state.cell.shape
+      ((5, 2, 4), (2, 4), (2, 6))
     """
     cells = 2 * hidden_size if cell_size is None else cell_size
     check_sizes(input_size=input_size, hidden_size=hidden_size, cell_size=cells)
@@ -309,31 +368,41 @@ def gru(
     compute_dtype: Any = None,
     **options: Any,
 ) -> Cell:
-    """Gated recurrent unit.
+    """Build a gated recurrent unit (GRU).
 
     Equation, in the gate order r, u, n:
     ``r = sigmoid(zx_r + zh_r)``, ``u = sigmoid(zx_u + zh_u)``, ``n = tanh(zx_n + r zh_n)``,
     ``h_t = (1 - u) n + u h_{t-1}``, ``y_t = h_t``, where zx and zh have a bias each.
 
-    With the reset before the product ``n = tanh(zx_n + (r h_{t-1}) W_n)``, and there is but one
+    With the reset before the product, ``n = tanh(zx_n + (r h_{t-1}) W_n)``, and there is only one
     bias; W_n is ``params["gate"]["kernel"]``, ``[H, H]``. Each step then has two products, one
     after the other.
 
     Args:
-      input_size: D.
-      hidden_size: H.
-      reset: whether r acts ``"after"`` the product with W_n, or ``"before"`` it.
+      input_size: D, the number of input features.
+      hidden_size: H, the number of hidden units.
+      reset: whether r is applied ``"after"`` the product with W_n, or ``"before"`` it.
       recurrent_init: draws each gate's block ``[H, H]``, W_n included.
-      compute_dtype: as in `recurrent.gated`.
-      **options: of `recurrent.gated`.
+      compute_dtype: the type of the products' operands, as in `recurrent.gated`.
+      **options: initializers and ``compute_dtype``, as in `recurrent.gated`.
 
     Raises:
-      ValueError: for another ``reset``.
+      ValueError: for a ``reset`` other than ``"after"`` and ``"before"``.
 
     References:
-      Cho et al. 2014, arXiv:1406.1078; ``"before"`` is its version 3 and Chung et al. 2014,
-      ``"after"`` its version 1, cuDNN and torch. Departure: u multiplies the old state, as in Cho
-      et al. and torch, and not the new one, as in Chung et al.
+      Cho et al. 2014, arXiv:1406.1078; ``"before"`` is the form of its version 3 and of Chung et
+      al. 2014, ``"after"`` that of its version 1, of cuDNN and of torch. Departure: u multiplies
+      the old state, as in Cho et al. and torch, instead of the candidate, as in Chung et al.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import gru, unroll
+      >>> cell = gru(input_size=3, hidden_size=4)
+      >>> params = cell.init(jax.random.key(0))
+      >>> xs = jnp.linspace(-1, 1, 30).reshape(5, 2, 3)  # [T, B, D]
+      >>> state, ys = unroll(cell, params, xs, lengths=jnp.array([5, 3]))
+      >>> ys.shape, bool((ys[3:, 1] == 0).all())
+      ((5, 2, 4), True)
     """
     _check_reset(reset)
 
@@ -385,27 +454,38 @@ def minimal_gated_unit(
     compute_dtype: Any = None,
     **options: Any,
 ) -> Cell:
-    """A GRU with one gate for both its purposes.
+    """Build a minimal gated unit: a GRU whose reset and update gates are one forget gate.
 
     Equation, in the gate order f, n: ``f = sigmoid(zx_f + zh_f)``,
     ``n = tanh(zx_n + (f h_{t-1}) W_n)``, ``h_t = (1 - f) h_{t-1} + f n``, ``y_t = h_t``; or, with
     the reset after the product, ``n = tanh(zx_n + f zh_n)`` with a bias in zh.
 
     Args:
-      input_size: D.
-      hidden_size: H.
-      reset: whether f acts ``"before"`` the product with W_n, as in the paper, or ``"after"`` it,
-        which has but one product a step.
+      input_size: D, the number of input features.
+      hidden_size: H, the number of hidden units.
+      reset: whether f is applied ``"before"`` the product with W_n, as in the paper, or
+        ``"after"`` it, which needs only one product a step.
       recurrent_init: draws each gate's block ``[H, H]``, W_n included.
-      compute_dtype: as in `recurrent.gated`.
-      **options: of `recurrent.gated`.
+      compute_dtype: the type of the products' operands, as in `recurrent.gated`.
+      **options: initializers and ``compute_dtype``, as in `recurrent.gated`.
 
     Raises:
-      ValueError: for another ``reset``.
+      ValueError: for a ``reset`` other than ``"before"`` and ``"after"``.
 
     References:
       Zhou et al. 2016, Minimal gated unit for recurrent neural networks, arXiv:1603.09420.
-      ``reset="after"`` is a departure.
+      Departure: ``reset="after"`` is not in the paper.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import minimal_gated_unit, unroll
+      >>> cell = minimal_gated_unit(input_size=3, hidden_size=4)
+      >>> params = cell.init(jax.random.key(0))
+      >>> params["input"]["kernel"].shape, params["gate"]["kernel"].shape
+      ((3, 8), (4, 4))
+      >>> xs = jnp.linspace(-1, 1, 30).reshape(5, 2, 3)  # [T, B, D]
+      >>> unroll(cell, params, xs)[1].shape
+      (5, 2, 4)
     """
     _check_reset(reset)
 
@@ -439,32 +519,44 @@ def ugrnn(
     forget_bias: float = 1.0,
     **options: Any,
 ) -> Cell:
-    """The update gate network: an Elman network with a gate that holds its state.
+    """Build an update gate RNN: an Elman network with one gate that mixes old and new state.
 
     Equation, in the gate order g, c, with z = x_t W_x + h_{t-1} W_h + b:
     ``h_t = g h_{t-1} + (1 - g) s(z_c)``, ``g = sigmoid(z_g + forget_bias)``, ``y_t = h_t``.
 
     Args:
-      input_size: D.
-      hidden_size: H.
+      input_size: D, the number of input features.
+      hidden_size: H, the number of hidden units.
       activation: s, as in `elman`.
-      forget_bias: a constant added to the gate; 0 with `recurrent.initializers.chrono`.
-      **options: of `recurrent.gated`.
+      forget_bias: a constant added to the pre-activation of the gate. It must be 0 with
+        `recurrent.initializers.chrono`, which sets the trained bias.
+      **options: initializers and ``compute_dtype``, as in `recurrent.gated`.
 
     Raises:
-      ValueError: for an unknown activation or a forget bias beside `chrono`'s.
+      ValueError: for an unknown activation, or a constant forget bias together with
+        `recurrent.initializers.chrono`.
 
     References:
       Collins et al. 2016, Capacity and trainability in recurrent neural networks,
       arXiv:1611.09913. Departure: the constant, a hyperparameter there, is 1 by default.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import ugrnn, unroll
+      >>> cell = ugrnn(input_size=3, hidden_size=4, forget_bias=30.0)  # an update gate near 1
+      >>> params = cell.init(jax.random.key(0))
+      >>> xs = jnp.linspace(-1, 1, 30).reshape(5, 2, 3)  # [T, B, D]
+      >>> ys = unroll(cell, params, xs)[1]
+      >>> ys.shape, bool((abs(ys) < 1e-3).all())  # the state hardly leaves zero
+      ((5, 2, 4), True)
     """
     f = _activation(activation)
     check_forget_bias(forget_bias, options)
 
     def gate(zx, zh, state):
-        keep, candidate = map(jnp.add, zx, zh)
-        keep = sigmoid(keep + forget_bias)
-        return Hidden(keep * state.hidden + (1 - keep) * f(candidate))
+        g, c = map(jnp.add, zx, zh)
+        update = sigmoid(g + forget_bias)
+        return Hidden(update * state.hidden + (1 - update) * f(c))
 
     return gated(gate, input_size, hidden_size, gates=("update", "candidate"), **options)
 
@@ -480,31 +572,44 @@ def indrnn(
     bias_init: Initializer | str = "zeros",
     compute_dtype: Any = None,
 ) -> Cell:
-    """The independently recurrent network: each unit sees of the past its own state alone.
+    """Build an independently recurrent network, whose units read no state but their own.
 
     Equation: ``h_t = f(W x_t + u * h_{t-1} + b)``, elementwise, ``y_t = h_t``.
 
     Args:
-      input_size: D.
-      hidden_size: H.
+      input_size: D, the number of input features.
+      hidden_size: H, the number of hidden units.
       activation: f, as in `elman`.
       longest: T, the length of the sequences in steps. With rectified linear units a gradient
-        grows at most like ``u^T``, so ``u`` starts uniform from 0 to ``2^(1/T)``; from 0 to 1
-        where no T is given. Training does not hold it there: the paper clips u after each update.
-      input_init: draws ``[D, H]``.
-      recurrent_init: draws u, ``[H]``, in place of the above.
-      bias_init: draws ``[H]``.
-      compute_dtype: as in `recurrent.gated`, for the product with W.
+        grows at most like ``u^T``, so u is initialized uniformly from 0 to ``2^(1/T)``, or from 0
+        to 1 if no T is given. Training does not keep u in that range: the paper clips it after
+        each update.
+      input_init: draws W, ``[D, H]``.
+      recurrent_init: draws u, ``[H]``, instead of the uniform distribution above.
+      bias_init: draws b, ``[H]``.
+      compute_dtype: the type of the operands of the product with W, as in `recurrent.gated`.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, H], "bias": [H]}, "recurrent": {"kernel":
       [H] (u)}}`` and the state `Hidden`.
 
     Raises:
-      ValueError: for a size below 1, a length that is not above 0, or an unknown name.
+      ValueError: for a size below 1, a length that is not above 0, or an unknown activation or
+        initializer.
 
     References:
       Li et al. 2018, Independently recurrent neural network (IndRNN), arXiv:1803.04831.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import indrnn, unroll
+      >>> cell = indrnn(input_size=3, hidden_size=4, longest=100)
+      >>> params = cell.init(jax.random.key(0))
+      >>> u = params["recurrent"]["kernel"]
+      >>> u.shape, bool((u >= 0).all() & (u <= 2 ** (1 / 100)).all())
+      ((4,), True)
+      >>> unroll(cell, params, jnp.linspace(-1, 1, 30).reshape(5, 2, 3))[1].shape
+      (5, 2, 4)
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     f = _activation(activation)
@@ -545,33 +650,46 @@ def antisymmetric_rnn(
     bias_init: Initializer | str = "zeros",
     compute_dtype: Any = None,
 ) -> Cell:
-    """A cell made for gradient flow: Euler's method on an equation that neither grows nor decays.
+    """Build an AntisymmetricRNN: Euler steps of a differential equation that preserves gradients.
+
+    The solutions of that equation hardly grow or decay over time.
 
     Equation, with ``M = W - W^T - diffusion I``, whose eigenvalues all have the real part
     ``-diffusion``: ``h_t = h_{t-1} + step_size s tanh(M h_{t-1} + V x_t + b)``, ``y_t = h_t``,
     where s is 1, or ``sigmoid(M h_{t-1} + V_s x_t + b_s)`` in the gated form.
 
     Args:
-      input_size: D.
-      hidden_size: H.
+      input_size: D, the number of input features.
+      hidden_size: H, the number of hidden units.
       step_size: epsilon, above 0.
       diffusion: gamma, 0 or more.
-      gated: whether a gate scales the step.
-      input_init: draws V, ``[D, H]``, and in the gated form V_s after it.
+      gated: whether a gate s scales each step.
+      input_init: draws V, ``[D, H]``, and V_s in the gated form.
       recurrent_init: draws the transpose of W, ``[H, H]``.
-      bias_init: draws each ``[H]``.
-      compute_dtype: as in `recurrent.gated`.
+      bias_init: draws b, ``[H]``, and b_s in the gated form.
+      compute_dtype: the type of the products' operands, as in `recurrent.gated`.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, H] or [D, 2 H], "bias": [H] or [2 H]},
       "recurrent": {"kernel": [H, H]}}`` and the state `Hidden`.
 
     Raises:
-      ValueError: for a size below 1, a step size or diffusion out of range, or an unknown name.
+      ValueError: for a size below 1, a step size or diffusion out of range, or an unknown
+        initializer.
 
     References:
       Chang et al. 2019, AntisymmetricRNN: a dynamical system view on recurrent neural networks,
-      arXiv:1902.09689, which tunes epsilon, gamma and the variance of W (here 1 / H) by task.
+      arXiv:1902.09689, which tunes epsilon, gamma and the variance of W (here 1 / H) for each task.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import antisymmetric_rnn, unroll
+      >>> cell = antisymmetric_rnn(input_size=3, hidden_size=4, step_size=0.1)
+      >>> params = cell.init(jax.random.key(0))
+      >>> xs = jnp.linspace(-1, 1, 30).reshape(5, 2, 3)  # [T, B, D]
+      >>> ys = unroll(cell, params, xs)[1]
+      >>> ys.shape, bool((abs(ys[1:] - ys[:-1]) < 0.1).all())  # a step moves h by less than 0.1
+      ((5, 2, 4), True)
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     traced = isinstance(step_size, Tracer) or isinstance(diffusion, Tracer)
@@ -605,11 +723,11 @@ def antisymmetric_rnn(
 
     maps = dense_maps(compute_dtype)._replace(input_blocks=blocks)
     cell = gated_cell(init, gate, (input_size,), Hidden, [(hidden_size,)], maps)
-    return _reparametrised(cell, mixing)
+    return _reparametrized(cell, mixing)
 
 
-def _reparametrised(cell: Cell, to_params: Callable[[Params], Params]) -> Cell:
-    """The cell with params from which ``to_params`` makes its own, once for a whole sequence."""
+def _reparametrized(cell: Cell, to_params: Callable[[Params], Params]) -> Cell:
+    """Return a cell whose params ``to_params`` turns into those of ``cell``, once a sequence."""
 
     def step(params: Params, state: Any, x: Any) -> tuple[Any, Any]:
         return cell.step(to_params(params), state, x)
@@ -636,7 +754,10 @@ def _check_reset(reset: str) -> None:
 def _candidate_kernel(
     reset: Reset, hidden_size: int, recurrent_init: Initializer | str, recurrent_gates: int
 ) -> dict[str, Any]:
-    """Options of `gated` for a candidate whose product comes after the reset, in the gate."""
+    """Return options of `gated` that move the candidate's kernel into the gate's params.
+
+    A reset before the product needs it there; there are none for a reset after it.
+    """
     if reset == "after":
         return {}
     draw = resolve(recurrent_init, "recurrent_init")

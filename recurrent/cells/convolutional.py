@@ -1,4 +1,4 @@
-"""Cells whose products are convolutions: their state is a picture, their input a film."""
+"""Build cells that convolve: over lines, images or volumes in each step, or over time."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -37,23 +37,23 @@ def convolutional_lstm(
     bias_init: Initializer | GateBias | str = "zeros",
     compute_dtype: Any = None,
 ) -> Cell:
-    """Long short-term memory on a line, a picture or a volume, with convolutions for products.
+    """Build the convolutional LSTM, whose inputs and states are lines, images or volumes.
 
-    Equation, with ``z = W_x * x_t + W_h * h_{t-1} + b`` (``*`` being a convolution with zeros
-    around, so that sizes stay) in the gate order i, f, g, o:
+    Equation, with ``z = W_x * x_t + W_h * h_{t-1} + b`` (``*`` being a convolution with zero
+    padding that keeps the sizes) in the gate order i, f, g, o:
     ``c_t = sigmoid(f + forget_bias) c_{t-1} + sigmoid(i) tanh(g)``,
     ``h_t = sigmoid(o) tanh(c_t)``, ``y_t = h_t``; peepholes as in `recurrent.lstm`.
 
     Args:
-      input_shape: ``(*sizes, C)`` of one input, with one to three sizes.
+      input_shape: ``(*sizes, C)``, the shape of one input, with one to three sizes.
       features: F; state fields and outputs are ``[..., *sizes, F]``.
-      kernel_size: of both convolutions, along each axis or for all of them.
+      kernel_size: the size of both convolutions' kernels, one for each axis or one for all axes.
       forget_bias: as in `recurrent.lstm`.
-      peepholes: whether the gates see c, through ``params["gate"]`` ``{"input", "forget",
-        "output"}``, one weight for each place and feature; they start at zero.
+      peepholes: whether the gates also depend on c, through ``params["gate"]`` ``{"input",
+        "forget", "output"}``, with one weight for each position and feature; they start at zero.
       input_init: draws each gate's block ``[*kernel sizes, C, F]``.
-      recurrent_init: draws each gate's block ``[*kernel sizes, F, F]``; orthogonal ones are
-        matrices of ``F`` orthonormal columns.
+      recurrent_init: draws each gate's block ``[*kernel sizes, F, F]``; an orthogonal block is a
+        matrix of F orthonormal columns.
       bias_init: draws each gate's bias ``[F]``, as in `recurrent.gated`.
       compute_dtype: as in `recurrent.gated`.
 
@@ -63,12 +63,23 @@ def convolutional_lstm(
       function convolves all inputs at once, and has the backward pass of `recurrent.gated`.
 
     Raises:
-      ValueError: for an input shape of another rank, a size below 1, an unknown initialiser, or a
-        forget bias beside `chrono`'s.
+      ValueError: for an input shape of another rank, a size below 1, an unknown initializer, or a
+        nonzero ``forget_bias`` together with `recurrent.initializers.chrono`, which sets that bias.
 
     References:
       Shi et al. 2015, Convolutional LSTM network, arXiv:1506.04214. Departures: peepholes, which
-      it has, are off by default; the constant forget bias.
+      the paper has, are off by default; the constant forget bias.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import convolutional_lstm, unroll
+      >>> cell = convolutional_lstm(input_shape=(4, 5, 1), features=2)
+      >>> def run(key, xs):
+      ...     return unroll(cell, cell.init(key), xs)
+      >>> video = jnp.ones((3, 2, 4, 5, 1))  # [T, B, height, width, C]
+      >>> state, ys = jax.eval_shape(run, jax.random.key(0), video)  # shapes only
+      >>> ys.shape
+      (3, 2, 4, 5, 2)
     """
     *sizes, channels = input_shape
     kernel_sizes = _kernel_sizes(kernel_size, sizes)
@@ -121,27 +132,38 @@ def _convolve(params: Params, x: Array, compute_dtype: Any) -> Array:
 
 
 class ConvolutionState(NamedTuple):
-    """``inputs`` are the last ``width - 1`` inputs, oldest first, ``[..., width - 1, D]``."""
+    """Hold the last inputs of `causal_conv`, ``[..., width - 1, D]``, oldest first."""
 
     inputs: Array
 
 
 def causal_conv(size: int, width: int = 4) -> Cell:
-    """A causal depthwise convolution in time.
+    """Build a causal depthwise convolution over time, as a cell.
 
     Equation: ``y_t = sum_j kernel_j * x_{t - (width - 1) + j} + bias``, j from 0 to width - 1,
-    each feature alone. Before the first step, and before a reset, x is zero.
+    elementwise, so that features do not mix. Inputs before the first step or before a reset count
+    as zero.
 
     Args:
       size: D.
-      width: how many steps an output depends on, its own included.
+      width: the number of steps that an output depends on, its own included.
 
     Returns:
-      The cell. Params: ``{"kernel": [width, D], "bias": [D]}``, drawn uniformly within
-      ``1 / sqrt(width)``, and zero.
+      The cell, with params ``{"kernel": [width, D], "bias": [D]}`` and the last ``width - 1``
+      inputs as its state. The kernel is drawn uniformly within ``+-1 / sqrt(width)``, and the bias
+      starts at zero.
 
     Raises:
       ValueError: for a size or width below 1.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import causal_conv, unroll
+      >>> cell = causal_conv(size=1, width=2)
+      >>> params = {"kernel": jnp.array([[1.0], [10.0]]), "bias": jnp.zeros(1)}
+      >>> state, ys = unroll(cell, params, jnp.array([[1.0], [2.0], [3.0]]))
+      >>> ys[:, 0].tolist(), state.inputs.tolist()
+      ([10.0, 21.0, 32.0], [[3.0]])
     """
     check_sizes(size=size, width=width)
     past = width - 1
@@ -155,16 +177,17 @@ def causal_conv(size: int, width: int = 4) -> Cell:
 
     def step(params: Params, state: ConvolutionState, x: Array) -> tuple[ConvolutionState, Array]:
         x = as_input(x, (size,), params["kernel"].dtype)
-        inputs = jnp.concatenate([state.inputs, x[..., None, :]], axis=-2)
+        inputs = jnp.concatenate([state.inputs, x[..., None, :]], axis=-2)  # [..., width, D]
         y = (inputs * params["kernel"]).sum(axis=-2) + params["bias"]
         return ConvolutionState(inputs[..., 1:, :]), y
 
     def run(params: Params, state: ConvolutionState, xs: Array, steps: Steps):
+        # [B, width - 1 + T, D]
         inputs = join(state.inputs, as_input(xs, (size,), params["kernel"].dtype))
         time = jnp.arange(len(xs))[:, None]
         ys = params["bias"]
         for lag in range(width):
-            shifted = jnp.moveaxis(inputs[:, past - lag : past - lag + len(xs)], 1, 0)
+            shifted = jnp.moveaxis(inputs[:, past - lag : past - lag + len(xs)], 1, 0)  # [T, B, D]
             if steps.since is not None:
                 shifted = where_flag(time - lag >= steps.since, shifted, jnp.zeros_like(shifted))
             ys = ys + shifted * params["kernel"][past - lag]

@@ -1,4 +1,4 @@
-"""The gated delta rule as a cell, and its scan in chunks."""
+"""Build a cell on the gated delta rule, and scan the rule over sequences in chunks."""
 
 from typing import Any, NamedTuple
 
@@ -28,10 +28,10 @@ from recurrent.linear_scans import (
 
 
 class _Chunks(NamedTuple):
-    """What chunks ``[chunks, ..., C, features]`` of the delta rule need beside their first state.
+    """Hold what each chunk needs beside the state before it, ``[chunks, ..., C, features]``.
 
-    With S the state before a chunk, the values that it really writes are
-    ``written - forgotten S`` and its outputs ``queries S + attention (written - forgotten S)``.
+    With S the state before a chunk, the values that the chunk effectively writes are
+    ``written - forgotten S``, and its outputs ``queries S + attention (written - forgotten S)``.
     """
 
     queries: Array
@@ -54,36 +54,49 @@ def gated_delta_scan(
     reverse: bool = False,
     chunk_size: int = 64,
 ) -> tuple[Array, Array]:
-    """The gated delta rule over a sequence, by chunks of matrix products.
+    """Run the gated delta rule over a sequence, in chunks of matrix products.
 
     Equation, with the decay ``alpha_t = exp(log_decay_t)`` and the rate ``beta_t``:
     ``S_t = alpha_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T``, ``o_t = S_t^T q_t``.
 
-    Within a chunk S_t is a decayed S_0 plus a sum of outer products of keys and "pseudo values",
+    Within a chunk, S_t is a decayed S_0 plus a sum of outer products of keys and "pseudo values",
     which solve one unit triangular system (the WY or UT form); only the states between chunks
-    are sequential. It is exact: the order of summation differs, the numbers otherwise do not.
-    Decays are differences of sums of logarithms taken one by one, so none is ever divided by.
+    are computed sequentially. The result is exact: it differs from the step-by-step rule in the
+    order of summation alone. The decay between two steps is the exponential of the summed log
+    decays between them, summed for each pair of steps, so that nothing is divided by a decay.
 
     Args:
       queries: ``[T, ..., K]``.
       keys: ``[T, ..., K]``, of norm 1 at most if the state is to stay bounded.
       values: ``[T, ..., V]``.
       log_decay: ``[T, ...]``, 0 at most.
-      rate: ``[T, ...]``; with 0 and a log decay of 0 a step holds the state.
-      state: ``[..., K, V]``, before the first step read.
-      reset: booleans ``[T, ...]``; where True the state is zero before the step.
+      rate: ``[T, ...]``; a step with a rate of 0 and a log decay of 0 holds the state.
+      state: ``[..., K, V]``, the state before the first step read.
+      reset: booleans ``[T, ...]``; True sets the state to zero before the step.
       reverse: read from the last step to the first.
-      chunk_size: C; the work is T C (K + V), the sequential part T / C products.
+      chunk_size: C, the number of steps in a chunk; the work is T C (K + V), of which T / C
+        products are sequential.
 
     Returns:
       The state after the last step read ``[..., K, V]``, and the outputs ``[T, ..., V]``.
 
     Raises:
-      ValueError: for a chunk below 1.
+      ValueError: for a chunk size below 1.
 
     References:
       Yang et al. 2024, arXiv:2412.06464, section 3.3, with the state transposed. Departure:
-      the triangular system is solved, its matrix not inverted.
+      the triangular system is solved instead of inverting its matrix.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import gated_delta_scan
+      >>> keys = jnp.eye(2)[jnp.array([0, 1, 0])]  # [T, K]; the third step overwrites the first
+      >>> queries = jnp.eye(2)[jnp.array([0, 0, 0])]
+      >>> values, zeros, ones = jnp.array([[3.0], [5.0], [7.0]]), jnp.zeros(3), jnp.ones(3)
+      >>> run = jax.jit(gated_delta_scan)
+      >>> state, ys = run(queries, keys, values, zeros, ones, jnp.zeros((2, 1)))
+      >>> ys[:, 0].round().tolist(), state[:, 0].round().tolist()
+      ([3.0, 3.0, 7.0], [7.0, 5.0])
     """
     _chosen("serial", chunk_size)
     time = values.shape[0]
@@ -95,14 +108,15 @@ def gated_delta_scan(
     if reverse:
         inputs = jax.tree.map(jnp.flip, inputs, (0,) * len(inputs))
     size = min(chunk_size, time)
+    # [T, ..., features] -> [chunks, C, ..., features] -> [chunks, ..., C, features]
     chunks = _delta_chunks(*[jnp.moveaxis(chunked(x, size), 1, -2) for x in inputs])
-    state, outputs = lax.scan(_delta_chunk, state, chunks)
+    state, outputs = lax.scan(_delta_chunk, state, chunks)  # [chunks, ..., C, V]
     outputs = jnp.moveaxis(outputs, -2, 1).reshape(-1, *values.shape[1:])[:time]
     return state, outputs[::-1] if reverse else outputs
 
 
 def _delta_chunks(q: Array, k: Array, v: Array, log_decay: Array, rate: Array) -> _Chunks:
-    between = jnp.exp(_log_decay_between(log_decay[..., 0]))
+    between = jnp.exp(_log_decay_between(log_decay[..., 0]))  # [..., C, C]
     since_start = jnp.exp(jnp.cumsum(log_decay, axis=-2))
     overlap = jnp.tril(rate * between * (k @ k.mT), -1)
     targets = rate * jnp.concatenate([v, since_start * k], axis=-1)
@@ -122,7 +136,7 @@ def _delta_chunk(state: Array, chunk: _Chunks) -> tuple[Array, Array]:
 
 
 def _log_decay_between(log_decay: Array) -> Array:
-    """``[..., t, i]``: the sum of the log decays after i up to t; -inf where i > t."""
+    """Return ``[..., t, i]``: the sum of the log decays after i up to t; -inf where i > t."""
     size = log_decay.shape[-1]
     later = jnp.tri(size, k=-1, dtype=bool)
     terms = jnp.where(later, log_decay[..., :, None], 0)
@@ -130,7 +144,7 @@ def _log_decay_between(log_decay: Array) -> Array:
 
 
 class DeltaMemory(NamedTuple):
-    """``memory`` is S, ``[..., heads, K, V]``: a linear map from keys to values."""
+    """Hold S as ``memory``, ``[..., heads, K, V]``: a linear map from keys to values."""
 
     memory: Array
 
@@ -147,25 +161,30 @@ def gated_deltanet(
     compute_dtype: Any = None,
     chunk_size: int = 64,
 ) -> Cell:
-    """A linear memory that forgets by a gate and corrects by the delta rule.
+    """Build the gated DeltaNet cell: a linear memory with a forget gate and the delta rule.
+
+    The gate scales down all that is stored; the delta rule then corrects the value stored for the
+    current key.
 
     Equation, for each head, with q and k of norm 1 and ``V = H / heads``:
-    ``q_t, k_t, v_t = silu(W_q x_t), silu(W_k x_t), silu(W_v x_t)``, q and k then normalised,
+    ``q_t, k_t, v_t = silu(W_q x_t), silu(W_k x_t), silu(W_v x_t)``, q and k then normalized,
     ``alpha_t = exp(-rate softplus(W_a x_t + b_a))``, ``beta_t = sigmoid(W_b x_t + b_b)``,
     ``S_t = alpha_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T``, ``o_t = S_t^T q_t``;
-    ``y_t`` is all heads' o_t in a row. S ``[K, V]`` is the transpose of the paper's.
+    ``y_t`` is the concatenation of o_t over the heads. S ``[K, V]`` is the transpose of the
+    paper's.
 
     Whole sequences run by `gated_delta_scan`, in chunks of matrix products.
 
     Args:
       input_size: D.
       hidden_size: H, a multiple of ``heads``.
-      heads: the number of memories.
+      heads: the number of heads, each with a memory of its own.
       key_size: K; V by default.
-      min_step: b_a starts so that ``softplus(b_a)`` is log-uniform between this, above 0,
-      max_step: and this.
+      min_step: the lower bound, above 0, of the log-uniform distribution from which
+        ``softplus(b_a)`` is initialized.
+      max_step: the upper bound of that distribution.
       kernel_init: draws each of W_q, W_k, W_v, W_a, W_b.
-      compute_dtype: such as ``jnp.bfloat16``, for the operands of the products with x.
+      compute_dtype: the type of the operands of the products with x, such as ``jnp.bfloat16``.
       chunk_size: of `gated_delta_scan`.
 
     Returns:
@@ -174,14 +193,24 @@ def gated_deltanet(
       "decay": {"log_rate": [heads]}}``, and the state `DeltaMemory`.
 
     Raises:
-      ValueError: for a size below 1, a hidden size that heads do not divide, steps out of
-        order, or an unknown initialiser.
+      ValueError: for a size below 1, a hidden size that is not a multiple of ``heads``, step sizes
+        out of order, or an unknown initializer.
 
     References:
-      Yang et al. 2024, Gated delta networks, arXiv:2412.06464; rates and b_a as in Mamba 2
-      (rates uniform from 1 to 16). Departures: no short convolutions, and no gated norm and
-      projection after the memory: wrap the cell; beta has a bias, zero at first; norms are
-      ``sqrt(|u|^2 + 1e-6)``.
+      Yang et al. 2024, Gated delta networks, arXiv:2412.06464; rates and b_a are initialized as in
+      Mamba 2 (rates uniform from 1 to 16). Departures: there are no short convolutions, and no
+      gated norm and projection after the memory (wrap the cell to add them); beta has a bias,
+      zero at first; norms are ``sqrt(|u|^2 + 1e-6)``.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import gated_deltanet, unroll
+      >>> cell = gated_deltanet(input_size=3, hidden_size=4, heads=2)
+      >>> def run(key, xs):
+      ...     return unroll(cell, cell.init(key), xs)
+      >>> state, ys = jax.eval_shape(run, jax.random.key(0), jnp.ones((5, 2, 3)))  # shapes only
+      >>> ys.shape, state.memory.shape
+      ((5, 2, 4), (2, 2, 2, 2))
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size, heads=heads)
     if hidden_size % heads:
@@ -208,11 +237,14 @@ def gated_deltanet(
         return DeltaMemory(jnp.zeros((*batch_shape, heads, keys_of, value_size), _dtype(params)))
 
     def inputs(params: Params, x: Array) -> tuple[Array, ...]:
-        """q, k ``[..., heads, K]``, v ``[..., heads, V]``, log alpha and beta ``[..., heads]``."""
+        """Return q and k ``[..., heads, K]``, v ``[..., heads, V]``, and log alpha and beta.
+
+        The last two are ``[..., heads]``.
+        """
         x = as_input(x, (input_size,), _dtype(params))
         mixed = jax.nn.silu(_affine(params["input"], x, compute_dtype))
         q, k, v = jnp.split(mixed, np.cumsum(widths)[:2], axis=-1)
-        q, k = (u.reshape(*u.shape[:-1], heads, keys_of) for u in (q, k))
+        q, k = (u.reshape(*u.shape[:-1], heads, keys_of) for u in (q, k))  # [..., heads, K]
         v = v.reshape(*v.shape[:-1], heads, value_size)
         forget, write = jnp.split(_affine(params["gates"], x, compute_dtype), 2, axis=-1)
         log_decay = -jnp.exp(_wide(params["decay"]["log_rate"])) * jax.nn.softplus(forget)
@@ -232,15 +264,20 @@ def gated_deltanet(
         if mask is not None:
             xs = where_flag(mask, xs, jnp.zeros_like(xs))
         q, k, v, log_decay, rate = inputs(params, xs)
-        if mask is not None:
+        if mask is not None:  # padding holds the state
             log_decay, rate = (jnp.where(mask[..., None], u, 0) for u in (log_decay, rate))
         memory, ys = gated_delta_scan(
-            *(q, k, v, log_decay, rate, _wide(state.memory)),
+            queries=q,
+            keys=k,
+            values=v,
+            log_decay=log_decay,
+            rate=rate,
+            state=_wide(state.memory),
             reset=None if reset is None else reset[..., None],
             reverse=reverse,
             chunk_size=chunk_size,
         )
-        ys = ys.reshape(*xs.shape[:-1], hidden_size).astype(_dtype(params))
+        ys = ys.reshape(*xs.shape[:-1], hidden_size).astype(_dtype(params))  # [T, ..., H]
         if mask is not None:
             ys = where_flag(mask, ys, jnp.zeros_like(ys))
         return DeltaMemory(memory.astype(_dtype(params))), ys

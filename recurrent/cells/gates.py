@@ -1,39 +1,26 @@
-"""Cells that are affine in x_t and in h_{t-1}, then pointwise: write the gate, get the cell.
+"""Build a cell from affine maps of x_t and h_{t-1} and a gate function of the results.
 
-And get its fast backward pass. Autodiff of `jax.lax.scan` adds a rank-B update to every weight
-gradient in each step. Here the backward loop carries the gradient of the state only and emits the
-gradients of the pre-activations; each weight gradient is then one product over all T * B rows.
+Such a cell has a fast backward pass. Autodiff of `jax.lax.scan` adds a rank-B update to
+every weight gradient in each step. Here the backward loop carries the gradient of the state only
+and emits the gradients of the pre-activations; each weight gradient is then one product over all
+T * B rows.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from recurrent.cell import Cell, Params, Shape, as_input, check_sizes
-from recurrent.cells._gated_loop import (
-    Blocks,
-    Gate,
-    GateVJP,
-    _gated_loop_backward,
-    _gated_loop_forward,
-    gated_loop,
-    gated_sequence,
-    mapped_sequence,
-    split_blocks,
-)
+from recurrent.cells._gated_loop import Blocks, Gate, GatedSequence, GateVJP, split_blocks
 from recurrent.initializers import GateBias, Initializer, init_bias, init_blocks, resolve
-from recurrent.linear_map import (
-    Maps,
-    dense_maps,
-)
+from recurrent.linear_map import Maps, dense_maps
 
 
 class Hidden(NamedTuple):
-    """The state of a cell that remembers its output only: ``hidden`` is h, ``[..., H]``."""
+    """Hold the state of a cell that remembers only its output: ``hidden`` is h, ``[..., H]``."""
 
     hidden: Array
 
@@ -54,48 +41,61 @@ def gated(
     gate_vjp: GateVJP | None = None,
     compute_dtype: Any = None,
 ) -> Cell:
-    """A cell from its gate function.
+    """Build a cell from its gate function.
 
     Equation: ``zx_t = x_t W_x + b_x``, ``zh_t = h_{t-1} W_h [+ b_h]``,
     ``state_t = gate(zx_t, zh_t, state_{t-1})``, ``y_t = state_t.hidden``.
 
-    Whole sequences run by `gated_sequence`, whose backward pass is derived from the gate
-    alone, unless ``gate_vjp`` is given.
+    Whole sequences run with a fast backward pass, which is derived from the gate alone unless
+    ``gate_vjp`` is given.
 
     Args:
-      gate: ``(zx, zh, state) -> state``, where zx and zh are sequences of ``gates`` arrays
-        ``[..., H]``. It must act on each batch element alone, and what is trained in it must come
-        by ``gate_params``: of what it closes over JAX takes no gradient, and says so obscurely.
-      input_size: D.
-      hidden_size: H.
-      gates: how many blocks of H columns the kernels have, or their names in order, which is what
-        `recurrent.initializers.chrono` needs.
-      recurrent_gates: how many of them h has too, the first ones; all by default.
-      state: a NamedTuple of arrays ``[..., H]``, one of them called ``hidden``; zero at first.
+      gate: ``(zx, zh, state) -> state``, where zx is a list of ``gates`` arrays ``[..., H]``, and
+        zh one of ``recurrent_gates``. It must treat each batch element independently. What is
+        trained in it must be passed by ``gate_params``: JAX takes no gradient of arrays that the
+        gate closes over, and its error message is obscure.
+      input_size: D, the number of input features.
+      hidden_size: H, the number of hidden units.
+      gates: the number of blocks of H columns in the kernels, or the names of the blocks in order,
+        which `recurrent.initializers.chrono` needs.
+      recurrent_gates: the number of blocks in the recurrent kernel, which belong to the first
+        gates; ``gates`` by default.
+      state: a NamedTuple of arrays ``[..., H]``, one of them called ``hidden``; initially zero.
       recurrent_bias: whether h has a bias of its own, as in cuDNN and torch. It makes a
-        difference only where the gate does not simply add zx and zh.
+        difference only if the gate does not simply add zx and zh.
       input_init: draws each gate's block ``[D, H]``; a function ``(key, shape) -> array`` or the
         name of one in `recurrent.initializers`.
       recurrent_init: draws each gate's block ``[H, H]``.
       bias_init: draws each gate's bias ``[H]``, or is a `recurrent.initializers.GateBias`, which
-        draws b_x, b_h then being zero.
-      gate_params: ``key -> dict`` of further parameters (peepholes, gains), which reach the gate
-        as keyword arguments and stand in the params under ``"gate"``.
+        draws b_x, and b_h is then zero.
+      gate_params: ``key -> dict`` of further parameters (peepholes, gains), which are passed to
+        the gate as keyword arguments, and are stored in the params under ``"gate"``.
       gate_vjp: the same gate with a backward pass written by hand, where that is faster than the
-        one that is derived from ``gate``; for gates without params.
-      compute_dtype: such as ``jnp.bfloat16``: both products take operands of this type and
-        accumulate in the params' own; state and gates keep the params' type.
+        one that is derived from ``gate``; only for gates without params.
+      compute_dtype: the type of both products' operands, such as ``jnp.bfloat16``; by default that
+        of the params. The products accumulate in the params' type, and state and gates keep it.
 
     Returns:
       The cell. Its params are ``{"input": {"kernel": [D, gates * H], "bias": [gates * H]},
-      "recurrent": {"kernel": [H, gates * H]}}``, with ``"bias"`` in the latter on request. Inputs
-      are cast to the params' type.
+      "recurrent": {"kernel": [H, gates * H]}}``, with a ``"bias"`` in the latter if
+      ``recurrent_bias`` is set. Inputs are cast to the params' type.
 
     Raises:
       ValueError: for a size below 1, a state without the field ``hidden``, an unknown
-        initialiser, or ``gate_vjp`` beside ``gate_params``; by the cell, for a gate that returns
-        something else than such a state, and for inputs of another size or that are no
-        floating-point numbers.
+        initializer, ``recurrent_gates`` outside 1 to ``gates``, or ``gate_vjp`` together with
+        ``gate_params``. The cell raises it for a gate that returns anything but a state of the
+        same structure and shapes, and for inputs of another size or that are not floating-point
+        numbers.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import Hidden, gated, unroll
+      >>> def gate(zx, zh, state):  # a leaky integrator of one weighted input
+      ...     return Hidden(0.5 * state.hidden + zx[0])
+      >>> cell = gated(gate, input_size=1, hidden_size=1, gates=1, input_init="identity")
+      >>> params = cell.init(jax.random.key(0))
+      >>> unroll(cell, params, jnp.array([[1.0], [0.0], [2.0]]))[1].tolist()
+      [[1.0], [0.5], [2.25]]
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     fields: tuple[str, ...] = state._fields
@@ -138,9 +138,8 @@ def gated(
     )
     shapes = [(hidden_size,)] * len(fields)
     cell = gated_cell(init, apply_gate, (input_size,), state, shapes, maps)
-    return cell._replace(
-        sequence=partial(gated_sequence, cell, _checked(apply_gate), maps, gate_vjp)
-    )
+    run = cast(GatedSequence, cell.sequence)
+    return cell._replace(sequence=run._replace(vjp=gate_vjp, block_per_gate=True))
 
 
 def gated_cell(
@@ -151,17 +150,31 @@ def gated_cell(
     state_shapes: Sequence[Shape],
     maps: Maps,
 ) -> Cell:
-    """What `gated` is made of: a cell from its gate and any two affine maps.
+    """Build a cell from its gate and any two affine maps; `gated` is the case of dense ones.
 
     Args:
       init: ``key -> params`` with the keys ``"input"`` and ``"recurrent"``, each with a
-        ``"kernel"``, and ``"gate"`` where the gate has params.
-      gate: ``(gate params, zx, zh, state) -> state`` with zx and zh lists of arrays. It must act
-        on each batch element alone.
-      input_shape: of one input.
-      state: a NamedTuple with a field called ``hidden``; zero at first.
-      state_shapes: of its fields, without batch axes.
-      maps: of x and of h.
+        ``"kernel"``, and ``"gate"`` if the gate has params.
+      gate: ``(gate params, zx, zh, state) -> state``, where zx and zh are lists of arrays. It must
+        treat each batch element independently.
+      input_shape: the shape of one input, without batch axes.
+      state: a NamedTuple with a field called ``hidden``; initially zero.
+      state_shapes: the shapes of its fields, without batch axes.
+      maps: the maps from x to zx and from h to zh.
+
+    Returns:
+      The cell, whose sequence function has a fast backward pass derived from gate and maps.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import Hidden, Maps, dense_maps, derived_map, gated_cell, unroll
+      >>> elementwise = derived_map(lambda params, h: params["kernel"] * h)
+      >>> maps = dense_maps()._replace(recurrent=elementwise)
+      >>> params = {"input": {"kernel": jnp.eye(2)}, "recurrent": {"kernel": jnp.array([1.0, 0.5])}}
+      >>> gate = lambda gate_params, zx, zh, state: Hidden(zx[0] + zh[0])
+      >>> cell = gated_cell(lambda key: params, gate, (2,), Hidden, [(2,)], maps)
+      >>> unroll(cell, params, jnp.array([[1.0, 4.0], [2.0, 0.0]]))[1].tolist()
+      [[1.0, 4.0], [3.0, 2.0]]
     """
     gate = _checked(gate)
 
@@ -178,11 +191,11 @@ def gated_cell(
         return state, state.hidden
 
     cell = Cell(init, initial_state, step, input_shape)
-    return cell._replace(sequence=partial(mapped_sequence, cell, gate, maps, None))
+    return cell._replace(sequence=GatedSequence(cell, gate, maps))
 
 
 def _checked(gate: Gate) -> Gate:
-    """The gate, whose result is compared with the state that it gets, at trace time."""
+    """Return the gate with a check, at trace time, that it returns a state like the one given."""
 
     def apply(extra: dict[str, Any], zx: Blocks, zh: Blocks, state: Any) -> Any:
         new = gate(extra, zx, zh, state)
@@ -192,6 +205,3 @@ def _checked(gate: Gate) -> Gate:
         return new
 
     return apply
-
-
-gated_loop.defvjp(_gated_loop_forward, _gated_loop_backward)

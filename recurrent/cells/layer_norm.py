@@ -1,4 +1,4 @@
-"""Layer-normalised cells: gate functions with a gain and a bias for each normalisation."""
+"""Build layer-normalized cells, whose gates have a gain and a bias for each normalization."""
 
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ def layer_norm_lstm(
     bias_init: Initializer | GateBias | str = "zeros",
     compute_dtype: Any = None,
 ) -> Cell:
-    """Long short-term memory with layer normalisation of both products and of its memory.
+    """Build a long short-term memory with layer normalization of both products and of its memory.
 
     Equation, with LN over the last axis and the gates i, f, g, o side by side in z:
     ``z = LN_x(x_t W_x) + LN_h(h_{t-1} W_h)``,
@@ -35,14 +35,14 @@ def layer_norm_lstm(
     ``h_t = sigmoid(o) tanh(LN_c(c_t))``, ``y_t = h_t``.
 
     Args:
-      input_size: D.
-      hidden_size: H.
-      forget_bias: as in `recurrent.lstm`.
-      epsilon: of the normalisations.
+      input_size: D, the number of input features.
+      hidden_size: H, the number of hidden units.
+      forget_bias: a constant added to the forget gate, as in `recurrent.lstm`.
+      epsilon: added to the variance in each normalization.
       input_init: draws each gate's block ``[D, H]``.
       recurrent_init: draws each gate's block ``[H, H]``.
       bias_init: draws the bias of LN_x for each gate, ``[H]``, as in `recurrent.gated`.
-      compute_dtype: as in `recurrent.gated`.
+      compute_dtype: the type of the products' operands, as in `recurrent.gated`.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, 4 H]}, "recurrent": {"kernel": [H, 4 H]},
@@ -50,12 +50,23 @@ def layer_norm_lstm(
       {"scale": [H], "bias": [H]}}}`` and the state `LSTMState`.
 
     Raises:
-      ValueError: for a size below 1, an unknown initialiser, or a forget bias beside `chrono`'s.
+      ValueError: for a size below 1, an unknown initializer, or a constant forget bias together
+        with `recurrent.initializers.chrono`.
 
     References:
-      Ba et al. 2016, Layer normalization, arXiv:1607.06450, in its supplement.
-      Departures: the further bias b of z is left out, since those of LN_x and LN_h do its work;
-      the constant forget bias.
+      Ba et al. 2016, Layer normalization, arXiv:1607.06450, in its supplement. Departures: the
+      further bias b of z is omitted, since the biases of LN_x and LN_h make it redundant; there is
+      a constant forget bias.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import layer_norm_lstm, unroll
+      >>> cell = layer_norm_lstm(input_size=3, hidden_size=4)
+      >>> params = cell.init(jax.random.key(0))
+      >>> xs = jnp.linspace(-1, 1, 30).reshape(5, 2, 3)  # [T, B, D]
+      >>> state, ys = unroll(cell, params, xs)
+      >>> ys.shape, state.cell.shape
+      ((5, 2, 4), (2, 4))
     """
     check_forget_bias(forget_bias, {"bias_init": bias_init})
     width = 4 * hidden_size
@@ -84,7 +95,7 @@ def layer_norm_gru(
     bias_init: Initializer | GateBias | str = "zeros",
     compute_dtype: Any = None,
 ) -> Cell:
-    """Gated recurrent unit with layer normalisation of both products.
+    """Build a gated recurrent unit with layer normalization of both products.
 
     Equation, with LN over the last axis and the gates r, u side by side:
     ``r, u = sigmoid(LN_x(x_t W_x) + LN_h(h_{t-1} W_h))``,
@@ -92,13 +103,13 @@ def layer_norm_gru(
     ``h_t = (1 - u) n + u h_{t-1}``, ``y_t = h_t``.
 
     Args:
-      input_size: D.
-      hidden_size: H.
-      epsilon: of the normalisations.
+      input_size: D, the number of input features.
+      hidden_size: H, the number of hidden units.
+      epsilon: added to the variance in each normalization.
       input_init: draws each gate's block ``[D, H]``.
       recurrent_init: draws each gate's block ``[H, H]``.
       bias_init: draws the biases of LN_x and LN_xn for each gate, ``[H]``.
-      compute_dtype: as in `recurrent.gated`.
+      compute_dtype: the type of the products' operands, as in `recurrent.gated`.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, 3 H]}, "recurrent": {"kernel": [H, 3 H]},
@@ -107,11 +118,22 @@ def layer_norm_gru(
       order r, u, n, and the state `recurrent.Hidden`.
 
     Raises:
-      ValueError: for a size below 1 or an unknown initialiser.
+      ValueError: for a size below 1 or an unknown initializer.
 
     References:
-      Ba et al. 2016, Layer normalization, arXiv:1607.06450, in its supplement.
-      Departure: u multiplies the old state, as in `recurrent.gru`, and not the new one.
+      Ba et al. 2016, Layer normalization, arXiv:1607.06450, in its supplement. Departure: u
+      multiplies the old state, as in `recurrent.gru`, instead of the candidate.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import layer_norm_gru, unroll
+      >>> cell = layer_norm_gru(input_size=3, hidden_size=4)
+      >>> params = cell.init(jax.random.key(0))
+      >>> sorted(params["gate"])
+      ['input_candidate_norm', 'input_norm', 'recurrent_candidate_norm', 'recurrent_norm']
+      >>> xs = jnp.linspace(-1, 1, 30).reshape(5, 2, 3)  # [T, B, D]
+      >>> unroll(cell, params, xs)[1].shape
+      (5, 2, 4)
     """
     norms = {
         "input_norm": 2 * hidden_size,
@@ -128,7 +150,7 @@ def layer_norm_gru(
             jnp.split(z, [2 * hidden_size], -1) for z in (zx[0], zh[0])
         )
         both = jax.nn.sigmoid(norm("input_norm", x_gates) + norm("recurrent_norm", h_gates))
-        reset, update = jnp.split(both, 2, -1)
+        reset, update = jnp.split(both, 2, -1)  # [..., 2 H] -> two [..., H]
         old = norm("recurrent_candidate_norm", h_new)
         candidate = jnp.tanh(norm("input_candidate_norm", x_new) + reset * old)
         return Hidden((1 - update) * candidate + update * state.hidden)
@@ -139,7 +161,10 @@ def layer_norm_gru(
 
 
 def _init(sizes, gates, norms, input_init, recurrent_init, bias_init):
-    """Params without biases but those of the norms; the input's norms share out the gates'."""
+    """Return an ``init`` whose only biases are those of the norms.
+
+    The gates' biases, drawn by ``bias_init``, become the biases of the input's norms.
+    """
     input_size, hidden_size = sizes
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     input_init = resolve(input_init, "input_init")

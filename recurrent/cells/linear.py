@@ -1,6 +1,6 @@
-"""Cells whose state is a linear recurrence: write its coefficients, get a cell of two forms.
+"""Build cells whose state follows a linear recurrence, from the coefficients of the recurrence.
 
-Step by step they stream like any other cell; whole sequences run through `linear_scan`.
+Such a cell can run step by step, like any other, and runs whole sequences by `linear_scan`.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ Recurrence = Callable[[Params, Array], tuple[Array, Array, Read]]
 
 
 class ComplexHidden(NamedTuple):
-    """A complex state as two arrays ``[..., N]``, which casts and optimisers understand."""
+    """Hold a complex state as two real arrays ``[..., N]``, which casts and optimizers support."""
 
     real: Array
     imag: Array
@@ -50,26 +50,37 @@ def linear_cell(
     complex_state: bool = False,
     method: Method = "auto",
 ) -> Cell:
-    """A cell from the coefficients of its recurrence.
+    """Build a cell from the coefficients of its linear recurrence.
 
     Equation: ``a_t, b_t, read_t = recurrence(params, x_t)``, ``h_t = a_t * h_{t-1} + b_t``,
     ``y_t = read_t(h_t)``.
 
     Args:
       init: ``key -> params``, real arrays of one floating-point type.
-      recurrence: ``(params, x) -> (a, b, read)`` for x of any leading axes, ``[..., D]``; b is
-        ``[..., *state_shape]`` and a broadcasts against it. It is called on one step and on
-        whole sequences, so each step must depend on its own x alone; so must ``read``, which
-        may use the x that it closes over.
+      recurrence: ``(params, x) -> (a, b, read)`` for x ``[..., D]`` with any leading axes; b is
+        ``[..., *state_shape]`` and a broadcasts against it. It is called on single steps and on
+        whole sequences, so the result for each step must depend on the x of that step alone. The
+        same holds for ``read``, which may use the x that it closes over.
       input_size: D.
-      state_shape: of h without batch axes. It is zero at first.
+      state_shape: the shape of h without batch axes; h starts at zero.
       complex_state: whether h is complex.
       method: of `linear_scan`, for whole sequences.
 
     Returns:
-      The cell. Its state is `Hidden` or `ComplexHidden`; that and the outputs have the params'
-      type. The recurrence itself is computed in float32 at least; for bfloat16 the state is
-      rounded at each call of ``step``, and once per sequence in the whole form.
+      The cell. Its state is `Hidden` or `ComplexHidden`; the state and the outputs have the type
+      of the params. The recurrence itself is computed in at least float32; for bfloat16 params
+      the state is rounded at each call of ``step``, but only once when a whole sequence is run.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import linear_cell, unroll
+      >>> def leaky_sum(params, x):
+      ...     return params["decay"], x, lambda h: h
+      >>> cell = linear_cell(lambda key: {"decay": jnp.array([0.5])}, leaky_sum, 1, (1,))
+      >>> params = cell.init(jax.random.key(0))
+      >>> state, ys = unroll(cell, params, jnp.array([[4.0], [0.0], [8.0]]))
+      >>> ys[:, 0].tolist()
+      [4.0, 2.0, 9.0]
     """
 
     def initial_state(params: Params, batch_shape: Shape) -> Any:
@@ -87,12 +98,12 @@ def linear_cell(
         if mask is not None:
             xs = where_flag(mask, xs, jnp.zeros_like(xs))
         a, b, read = recurrence(params, as_input(xs, (input_size,), _dtype(params)))
-        a = a.reshape((1,) * (b.ndim - a.ndim) + a.shape)
+        a = a.reshape((1,) * (b.ndim - a.ndim) + a.shape)  # axes of size 1 in front
         if mask is not None:
             real = mask.reshape(mask.shape + (1,) * (b.ndim - mask.ndim))
-            a, b = jnp.where(real, a, 1), jnp.where(real, b, 0)
+            a, b = jnp.where(real, a, 1), jnp.where(real, b, 0)  # padding holds the state
         h0 = _number(state)
-        hs = linear_scan(a, b, h0, reset=reset, reverse=reverse, method=method)
+        hs = linear_scan(a, b, h0, reset=reset, reverse=reverse, method=method)  # [T, ..., N]
         ys = read(hs).astype(_dtype(params))
         if mask is not None:
             ys = where_flag(mask, ys, jnp.zeros_like(ys))
@@ -112,7 +123,7 @@ def min_gru(
     compute_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
-    """The gated recurrent unit without its recurrent products.
+    """Build the minGRU cell: a gated recurrent unit without recurrent matrix products.
 
     Equation: ``z_t = sigmoid(W_z x_t + b_z)``, ``c_t = g(W_h x_t + b_h)``,
     ``h_t = (1 - z_t) h_{t-1} + z_t c_t``, ``y_t = h_t``.
@@ -120,11 +131,11 @@ def min_gru(
     Args:
       input_size: D.
       hidden_size: H.
-      candidate: g; ``"linear"`` is the identity, as in the paper's main text; ``"positive"``
+      candidate: g; ``"linear"`` is the identity, as in the main text of the paper; ``"positive"``
         is the g of its log-space form, ``u + 0.5`` for u >= 0 and ``sigmoid(u)`` below.
       kernel_init: draws each block ``[D, H]``.
       bias_init: draws each block ``[H]``, as in `recurrent.gated`.
-      compute_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      compute_dtype: the type of the operands of matrix products, such as ``jnp.bfloat16``.
       method: of `linear_scan`.
 
     Returns:
@@ -132,12 +143,21 @@ def min_gru(
       z, h, and the state `Hidden`.
 
     Raises:
-      ValueError: for a size below 1, an unknown candidate or an unknown initialiser.
+      ValueError: for a size below 1, an unknown candidate or an unknown initializer.
 
     References:
-      Feng et al. 2024, Were RNNs all we needed?, arXiv:2410.01201. Departures: no log space
-      (`linear_scan` needs none, nor a positive state), h starts at zero, and since the paper
-      gives no initialisation, kernels are LeCun normal and biases zero.
+      Feng et al. 2024, Were RNNs all we needed?, arXiv:2410.01201. Departures: nothing is computed
+      in log space (`linear_scan` needs neither that nor a positive state); h starts at zero; and
+      since the paper gives no initialization, kernels are LeCun normal and biases zero.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import min_gru, unroll
+      >>> cell = min_gru(input_size=3, hidden_size=4)
+      >>> params = cell.init(jax.random.key(0))
+      >>> state, ys = unroll(cell, params, jnp.linspace(-1, 1, 30).reshape(5, 2, 3))
+      >>> ys.shape, bool((state.hidden == ys[-1]).all())
+      ((5, 2, 4), True)
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     activation = _candidate(candidate)
@@ -168,7 +188,7 @@ def min_lstm(
     compute_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
-    """Long short-term memory without its recurrent products, with gates that sum to one.
+    """Build the minLSTM cell: an LSTM without recurrent matrix products, its gates normalized.
 
     Equation: ``f_t = sigmoid(W_f x_t + b_f + forget_bias)``, ``i_t = sigmoid(W_i x_t + b_i)``,
     ``c_t = g(W_h x_t + b_h)``, ``h_t = (f_t h_{t-1} + i_t c_t) / (f_t + i_t)``, ``y_t = h_t``.
@@ -176,11 +196,11 @@ def min_lstm(
     Args:
       input_size: D.
       hidden_size: H.
-      forget_bias: a constant added to the forget gate, apart from the trained bias.
+      forget_bias: a constant added to the forget gate's pre-activation, besides the trained bias.
       candidate: g, as in `min_gru`.
       kernel_init: draws each block ``[D, H]``.
       bias_init: draws each block ``[H]``, as in `recurrent.gated`.
-      compute_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      compute_dtype: the type of the operands of matrix products, such as ``jnp.bfloat16``.
       method: of `linear_scan`.
 
     Returns:
@@ -188,12 +208,21 @@ def min_lstm(
       f, i, h, and the state `Hidden`.
 
     Raises:
-      ValueError: for a size below 1, an unknown candidate or an unknown initialiser, or a forget
-        bias beside `chrono`'s.
+      ValueError: for a size below 1, an unknown candidate, an unknown initializer, or a nonzero
+        ``forget_bias`` together with `recurrent.initializers.chrono`, which sets that bias.
 
     References:
       Feng et al. 2024, Were RNNs all we needed?, arXiv:2410.01201. Departures: those of
-      `min_gru`, and the forget bias of 1, which the paper tries as one of several.
+      `min_gru`, and the forget bias of 1, one of several values that the paper tries.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import min_lstm, unroll
+      >>> cell = min_lstm(input_size=3, hidden_size=4, candidate="positive")
+      >>> params = cell.init(jax.random.key(0))
+      >>> state, ys = unroll(cell, params, jnp.linspace(-1, 1, 30).reshape(5, 2, 3))
+      >>> ys.shape, bool((ys > 0).all())
+      ((5, 2, 4), True)
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     check_forget_bias(forget_bias, {"bias_init": bias_init})
@@ -209,6 +238,7 @@ def min_lstm(
 
     def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
         forget, write, new = jnp.split(_affine(params["input"], x, compute_dtype), 3, axis=-1)
+        # f / (f + i) = sigmoid(log f - log i), which neither overflows nor divides by zero.
         log_ratio = jax.nn.log_sigmoid(forget + forget_bias) - jax.nn.log_sigmoid(write)
         return jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio) * activation(new), _same
 
@@ -226,7 +256,7 @@ def rg_lru(
     compute_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
-    """The real-gated linear recurrent unit of Griffin.
+    """Build the real-gated linear recurrent unit (RG-LRU) of Griffin.
 
     Equation, with ``u_t = W x_t + b``: ``r_t = sigmoid(W_r u_t + b_r)``,
     ``i_t = sigmoid(W_i u_t + b_i)``, ``a_t = sigmoid(Lambda)^(8 r_t)``,
@@ -235,12 +265,13 @@ def rg_lru(
     Args:
       input_size: D.
       hidden_size: H.
-      projection: whether ``u_t`` is an affine map of x_t, as the layer before the unit is in
-        the paper; without it ``u_t = x_t``, the unit alone, and D must be H.
-      min_decay: ``sigmoid(Lambda)^8`` starts uniform between this, above 0,
-      max_decay: and this, below 1.
+      projection: whether ``u_t`` is an affine map of x_t, like the layer before the unit in the
+        paper. If False, ``u_t = x_t``, so the cell is the unit alone, and D must equal H.
+      min_decay: the lower bound, above 0, of the uniform distribution from which
+        ``sigmoid(Lambda)^8`` is initialized.
+      max_decay: the upper bound of that distribution, below 1.
       kernel_init: draws each kernel.
-      compute_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      compute_dtype: the type of the operands of matrix products, such as ``jnp.bfloat16``.
       method: of `linear_scan`.
 
     Returns:
@@ -249,13 +280,22 @@ def rg_lru(
       and the state `Hidden`.
 
     Raises:
-      ValueError: for a size below 1, decays out of order, an unknown initialiser, or sizes that
-        need a projection.
+      ValueError: for a size below 1, decays out of order, an unknown initializer, or
+        ``projection=False`` with D other than H.
 
     References:
       De et al. 2024, Griffin, arXiv:2402.19427. Departures: the gates' kernels are dense;
       the convolution and the gated branch around the unit are left to other cells; the first
-      input of a sequence is scaled by ``sqrt(1 - a^2)`` as all others are.
+      input of a sequence is scaled by ``sqrt(1 - a^2)`` like all others.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import rg_lru, unroll
+      >>> cell = rg_lru(input_size=3, hidden_size=4)
+      >>> params = cell.init(jax.random.key(0))
+      >>> state, ys = unroll(cell, params, jnp.linspace(-1, 1, 30).reshape(5, 2, 3))
+      >>> ys.shape, params["decay"]["logit"].shape
+      ((5, 2, 4), (4,))
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     check_projection(projection, input_size, hidden_size)
@@ -269,6 +309,7 @@ def rg_lru(
     def init(key: Array) -> Params:
         input_key, gates_key, decay_key = jax.random.split(key, 3)
         log_a = jnp.log(_uniform(decay_key, hidden_size, min_decay, max_decay)) / 8
+        # The logit of a is log(a / (1 - a)); expm1 stays accurate for a close to 1.
         gates = init_affine(gates_key, draw, hidden_size, hidden_size, blocks=2)
         params = {"gates": gates, "decay": {"logit": log_a - jnp.log(-jnp.expm1(log_a))}}
         if projection:
@@ -313,5 +354,5 @@ def _number(state: Any) -> Array:
 
 
 def _root(u: Array) -> Array:
-    """The square root of u >= 0 with a gradient of zero at zero, where it would be infinite."""
+    """Return the square root of u >= 0, with a gradient of zero at zero instead of infinity."""
     return jnp.where(u > 0, jnp.sqrt(jnp.where(u > 0, u, 1)), 0)

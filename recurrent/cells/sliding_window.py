@@ -1,8 +1,8 @@
-"""Whole-sequence forms of cells whose state is a window of the last steps.
+"""Build the sequence functions of cells whose state is a window of the last steps.
 
-Such cells (attention, causal convolution) count real steps only: padding inside a sequence does
-not use up the window. So the padding is taken out first, the window then slides over neighbours,
-and the outputs are put back into their places.
+Such cells (attention, causal convolution) count only real steps: padding inside a sequence takes up
+no room in the window. So the padding is first moved to the end, the window then slides over
+adjacent real steps, and the outputs are moved back to the steps of their inputs.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ _NEVER = -(2**30)
 
 
 class Steps(NamedTuple):
-    """The steps of a sequence without its padding; indices count from its first real step.
+    """Describe the steps of a sequence without its padding, counted from its first real step.
 
     Attributes:
-      real: ``[B]``, how many steps are real; None where all are.
-      since: ``[T, B]``, the first step that each step may look back to: where the last reset
-        was, or far below zero where there was none; None without resets.
-      last_since: ``[B]``, the same for a step after the last.
+      real: ``[B]``, the number of real steps; None if all are.
+      since: ``[T, B]``, the earliest step that each step may depend on: that of the last reset, or
+        a number far below zero if there was none; None without resets.
+      last_since: ``[B]``, the same for a step that follows the last; None without resets.
     """
 
     real: Array | None
@@ -37,18 +37,21 @@ class Steps(NamedTuple):
 def without_padding(
     run: Callable[[Params, State, Array, Steps], tuple[State, Array]],
 ) -> Sequence:
-    """The sequence function of a cell from one that only reads forwards and knows no padding.
+    """Make a cell's sequence function from one that only reads forward and handles no mask.
 
     Args:
       run: ``(params, state, xs, steps) -> (state, ys)`` with xs ``[T, B, D]``, T at least 1 and
-        one batch axis. Where ``steps.real`` is given, what follows that many steps is padding
-        of zeros, its outputs are not used and the state must not depend on it.
+        one batch axis. If ``steps.real`` is given, the steps after that many are padding: their
+        inputs are zeros, their outputs are ignored, and the state must not depend on them.
+
+    Returns:
+      The sequence function, for any T and any number of batch axes; see `recurrent.Cell`.
     """
 
     def sequence(
         params: Params, state: State, xs: Array, *, mask: Any, reset: Any, reverse: bool
     ) -> tuple[State, Array]:
-        if not len(xs):
+        if not len(xs):  # one padded step gives the output shape
             one = jnp.zeros((1, *xs.shape[1:]), xs.dtype)
             state, ys = sequence(
                 params, state, one, mask=jnp.zeros(one.shape[:2], bool), reset=None, reverse=False
@@ -58,7 +61,7 @@ def without_padding(
             xs, mask, reset = jax.tree.map(lambda a: a[::-1], (xs, mask, reset))
         order = None
         if mask is not None:
-            order = jnp.argsort(~mask, axis=0, stable=True)
+            order = jnp.argsort(~mask, axis=0, stable=True)  # real steps first
             xs = _take(where_flag(mask, xs, jnp.zeros_like(xs)), order)
         state, ys = run(params, state, xs, _steps(order, mask, reset))
         if mask is not None:
@@ -74,7 +77,7 @@ def _with_one_batch_axis(run: Sequence) -> Sequence:
     ) -> tuple[State, Array]:
         time, *batch, features = xs.shape
         rows = prod(batch)
-        if not rows:  # which leaves nothing to tell sizes by
+        if not rows:  # an empty batch: -1 in a reshape would be ambiguous
             one = partial(sequence, params, mask=None, reset=None, reverse=False)
             ys = jax.eval_shape(one, *_one_row(state, xs, len(batch)))[1]
             return state, jnp.zeros((time, *batch, *ys.shape[2:]), ys.dtype)
@@ -90,7 +93,7 @@ def _with_one_batch_axis(run: Sequence) -> Sequence:
 
 
 def _one_row(state: State, xs: Array, batch_axes: int) -> tuple[State, Any]:
-    """The shapes of a state and of inputs with one batch axis, of size 1."""
+    """Return the shapes of the state and inputs, with one batch axis of size 1."""
 
     def of_state(leaf: Array) -> Any:
         return jax.ShapeDtypeStruct((1, *leaf.shape[batch_axes:]), leaf.dtype)
@@ -100,12 +103,21 @@ def _one_row(state: State, xs: Array, batch_axes: int) -> tuple[State, Any]:
 
 
 def join(past: Array, new: Array) -> Array:
-    """The past ``[B, P, ...]`` and then the new steps ``[T, B, ...]``, as ``[B, P + T, ...]``."""
+    """Append new steps ``[T, B, ...]`` to past ones ``[B, P, ...]``, giving ``[B, P + T, ...]``."""
     return jnp.concatenate([past, jnp.moveaxis(new, 0, 1).astype(past.dtype)], axis=1)
 
 
 def latest(joined: Array, size: int, steps: Steps) -> Array:
-    """The last ``size`` real steps of the joined ones, zero where they lie before a reset."""
+    """Return the last ``size`` real steps of the joined ones, zero if they precede a reset.
+
+    Args:
+      joined: ``[B, size + T, ...]``, from `join`.
+      size: the number of steps of the window that are kept.
+      steps: of the T new steps.
+
+    Returns:
+      ``[B, size, ...]``.
+    """
     time = joined.shape[1] - size
     if steps.real is None:
         last, count = joined[:, time:], time

@@ -1,4 +1,4 @@
-"""State space models as cells: LRU, diagonal S5 and the selective SSM of Mamba."""
+"""Build cells from state space models: LRU, diagonal S5 and the selective SSM of Mamba."""
 
 import math
 from typing import Any
@@ -41,7 +41,7 @@ def lru(
     compute_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
-    """The linear recurrent unit: a diagonal complex state, stable by its parametrisation.
+    """Build the linear recurrent unit (LRU): diagonal, complex and stable by parametrization.
 
     Equation: ``lambda = exp(-exp(nu) + i exp(theta))``,
     ``h_t = lambda h_{t-1} + exp(gamma) (B x_t)``, ``y_t = Re(C h_t) + D x_t``, with nu, theta
@@ -50,11 +50,12 @@ def lru(
     Args:
       input_size: D.
       hidden_size: H, the size of the output.
-      state_size: N complex numbers; H by default.
-      min_radius: of the ring from which lambda is drawn uniformly (by area), 0 or more.
-      max_radius: of the ring, above min_radius, 1 at most.
-      max_phase: the phases are drawn uniformly from 0 to this; radians.
-      compute_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      state_size: N, the number of complex state variables; H by default.
+      min_radius: the inner radius, at least 0, of the ring in the complex plane from which lambda
+        is drawn, uniformly by area.
+      max_radius: the outer radius of the ring, above ``min_radius`` and at most 1.
+      max_phase: the upper bound, in radians, of the phases, which are drawn uniformly from 0.
+      compute_dtype: the type of the operands of matrix products, such as ``jnp.bfloat16``.
       method: of `linear_scan`.
 
     Returns:
@@ -64,13 +65,24 @@ def lru(
       state `ComplexHidden`.
 
     Raises:
-      ValueError: for a size below 1 or a ring that is none.
+      ValueError: for a size below 1, or radii out of order.
 
     References:
       Orvieto et al. 2023, Resurrecting recurrent neural networks for long sequences,
-      arXiv:2303.06349; gamma starts as ``log sqrt(1 - |lambda|^2)``, B and C are complex
-      normal of variance 1 / D and 2 / N as there. Departure: D is a matrix of variance 1 / D,
-      since input and output may differ in size; the paper's is a diagonal of variance 1.
+      arXiv:2303.06349. As in the paper, gamma starts at ``log sqrt(1 - |lambda|^2)``, and B and C
+      are complex normal with variances 1 / D and 2 / N. Departure: the skip connection D is a
+      matrix of variance 1 / D, since input and output may differ in size; the paper's is a
+      diagonal of variance 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import lru, unroll
+      >>> cell = lru(input_size=3, hidden_size=4, state_size=6)
+      >>> def run(key, xs):
+      ...     return unroll(cell, cell.init(key), xs)
+      >>> state, ys = jax.eval_shape(run, jax.random.key(0), jnp.ones((5, 2, 3)))  # shapes only
+      >>> ys.shape, state.real.shape
+      ((5, 2, 4), (2, 6))
     """
     states = hidden_size if state_size is None else state_size
     check_sizes(input_size=input_size, hidden_size=hidden_size, state_size=states)
@@ -83,7 +95,7 @@ def lru(
     def init(key: Array) -> Params:
         radius_key, phase_key, input_key, output_key, skip_key = jax.random.split(key, 5)
         area = _uniform(radius_key, states) * (max_radius**2 - min_radius**2) + min_radius**2
-        area = jnp.minimum(area, 1 - 1e-6)  # rounding may give 1, and then no finite logarithm
+        area = jnp.minimum(area, 1 - 1e-6)  # rounding may give 1, where log1p(-area) is infinite
         return {
             "eigenvalues": {
                 "log_decay": jnp.log(-0.5 * jnp.log(area)),
@@ -100,7 +112,7 @@ def lru(
     def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
         logs = jax.tree.map(_wide, params["eigenvalues"])
         a = jnp.exp(lax.complex(-jnp.exp(logs["log_decay"]), jnp.exp(logs["log_phase"])))
-        drive = _complex(_affine(params["input"], x, compute_dtype))
+        drive = _complex(_affine(params["input"], x, compute_dtype))  # [..., 2 N] -> [..., N]
         gain = jnp.exp(_wide(params["input"]["log_gain"]))
         return a, gain * drive, _real_readout(params, x, compute_dtype)
 
@@ -118,22 +130,23 @@ def diagonal_s5(
     compute_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
-    """The simplified state space layer: a discretised diagonal system with one long memory.
+    """Build the simplified state space layer (S5) in diagonal form, a discretized linear system.
 
-    Equation, with the eigenvalues lambda of one half of a conjugate-symmetric system and
-    learned step sizes ``delta = exp(log_step)`` (zero-order hold):
+    Equation, with lambda one eigenvalue of each conjugate pair of the system and learned step
+    sizes ``delta = exp(log_step)`` (zero-order hold):
     ``a = exp(lambda delta)``, ``h_t = a h_{t-1} + ((a - 1) / lambda) (B x_t)``,
     ``y_t = 2 Re(C h_t) + D x_t``.
 
     Args:
       input_size: D.
       hidden_size: H, the size of the output.
-      state_size: N, the even size of the real system, kept as N / 2 complex numbers; H, or
-        H + 1 if that is odd, by default. A multiple of ``2 * blocks``.
-      blocks: how many HiPPO systems of size N / blocks stand side by side at first.
+      state_size: N, the size of the real system, held as N / 2 complex state variables; a
+        multiple of ``2 * blocks``. By default H, or H + 1 if H is odd.
+      blocks: the number of HiPPO systems, each of size N / blocks, that form the initial system.
       min_step: the smallest initial delta, above 0.
-      max_step: the largest; log_step is drawn uniformly between their logarithms.
-      compute_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      max_step: the largest initial delta; log_step is drawn uniformly between the logarithms of
+        the two.
+      compute_dtype: the type of the operands of matrix products, such as ``jnp.bfloat16``.
       method: of `linear_scan`.
 
     Returns:
@@ -143,14 +156,26 @@ def diagonal_s5(
       ``lambda = -exp(log_decay) + i frequency``, and the state `ComplexHidden`.
 
     Raises:
-      ValueError: for a size below 1, a state size that does not divide, or steps not in order.
+      ValueError: for a size below 1, a state size that is not a multiple of ``2 * blocks``, or
+        step sizes out of order.
 
     References:
-      Smith et al. 2022, Simplified state space layers for sequence modeling, arXiv:2208.04933:
-      lambda starts as the eigenvalues of HiPPO-N, the normal part of HiPPO-LegS, and B and C
-      as LeCun-normal real matrices in its eigenbasis. Departures: the real part of lambda is
-      minus an exponential, so that no training makes it unstable; D is a LeCun-normal matrix,
-      since input and output may differ in size, where the paper has a diagonal; no activation.
+      Smith et al. 2022, Simplified state space layers for sequence modeling, arXiv:2208.04933.
+      As in the paper, lambda starts as the eigenvalues of HiPPO-N, the normal part of HiPPO-LegS,
+      and B and C as LeCun-normal real matrices expressed in its eigenbasis. Departures: the real
+      part of lambda is minus an exponential, so that training cannot make the system unstable; the
+      skip connection D is a LeCun-normal matrix, since input and output may differ in size, where
+      the paper has a diagonal; there is no activation.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import diagonal_s5, unroll
+      >>> cell = diagonal_s5(input_size=3, hidden_size=5)
+      >>> def run(key, xs):
+      ...     return unroll(cell, cell.init(key), xs)
+      >>> state, ys = jax.eval_shape(run, jax.random.key(0), jnp.ones((5, 2, 3)))  # shapes only
+      >>> ys.shape, state.real.shape  # 6 real state variables, as 3 complex ones
+      ((5, 2, 5), (2, 3))
     """
     states = hidden_size + hidden_size % 2 if state_size is None else state_size
     check_sizes(input_size=input_size, hidden_size=hidden_size, state_size=states, blocks=blocks)
@@ -206,26 +231,29 @@ def selective_ssm(
     compute_dtype: Any = None,
     method: Method = "auto",
 ) -> Cell:
-    """A state space model whose step, input and output matrices depend on the input (Mamba).
+    """Build Mamba's selective state space model, whose matrices depend on the input.
+
+    The step size and the input and output matrices are functions of the input.
 
     Equation, with ``u_t = W x_t``: ``delta_t = softplus(W_d2 W_d1 u_t + b_d)`` ``[H]``,
-    ``B_t = W_B u_t`` and ``C_t = W_C u_t`` ``[N]``; for each channel h and each of its N states,
+    ``B_t = W_B u_t`` and ``C_t = W_C u_t`` ``[N]``; for each channel h and state variable n,
     ``s_t[h, n] = exp(-delta_t[h] rate[h, n]) s_{t-1}[h, n] + delta_t[h] B_t[n] u_t[h]``,
     ``y_t[h] = sum_n C_t[n] s_t[h, n] + gain[h] u_t[h]``.
 
-    Whole sequences hold all states, ``[T, ..., H, N]``, in memory.
+    Running a whole sequence holds all states, ``[T, ..., H, N]``, in memory.
 
     Args:
       input_size: D.
-      hidden_size: H channels.
-      state_size: N states a channel.
+      hidden_size: H, the number of channels.
+      state_size: N, the number of state variables per channel.
       step_rank: R, the rank of W_d2 W_d1; H / 16 rounded up by default.
-      projection: whether ``u_t`` is a linear map of x_t, as in Mamba's block; without it
-        ``u_t = x_t``, the selective model alone, and D must be H.
-      min_step: b_d starts so that ``softplus(b_d)`` is log-uniform between this, above 0,
-      max_step: and this.
+      projection: whether ``u_t`` is a linear map of x_t, as in Mamba's block. If False,
+        ``u_t = x_t``, so the cell is the selective model alone, and D must equal H.
+      min_step: the lower bound, above 0, of the log-uniform distribution from which
+        ``softplus(b_d)`` is initialized.
+      max_step: the upper bound of that distribution.
       kernel_init: draws W, W_d1, W_B and W_C.
-      compute_dtype: such as ``jnp.bfloat16``, for the operands of matrix products.
+      compute_dtype: the type of the operands of matrix products, such as ``jnp.bfloat16``.
       method: of `linear_scan`.
 
     Returns:
@@ -235,14 +263,24 @@ def selective_ssm(
       `Hidden` of shape ``[..., H, N]``.
 
     Raises:
-      ValueError: for a size below 1, steps out of order, an unknown initialiser, or sizes that
-        need a projection.
+      ValueError: for a size below 1, step sizes out of order, an unknown initializer, or
+        ``projection=False`` with D other than H.
 
     References:
-      Gu & Dao 2023, Mamba, arXiv:2312.00752: the rates start at 1 to N, the gain at 1, W_d2
-      uniform in ``+-R^-0.5``; B is discretised as ``delta B``, as in the authors' code, where
-      the paper writes the zero-order hold. Departure: the convolution, the SiLU and the gated
-      branch around the model are left to other cells.
+      Gu & Dao 2023, Mamba, arXiv:2312.00752. As there, the rates start at 1 to N, the gain at 1,
+      and W_d2 uniform in ``+-R^-0.5``; B is discretized as ``delta B``, as in the authors' code,
+      where the paper writes the zero-order hold. Departure: the convolution, the SiLU and the
+      gated branch around the model are left to other cells.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import selective_ssm, unroll
+      >>> cell = selective_ssm(input_size=3, hidden_size=4, state_size=2)
+      >>> def run(key, xs):
+      ...     return unroll(cell, cell.init(key), xs)
+      >>> state, ys = jax.eval_shape(run, jax.random.key(0), jnp.ones((5, 2, 3)))  # shapes only
+      >>> ys.shape, state.hidden.shape
+      ((5, 2, 4), (2, 4, 2))
     """
     rank = -(-hidden_size // 16) if step_rank is None else step_rank
     check_sizes(
@@ -277,7 +315,8 @@ def selective_ssm(
         selected = _affine(params["select"], u, compute_dtype)
         low, write, readout = jnp.split(selected, [rank, rank + state_size], axis=-1)
         delta = jax.nn.softplus(_affine(params["step"], low, compute_dtype))
-        a = jnp.exp(-delta[..., None] * jnp.exp(_wide(params["decay"]["log_rate"])))
+        rates = jnp.exp(_wide(params["decay"]["log_rate"]))
+        a = jnp.exp(-delta[..., None] * rates)  # [..., H, N]
 
         def read(h: Array) -> Array:
             return jnp.einsum("...hn,...n->...h", h, readout) + params["skip"]["gain"] * u
@@ -302,10 +341,10 @@ def _real_readout(params: Params, x: Array, compute_dtype: Any, scale: float = 1
 
 
 def _hippo_normal(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The positive frequencies of HiPPO-N, ``[size / 2]``, and eigenvectors as columns.
+    """Return the positive frequencies ``[size / 2]`` of HiPPO-N and its eigenvectors as columns.
 
-    HiPPO-LegS plus ``p p^T``, with ``p_n = sqrt(n + 1/2)``, is minus one half of the identity
-    plus a skew-symmetric matrix.
+    HiPPO-N is HiPPO-LegS plus ``p p^T``, with ``p_n = sqrt(n + 1/2)``. It equals minus one half
+    of the identity plus a skew-symmetric matrix, whose eigenvalues are imaginary.
     """
     roots = np.sqrt(2 * np.arange(size) + 1)
     lower = np.tril(np.outer(roots, roots), -1)

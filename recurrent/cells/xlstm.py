@@ -1,4 +1,4 @@
-"""The two cells of the xLSTM, whose gates are exponentials kept in range by a stabiliser."""
+"""Build the two cells of the xLSTM, whose exponential gates are kept in range by a stabilizer."""
 
 import math
 from functools import partial
@@ -18,9 +18,15 @@ Forget = Literal["sigmoid", "exponential"]
 
 
 class SLSTMState(NamedTuple):
-    """``hidden`` is h; ``cell``, ``normalizer`` and ``log_scale`` are c, n and m, all ``[..., H]``.
+    """Hold the state of `slstm`: ``[..., H]`` for each field.
 
-    The cell and the normaliser of the equation are those of the state times ``exp(log_scale)``.
+    The c and n of the equation are ``cell`` and ``normalizer`` times ``exp(log_scale)``.
+
+    Attributes:
+      hidden: h.
+      cell: c, scaled.
+      normalizer: n, scaled.
+      log_scale: m.
     """
 
     hidden: Array
@@ -41,23 +47,23 @@ def slstm(
     bias_init: Initializer | str = "zeros",
     compute_dtype: Any = None,
 ) -> Cell:
-    """The scalar LSTM of the xLSTM: exponential input gates and a normaliser.
+    """Build the scalar LSTM (sLSTM) of the xLSTM: exponential input gates and a normalizer.
 
     Equation, with u = x_t W + h_{t-1} R + b in the gate order z, i, f, o:
     ``c_t = s(f + forget_bias) c_{t-1} + exp(i) tanh(z)``,
     ``n_t = s(f + forget_bias) n_{t-1} + exp(i)``, ``h_t = sigmoid(o) c_t / n_t``, ``y_t = h_t``,
     where s is the sigmoid or the exponential. The state holds ``c_t exp(-m_t)`` and
-    ``n_t exp(-m_t)``, with ``m_t = max(log s(f + forget_bias) + m_{t-1}, i)``, which is exact: no
-    gate, however large, overflows, and n is 1 at least.
+    ``n_t exp(-m_t)``, with ``m_t = max(log s(f + forget_bias) + m_{t-1}, i)``. This is exact:
+    no gate overflows, however large, and the n of the equation times ``exp(-m_t)`` is at least 1.
 
     Args:
       input_size: D.
       hidden_size: H.
-      heads: R has this many blocks ``[H / heads, H / heads]`` on the diagonal of each gate's
-        kernel, so that a head sees its own state alone.
+      heads: the number of heads. The recurrent kernel of each gate is block-diagonal, with one
+        block ``[H / heads, H / heads]`` per head, so that each head reads only its own state.
       forget: s, ``"sigmoid"`` or ``"exponential"``.
-      forget_bias: a constant added to the forget gate, apart from the trained bias; 1 for the
-        sigmoid and 0 for the exponential by default.
+      forget_bias: a constant added to the forget gate's pre-activation, besides the trained bias;
+        by default 1 for the sigmoid and 0 for the exponential.
       input_init: draws each gate's block ``[D, H]``.
       recurrent_init: draws each gate's and head's block ``[H / heads, H / heads]``.
       bias_init: draws each gate's bias ``[H]``.
@@ -65,16 +71,28 @@ def slstm(
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, 4 H], "bias": [4 H]}, "recurrent":
-      {"kernel": [H, 4 H]}}``, or with heads ``[heads, H / heads, 4 H / heads]`` for the latter,
-      and the state `SLSTMState`. For params in bfloat16 the gate itself is computed in float32.
+      {"kernel": [H, 4 H]}}`` and the state `SLSTMState`. With more than one head the recurrent
+      kernel is ``[heads, H / heads, 4 H / heads]``. For params in bfloat16 the gate itself is
+      computed in float32.
 
     Raises:
-      ValueError: for a size below 1, heads that do not divide H, or an unknown name.
+      ValueError: for a size below 1, ``heads`` that does not divide H, an unknown initializer, or
+        another ``forget``.
 
     References:
       Beck et al. 2024, xLSTM: extended long short-term memory, arXiv:2405.04517, section 2.2 and
       appendix A. Departures: one head by default; m_1 is i_1, since there is nothing to scale
-      before the first input, where the paper leaves m_0 open; the constant forget bias.
+      before the first input, where the paper leaves m_0 unspecified; the constant forget bias.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import slstm, unroll
+      >>> cell = slstm(input_size=3, hidden_size=4, heads=2)
+      >>> def run(key, xs):
+      ...     return unroll(cell, cell.init(key), xs)
+      >>> state, ys = jax.eval_shape(run, jax.random.key(0), jnp.ones((5, 2, 3)))  # shapes only
+      >>> ys.shape, state.normalizer.shape
+      ((5, 2, 4), (2, 4))
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size, heads=heads)
     _check_heads(hidden_size, heads)
@@ -87,7 +105,7 @@ def slstm(
     def init(key: Array) -> Params:
         keys = jax.random.split(key, 3)
         blocks = init_blocks(recurrent_init, keys[2], (head, head), 4 * heads)
-        by_head = jnp.stack(jnp.split(blocks, heads, axis=-1))
+        by_head = jnp.stack(jnp.split(blocks, heads, axis=-1))  # [heads, H / heads, 4 H / heads]
         return {
             "input": {
                 "kernel": init_blocks(input_init, keys[0], (input_size, hidden_size), 4),
@@ -99,9 +117,10 @@ def slstm(
     def gate(_: Any, zx: Blocks, zh: Blocks, state: SLSTMState) -> SLSTMState:
         z, i, f, o = jnp.split(_wide(zx[0] + zh[0]), 4, -1)
         cell, normalizer, log_scale = map(_wide, state[1:])
+        # The normalizer is zero only before the first input, when there is nothing to keep.
         kept = jnp.where(normalizer == 0, i, log_forget(f + shift) + log_scale)
         dtype = state.log_scale.dtype
-        log_scale = _wide(jnp.maximum(kept, i).astype(dtype))
+        log_scale = _wide(jnp.maximum(kept, i).astype(dtype))  # rounded as the state will hold it
         keep, write = jnp.exp(kept - log_scale), jnp.exp(i - log_scale)
         cell = keep * cell + write * jnp.tanh(z)
         normalizer = keep * normalizer + write
@@ -117,13 +136,16 @@ def slstm(
 
 
 def _by_head(params: Params, h: Array, compute_dtype: Any) -> Array:
-    """``[..., H] -> [..., 4 H]``: each gate's H numbers side by side, each head's among them."""
+    """Multiply h by a block-diagonal kernel: ``[..., H] -> [..., 4 H]``, gates outermost.
+
+    The H pre-activations of each gate are adjacent, and within them those of each head.
+    """
     kernel = params["kernel"]
     heads, size, width = kernel.shape
     kernel = kernel.reshape(heads, size, 4, width // 4)
-    h = h.reshape(*h.shape[:-1], heads, size)
+    h = h.reshape(*h.shape[:-1], heads, size)  # [..., heads, H / heads]
     dtype = compute_dtype or kernel.dtype
-    z = jnp.einsum(
+    z = jnp.einsum(  # [..., 4, heads, H / heads]
         "...nd,ndge->...gne",
         h.astype(dtype),
         kernel.astype(dtype),
@@ -133,13 +155,14 @@ def _by_head(params: Params, h: Array, compute_dtype: Any) -> Array:
 
 
 class MLSTMState(NamedTuple):
-    """A matrix memory for each of N heads.
+    """Hold the state of `mlstm`: a matrix memory for each of N heads.
+
+    The C and n of the equation are ``memory`` and ``normalizer`` times ``exp(log_scale)``.
 
     Attributes:
-      memory: C, ``[..., N, K, V]``, keys by values.
-      normalizer: n, ``[..., N, K]``.
-      log_scale: m, ``[..., N]``; the memory and the normaliser of the equation are those of the
-        state times ``exp(log_scale)``.
+      memory: C, scaled, ``[..., N, K, V]``, keys by values.
+      normalizer: n, scaled, ``[..., N, K]``.
+      log_scale: m, ``[..., N]``.
     """
 
     memory: Array
@@ -148,7 +171,11 @@ class MLSTMState(NamedTuple):
 
 
 class _MemoryInputs(NamedTuple):
-    """What the memory reads: ``[..., N, K]`` twice, ``[..., N, V]``, and ``[..., N]`` twice."""
+    """Hold the inputs of the memory.
+
+    Query and key are ``[..., N, K]`` and the value ``[..., N, V]``; ``log_write`` and ``log_keep``
+    are the logarithms of the input and the forget gate, ``[..., N]``.
+    """
 
     query: Array
     key: Array
@@ -169,30 +196,35 @@ def mlstm(
     chunk_size: int = 64,
     compute_dtype: Any = None,
 ) -> Cell:
-    """The matrix LSTM of the xLSTM: a memory of key-value pairs, which h does not feed.
+    """Build the matrix LSTM (mLSTM) of the xLSTM: a memory of key-value pairs.
+
+    The gates, keys, values and queries depend on x_t alone, not on h_{t-1}.
 
     Equation, for each head, with ``q, k, v`` affine in x_t, ``k`` divided by ``sqrt(K)``, and
     scalars i and f affine in x_t:
     ``C_t = s(f) C_{t-1} + exp(i) k v^T``, ``n_t = s(f) n_{t-1} + exp(i) k``,
     ``y_t = sigmoid(W_o x_t + b_o) * C_t^T q / max(|n_t q|, 1)``, where s is the sigmoid or the
     exponential. The state holds ``C_t exp(-m_t)`` and ``n_t exp(-m_t)``, with
-    ``m_t = max(log s(f) + m_{t-1}, i, 0)``, which is exact: no gate, however large, overflows.
+    ``m_t = max(log s(f) + m_{t-1}, i, 0)``. This is exact: no gate overflows, however large.
 
-    Step by step it streams; whole sequences run chunk by chunk, as causal attention with decay
-    inside each and with the memory from one to the next, with the same numbers.
+    The cell can run step by step. Whole sequences run chunk by chunk and give the same result:
+    within a chunk as causal attention with decay, and from one chunk to the next through the
+    memory.
 
     Args:
       input_size: D.
-      hidden_size: H, all heads' values, V each.
+      hidden_size: H; the value of each head has V = H / N entries.
       heads: N, a divisor of H.
       key_size: K of each head; V by default.
       forget: s, ``"sigmoid"`` or ``"exponential"``.
-      forget_bias: at first the bias of f goes in even steps from one to the other over the heads;
-        ``(3, 6)`` for the sigmoid and ``(0, 0)`` for the exponential by default.
+      forget_bias: the initial biases of f for the first and the last head, with even steps over
+        the heads between them; by default ``(3, 6)`` for the sigmoid and ``(0, 0)`` for the
+        exponential.
       kernel_init: draws the kernels of q, k, v, of i and f, and of o.
-      chunk_size: how many steps are done at once in a whole sequence; memory grows with it.
-      compute_dtype: such as ``jnp.bfloat16``, for the products with kernels. The memory keeps the
-        params' type, and is computed in float32 at least.
+      chunk_size: the number of steps computed at once when a whole sequence is run; memory grows
+        with it.
+      compute_dtype: the type of the operands of products with kernels, such as ``jnp.bfloat16``.
+        The memory keeps the type of the params, and is computed in at least float32.
 
     Returns:
       The cell, with params ``{"input": {"kernel": [D, N (2 K + V)] (q, k, v), "bias"}, "gates":
@@ -200,13 +232,24 @@ def mlstm(
       state `MLSTMState`.
 
     Raises:
-      ValueError: for a size below 1, heads that do not divide H, or an unknown name.
+      ValueError: for a size below 1, ``heads`` that does not divide H, an unknown initializer, or
+        another ``forget``.
 
     References:
       Beck et al. 2024, xLSTM: extended long short-term memory, arXiv:2405.04517, section 2.3 and
-      appendix A; the initial forget biases are those of the authors' code. Departure: m_t is 0 at
-      least, beside which the paper's ``max(|n q|, exp(-m))`` overflows; so a memory below
-      ``exp(-88)`` of float32 counts as none.
+      appendix A; the initial forget biases are those of the authors' code. Departure: m_t is at
+      least 0, since with a lower m the paper's ``max(|n q|, exp(-m))`` can overflow; as a result,
+      in float32 a memory smaller than ``exp(-88)`` counts as zero.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import mlstm, unroll
+      >>> cell = mlstm(input_size=3, hidden_size=4, heads=2, key_size=5)
+      >>> def run(key, xs):
+      ...     return unroll(cell, cell.init(key), xs)
+      >>> state, ys = jax.eval_shape(run, jax.random.key(0), jnp.ones((5, 2, 3)))  # shapes only
+      >>> ys.shape, state.memory.shape
+      ((5, 2, 4), (2, 2, 5, 2))
     """
     keys_of = hidden_size // max(heads, 1) if key_size is None else key_size
     check_sizes(input_size=input_size, hidden_size=hidden_size, heads=heads, key_size=keys_of)
@@ -238,7 +281,7 @@ def mlstm(
         return MLSTMState(*[jnp.zeros((*batch_shape, *shape), dtype) for shape in shapes])
 
     def read(params: Params, x: Array) -> tuple[_MemoryInputs, Array]:
-        """The inputs of the memory and the output gate, in float32 at least."""
+        """Compute the inputs of the memory and the output gate, in at least float32."""
         x = as_input(x, (input_size,), params["input"]["kernel"].dtype)
         into, gates, output = (
             _wide(affine(params[name], x, compute_dtype))
@@ -247,7 +290,7 @@ def mlstm(
         query, key, value = (
             part.reshape(*x.shape[:-1], heads, part.shape[-1] // heads)
             for part in jnp.split(into, [width, 2 * width], -1)
-        )
+        )  # [..., N, K], [..., N, K], [..., N, V]
         log_write, f = jnp.split(gates, 2, -1)
         key = key / math.sqrt(keys_of)
         inputs = _MemoryInputs(query, key, value, log_write, log_forget(f))
@@ -273,7 +316,7 @@ def mlstm(
 
 
 def _memory_step(state: MLSTMState, inputs: _MemoryInputs) -> tuple[MLSTMState, Array]:
-    """The state after, and what the query reads ``[..., N, V]``."""
+    """Update the memory by one step, and return it with what the query reads ``[..., N, V]``."""
     memory, normalizer, before = map(_wide, state)
     query, key, value, log_write, log_keep = inputs
     after = jnp.maximum(log_keep + before, jax.nn.relu(log_write))
@@ -288,13 +331,22 @@ def _memory_step(state: MLSTMState, inputs: _MemoryInputs) -> tuple[MLSTMState, 
 
 
 def _divisor(weight: Array, log_scale: Array) -> Array:
-    """``max(|weight|, exp(-log_scale))``, and of a finite inverse square where both vanish."""
+    """Return ``max(|weight|, exp(-log_scale))``, bounded below so that its gradient is finite.
+
+    The gradient of a quotient divides by the square of this, which must not be zero.
+    """
     floor = jnp.maximum(jnp.exp(-log_scale), math.sqrt(jnp.finfo(weight.dtype).tiny))
     return jnp.maximum(jnp.abs(weight), floor)
 
 
 class _Chunk(NamedTuple):
-    """Some steps of all that `_memory_sequence` reads, time first, flags ``[L, ...]``."""
+    """Hold what `_memory_sequence` reads in some steps, time-major.
+
+    Attributes:
+      inputs: the inputs of the memory.
+      real: ``[L, ...]``, False for padded steps.
+      fresh: ``[L, ...]``, True for steps that begin with an empty memory.
+    """
 
     inputs: _MemoryInputs
     real: Array
@@ -304,7 +356,7 @@ class _Chunk(NamedTuple):
 def _memory_sequence(
     state: MLSTMState, inputs: _MemoryInputs, mask: Any, reset: Any, reverse: bool, most: int
 ) -> tuple[MLSTMState, Array]:
-    """`_memory_step` over time, chunk by chunk; values ``[T, ..., N, V]``."""
+    """Compute what scanning `_memory_step` does, chunk by chunk; values are ``[T, ..., N, V]``."""
     dtype = state.log_scale.dtype
     shape = inputs.log_write.shape[:-1]
     real = jnp.ones(shape, bool) if mask is None else mask
@@ -316,7 +368,7 @@ def _memory_sequence(
     def cut(leaf: Array) -> Array:
         leaf = leaf[::-1] if reverse else leaf
         padded = jnp.pad(leaf, [(0, padded_time - time)] + [(0, 0)] * (leaf.ndim - 1))
-        return padded.reshape(padded_time // size, size, *leaf.shape[1:])
+        return padded.reshape(padded_time // size, size, *leaf.shape[1:])  # [chunks, L, ...]
 
     last, values = lax.scan(_memory_chunk, jax.tree.map(_wide, state), jax.tree.map(cut, chunk))
     values = values.reshape(padded_time, *values.shape[2:])[:time]
@@ -324,7 +376,7 @@ def _memory_sequence(
 
 
 def _rounded(state: MLSTMState, dtype: Any) -> MLSTMState:
-    """The state in a type, scaled by the scale as it is after rounding."""
+    """Cast the state, after rescaling it by the scale as it is after rounding."""
     if state.log_scale.dtype == dtype:
         return state
     log_scale = state.log_scale.astype(dtype)
@@ -334,13 +386,13 @@ def _rounded(state: MLSTMState, dtype: Any) -> MLSTMState:
 
 
 def _memory_chunk(state: MLSTMState, chunk: _Chunk) -> tuple[MLSTMState, Array]:
-    """L steps at once: row t of a matrix ``[L, L, ..., N]`` says what t reads of each s."""
+    """Compute L steps at once, by matrices ``[L, L, ..., N]`` of what step t reads of step s."""
     query, key, value, log_write, log_keep = chunk.inputs
     real, fresh = chunk.real[..., None], chunk.fresh[..., None]
     log_keep = jnp.where(real, log_keep, 0)
     steps = jnp.arange(len(real))
-    segment = jnp.cumsum(fresh, axis=0)
-    together = segment[:, None] == segment[None]
+    segment = jnp.cumsum(fresh, axis=0)  # 0 before the first reset
+    together = segment[:, None] == segment[None]  # [L, L, ..., 1]
     past = (steps[:, None] >= steps).reshape(len(steps), len(steps), *[1] * (real.ndim - 1))
     seen = together & past & real[None]
 
@@ -365,12 +417,16 @@ def _memory_chunk(state: MLSTMState, chunk: _Chunk) -> tuple[MLSTMState, Array]:
         log_scale[-1],
     )
     touched = (chunk.real | chunk.fresh).any(axis=0)
-    new = where_flag(touched, new, state)  # or a rounding of the scale's gradient would be left
+    # A chunk of padding must hold the state exactly, without a rounding error in the gradient.
+    new = where_flag(touched, new, state)
     return new, read / _divisor(weight, log_scale)[..., None]
 
 
 def _decay_between(log_keep: Array) -> Array:
-    """``[L, L, ...]``: the sum of the steps after s, up to t, without a difference of sums."""
+    """Return ``[t, s, ...]``: the sum of the log decays after step s up to step t.
+
+    Each is summed by itself, since a difference of cumulative sums would lose precision.
+    """
     steps = jnp.arange(len(log_keep))
     later = (steps[:, None] > steps).reshape(len(steps), len(steps), *[1] * (log_keep.ndim - 1))
     return jnp.cumsum(jnp.where(later, log_keep[:, None], 0), axis=0)
@@ -389,5 +445,5 @@ def _check_heads(hidden_size: int, heads: int) -> None:
 
 
 def _wide(x: Array) -> Array:
-    """At least float32."""
+    """Cast to at least float32."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,4 +1,4 @@
-"""Clip, then regularise, then optimise on a schedule; every number may be traced."""
+"""Clip, then regularize, then optimize on a schedule; every hyperparameter may be traced."""
 
 from typing import Any
 
@@ -25,18 +25,18 @@ def optimizer(
     warmup_steps: int = 0,
     total_steps: int | None = None,
 ) -> optax.GradientTransformation:
-    """An optax transformation from a few numbers.
+    """Build an optax transformation from a few hyperparameters.
 
-    Build it *inside* the jitted function from traced numbers: its state has the same structure
-    for every value, so that a sweep over learning rates compiles once.
+    Build it *inside* the jitted function from traced hyperparameters: its state has the same
+    structure for every value, so that a sweep over learning rates compiles once.
 
     Args:
       name: ``"sgd"`` (with momentum), ``"rmsprop"``, ``"adam"`` or ``"adamw"``.
       learning_rate: the peak of the schedule.
-      momentum: of sgd and rmsprop; adam and adamw keep their own (0.9, 0.999).
-      weight_decay: times the kernels (see `kernels`: no biases, norms or decay rates); decoupled
-        in adamw (Loshchilov & Hutter 2019), added to the gradient (L2) elsewhere.
-      l1: times the signs of the same kernels, added to the gradient, after clipping.
+      momentum: of sgd and rmsprop; adam and adamw use betas of 0.9 and 0.999.
+      weight_decay: strength of the decay of the kernels (see `kernels`: no biases, norms or decay
+        rates); decoupled in adamw (Loshchilov & Hutter 2019), added to the gradient (L2) elsewhere.
+      l1: strength of an L1 penalty on the same kernels, whose gradient is added after clipping.
       clip_norm: gradients of a larger global norm are scaled down to it (Pascanu et al. 2013);
         0 for no clipping.
       schedule: ``"constant"``, or ``"cosine"`` to zero at ``total_steps``.
@@ -46,6 +46,14 @@ def optimizer(
     Raises:
       ValueError: for an unknown name or schedule, or a cosine that has no total_steps, or no more
         than its warm-up takes.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> sgd = optimizer("sgd", learning_rate=0.5, momentum=0.0, clip_norm=1.0)
+      >>> params = jnp.zeros(2)
+      >>> updates, _ = sgd.update(jnp.array([3.0, 4.0]), sgd.init(params), params)
+      >>> [round(float(x), 6) for x in updates]
+      [-0.3, -0.4]
     """
     rate = learning_rate_schedule(learning_rate, schedule, warmup_steps, total_steps)
     decay = optax.add_decayed_weights(weight_decay, mask=kernels)
@@ -64,7 +72,13 @@ def optimizer(
 def learning_rate_schedule(
     peak: Number, schedule: str, warmup_steps: int, total_steps: int | None
 ) -> optax.Schedule:
-    """``step -> learning rate``; see `optimizer`."""
+    """Build the function ``step -> learning rate``; see `optimizer`.
+
+    Example:
+      >>> rate = learning_rate_schedule(1.0, "constant", warmup_steps=4, total_steps=None)
+      >>> [float(rate(step)) for step in (0, 1, 3, 9)]
+      [0.25, 0.5, 1.0, 1.0]
+    """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule: expected one of {list(SCHEDULES)}, got {schedule!r}.")
     if schedule == "cosine" and not total_steps:
@@ -90,14 +104,14 @@ def _after_warm_up(total_steps: int, warmup_steps: int) -> int:
 
 
 def clip(norm: Number) -> optax.GradientTransformation:
-    """`optax.clip_by_global_norm` with 0 for "never", so that whether to clip can be swept."""
+    """Clip gradients to a global norm; 0 never clips, so that whether to clip can be swept."""
     return optax.clip_by_global_norm(jnp.where(jnp.asarray(norm) > 0, norm, jnp.inf))
 
 
 def add_l1(strength: Number) -> optax.GradientTransformation:
-    """Adds the gradient of ``strength * sum |w|``, which is zero where w is.
+    """Add the gradient of ``strength * sum |w|``, taken as zero where w is zero.
 
-    Tibshirani 1996. By its subgradient weights come near zero and do not stay there.
+    With this subgradient weights come near zero but do not stay there. Tibshirani 1996.
     """
 
     def update(updates: Any, params: Any) -> Any:
@@ -107,10 +121,15 @@ def add_l1(strength: Number) -> optax.GradientTransformation:
 
 
 def kernels(params: Any) -> Any:
-    """True for the leaves that weight decay acts on: two axes or more, and no logarithm.
+    """Mark the leaves that weight decay acts on: those with two axes or more, but no logarithms.
 
     A leaf called ``log_...`` holds logarithms, such as those of decay rates in a state space
     model, which nothing should pull to zero.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> kernels({"bias": jnp.ones(2), "kernel": jnp.ones((2, 2)), "log_decay": jnp.ones((2, 2))})
+      {'bias': False, 'kernel': True, 'log_decay': False}
     """
 
     def is_kernel(path: Any, leaf: Array) -> bool:

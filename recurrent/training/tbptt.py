@@ -1,6 +1,6 @@
-"""A long sequence as parallel streams, trained on with truncated backpropagation through time.
+"""Train on a long sequence as parallel streams, by truncated backpropagation through time.
 
-The sequence is cut into B streams of equal length, side by side. A step reads the next window of
+The sequence is split into B streams of equal length, side by side. A step reads the next window of
 T tokens of each, from the state where the step before has stopped; gradients stay in the window.
 Williams and Peng 1990.
 """
@@ -13,53 +13,138 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from recurrent.training.step import CarryingLoss, Metrics, TrainState, carrying_step, cut, order_key
+from recurrent.training.minibatch import shard_batch, total
+from recurrent.training.step import (
+    TrainState,
+    apply_gradients,
+    gradients,
+    init_state,
+    order_key,
+    step_key,
+    where_applied,
+)
+from recurrent.training.task import HParams, Metrics, Task
 
-Measure = Callable[[Any, Any, Any], tuple[Metrics, Any]]
 
-
-def steps_per_epoch(size: int, streams: int, window: int) -> int:
-    """How many windows fit into each stream of a sequence of ``size`` tokens."""
-    return size // streams // window
-
-
-def train_streams(
-    loss: CarryingLoss,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    tokens: Array,
-    start: Callable[[Any], Any],
+def tbptt_task(
+    init: Callable[[Array], Any],
+    start: Callable[[Any, int], Any],
+    loss: Callable[[Any, Any, Any, Array, HParams], tuple[Array, tuple[Metrics, Any]]],
+    measure: Callable[[Any, Any, Any, HParams], tuple[Metrics, Any]],
+    optimizer: Callable[[HParams], optax.GradientTransformation],
     *,
     streams: int,
     window: int,
-    steps: int,
-    average_decay: Any = 0.0,
-) -> tuple[TrainState, Metrics]:
-    """Several steps of one epoch as a single `lax.scan`.
+    evaluation_streams: int,
+    average_decay: float = 0.0,
+    loss_scale: float = 0.0,
+) -> Task:
+    """Build the task that minimizes a loss over the windows of a long sequence.
 
-    Each epoch cuts the sequence, closed to a ring, at another place, drawn from the state's key and
-    the epoch's number, and begins with a fresh carry. ``steps`` must not cross its end
-    (`steps_per_epoch`).
+    Its data is a dict with ``"tokens"`` ``[N]``. Each epoch closes the sequence to a ring, splits
+    it at another position, drawn from the state's key and the number of the epoch, and begins with
+    fresh states; ``steps`` of one call of ``task.train`` must not cross the end of an epoch, which
+    is `steps_per_epoch` steps long. The hyperparameters need a ``"seed"``.
 
     Args:
-      loss: ``(params, carry, batch, key) -> (scalar, (metrics, carry))``, the batch being
-        ``{"inputs", "targets"}``, tokens ``[T, B]`` and their successors.
-      optimizer: of the params.
-      state: with a carry like ``start(params)``.
-      tokens: ``[N]``.
-      start: ``params -> carry``.
+      init: ``key -> params``.
+      start: ``(params, streams) -> carry``, the recurrent state before the first token.
+      loss: ``(params, carry, batch, key, hparams) -> (scalar, (metrics, carry))``, the batch being
+        ``{"inputs", "targets"}``, tokens ``[T, B]`` and their successors. No gradient enters the
+        carry.
+      measure: ``(params, carry, batch, hparams) -> (metrics, carry)``, the batch with ``"mask"``
+        ``[T, B]``, False past the sequence's end.
+      optimizer: ``hparams -> optimizer``, built inside the compiled program.
       streams: B.
       window: T.
-      steps: how many.
-      average_decay: see `recurrent.train.train_step`.
-
-    Returns:
-      The new state, and each metric summed over the steps.
+      evaluation_streams: B in evaluations.
+      average_decay: of the running average of the params that is evaluated; 0 for none.
+      loss_scale: see `recurrent.training.step.init_state`.
 
     Raises:
-      ValueError: for a sequence without a window for each stream, or more steps than an epoch has.
+      ValueError: by ``task.train``, for a sequence without a window for each stream, or more steps
+        than an epoch has; by ``task.evaluate``, for a sequence of fewer than two tokens.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from recurrent.losses import Average
+      >>> def measure(params, carry, batch, hparams):
+      ...     seen = carry + batch["inputs"].sum(axis=0)
+      ...     return {"tokens": Average(batch["mask"].sum(), jnp.int32(1))}, seen
+      >>> task = tbptt_task(
+      ...     init=lambda key: {"w": jnp.zeros(1)},
+      ...     start=lambda params, streams: jnp.zeros(streams, jnp.int32),
+      ...     loss=lambda params, carry, batch, key, hparams: (params["w"].sum(), ({}, carry)),
+      ...     measure=measure,
+      ...     optimizer=lambda hparams: optax.sgd(1.0),
+      ...     streams=2, window=4, evaluation_streams=2,
+      ... )
+      >>> state = task.init({"seed": 0})
+      >>> state, _ = task.train(state, {}, {"tokens": jnp.arange(24)}, 3)
+      >>> float(task.evaluate(state.params, {}, {"tokens": jnp.arange(24)})["tokens"].total)
+      23.0
     """
-    size = tokens.shape[0]
+
+    def init_all(hparams: HParams) -> TrainState:
+        return init_state(
+            init,
+            optimizer(hparams),
+            jax.random.key(hparams["seed"]),
+            lambda params: start(params, streams),
+            keep_average=average_decay > 0,
+            loss_scale=loss_scale,
+        )
+
+    def train(state: TrainState, hparams: HParams, data: Any, steps: int) -> Any:
+        tokens = data["tokens"]
+        heads, first = next_windows(state, tokens.shape[0], streams, window, steps)
+
+        def step(state: TrainState, k: Array) -> tuple[TrainState, Metrics]:
+            fresh = start(state.params, streams)
+            carry = jax.tree.map(lambda new, old: jnp.where(k == 0, new, old), fresh, state.carry)
+            batch = window_at(tokens, heads + k * window, window)
+
+            def step_loss(params: Any, batch: Any, key: Array) -> Any:
+                return loss(params, carry, batch, key, hparams)
+
+            slopes, (metrics, after) = gradients(step_loss, state, batch, step_key(state))
+            state, update = apply_gradients(optimizer(hparams), state, slopes, average_decay)
+            # a skipped step changes the carry no more than the weights
+            state = state._replace(carry=where_applied(state, after, carry))
+            return state, where_applied(state, metrics) | update
+
+        state, metrics = lax.scan(step, state, first + jnp.arange(steps))
+        return state, total(metrics)
+
+    def evaluate(params: Any, hparams: HParams, data: Any) -> Metrics:
+        def of_window(params: Any, carry: Any, batch: Any) -> tuple[Metrics, Any]:
+            return measure(params, carry, batch, hparams)
+
+        return evaluate_streams(
+            of_window, params, data["tokens"], start, streams=evaluation_streams, window=window
+        )
+
+    return Task(init_all, train, evaluate)
+
+
+def steps_per_epoch(size: int, streams: int, window: int) -> int:
+    """Return how many windows fit into each stream of a sequence of ``size`` tokens.
+
+    Example:
+      >>> steps_per_epoch(100, streams=4, window=10)
+      2
+    """
+    return size // streams // window
+
+
+def next_windows(
+    state: TrainState, size: int, streams: int, window: int, steps: int
+) -> tuple[Array, Array]:
+    """Return where the streams of the current epoch begin ``[B]``, and its next window ``[]``.
+
+    Raises:
+      ValueError: where the epoch has fewer than ``steps`` windows.
+    """
     in_epoch = steps_per_epoch(size, streams, window)
     if not 1 <= steps <= in_epoch:
         raise ValueError(
@@ -67,38 +152,40 @@ def train_streams(
             f"streams of {size} tokens, got {steps}."
         )
     epoch, first = jnp.divmod(state.step, in_epoch)
-    place = jax.random.randint(jax.random.fold_in(order_key(state.key), epoch), (), 0, size)
-    heads = place + jnp.arange(streams) * (size // streams)
+    split = jax.random.randint(jax.random.fold_in(order_key(state), epoch), (), 0, size)
+    return split + jnp.arange(streams) * (size // streams), first
 
-    def body(state: TrainState, k: Array) -> tuple[TrainState, Metrics]:
-        fresh = start(state.params)
-        carry = jax.tree.map(lambda new, old: jnp.where(k == 0, new, old), fresh, state.carry)
-        read = tokens[(heads + k * window + jnp.arange(window + 1)[:, None]) % size]
-        batch = cut({"inputs": read[:-1], "targets": read[1:]}, axis=1)
-        state = state._replace(carry=carry)
-        return carrying_step(loss, optimizer, state, batch, average_decay)
 
-    state, metrics = lax.scan(body, state, first + jnp.arange(steps))
-    return state, jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
+def window_at(tokens: Array, heads: Array, window: int) -> dict[str, Array]:
+    """Return the inputs and targets ``[T, B]`` that begin at ``heads`` ``[B]`` of a ring of tokens.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> batch = window_at(jnp.arange(6), jnp.array([0, 4]), 2)
+      >>> batch["inputs"].tolist(), batch["targets"].tolist()
+      ([[0, 4], [1, 5]], [[1, 5], [2, 0]])
+    """
+    read = tokens[(heads + jnp.arange(window + 1)[:, None]) % tokens.shape[0]]  # [T + 1, B]
+    return shard_batch({"inputs": read[:-1], "targets": read[1:]}, axis=1)
 
 
 def evaluate_streams(
-    measure: Measure,
+    measure: Callable[[Any, Any, Any], tuple[Metrics, Any]],
     params: Any,
     tokens: Array,
-    start: Callable[[Any], Any],
+    start: Callable[[Any, int], Any],
     *,
     streams: int,
     window: int,
 ) -> Metrics:
-    """Metrics over all tokens but the sequence's first, the state carried along each stream.
+    """Add up metrics over all tokens but the first, the state carried along each stream.
 
     Args:
-      measure: ``(params, carry, batch) -> (metrics, carry)``, the batch as in `train_streams` with
+      measure: ``(params, carry, batch) -> (metrics, carry)``, the batch as in `tbptt_task` with
         ``"mask"`` ``[T, B]``, False past the sequence's end.
       params: of the model.
       tokens: ``[N]``.
-      start: ``params -> carry``.
+      start: ``(params, streams) -> carry``.
       streams: B.
       window: T.
 
@@ -115,13 +202,13 @@ def evaluate_streams(
     heads = jnp.arange(streams) * length
 
     def body(carry: Any, k: Array) -> tuple[Any, Metrics]:
-        along = k * window + jnp.arange(window)[:, None]
-        places = heads + along
-        mask = (along < length) & (places < pairs)
-        read = [tokens[jnp.minimum(places + ahead, pairs)] for ahead in (0, 1)]
-        batch = cut({"inputs": read[0], "targets": read[1], "mask": mask}, axis=1)
+        along = k * window + jnp.arange(window)[:, None]  # [T, 1]
+        at = heads + along  # [T, B]
+        mask = (along < length) & (at < pairs)
+        read = [tokens[jnp.minimum(at + ahead, pairs)] for ahead in (0, 1)]
+        batch = shard_batch({"inputs": read[0], "targets": read[1], "mask": mask}, axis=1)
         metrics, carry = measure(params, carry, batch)
         return carry, metrics
 
-    _, metrics = lax.scan(body, start(params), jnp.arange(-(-length // window)))
-    return jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
+    _, metrics = lax.scan(body, start(params, streams), jnp.arange(-(-length // window)))
+    return total(metrics)

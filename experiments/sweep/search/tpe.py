@@ -1,29 +1,63 @@
-"""Static fields that optuna proposes, one program after the other, by what came of those before."""
+"""Let optuna propose static fields, one program after the other, by what came of those before."""
 
 import importlib
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from experiments.harness.config import Option
 from experiments.harness.errors import UserError
-from experiments.sweep.axes import Axis, Point, grid, rounded
+from experiments.harness.plan import Values
+from experiments.sweep.axes import Axis, grid, rounded
+from experiments.sweep.search import Batch, Tried
 
 TRIES = 50  # of a sampler that proposes what is known, before one of the others is taken
 
 
-def proposed(
-    axes: Sequence[Axis], options: Mapping[str, Option], seed: int
-) -> Generator[Point, float | None, None]:
-    """Yields values of the axes, each once, and is sent the score of each, None for a failure.
+def ask_tpe(
+    axes: Sequence[Axis],
+    options: Mapping[str, Option],
+    members: Sequence[Values],
+    programs: int,
+    seed: int,
+) -> Callable[[Sequence[Tried]], Batch | None]:
+    """Return the function that proposes static fields, and trains all of ``members`` by each.
 
-    Where nothing is left it ends. The same scores are followed by the same values, so a sweep that
-    was killed is proposed the same again.
+    The same scores are followed by the same proposals, so a sweep that was killed goes on as it
+    would have.
 
     Args:
       axes: the swept static fields; a range without a count is drawn from, all else listed.
       options: of the Config.
+      members: the swept traced fields of the members of each program.
+      programs: how many are proposed, those that the experiment refuses left out.
       seed: of optuna's sampler, a tree-structured Parzen estimator.
+    """
+
+    def ask(tried: Sequence[Tried]) -> Batch | None:
+        number = sum(not each.refused for each in tried)
+        if number == programs:
+            return None
+        points = proposed(axes, options, seed)
+        try:
+            static = next(points)
+            for each in tried:
+                static = points.send(each.score)
+        except StopIteration:
+            return None
+        first = number * len(members)
+        names = list(range(first, first + len(members)))
+        return Batch(static, [static | own for own in members], names)
+
+    return ask
+
+
+def proposed(
+    axes: Sequence[Axis], options: Mapping[str, Option], seed: int
+) -> Generator[Values, float | None, None]:
+    """Yield values of the axes, each once; take in the score of each, None for a failure.
+
+    Where nothing is left it ends.
 
     Raises:
       UserError: where optuna is not installed.
@@ -32,7 +66,7 @@ def proposed(
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
     asked = {axis.field: _distribution(optuna, axis, options[axis.field]) for axis in axes}
     listed = grid(axes) if all(axis.values for axis in axes) else []
-    known: list[Point] = []
+    known: list[Values] = []
     repeats = 0
     while repeats < 2 * TRIES and len(known) < (len(listed) or math.inf):
         if listed and repeats == TRIES:

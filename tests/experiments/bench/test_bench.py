@@ -1,4 +1,4 @@
-"""The comparison: its reference, the gate, the clock's arithmetic, and what it writes."""
+"""Test the comparison: its reference, verification, statistics of times, and what it writes."""
 
 import json
 import math
@@ -16,17 +16,17 @@ import pytest
 from experiments import __main__ as launcher
 from experiments.bench import (
     ablation,
-    ceiling,
     comparison,
-    gate,
+    figures,
+    libraries,
     machine,
     memory,
-    peers,
-    pictures,
+    peak,
     reference,
     selection,
     tables,
     timing,
+    verify,
     with_recurrent,
     with_scan,
     with_sharded,
@@ -44,7 +44,7 @@ EVEN = Shape(5, 4, 2, 4)  # two devices can share its batch
 
 
 def reference_weights(case: Case) -> tuple[Weights, np.ndarray]:
-    """In float64, with a bias b_n that is not zero."""
+    """Return weights and inputs in float64, with a bias b_n that is not zero."""
     weights, xs = draw(case)
     source = np.random.default_rng(1)
 
@@ -57,7 +57,7 @@ def reference_weights(case: Case) -> tuple[Weights, np.ndarray]:
 
 @pytest.mark.parametrize("form", ["one-layer", "two-layers", "bidirectional"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_reference_is_torchs_in_float64(cell: str, form: str) -> None:
+def test_the_reference_equals_torch_in_float64(cell: str, form: str) -> None:
     torch = pytest.importorskip("torch", reason="the comparisons need torch (extra: bench)")
     case = Case(cell, TINY, form)
     weights, xs = reference_weights(case)
@@ -92,14 +92,14 @@ def one_unit(columns: int, w_h: list[float]) -> Weights:
     return [{"forward": w}]
 
 
-def test_two_steps_of_one_unit_by_hand() -> None:
+def test_two_steps_of_one_elman_unit_equal_those_by_hand() -> None:
     xs = np.array([[[1.0]], [[0.5]]])
     ys = reference.outputs(Case("elman", Shape(2, 1, 1, 1)), one_unit(1, [0.5]), xs)
     first = math.tanh(1)
     np.testing.assert_allclose(ys.ravel(), [first, math.tanh(0.5 + 0.5 * first)], 1e-14)
 
 
-def test_a_gru_that_resets_before_the_product_by_hand() -> None:
+def test_a_gru_that_resets_before_the_product_equals_one_by_hand() -> None:
     def sigmoid(a: float) -> float:
         return 1 / (1 + math.exp(-a))
 
@@ -112,7 +112,7 @@ def test_a_gru_that_resets_before_the_product_by_hand() -> None:
     assert ys[-1, 0, 0] == pytest.approx(h, rel=1e-14)
 
 
-def test_the_gradient_of_that_gru_is_the_difference_quotient() -> None:
+def test_the_gradient_of_a_gru_that_resets_before_the_product_is_the_difference_quotient() -> None:
     case = Case("gru", TINY)
     weights, xs = reference_weights(case)
     d_weights, _ = reference.gradient(case, weights, xs, "before")
@@ -126,10 +126,10 @@ def test_the_gradient_of_that_gru_is_the_difference_quotient() -> None:
     assert d_weights[0]["forward"]["w_h"][1, 9] == pytest.approx(quotient, rel=1e-6)
 
 
-# The gate
+# Verification
 
 
-GATED = [
+VERIFIED = [
     (Case("lstm", EVEN, "bidirectional"), "backward"),
     (Case("gru", EVEN, "two-layers"), "adam"),
     (Case("elman", EVEN), "forward"),
@@ -141,21 +141,21 @@ def expected(case: Case, reset: Literal["after", "before"] = "after") -> referen
     return reference.expected(case, *draw(case), reset)
 
 
-@pytest.mark.parametrize("name", peers.PEERS)
-def test_each_library_computes_what_the_reference_does(name: str) -> None:
-    module = peers.installed()[0].get(name)
+@pytest.mark.parametrize("name", libraries.LIBRARIES)
+def test_each_library_agrees_with_the_reference(name: str) -> None:
+    module = libraries.installed()[0].get(name)
     if module is None:
-        pytest.skip(f"{peers.PEERS[name].title} is not installed (extra: bench)")
-    for case, measure in GATED:
-        if peers.has(module, case):
+        pytest.skip(f"{libraries.LIBRARIES[name].title} is not installed (extra: bench)")
+    for case, measure in VERIFIED:
+        if libraries.has(module, case):
             weights, xs = draw(case)
-            program = peers.program(module, case, weights, xs, measure)
-            right = expected(case, peers.reset_of(module))[measure]
-            assert gate.error(program.arrays(program.run()), right) < 1e-4, (case, measure)
+            program = libraries.program(module, case, weights, xs, measure)
+            right = expected(case, libraries.reset_of(module))[measure]
+            assert verify.error(program.arrays(program.run()), right) < 1e-4, (case, measure)
 
 
-def test_a_step_of_adam_with_half_the_gradient_is_refused() -> None:
-    """Its change of the weights alone would be the same."""
+def test_a_step_of_adam_with_half_the_gradient_does_not_verify() -> None:
+    """Compare moments too, since halving the gradient leaves Adam's first update unchanged."""
     case = Case("lstm", TINY)
     weights, xs = draw(case)
 
@@ -165,7 +165,7 @@ def test_a_step_of_adam_with_half_the_gradient_is_refused() -> None:
     network = with_recurrent.build(case, weights)
     program = jax_program(network, xs, "adam", differentiate=differentiate)
     arrays = program.arrays(program.run()) | {"loss": expected(case)["adam"]["loss"]}
-    assert gate.error(arrays, expected(case)["adam"]) > 0.4
+    assert verify.error(arrays, expected(case)["adam"]) > 0.4
 
 
 @pytest.mark.skipif(len(jax.devices()) != 2, reason="has other devices than the two of conftest")
@@ -179,34 +179,34 @@ def test_a_batch_is_shared_by_as_many_devices_as_divide_it() -> None:
 
 
 @pytest.mark.parametrize("name", ablation.variants())
-def test_each_variant_of_the_ablation_does_too(name: str) -> None:
+def test_each_variant_of_the_ablation_agrees_with_the_reference(name: str) -> None:
     case = Case("lstm", TINY)
     weights, xs = draw(case)
     program = jax_program(ablation.variants()[name](case, weights), xs, "backward")
     right = expected(case)["backward"]
-    assert gate.error(program.arrays(program.run()), right) < 1e-5
+    assert verify.error(program.arrays(program.run()), right) < 1e-5
 
 
-def test_the_gate_sees_a_forget_bias_of_one_and_a_sum_of_half_the_batch() -> None:
+def test_a_forget_bias_of_one_and_half_a_gradient_do_not_verify() -> None:
     case = Case("lstm", TINY)
     weights, xs = draw(case)
     right = expected(case)
     other = each(lambda w: w | {"b": w["b"] + np.repeat([0, 1, 0, 0], 4)}, weights)
     forward = jax_program(with_scan.build(case, other), xs, "forward")
-    assert gate.error(forward.arrays(forward.run()), right["forward"]) > 10 * gate.LARGEST_ERROR
+    assert verify.error(forward.arrays(forward.run()), right["forward"]) > 10 * verify.LARGEST_ERROR
     halved = {k: v / 2 if k == "inputs" else v for k, v in right["backward"].items()}
-    assert gate.error(halved, right["backward"]) == pytest.approx(0.5)
+    assert verify.error(halved, right["backward"]) == pytest.approx(0.5)
 
 
-def test_the_gate_refuses_what_is_missing_strange_or_no_number() -> None:
+def test_missing_unexpected_and_nan_arrays_do_not_verify() -> None:
     right = {"outputs": np.ones(3)}
-    assert gate.error({"outputs": np.array([1, np.nan, 1])}, right) == math.inf
+    assert verify.error({"outputs": np.array([1, np.nan, 1])}, right) == math.inf
     for found in ({}, {"outputs": np.ones(3), "more": np.ones(3)}, {"outputs": np.ones(4)}):
         with pytest.raises(ValueError, match="expected"):
-            gate.error(found, right)
+            verify.error(found, right)
 
 
-def test_a_library_that_fails_is_a_row_and_is_not_timed() -> None:
+def test_a_library_that_fails_has_a_row_and_is_not_timed() -> None:
     from experiments.bench.compare import compare
 
     case = Case("elman", TINY)
@@ -228,16 +228,16 @@ def test_a_library_that_fails_is_a_row_and_is_not_timed() -> None:
     ours, scan, keras = compare({}, made, 0, 2, ["recurrent"])
     assert ours["rounds"] == 2
     assert ours["ratios"] == {"recurrent": (1, 1, 1)}
-    assert "off the reference" in scan["failed"]
+    assert "differs from the reference" in scan["failed"]
     assert keras["failed"] == "RuntimeError: too old"
     assert "seconds" not in scan
     assert "seconds" not in keras
 
 
-# The clock's arithmetic
+# Statistics of times
 
 
-def test_the_bootstrap_of_a_mean_is_the_normal_interval() -> None:
+def test_the_bootstrap_interval_of_a_mean_is_the_normal_one() -> None:
     samples = np.random.default_rng(0).normal(5, 2, 400)
     value, low, high = timing.bootstrap(np.mean, samples, draws=4000)
     half = 1.96 * samples.std() / 20
@@ -245,25 +245,27 @@ def test_the_bootstrap_of_a_mean_is_the_normal_interval() -> None:
     np.testing.assert_allclose([value - low, high - value], half, rtol=0.08)
 
 
-def test_a_ratio_is_of_pairs() -> None:
+def test_a_ratio_is_estimated_from_pairs() -> None:
     theirs = np.random.default_rng(0).lognormal(0, 1, 25)
     assert timing.ratio(2 * theirs, theirs) == (2, 2, 2)
     unrelated = timing.ratio(2 * np.random.default_rng(1).permutation(theirs), theirs)
     assert unrelated.low < 2 < unrelated.high
 
 
-def test_all_take_their_turns() -> None:
+def test_all_programs_run_in_every_round() -> None:
     calls: list[str] = []
     runs = {name: lambda name=name: calls.append(name) for name in "abc"}
     times = timing.interleaved(runs, seconds=0, repeats=4)
     assert {name: len(t) for name, t in times.items()} == {"a": 4, "b": 4, "c": 4}
-    assert min(map(calls.count, "abc")) >= 1 + 4 * 2  # to warm up; in a round, again and the timed
+    assert (
+        min(map(calls.count, "abc")) >= 1 + 4 * 2
+    )  # one warm-up; per round, untimed and timed ones
 
 
-def test_memory_grows_by_what_a_call_holds_at_once() -> None:
+def test_memory_growth_is_the_peak_of_a_call() -> None:
     def run() -> None:
         for _ in range(3):
-            np.ones(2**23).sum()  # 64 MiB, one after the other
+            np.ones(2**23).sum()  # 64 MiB, freed before the next
 
     grown = memory.growth(run)
     if grown is None:
@@ -272,7 +274,7 @@ def test_memory_grows_by_what_a_call_holds_at_once() -> None:
 
 
 @pytest.mark.optimized
-def test_the_work_is_what_xla_counts() -> None:
+def test_flop_of_an_lstm_equals_the_count_of_xla() -> None:
     case = Case("lstm", Shape(3, 8, 64, 64))
     weights, xs = draw(case)
     w = weights[0]["forward"]
@@ -295,7 +297,7 @@ def test_the_work_is_what_xla_counts() -> None:
     assert 1 <= backward / flop(case, "backward") < 1.06
 
 
-def test_the_work_of_other_cells_and_forms() -> None:
+def test_flop_of_other_cells_and_forms() -> None:
     t, b, i, h = TINY
     assert flop(Case("gru", TINY), "backward") == 18 * t * b * h * (i + h)
     assert flop(Case("elman", TINY), "forward") == 2 * t * b * h * (i + h)
@@ -304,10 +306,10 @@ def test_the_work_of_other_cells_and_forms() -> None:
     assert flop(Case("lstm", TINY, "bidirectional"), "adam") == 2 * 24 * t * b * h * (i + h)
 
 
-# What is asked for
+# Selection
 
 
-def test_only_needs_one_word_of_each_kind() -> None:
+def test_a_row_is_selected_by_one_word_of_each_kind() -> None:
     found = selection.read("lstm, gru,backward,torch")
     assert found == {
         "part": {"table"},
@@ -321,36 +323,36 @@ def test_only_needs_one_word_of_each_kind() -> None:
     assert selection.read("") == {}
 
 
-def test_every_case_is_named_by_words_that_only_knows() -> None:
+def test_every_case_can_be_selected_by_words() -> None:
     for case in cases():
         words = f"{case.cell},{case.shape},{case.form}"
         chosen = selection.read(words)
         assert selection.has(chosen, cell=case.cell, shape=str(case.shape), form=case.form)
 
 
-def test_a_misspelt_word_is_met_with_all_there_is(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_error_for_a_misspelled_word_lists_all_words(capfd: pytest.CaptureFixture[str]) -> None:
     assert launcher.main(["bench", "--only=lsmt"]) == 2
     error = capfd.readouterr().err
     for words in ("no 'lsmt'", 'Did you mean "lstm"', "part: table, ablation, long", "keras"):
         assert words in error
 
 
-def test_words_that_no_case_has_all_of(tmp_path: Path) -> None:
+def test_words_that_match_no_case_are_an_error(tmp_path: Path) -> None:
     settings = comparison.Settings(only="gru,two-layers")
-    with pytest.raises(UserError, match="some case has all of"):
+    with pytest.raises(UserError, match="expected words that match a case"):
         comparison.run(settings, tmp_path / "out", "")
     assert not (tmp_path / "out").exists()
 
 
-def test_words_that_choose_rows_of_a_table_that_is_not_measured() -> None:
-    with pytest.raises(UserError, match="expected table beside gru"):
+def test_words_for_rows_of_a_table_that_is_not_measured_are_an_error() -> None:
+    with pytest.raises(UserError, match="expected table in addition to gru"):
         selection.read("long,gru")
     with pytest.raises(UserError, match="expected words"):
         selection.read(",")
     assert selection.has(selection.read("long,table,gru"), part="long", cell="gru")
 
 
-def test_gradients_large_and_small_are_added_up_over_the_devices() -> None:
+def test_large_and_small_gradients_are_summed_over_devices() -> None:
     here = with_sharded.mesh(with_sharded.devices(4))
     sizes = {"large": (2, with_sharded.SMALL), "small": (2, 3)}
     params = {name: jnp.ones(size) for name, size in sizes.items()}
@@ -366,32 +368,32 @@ def test_gradients_large_and_small_are_added_up_over_the_devices() -> None:
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), actual, right)
 
 
-def test_others_on_the_processor_are_noticed() -> None:
+def test_other_processes_on_the_processor_are_noticed() -> None:
     code = "import time; end = time.time() + 0.5\nwhile time.time() < end: pass"
     with machine.watched() as share:
         subprocess.run([sys.executable, "-c", code], check=True)
     assert not share or share[0] > 0.3 / machine.cores()
 
 
-def test_what_was_measured_beside_others_is_no_verdict() -> None:
+def test_rows_measured_beside_other_programs_are_left_out_of_the_summary() -> None:
     rows = [{**row, "others": 0.31} for row in RESULT["table"]]
     page = tables.page({**RESULT, "table": rows})
-    assert "Other programs took up to 31 % of the cores" in page
+    assert "Other programs used up to 31 % of the cores" in page
     assert "faster on" not in page
-    figure = pictures.all_of({**RESULT, "table": rows})["ratios_backward"]
-    assert "No verdict" in figure.get_suptitle()
+    figure = figures.all_of({**RESULT, "table": rows})["ratios_backward"]
+    assert "Not comparable" in figure.get_suptitle()
     long = {**RESULT, "long": [{"name": "LSTM", "time": 1024, "failed": "so", "others": 0.5}]}
     assert "50 % of the cores" in tables.page(long)
 
 
-def test_help_of_the_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_all_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert launcher.main(["bench", "--help"]) == 0
     page = capsys.readouterr().out
     for words in ("20 minutes", "--quick", "--only", "--seconds", "--repeats", "--out"):
         assert words in page
 
 
-# What it writes
+# Results
 
 
 def row(name: str, seconds: float, ratios: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -415,7 +417,7 @@ RESULT = {
     "machine": {"processor": "P", "cores": 2, "system": "S", "python": "3"},
     "versions": {"jax": "1"},
     "missing": {"haiku": "it is not installed"},
-    "ceiling": [{"jax 512": 100.0, "jax 1024": 200.0, "torch 512": 90.0}],
+    "peak_gflops": [{"jax 512": 100.0, "jax 1024": 200.0, "torch 512": 90.0}],
     "table": [
         row("recurrent", 0.003, {"recurrent": [1, 1, 1]}),
         row("sharded", 0.0024, {}),
@@ -423,14 +425,14 @@ RESULT = {
         row("linen", 0.004, {"recurrent": [0.75, 0.7, 0.8]}),
         row("scan", 0.0060004, {"recurrent": [0.5, 0.45, 1.1]}),
         {"name": "keras", "cell": "lstm", **TINY._asdict(), "form": "bidirectional"}
-        | {"measure": "backward", "failed": "off the reference by 2.0e-01"},
+        | {"measure": "backward", "failed": "differs from the reference by 2.0e-01"},
     ],
     "ablation": [],
     "long": [],
 }
 
 
-def test_the_tables_say_wins_and_losses() -> None:
+def test_the_tables_report_wins_and_losses() -> None:
     page = tables.page(RESULT)
     for line in (
         "| 28x32x28x128 | 3 | 2.4 | **2** | 4 | - | 6 | 1.50 [1.40, 1.60] | "
@@ -442,8 +444,8 @@ def test_the_tables_say_wins_and_losses() -> None:
         "level on 0 of 1.",
         "| 28x32x28x128 | 50 %; 0.2 s; 3 / 1 | 50 %; 0.2 s; 3 / 1 | 50 %; - / 1 |",
         "jax 200 GFLOP/s; torch 90 GFLOP/s",
-        "Left out: Haiku, since it is not installed.",
-        "- Keras, lstm 5x3x2x4 bidirectional backward: off the reference by 2.0e-01",
+        "Skipped: Haiku (it is not installed).",
+        "- Keras, lstm 5x3x2x4 bidirectional backward: differs from the reference by 2.0e-01",
     ):
         assert line in page
     assert [tables.verdict(r) for r in ([1, 0.9, 1.1], [0.9, 0.8, 0.99])] == ["level", "faster"]
@@ -451,14 +453,14 @@ def test_the_tables_say_wins_and_losses() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One case of a few steps."""
+    """Reduce the comparison to one case of a few steps."""
     monkeypatch.setattr(comparison, "quick_cases", lambda: [Case("elman", TINY)])
     monkeypatch.setattr(ablation, "CASES", (Case("lstm", TINY),))
-    monkeypatch.setattr(ceiling, "SIZES", (64,))
+    monkeypatch.setattr(peak, "SIZES", (64,))
 
 
 @pytest.mark.usefixtures("small")
-def test_a_quick_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_quick_run_writes_all_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     only = "table,ablation,scan,backward,linen"
     arguments = ["bench", "--quick", f"--only={only}", "--seconds=0", f"--out={tmp_path}"]
     assert launcher.main(arguments) == 0
@@ -472,14 +474,14 @@ def test_a_quick_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert each_row["rounds"] == 5
     assert result["settings"]["only"] == only
     assert "only" in result["command"]
-    assert len(result["ceiling"]) == 2
+    assert len(result["peak_gflops"]) == 2
     assert (tmp_path / "bench.md").read_text() == tables.page(result)
     assert (tmp_path / "bench.md").read_text() in capsys.readouterr().out
     assert (tmp_path / "ratios_backward.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.usefixtures("small")
-def test_what_was_measured_outlives_an_interruption(
+def test_results_so_far_are_kept_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any) -> None:
@@ -489,7 +491,7 @@ def test_what_was_measured_outlives_an_interruption(
     only = "table,ablation,scan,forward"
     arguments = ["bench", "--quick", f"--only={only}", "--seconds=0", f"--out={tmp_path}"]
     assert launcher.main(arguments) == 130
-    assert "what was measured is in" in capsys.readouterr().err
+    assert "the results so far are in" in capsys.readouterr().err
     result = json.loads((tmp_path / "bench.json").read_text())
     assert [r["name"] for r in result["table"]] == ["recurrent", "scan"]
     assert result["ablation"] == []
@@ -500,4 +502,4 @@ def test_methods_for_long_sequences_agree_with_the_plain_loop(name: str) -> None
     from experiments.bench import long
 
     program, right = long.program(name, 40)
-    assert gate.error(program.arrays(program.run()), right) < 1e-4
+    assert verify.error(program.arrays(program.run()), right) < 1e-4

@@ -1,4 +1,4 @@
-"""Where the data folder is."""
+"""Test which folder holds the data."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_the_users_cache_otherwise(
     assert data_dir() == Path(expected)
 
 
-def test_an_unknown_home_is_a_sentence(monkeypatch: pytest.MonkeyPatch):
+def test_an_unknown_home_directory_is_a_user_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RECURRENT_DATA_DIR", "~nobody-of-this-name/data")
     with pytest.raises(UserError, match="set RECURRENT_DATA_DIR"):
         data_dir()

@@ -1,4 +1,4 @@
-"""The downloader against a real server on the loopback interface."""
+"""Test the downloader against a real server on the loopback interface."""
 
 import errno
 import gzip
@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT; what it does wrong is set by its attributes."""
+    """Serve CONTENT; the attributes choose the server's faults."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -111,7 +111,7 @@ def remote(url: str, sha256: str = hashlib.sha256(CONTENT).hexdigest()) -> Remot
     return RemoteFile(NAME, url, sha256)
 
 
-def refusal(file: RemoteFile, destination: Path) -> str:
+def error_of(file: RemoteFile, destination: Path) -> str:
     with pytest.raises(UserError) as caught:
         fetch(file)
     message = str(caught.value)
@@ -194,7 +194,7 @@ def test_part_that_is_whole_or_longer_restarts(server: Server, folder: Path, ext
 
 def test_wrong_content_is_removed_and_a_retry_works(server: Server, folder: Path):
     server.content = b"<html>Sign in to the network</html>"
-    message = refusal(remote(server.url), folder / NAME)
+    message = error_of(remote(server.url), folder / NAME)
     assert hashlib.sha256(server.content).hexdigest() in message
     assert hashlib.sha256(CONTENT).hexdigest() in message
     assert not (folder / f"{NAME}.part").exists()
@@ -204,14 +204,14 @@ def test_wrong_content_is_removed_and_a_retry_works(server: Server, folder: Path
 
 def test_part_of_another_file_is_removed_and_a_retry_works(server: Server, folder: Path):
     part = leave_part(folder, b"x" * 1000)
-    assert "SHA-256" in refusal(remote(server.url), folder / NAME)
+    assert "SHA-256" in error_of(remote(server.url), folder / NAME)
     assert not part.exists()
     assert fetch(remote(server.url)).read_bytes() == CONTENT
 
 
 def test_connection_closed_early_keeps_the_part_for_the_retry(server: Server, folder: Path):
     server.stops_after = 250_000
-    message = refusal(remote(server.url), folder / NAME)
+    message = error_of(remote(server.url), folder / NAME)
     assert "250000 of 400000 bytes" in message
     assert (folder / f"{NAME}.part").read_bytes() == CONTENT[:250_000]
     server.stops_after = None
@@ -223,20 +223,20 @@ def test_connection_closed_early_keeps_the_part_for_the_retry(server: Server, fo
 def test_http_errors(server: Server, folder: Path, status: int):
     server.status = status
     part = leave_part(folder, CONTENT[:100])
-    assert f"HTTP Error {status}" in refusal(remote(server.url), folder / NAME)
+    assert f"HTTP Error {status}" in error_of(remote(server.url), folder / NAME)
     assert part.read_bytes() == CONTENT[:100]
 
 
 def test_range_not_satisfiable_without_a_range(server: Server, folder: Path):
     server.status = 416
-    assert "HTTP Error 416" in refusal(remote(server.url), folder / NAME)
+    assert "HTTP Error 416" in error_of(remote(server.url), folder / NAME)
     assert len(server.ranges) == 1
 
 
 def test_unreachable_port(folder: Path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    message = refusal(remote(f"http://127.0.0.1:{port}/x"), folder / NAME)
+    message = error_of(remote(f"http://127.0.0.1:{port}/x"), folder / NAME)
     assert "Connection refused" in message
 
 
@@ -244,13 +244,13 @@ def test_silent_server(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(download, "_TIMEOUT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
-        assert "timed out" in refusal(remote(url), folder / NAME)
+        assert "timed out" in error_of(remote(url), folder / NAME)
 
 
 def test_server_that_stalls_half_way(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(download, "_TIMEOUT_SECONDS", 0.2)
     server.stalls, server.stops_after = True, 200_000
-    assert "timed out" in refusal(remote(server.url), folder / NAME)
+    assert "timed out" in error_of(remote(server.url), folder / NAME)
     server.stalls, server.stops_after = False, None
     assert fetch(remote(server.url)).read_bytes() == CONTENT
     resumed_from = re.fullmatch(r"bytes=(\d+)-", server.ranges[1] or "")
@@ -268,7 +268,7 @@ def test_a_server_that_does_not_speak_http(folder: Path):
                 connection.sendall(b"220 smtp ready\r\n")
 
         greeting = pool.submit(greet)
-        refusal(remote(f"http://127.0.0.1:{listener.getsockname()[1]}/x"), folder / NAME)
+        error_of(remote(f"http://127.0.0.1:{listener.getsockname()[1]}/x"), folder / NAME)
         greeting.result()
 
 
@@ -282,14 +282,14 @@ def test_no_scheme_but_http(server: Server, folder: Path, tmp_path: Path, scheme
     secret = tmp_path / "secret"
     secret.write_bytes(CONTENT)
     url = "data:," if scheme == "data" else f"{scheme}://{secret}"
-    refusal(remote(url), folder / NAME)
+    error_of(remote(url), folder / NAME)
     server.redirect = url
-    refusal(remote(server.url), folder / NAME)
+    error_of(remote(server.url), folder / NAME)
 
 
 def test_malformed_urls(folder: Path):
     for url in ("greek.bin.gz", "http://127.0.0.1:port/x", "http://[::1/x", "http://"):
-        refusal(remote(url), folder / NAME)
+        error_of(remote(url), folder / NAME)
 
 
 @pytest.mark.parametrize("name", ["greek.bin.gz", "greek.bin"])
@@ -302,7 +302,7 @@ def test_a_local_file_is_used_without_download_or_hash(folder: Path, name: str):
 
 def test_a_data_folder_that_is_a_file(folder: Path):
     folder.write_text("not a folder")
-    message = refusal(remote("http://127.0.0.1:1/never-asked"), folder / NAME)
+    message = error_of(remote("http://127.0.0.1:1/never-asked"), folder / NAME)
     assert "RECURRENT_DATA_DIR" in message
     assert folder.read_text() == "not a folder"
 
@@ -311,9 +311,9 @@ def test_a_data_folder_that_is_not_writable(folder: Path, monkeypatch: pytest.Mo
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    # Permissions do not hold a superuser back, and tests may run as one.
+    # Patched, because tests may run as a superuser, whom permissions do not restrict.
     monkeypatch.setattr(Path, "mkdir", refuse)
-    message = refusal(remote("http://127.0.0.1:1/never-asked"), folder / NAME)
+    message = error_of(remote("http://127.0.0.1:1/never-asked"), folder / NAME)
     assert "cannot be written (Permission denied)" in message
 
 
@@ -322,7 +322,7 @@ def test_a_full_disk(server: Server, folder: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    assert "No space left on device" in refusal(remote(server.url), folder / NAME)
+    assert "No space left on device" in error_of(remote(server.url), folder / NAME)
 
 
 def test_killed_half_way_then_retry(server: Server, folder: Path):

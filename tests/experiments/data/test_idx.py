@@ -1,4 +1,4 @@
-"""The IDX reader gives what was written, or one sentence."""
+"""Test that the IDX reader returns what was written, or raises one sentence."""
 
 import gzip
 import math
@@ -33,7 +33,7 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-def refusal(path: Path) -> str:
+def error_of(path: Path) -> str:
     with pytest.raises(UserError) as caught:
         read_idx(path)
     message = str(caught.value)
@@ -65,7 +65,7 @@ def test_round_trip(tmp_path: Path, name: str, shape: tuple[int, ...], compresse
     assert values.dtype == array.dtype
 
 
-def test_gzip_is_told_by_content_not_by_name(tmp_path: Path):
+def test_gzip_is_detected_by_content_not_by_name(tmp_path: Path):
     plain = write(tmp_path / "plain.gz", encode(VALUES))
     packed = write(tmp_path / "packed", gzip.compress(encode(VALUES)))
     np.testing.assert_array_equal(read_idx(plain), VALUES)
@@ -91,38 +91,40 @@ def test_gzip_is_told_by_content_not_by_name(tmp_path: Path):
     ],
 )
 def test_malformed_content(tmp_path: Path, content: bytes, reason: str):
-    assert reason in refusal(write(tmp_path / "plain", content))
-    assert reason in refusal(write(tmp_path / "packed", gzip.compress(content)))
+    assert reason in error_of(write(tmp_path / "plain", content))
+    assert reason in error_of(write(tmp_path / "packed", gzip.compress(content)))
 
 
-def test_a_declared_size_beyond_the_limit_is_refused_though_the_file_has_it(tmp_path: Path):
+def test_a_declared_size_beyond_the_limit_is_rejected_even_if_the_file_is_that_large(
+    tmp_path: Path,
+):
     path = write(tmp_path / "sparse", header(8, (2**17, 2**16)))
     os.truncate(path, path.stat().st_size + 2**33)
-    assert "more than 4294967296 bytes" in refusal(path)
+    assert "more than 4294967296 bytes" in error_of(path)
 
 
 @pytest.mark.parametrize("cut", [3, 12, 30, -9, -8, -4, -1])
 def test_truncated_gzip(tmp_path: Path, cut: int):
-    refusal(write(tmp_path / "x.gz", gzip.compress(encode(VALUES))[:cut]))
+    error_of(write(tmp_path / "x.gz", gzip.compress(encode(VALUES))[:cut]))
 
 
 @pytest.mark.parametrize("trailer_byte", [-8, -5, -4, -1])
 def test_wrong_gzip_checksum_or_length(tmp_path: Path, trailer_byte: int):
     content = bytearray(gzip.compress(encode(VALUES)))
     content[trailer_byte] ^= 1
-    assert "damaged gzip file" in refusal(write(tmp_path / "x.gz", bytes(content)))
+    assert "damaged gzip file" in error_of(write(tmp_path / "x.gz", bytes(content)))
 
 
 @pytest.mark.parametrize("tail", [b"garbage", gzip.compress(b"more", mtime=0), b"\x1f\x8b"])
 def test_something_after_the_gzip_stream(tmp_path: Path, tail: bytes):
-    refusal(write(tmp_path / "x.gz", gzip.compress(encode(VALUES)) + tail))
+    error_of(write(tmp_path / "x.gz", gzip.compress(encode(VALUES)) + tail))
 
 
-def test_a_bomb_is_not_decompressed_beyond_what_is_declared(tmp_path: Path):
+def test_a_gzip_bomb_is_not_decompressed_beyond_the_declared_size(tmp_path: Path):
     path = write(tmp_path / "bomb.gz", gzip.compress(header(8, (10,)) + bytes(50_000_000)))
     tracemalloc.start()
     try:
-        assert "holds more" in refusal(path)
+        assert "holds more" in error_of(path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -130,10 +132,10 @@ def test_a_bomb_is_not_decompressed_beyond_what_is_declared(tmp_path: Path):
 
 
 def test_missing_file_folder_and_pipe(tmp_path: Path):
-    assert "No such file" in refusal(tmp_path / "missing")
-    assert "not a regular file" in refusal(tmp_path)
+    assert "No such file" in error_of(tmp_path / "missing")
+    assert "not a regular file" in error_of(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    assert "not a regular file" in refusal(tmp_path / "pipe")
+    assert "not a regular file" in error_of(tmp_path / "pipe")
 
 
 def agrees_with_what_its_header_declares(content: bytes, values: np.ndarray) -> bool:
@@ -154,7 +156,7 @@ def agrees_with_what_its_header_declares(content: bytes, values: np.ndarray) -> 
         max_size=3,
     ),
 )
-def test_flipped_bytes_give_a_sentence_or_the_declared_array(
+def test_flipped_bytes_give_an_error_or_the_declared_array(
     tmp_path: Path, compressed: bool, flips: list[tuple[int, int]]
 ):
     content = bytearray(gzip.compress(encode(VALUES)) if compressed else encode(VALUES))
@@ -164,12 +166,12 @@ def test_flipped_bytes_give_a_sentence_or_the_declared_array(
     try:
         values = read_idx(path)
     except UserError:
-        refusal(path)
+        error_of(path)
     else:
         assert agrees_with_what_its_header_declares(bytes(content), values)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200))
-def test_random_bytes_behind_a_gzip_magic_give_a_sentence(tmp_path: Path, content: bytes):
-    refusal(write(tmp_path / "x", b"\x1f\x8b" + content))
+def test_random_bytes_after_a_gzip_magic_give_an_error(tmp_path: Path, content: bytes):
+    error_of(write(tmp_path / "x", b"\x1f\x8b" + content))

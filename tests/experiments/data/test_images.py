@@ -1,4 +1,4 @@
-"""The image data sets: their contents and their splits."""
+"""Test the contents and the splits of the image data sets."""
 
 import gzip
 import struct
@@ -24,7 +24,7 @@ def joined(*sets: ImageSet) -> ImageSet:
 
 
 def rows(images: ImageSet) -> np.ndarray:
-    """Images with their labels as rows in sorted order: equal for equal sets."""
+    """Return each image with its label as a row, sorted, so that equal sets compare equal."""
     table = np.column_stack([images.images.reshape(len(images.labels), -1), images.labels])
     return table[np.lexsort(table.T)]
 
@@ -62,7 +62,7 @@ def test_digits_splits():
 
 
 @pytest.mark.parametrize("part", Splits._fields)
-def test_the_seed_alone_decides_the_split(part: str):
+def test_the_split_depends_on_the_seed_alone(part: str):
     assert_same(load_images("digits", 3), load_images("digits", 3))
     one, other = (getattr(load_images("digits", seed), part) for seed in (3, 4))
     assert not np.array_equal(rows(one), rows(other))
@@ -131,7 +131,7 @@ def idx(array: np.ndarray, code: int = 8) -> bytes:
 
 @pytest.fixture
 def small_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for MNIST: image i holds i in base 256 in its first two pixels."""
+    """Write a small MNIST in which the first two pixels of image i hold i in base 256."""
     monkeypatch.setenv("RECURRENT_DATA_DIR", str(tmp_path))
     folder = tmp_path / "mnist"
     folder.mkdir()

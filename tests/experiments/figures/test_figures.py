@@ -1,4 +1,4 @@
-"""Figures are read back: their lines, images and texts must be the data."""
+"""Read the figures back: their lines, images and texts must equal the data."""
 
 import io
 
@@ -11,12 +11,17 @@ from matplotlib.text import Text
 
 from experiments.figures import classification, curves, kernels, style
 from experiments.figures.states import hidden_over_time
+from recurrent.training.task import Metric
 
+LOSS = Metric("loss", higher_is_better=False)
+ACCURACY = Metric("accuracy", higher_is_better=True, format="{:.2%}")
+RETURN = Metric("return", higher_is_better=True, format="{:.1f} points")
+BOTH = [LOSS, ACCURACY]
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ROWS = [
     {
         "step": 40 * (i + 1),
-        "epoch": i + 1,
+        "evaluation": i + 1,
         "train_loss": 2.0 * 0.5**i,
         "train_accuracy": 0.70 + 0.04 * i,
         "valid_loss": 2.1 * 0.6**i,
@@ -41,7 +46,7 @@ def png(figure: Figure) -> bytes:
 
 
 def pixel(figure: Figure, panel: int, point: tuple[float, float]) -> np.ndarray:
-    """The colour, 0 to 1, that a point in the panel's data coordinates has on the canvas."""
+    """Return the color, 0 to 1, drawn at a point given in the panel's data coordinates."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     from_the_bottom = np.asarray(canvas.buffer_rgba())[::-1] / 255
@@ -56,34 +61,42 @@ def curve(figure: Figure, panel: int, label: str) -> tuple[np.ndarray, np.ndarra
 
 @pytest.mark.parametrize(("panel", "name"), [(0, "loss"), (1, "accuracy")])
 @pytest.mark.parametrize(("label", "split"), [("train", "train"), ("validation", "valid")])
-def test_learning_curves_draw_every_epoch(panel: int, name: str, label: str, split: str):
-    steps, values = curve(curves.learning_curves(ROWS), panel, label)
+def test_learning_curves_draw_every_evaluation(panel: int, name: str, label: str, split: str):
+    steps, values = curve(curves.learning_curves(ROWS, BOTH), panel, label)
     np.testing.assert_array_equal(steps, [40, 80, 120, 160, 200, 240])
     np.testing.assert_array_equal(values, [row[f"{split}_{name}"] for row in ROWS])
 
 
 def test_learning_curves_mark_the_best_step_in_both_panels():
-    figure = curves.learning_curves(ROWS, best_step=160)
-    assert message(figure) == "Best validation accuracy 71.0 %, at step 160 of 240"
+    figure = curves.learning_curves(ROWS, BOTH, best_step=160)
+    assert message(figure) == "Best at step 160 of 240: validation accuracy 71.0 %"
     for panel in (0, 1):
         steps, _ = curve(figure, panel, "best")
         np.testing.assert_array_equal(steps, [160, 160])
 
 
-def test_learning_curves_without_a_best_step_state_the_last_value():
-    assert message(curves.learning_curves(ROWS)) == "Validation accuracy 65.0 % after 240 steps"
+@pytest.mark.parametrize("best_step", [0, None])
+def test_learning_curves_without_a_best_step_state_the_last_value(best_step: int | None):
+    figure = curves.learning_curves(ROWS, BOTH, best_step)
+    assert message(figure) == "Validation accuracy 65.0 % after 240 steps"
+    assert "best" not in texts(figure)
 
 
 def test_loss_is_logarithmic_only_when_it_spans_a_decade():
-    assert curves.learning_curves(ROWS).axes[0].get_yscale() == "log"
-    assert curves.learning_curves(ROWS[:2]).axes[0].get_yscale() == "linear"
+    assert curves.learning_curves(ROWS, BOTH).axes[0].get_yscale() == "log"
+    assert curves.learning_curves(ROWS[:2], BOTH).axes[0].get_yscale() == "linear"
     to_zero = [*ROWS, {**ROWS[-1], "step": 280, "train_loss": 0.0}]
-    assert curves.learning_curves(to_zero).axes[0].get_yscale() == "linear"
+    assert curves.learning_curves(to_zero, BOTH).axes[0].get_yscale() == "linear"
+
+
+def test_what_is_better_when_higher_is_never_logarithmic():
+    rows = [{"step": i, "valid_return": 10.0**i} for i in range(4)]
+    assert curves.learning_curves(rows, [RETURN]).axes[0].get_yscale() == "linear"
 
 
 def test_labels_of_curves_that_meet_do_not_overlap():
     rows = [{"step": i, "train_loss": 1.0 / i, "valid_loss": 1.0 / i} for i in range(1, 5)]
-    figure = curves.learning_curves(rows)
+    figure = curves.learning_curves(rows, [LOSS])
     figure.draw_without_rendering()
     train, valid = (
         next(t for t in figure.axes[0].texts if t.get_text().startswith(name))
@@ -92,46 +105,91 @@ def test_labels_of_curves_that_meet_do_not_overlap():
     assert not train.get_window_extent().overlaps(valid.get_window_extent())
 
 
-def test_one_epoch_is_a_visible_point():
-    figure = curves.learning_curves(ROWS[:1], best_step=40)
+def test_one_evaluation_is_a_visible_point():
+    figure = curves.learning_curves(ROWS[:1], BOTH, best_step=40)
     _, values = curve(figure, 1, "validation")
     np.testing.assert_array_equal(values, [0.65])
     np.testing.assert_allclose(pixel(figure, 1, (40, 0.65)), to_rgba(style.ACCENT), atol=0.02)
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), None])
-def test_losses_that_are_not_finite_leave_a_gap_and_are_told(broken: float | None):
-    rows = [*ROWS[:4], *({**row, "train_loss": broken, "valid_loss": broken} for row in ROWS[4:])]
-    figure = curves.learning_curves(rows, best_step=160)
-    _, losses = curve(figure, 0, "train")
-    np.testing.assert_array_equal(np.isnan(losses), [False] * 4 + [True] * 2)
-    assert "not finite in 2 of 6 epochs,\nfirst at step 200" in texts(figure)
+@pytest.mark.parametrize("metric", BOTH)
+def test_values_that_are_not_finite_leave_a_gap_and_a_note(broken: float | None, metric: Metric):
+    gap = {f"train_{metric.name}": broken, f"valid_{metric.name}": broken}
+    figure = curves.learning_curves([*ROWS[:4], *({**row, **gap} for row in ROWS[4:])], BOTH, 160)
+    _, values = curve(figure, BOTH.index(metric), "train")
+    np.testing.assert_array_equal(np.isnan(values), [False] * 4 + [True] * 2)
+    assert texts(figure).count("not finite in 2 of 6 evaluations,\nfirst at step 200") == 1
     assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
     assert png(figure).startswith(PNG_SIGNATURE)
 
 
-def test_nothing_but_nan_can_be_drawn():
+def test_curves_of_nan_alone_can_be_drawn():
     rows: list[dict[str, float | None]] = [{"step": 40, "train_loss": float("nan")}]
-    figure = curves.learning_curves(rows)
+    figure = curves.learning_curves(rows, BOTH)
     assert message(figure) == "No finite accuracy after 40 steps"
     assert png(figure).startswith(PNG_SIGNATURE)
 
 
 def test_missing_validation_leaves_the_training_curve():
     rows = [{key: row[key] for key in ("step", "train_loss", "train_accuracy")} for row in ROWS]
-    figure = curves.learning_curves(rows)
+    figure = curves.learning_curves(rows, BOTH)
     assert [line.get_label() for line in figure.axes[1].lines] == ["train"]
     assert message(figure) == "Training accuracy 90.0 % after 240 steps"
 
 
-def test_no_epoch_says_so():
-    assert message(curves.learning_curves([])) == "No epoch is finished yet"
+def test_a_return_that_is_only_evaluated_has_one_curve_up_to_below_zero():
+    rows = [{"step": i, "train_loss": 1.0, "valid_return": -200.0 / i} for i in range(1, 21)]
+    figure = curves.learning_curves(rows, [LOSS, RETURN], best_step=20)
+    assert message(figure) == "Best at step 20 of 20: validation return -10.0"
+    assert [line.get_label() for line in figure.axes[1].lines if len(line.get_xydata()) > 2] == [  # pyright: ignore[reportArgumentType]
+        "validation"
+    ]
+    low, high = figure.axes[1].get_ylim()
+    assert -250 < low < -200
+    assert -10 < high < 50
+    assert "validation -10.0" in texts(figure)
 
 
-def test_a_metric_that_is_no_accuracy_is_not_in_percent():
-    rows = [{"step": 10, "valid_perplexity": 84.25}, {"step": 20, "valid_perplexity": 61.5}]
-    figure = curves.learning_curves(rows, metric="perplexity", best_step=20)
-    assert message(figure) == "Best validation perplexity 61.5, at step 20 of 20"
+def test_a_metric_that_no_row_has_is_said_to_be_missing():
+    figure = curves.learning_curves([{"step": 10, "valid_return": -5.0}], BOTH, best_step=10)
+    assert {"loss was not measured", "accuracy was not measured"} <= set(texts(figure))
+    assert "best" not in texts(figure)
+    assert png(figure).startswith(PNG_SIGNATURE)
+
+
+def test_before_the_first_evaluation_the_figure_says_that_there_is_none():
+    assert message(curves.learning_curves([], BOTH)) == "No evaluation is finished yet"
+
+
+def test_only_what_people_read_in_percent_is_drawn_in_percent():
+    rows = [{"step": 10, "valid_accuracy": 84.25}, {"step": 20, "valid_accuracy": 61.5}]
+    points = Metric("accuracy", higher_is_better=False)
+    figure = curves.learning_curves(rows, [points], best_step=20)
+    assert message(figure) == "Best at step 20 of 20: validation accuracy 61.5"
+    assert not any("%" in text for text in texts(figure))
+
+
+def test_an_error_rate_over_decades_is_logarithmic_and_in_percent():
+    rows = [{"step": i, "valid_error": 0.9 / 10**i} for i in range(3)]
+    figure = curves.learning_curves(rows, [Metric("error", False, "{:.1%}")])
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_yscale() == "log"
+    assert {"1 %", "10 %", "validation 0.9 %"} <= set(texts(figure))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.012345, "0.0123"),
+        (-12.34, "-12.3"),
+        (-152.3, "-152"),
+        (12345.6, "12346"),
+        (2e9, "2.00e+09"),
+    ],
+)
+def test_values_have_three_digits(value: float, expected: str):
+    assert curves.format_value(value, RETURN) == expected
 
 
 def test_confusion_matrix_prints_each_count_in_its_cell_and_no_zero():
@@ -140,19 +198,19 @@ def test_confusion_matrix_prints_each_count_in_its_cell_and_no_zero():
     cells = {t.get_position(): t.get_text() for t in figure.axes[0].texts}
     assert cells == {(0, 0): "50", (2, 0): "2", (0, 1): "1", (1, 1): "40", (2, 2): "7"}
     assert message(figure).splitlines() == [
-        "97.0 % right; 3 of 100 wrong",
-        "Most often: 0 taken for 2, 2 times",
+        "97.0 % correct; 3 of 100 wrong",
+        "Most common mistake: 0 predicted as 2, 2 times",
     ]
 
 
-def test_only_mistakes_are_coloured():
+def test_only_mistakes_are_colored():
     counts = np.array([[50, 0, 2], [1, 40, 0], [0, 0, 7]])
     image = classification.confusion_matrix(counts).axes[0].images[0].get_array()
     assert isinstance(image, np.ma.MaskedArray)
     np.testing.assert_array_equal(~np.ma.getmaskarray(image), [[0, 0, 1], [1, 0, 0], [0, 0, 0]])
 
 
-def test_confusion_matrix_uses_names_and_tells_of_a_class_without_examples():
+def test_confusion_matrix_uses_names_and_marks_a_class_without_examples():
     counts = np.array([[3, 1, 0], [0, 0, 0], [0, 0, 4]])
     figure = classification.confusion_matrix(counts, labels=["cat", "dog", "eel"])
     assert figure.axes[0].texts[2].get_text() == "none"
@@ -163,9 +221,9 @@ def test_confusion_matrix_uses_names_and_tells_of_a_class_without_examples():
 @pytest.mark.parametrize(
     ("counts", "expected"),
     [
-        (np.diag([3, 4]), "All 7 right"),
+        (np.diag([3, 4]), "All 7 correct"),
         (np.zeros((2, 2), int), "No examples"),
-        (np.array([[9_999, 1], [0, 20_000]]), "99.99 % right; 1 of 30,000 wrong"),
+        (np.array([[9_999, 1], [0, 20_000]]), "99.99 % correct; 1 of 30,000 wrong"),
     ],
 )
 def test_confusion_matrix_message(counts: np.ndarray, expected: str):
@@ -173,7 +231,7 @@ def test_confusion_matrix_message(counts: np.ndarray, expected: str):
 
 
 @pytest.mark.parametrize("counts", [np.ones((2, 3), int), np.ones(4, int), np.eye(2) / 2])
-def test_confusion_matrix_refuses_what_is_not_counts(counts: np.ndarray):
+def test_confusion_matrix_rejects_anything_but_square_counts(counts: np.ndarray):
     with pytest.raises(ValueError, match="Expected"):
         classification.confusion_matrix(counts)
 
@@ -201,10 +259,10 @@ def test_an_image_is_upright():
     left, right, *edges = figure.axes[0].images[0].get_extent()
     on_screen = figure.axes[0].transData
     low, high = sorted(edges, key=lambda y: on_screen.transform((left, y))[1])
-    places = (np.arange(4) + 0.5) / 4
+    centers = (np.arange(4) + 0.5) / 4
     shades = [
-        [pixel(figure, 0, (left + x * (right - left), high + y * (low - high)))[0] for x in places]
-        for y in places
+        [pixel(figure, 0, (left + x * (right - left), high + y * (low - high)))[0] for x in centers]
+        for y in centers
     ]
     np.testing.assert_array_equal(np.array(shades) < 0.5, image[0] > 0)
 
@@ -219,17 +277,17 @@ def test_at_most_forty_mistakes_are_drawn():
     assert message(figure).startswith("100 of 1,000 test images wrong; the 40 most confident")
 
 
-def test_no_mistake_says_so():
+def test_without_a_mistake_the_figure_says_that_all_are_correct():
     right = np.array([4, 2])
     for kept in (slice(0, 0), slice(0, 2)):
         figure = classification.mistakes(
             np.zeros((2, 8, 8))[kept], right[kept], right[kept], np.ones(2)[kept], total=360
         )
-        assert message(figure) == "None of 360 test images is wrong"
+        assert message(figure) == "All 360 test images are classified correctly"
         assert png(figure).startswith(PNG_SIGNATURE)
 
 
-def test_mistakes_of_different_lengths_are_refused():
+def test_mistakes_of_different_lengths_are_rejected():
     with pytest.raises(ValueError, match="Expected images"):
         classification.mistakes(np.zeros((3, 8, 8)), np.zeros(3), np.ones(2), np.ones(3), total=3)
 
@@ -272,7 +330,7 @@ def test_a_long_sequence_of_several_features_runs_to_the_right():
 
 @pytest.mark.parametrize("scale", [1.0, 0.0, float("nan")])
 @pytest.mark.parametrize(("steps", "features"), [(1, 1), (1, 8), (8, 8)])
-def test_hidden_colours_are_centred_at_zero(steps: int, features: int, scale: float):
+def test_hidden_colors_are_centered_at_zero(steps: int, features: int, scale: float):
     states = scale * np.linspace(-0.2, 0.7, steps * 4).reshape(steps, 4)
     figure = hidden_over_time(states, np.ones((steps, features)), "Short")
     norm = figure.axes[1].images[0].norm
@@ -285,12 +343,12 @@ def test_hidden_colours_are_centred_at_zero(steps: int, features: int, scale: fl
     ("states", "inputs"),
     [((8, 4), (7, 8)), ((8, 2, 4), (8, 2, 8)), ((0, 4), (0, 8)), ((8, 0), (8, 8))],
 )
-def test_hidden_over_time_refuses_other_shapes(states: tuple[int, ...], inputs: tuple[int, ...]):
+def test_hidden_over_time_rejects_other_shapes(states: tuple[int, ...], inputs: tuple[int, ...]):
     with pytest.raises(ValueError, match="Expected"):
         hidden_over_time(np.zeros(states), np.zeros(inputs), "Wrong")
 
 
-def test_kernels_are_drawn_strongest_first_on_one_scale():
+def test_kernels_are_drawn_largest_norm_first_on_one_scale():
     kernel = np.random.default_rng(0).normal(size=(3, 3, 1, 5))
     kernel[..., 3] *= 0.01
     kernel[..., 1] *= 100
@@ -306,7 +364,7 @@ def test_kernels_are_drawn_strongest_first_on_one_scale():
     assert {(image.norm.vmin, image.norm.vmax) for image in images} == {(-largest, largest)}
 
 
-def test_input_channels_of_a_kernel_stand_below_one_another():
+def test_input_channels_of_a_kernel_are_drawn_below_one_another():
     kernel = np.random.default_rng(0).normal(size=(2, 4, 3, 1))
     drawn = kernels.kernels(kernel).axes[0].images[0].get_array()
     assert isinstance(drawn, np.ma.MaskedArray)
@@ -317,7 +375,7 @@ def test_input_channels_of_a_kernel_stand_below_one_another():
     assert np.isnan(tile[[2, 5]]).all()
 
 
-def test_kernels_tell_of_weights_that_are_not_finite():
+def test_the_title_of_kernels_counts_weights_that_are_not_finite():
     kernel = np.ones((3, 3, 1, 2))
     kernel[0, 0, 0, 1] = np.nan
     figure = kernels.kernels(kernel)
@@ -326,6 +384,6 @@ def test_kernels_tell_of_weights_that_are_not_finite():
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 8), (3, 3, 1, 0)])
-def test_kernels_refuse_other_shapes(shape: tuple[int, ...]):
+def test_kernels_reject_other_shapes(shape: tuple[int, ...]):
     with pytest.raises(ValueError, match="Expected a kernel"):
         kernels.kernels(np.zeros(shape))

@@ -5,98 +5,42 @@ import dataclasses
 import json
 import logging
 import signal
-import types
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from jax import lax
 
 from experiments import sequential_digits
-from experiments.harness import devices
-from experiments.harness import loop as single
-from experiments.harness.config import TrainingConfig, option, options, traced
+from experiments.harness import devices, loop
+from experiments.harness import run as single
+from experiments.harness.config import options
 from experiments.harness.errors import UserError
 from experiments.harness.program import Program
-from experiments.sweep import figures, loop, run
+from experiments.report.side_by_side import member_rows
+from experiments.sweep import run
 from experiments.sweep.axes import read_axes
 from experiments.sweep.flags import Settings, Sweep
-from experiments.sweep.plan import member_rows
-from experiments.sweep.programs import inherit
-from experiments.sweep.ranking import ranked
 from experiments.sweep.search import pbt, tpe
-from recurrent.losses import Average
-from recurrent.training.population import Member, begin, layouts
-from recurrent.training.step import init_state, train_step
-from recurrent.training.task import Task
+from recurrent.training.population import layouts
+from tests.toys import FIT, FitConfig, fit
+from tests.toys import FIT_EVALUATIONS as EVALUATIONS
+from tests.toys import FIT_STEPS as STEPS
 
-STEPS, EPOCHS = 5, 9
 OTHERS = ("1x1", "1x2", "2x4")
 slow = pytest.mark.slow
 RATES = "learning_rate=0.3,0.03,0.003,0.1"
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(TrainingConfig):
-    """The fields of the toy."""
-
-    epochs: int = EPOCHS
-    degree: int = option(1, "of the polynomial", minimum=1)
-    learning_rate: float = 0.03
-
-
-def program(config: Config) -> Program:
-    """Fits ``y = 2 x - 1`` by a polynomial, each step on its own rows."""
-    rows = np.random.default_rng(0).normal(size=(3, STEPS, 8)).astype(np.float32)
-    splits = [{"x": jnp.asarray(x), "y": jnp.asarray(2 * x - 1)} for x in rows]
-
-    def error(params: Any, x: Any, y: Any) -> Any:
-        return (jnp.polyval(params["w"], x) - y) ** 2
-
-    def loss(params: Any, batch: Any, key: Any) -> Any:
-        x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
-        errors = error(params, x, batch["y"])
-        return errors.mean(), {"loss": Average(errors.sum(), jnp.float32(errors.size))}
-
-    def init(numbers: Any) -> Any:
-        def draw(key: Any) -> Any:
-            return {"w": jax.random.normal(key, (config.degree + 1,))}
-
-        adam = optax.adam(numbers["learning_rate"])
-        return init_state(draw, adam, jax.random.key(numbers["seed"]))
-
-    def steps_of(state: Any, numbers: Any, data: Any, steps: int) -> Any:
-        def body(state: Any, _: None) -> Any:
-            batch = jax.tree.map(lambda leaf: leaf[state.step % STEPS], data)
-            return train_step(loss, optax.adam(numbers["learning_rate"]), state, batch)
-
-        state, metrics = lax.scan(body, state, None, steps)
-        return state, jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
-
-    def evaluate(params: Any, data: Any) -> Any:
-        errors = error(params, data["x"], data["y"])
-        return {"loss": Average(errors.sum(), jnp.float32(errors.size))}
-
-    return Program(
-        task=Task(init, steps_of, evaluate, lambda means: -means["loss"]),
-        data=dict(zip(("train", "valid", "test"), splits, strict=True)),
-        epochs=config.epochs,
-        steps_per_epoch=STEPS,
-        metric="loss",
-        pictures=lambda params, rows: iter(()),
-    )
-
-
-TOY: Any = types.SimpleNamespace(__doc__="Does it fit?\n", Config=Config, program=program)
+def mean_loss(params: Any, config: FitConfig, split: str) -> float:
+    """The loss on a split, by the program's own evaluation."""
+    found = fit(config)
+    return float(found.task.evaluate(params, {}, found.data[split])["loss"].mean)
 
 
 def swept(
-    folder: Path, *texts: str, settings: Settings | None = None, base: Config | None = None
+    folder: Path, *texts: str, settings: Settings | None = None, base: FitConfig | None = None
 ) -> list[dict[str, Any]]:
     """The rows of a sweep's members, by member."""
     asked = sweep_of(*texts, settings=settings, base=base)
@@ -104,10 +48,10 @@ def swept(
     return rows_in(folder)
 
 
-def sweep_of(*texts: str, settings: Settings | None = None, base: Config | None = None) -> Sweep:
-    axes = read_axes(texts, options(Config))
+def sweep_of(*texts: str, settings: Settings | None = None, base: FitConfig | None = None) -> Sweep:
+    axes = read_axes(texts, options(FitConfig))
     line = "./launch.sh sweep toy"
-    return Sweep("toy", TOY, base or Config(), axes, settings or Settings(layout="1x1"), line)
+    return Sweep("toy", FIT, base or FitConfig(), axes, settings or Settings(layout="1x1"), line)
 
 
 def rows_in(folder: Path) -> list[dict[str, Any]]:
@@ -125,16 +69,17 @@ def test_a_member_is_trained_as_it_would_be_alone(tmp_path: Path, layout: str) -
     rows = swept(tmp_path / "sweep", RATES, "seed=0:2", settings=settings)
     assert [row["member"] for row in rows] == list(range(8))
     for row in rows:
-        config = Config(learning_rate=row["learning_rate"], seed=row["seed"])
+        config = FitConfig(learning_rate=row["learning_rate"], seed=row["seed"])
         folder = tmp_path / str(row["member"])
         folder.mkdir()
-        alone = single.train(program(config), config, folder, lambda step: None)
-        assert row["best_step"] == int(alone.state.best_step)
-        at_best = next(each for each in alone.rows if each["step"] == row["best_step"])
-        assert row["valid_loss"] == pytest.approx(at_best["valid_loss"], rel=1e-5)
-        data = program(config).data["test"]
-        tested = program(config).task.evaluate(alone.state.best_params, data)
-        assert row["test_loss"] == pytest.approx(float(tested["loss"].mean), rel=1e-4)
+        alone = single.train(fit(config), config, folder)
+        assert row["best_step"] == alone.outcome["best_step"]
+        assert row["valid_loss"] == pytest.approx(alone.outcome["valid_loss"], rel=1e-5)
+        tested = mean_loss(alone.finished.kept, config, "test")
+        assert row["test_loss"] == pytest.approx(tested, rel=1e-4)
+        own = member_rows(tmp_path / "sweep")[row["member"]]
+        for mine, theirs in zip(own, alone.finished.rows, strict=True):
+            assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
 
 
 def test_a_member_that_diverges_leaves_the_others_bitwise_as_they_were(
@@ -164,18 +109,18 @@ def test_where_every_member_diverges_none_is_the_best(
     assert (tmp_path / "report.html").exists()
 
 
-def test_fewer_places_change_nothing_but_the_order(tmp_path: Path) -> None:
+def test_fewer_slots_change_nothing_but_the_order(tmp_path: Path) -> None:
     texts = RATES, "seed=0:3"
     all_at_once = swept(tmp_path / "all", *texts)
-    for places in (3, 7):
-        settings = Settings(places=places, layout="1x1")
-        assert swept(tmp_path / str(places), *texts, settings=settings) == all_at_once
+    for slots in (3, 7):
+        settings = Settings(slots=slots, layout="1x1")
+        assert swept(tmp_path / str(slots), *texts, settings=settings) == all_at_once
 
 
 def test_static_fields_are_trained_one_program_after_the_other(tmp_path: Path) -> None:
     rows = swept(tmp_path / "both", "degree=1,2", RATES)
     for degree in (1, 2):
-        alone = swept(tmp_path / str(degree), RATES, base=Config(degree=degree))
+        alone = swept(tmp_path / str(degree), RATES, base=FitConfig(degree=degree))
         own = [row for row in rows if row["degree"] == degree]
         assert [without(row, "degree", "member") for row in own] == [
             without(row, "member") for row in alone
@@ -190,7 +135,7 @@ def test_one_compilation_trains_all_members(
     for k, texts in enumerate([("learning_rate=0.1,0.2",), (RATES, "seed=0:3", "momentum=0,0.5")]):
         caplog.clear()
         with jax.log_compiles(), caplog.at_level(logging.WARNING):
-            swept(tmp_path / str(k), *texts, settings=Settings(places=6, layout=layout))
+            swept(tmp_path / str(k), *texts, settings=Settings(slots=6, layout=layout))
         messages = [record.getMessage() for record in caplog.records]
         compiled = [text for text in messages if text.startswith("Finished XLA compilation")]
         counts.append(sum("jit(train)" in text for text in compiled))
@@ -211,14 +156,14 @@ def test_the_layout_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_patience_ends_a_member(tmp_path: Path) -> None:
-    long = swept(tmp_path / "long", RATES, base=Config(epochs=60))
-    short = swept(tmp_path / "short", RATES, base=Config(epochs=60, patience=2))
+    long = swept(tmp_path / "long", RATES, base=FitConfig(evaluations=60))
+    short = swept(tmp_path / "short", RATES, base=FitConfig(evaluations=60, patience=2))
     rows = member_rows(tmp_path / "long")
     for whole, row in zip(long, short, strict=True):
         losses = [each["valid_loss"] for each in rows[row["member"]]]
         waits = [n - int(np.argmin(losses[: n + 1])) for n in range(len(losses))]
         ends = next((n + 1 for n, wait in enumerate(waits) if wait == 2), 60)
-        assert row["epochs_trained"] == ends
+        assert row["evaluations_done"] == ends
         assert row["status"] == ("finished" if ends == 60 else "early stop")
         if ends == 60:
             assert row == whole
@@ -239,20 +184,25 @@ def test_halving_lets_the_best_go_on(tmp_path: Path) -> None:
         kept = sorted(alive, key=scores.__getitem__, reverse=True)[: -(-len(alive) // 2)]
         expected |= dict.fromkeys(alive - set(kept), rung)
         alive = set(kept)
-    assert [row["epochs_trained"] for row in rows] == [
-        expected.get(k, EPOCHS) for k in range(6) for _ in range(2)
+    assert [row["evaluations_done"] for row in rows] == [
+        expected.get(k, EVALUATIONS) for k in range(6) for _ in range(2)
     ]
     for k in alive:
         assert rows[2 * k : 2 * k + 2] == grid[2 * k : 2 * k + 2]
 
 
-def test_halving_in_few_places_gives_those_to_the_next(tmp_path: Path) -> None:
-    settings = Settings(search="halving", reduction=3, places=2, draws=9, layout="1x1")
+def test_halving_in_few_slots_gives_those_to_the_next(tmp_path: Path) -> None:
+    settings = Settings(search="halving", reduction=3, slots=2, draws=9, layout="1x1")
     rows = swept(tmp_path / "sweep", "learning_rate=log:1e-3:1", settings=settings)
     assert len(rows) == 9
-    ticks = (tmp_path / "sweep/programs/0/metrics.jsonl").read_text().splitlines()
-    assert max(len(json.loads(tick)["members"]) for tick in ticks) == 2
-    assert sum(row["epochs_trained"] for row in rows) < 0.6 * 9 * EPOCHS
+    assert most_at_a_time(tmp_path / "sweep") == 2
+    assert sum(row["evaluations_done"] for row in rows) < 0.6 * 9 * EVALUATIONS
+
+
+def most_at_a_time(folder: Path) -> int:
+    lines = (folder / "programs/0/metrics.jsonl").read_text().splitlines()
+    together = [json.loads(line)["evaluation"] for line in lines]
+    return max(map(together.count, together))
 
 
 class Killed(BaseException):
@@ -267,22 +217,22 @@ def killed_at(
     settings: Settings | None = None,
 ) -> None:
     """A sweep that dies before the end of this epoch, counted over all programs."""
-    end_of_epoch, calls = loop.end_of_epoch, []
+    evaluate, calls = loop.evaluated, []
 
     def killed(*given: Any) -> Any:
         calls.append(1)
         if len(calls) == epoch:
             raise Killed
-        return end_of_epoch(*given)
+        return evaluate(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "end_of_epoch", killed)
+        patch.setattr(loop, "evaluated", killed)
         with pytest.raises(Killed):
             swept(folder, *texts, settings=settings)
 
 
 @pytest.mark.parametrize(
-    "settings", [pytest.param(Settings(), marks=slow), Settings(search="halving", places=2)]
+    "settings", [pytest.param(Settings(), marks=slow), Settings(search="halving", slots=2)]
 )
 def test_what_was_killed_goes_on_and_trains_no_ended_member_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings
@@ -291,24 +241,24 @@ def test_what_was_killed_goes_on_and_trains_no_ended_member_again(
     texts = "degree=1,2", f"{RATES},1e10"
     whole = swept(tmp_path / "whole", *texts, settings=settings)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 1e9)  # so only what has ended is saved
-    epoch, calls, told = loop.end_of_epoch, [], set()
+    evaluate, calls, known = loop.evaluated, [], set()
     folder = tmp_path / "killed"
 
     def counted(plan: Any, *rest: Any) -> Any:
         calls.append([row["member"] for row in rows_in(folder)])
         if len(calls) % 11 == 0:
             raise Killed
-        members, rows, over = epoch(plan, *rest)
-        assert not {row["member"] for row in rows} & told
-        return members, rows, over
+        there, state, rows = evaluate(plan, *rest)
+        assert not {row["member"] for row in rows} & known
+        return there, state, rows
 
-    monkeypatch.setattr(loop, "end_of_epoch", counted)
+    monkeypatch.setattr(loop, "evaluated", counted)
     for _ in range(30):
         try:
             rows = swept(folder, *texts, settings=settings)
             break
         except Killed:
-            told = {row["member"] for row in rows_in(folder)}
+            known = {row["member"] for row in rows_in(folder)}
     else:
         pytest.fail("it did not end")
     assert len(calls) > 11
@@ -320,27 +270,27 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = swept(tmp_path / "whole", RATES)
-    epoch, calls = loop.end_of_epoch, []
+    evaluate, calls = loop.evaluated, []
 
     def interrupted(*given: Any) -> Any:
         calls.append(1)
         if len(calls) == 4:
             signal.raise_signal(signal.SIGTERM)
-        return epoch(*given)
+        return evaluate(*given)
 
-    monkeypatch.setattr(loop, "end_of_epoch", interrupted)
+    monkeypatch.setattr(loop, "evaluated", interrupted)
     assert run.main(sweep_of(RATES), tmp_path / "stopped", overwrite=False) == 143
-    assert "Stopped and saved at step 80 of 180" in capsys.readouterr().err
+    assert "Stopped and saved at step 20;" in capsys.readouterr().err
     assert swept(tmp_path / "stopped", RATES) == whole
-    assert len(calls) == EPOCHS
+    assert len(calls) == EVALUATIONS
 
 
-def test_a_stop_does_not_wait_for_the_end_of_an_epoch(
+def test_a_stop_does_not_wait_for_the_next_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = Config(steps_per_call=2)
+    base = FitConfig(steps_per_call=2)
     whole = swept(tmp_path / "whole", RATES, base=base)
-    call, calls = loop.call, []
+    call, calls = loop.advanced, []
 
     def interrupted(*given: Any) -> Any:
         calls.append(1)
@@ -348,11 +298,11 @@ def test_a_stop_does_not_wait_for_the_end_of_an_epoch(
             signal.raise_signal(signal.SIGTERM)
         return call(*given)
 
-    monkeypatch.setattr(loop, "call", interrupted)
+    monkeypatch.setattr(loop, "advanced", interrupted)
     folder = tmp_path / "stopped"
-    for step in (16, 48):  # of four members, after 4 and 12 of 45 steps
+    for step in (4, 12):
         assert run.main(sweep_of(RATES, base=base), folder, overwrite=False) == 143
-        assert f"Stopped and saved at step {step} of 180" in capsys.readouterr().err
+        assert f"Stopped and saved at step {step};" in capsys.readouterr().err
     assert swept(folder, RATES, base=base) == whole
     assert member_rows(folder) == member_rows(tmp_path / "whole")
 
@@ -362,29 +312,29 @@ def test_it_goes_on_on_another_number_of_devices(
 ) -> None:
     whole = swept(tmp_path / "whole", RATES, "seed=0:3")
     monkeypatch.setattr(devices, "memory_bytes", lambda: 1000)  # so that some wait
-    killed_at(EPOCHS + 2, monkeypatch, tmp_path / "moved", RATES, "seed=0:3")
-    places = json.loads((tmp_path / "moved/programs/0/places.json").read_text())["places"]
-    assert places < 12
-    monkeypatch.setattr("experiments.sweep.layouts.rounded_up", lambda places, *_: places + 1)
+    killed_at(EVALUATIONS + 2, monkeypatch, tmp_path / "moved", RATES, "seed=0:3")
+    slots = json.loads((tmp_path / "moved/programs/0/slots.json").read_text())["slots"]
+    assert slots < 12
+    monkeypatch.setattr("experiments.sweep.layouts.rounded_up", lambda slots, *_: slots + 1)
     assert swept(tmp_path / "moved", RATES, "seed=0:3") == whole
 
 
-def test_a_swept_number_of_epochs_is_not_that_of_epochs_trained(tmp_path: Path) -> None:
-    rows = swept(tmp_path, "epochs=30,40", "learning_rate=0.1,0.3", base=Config(patience=2))
-    assert [row["epochs"] for row in rows] == [30, 30, 40, 40]
-    assert all(row["epochs_trained"] < 30 for row in rows), "patience ends them"
+def test_a_swept_number_of_evaluations_is_not_that_of_evaluations_done(tmp_path: Path) -> None:
+    rows = swept(tmp_path, "evaluations=30,40", "learning_rate=0.1,0.3", base=FitConfig(patience=2))
+    assert [row["evaluations"] for row in rows] == [30, 30, 40, 40]
+    assert all(row["evaluations_done"] < 30 for row in rows), "patience ends them"
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["settings"] == 4
-    assert result["best_epochs"] in (30, 40)
+    assert result["configurations"] == 4
+    assert result["best_evaluations"] in (30, 40)
 
 
-def test_halving_compares_settings_of_all_programs(tmp_path: Path) -> None:
+def test_halving_compares_configurations_of_all_programs(tmp_path: Path) -> None:
     halving = Settings(search="halving", reduction=2, layout="1x1")
     rows = swept(tmp_path / "sweep", "degree=1,2,3,4,5", settings=halving)
     grid = swept(tmp_path / "grid", "degree=1,2,3,4,5")
     curves, ends, before = member_rows(tmp_path / "grid"), [], {}
     for member in range(5):
-        ends.append(EPOCHS)
+        ends.append(EVALUATIONS)
         for rung in (1, 2, 3, 5):
             score = -min(row["valid_loss"] for row in curves[member][:rung])
             scores = before.setdefault(rung, [])
@@ -392,12 +342,12 @@ def test_halving_compares_settings_of_all_programs(tmp_path: Path) -> None:
             if score < sorted(scores, reverse=True)[-(-len(scores) // 2) - 1]:
                 ends[-1] = rung
                 break
-    assert [row["epochs_trained"] for row in rows] == ends
-    assert min(ends) < EPOCHS
+    assert [row["evaluations_done"] for row in rows] == ends
+    assert min(ends) < EVALUATIONS
     assert len(grid) == 5
 
 
-def test_static_fields_may_be_proposed(
+def test_optuna_proposes_static_fields(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("optuna", reason="optuna is in the search extra")
@@ -405,20 +355,22 @@ def test_static_fields_may_be_proposed(
     texts = "degree=log:1:64", "learning_rate=0.03,0.003"
     rows = swept(tmp_path / "whole", *texts, settings=asked)
     out = capsys.readouterr().out
-    assert out.startswith("sweep of toy: 8 members of 8 settings in 4 proposed programs; 2 at a")
+    assert out.startswith(
+        "sweep of toy: 8 members of 8 configurations in 4 proposed programs; 2 at a"
+    )
     assert [row["member"] for row in rows] == list(range(8))
     degrees = [row["degree"] for row in rows[::2]]
     assert len(set(degrees)) == 4
     assert all(1 <= degree <= 64 for degree in degrees)
-    killed_at(2 * EPOCHS + 3, monkeypatch, tmp_path / "killed", *texts, settings=asked)
+    killed_at(2 * EVALUATIONS + 3, monkeypatch, tmp_path / "killed", *texts, settings=asked)
     assert swept(tmp_path / "killed", *texts, settings=asked) == rows
 
 
 def followed(text: str, score_of: Any, count: int, seed: int = 0) -> list[Any]:
     """The values that are proposed when each has a score."""
     pytest.importorskip("optuna", reason="optuna is in the search extra")
-    axes, seen, score = read_axes([text], options(Config)), [], None
-    points = tpe.proposed(axes, options(Config), seed)
+    axes, seen, score = read_axes([text], options(FitConfig)), [], None
+    points = tpe.proposed(axes, options(FitConfig), seed)
     with contextlib.suppress(StopIteration):
         while len(seen) < count:
             (value,) = points.send(score).values()
@@ -477,9 +429,9 @@ def test_what_a_program_refuses_is_left_out(
     def picky(config: Any) -> Program:
         if config.degree in (2, 3):
             raise UserError(f"degree {config.degree} is not to be had")
-        return program(config)
+        return fit(config)
 
-    monkeypatch.setattr(TOY, "program", picky)
+    monkeypatch.setattr(FIT, "program", picky)
     asked = Settings(propose=9, layout="1x1")
     rows = swept(tmp_path, "degree=1:6", "learning_rate=0.1,0.01", settings=asked)
     assert sorted({row["degree"] for row in rows}) == [1, 4, 5]
@@ -494,9 +446,9 @@ def test_proposals_that_all_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     def picky(config: Any) -> Program:
         if config.degree < 99:
             raise UserError("never")
-        return program(config)
+        return fit(config)
 
-    monkeypatch.setattr(TOY, "program", picky)
+    monkeypatch.setattr(FIT, "program", picky)
     assert refusal(tmp_path, Settings(propose=3), "degree=1:100") == "never"
 
 
@@ -518,22 +470,30 @@ def test_an_ended_sweep_is_not_trained_again(
     def epoch(*_: Any) -> Any:
         raise AssertionError("it trains again")
 
-    monkeypatch.setattr(loop, "end_of_epoch", epoch)
+    monkeypatch.setattr(loop, "evaluated", epoch)
     assert swept(tmp_path, RATES) == first
     assert len((tmp_path / "report.html").read_text()) == pytest.approx(len(page), rel=0.01)
 
 
-def test_what_it_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_leaves_rows_figures_a_page_and_the_best_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = swept(tmp_path, RATES, "seed=0:2", "momentum=0,0.5")
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("sweep of toy: 16 members of 8 settings in 1 program; 16 at a time on")
+    assert out[0].startswith(
+        "sweep of toy: 16 members of 8 configurations in 1 program; 16 at a time on"
+    )
     result = json.loads((tmp_path / "result.json").read_text())
     means = {
         rate: np.mean([row["valid_loss"] for row in rows if row["learning_rate"] == rate])
         for rate in (0.3, 0.03, 0.003, 0.1)
     }
     assert result["best_learning_rate"] == min(means, key=means.__getitem__)
-    assert (result["members"], result["settings"], result["epochs_trained"]) == (16, 8, 16 * EPOCHS)
+    assert (result["members"], result["configurations"], result["evaluations_done"]) == (
+        16,
+        8,
+        16 * EVALUATIONS,
+    )
     alone = next(line for line in out if line.startswith("the best alone: ./launch.sh toy "))
     assert f"--learning_rate={result['best_learning_rate']}" in alone
     figures = {path.name for path in (tmp_path / "figures").iterdir()}
@@ -541,23 +501,6 @@ def test_what_it_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert f"<pre>{alone.removeprefix('the best alone: ')}</pre>" in page
-
-
-def test_what_diverged_does_not_flatten_the_picture_of_the_others() -> None:
-    outcomes = [
-        {"member": k, "status": status, "epochs_trained": 2, "step": 10, "score": -loss, "lr": k}
-        for k, (status, loss) in enumerate(
-            [("finished", 1.2), ("finished", 1.5), ("diverged", 2e10)]
-        )
-    ]
-    rows = {k: [{"step": 10, "valid_loss": -each["score"]}] for k, each in enumerate(outcomes)}
-    figure = figures.curves(ranked(outcomes, ["lr"]), rows, [])
-    assert 1.5 < figure.axes[0].get_ylim()[1] < 2
-
-
-def test_labels_that_would_meet_are_left_out() -> None:
-    values = [0.024, 0.025, 0.03, 0.1, 0.102, 1.0]
-    assert figures.apart(values, {value: value for value in values}) == [0.024, 0.1, 1.0]
 
 
 def refusal(tmp_path: Path, settings: Settings, *texts: str) -> str:
@@ -570,26 +513,32 @@ def refusal(tmp_path: Path, settings: Settings, *texts: str) -> str:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"search": "random"}, "--search=random: say how many settings to draw"),
+        ({"search": "random"}, "--search=random: say how many configurations to draw"),
         ({"draws": 3}, "--draws: a grid has every combination"),
         ({"layout": "3"}, "--layout: expected auto, measure or DEVICESxTOGETHER, as 2x1, got '3'"),
         ({"layout": "0x1"}, "--layout: expected auto, measure or DEVICESxTOGETHER"),
         ({"layout": "99x1"}, "--layout=99x1: there are"),
-        ({"layout": "2x1", "places": 3}, "2 devices cannot share 3 places equally"),
-        ({"places": 2}, "--places: expected at least 3, the seeds of a setting, got 2"),
+        ({"layout": "2x1", "slots": 3}, "2 devices cannot share 3 slots equally"),
+        ({"slots": 2}, "--slots: expected at least 3, the seeds of a configuration, got 2"),
         ({"interval": 2}, "--interval: it belongs to --search=pbt, not grid"),
         ({"reduction": 2}, "--reduction: it belongs to --search=halving, not grid"),
         ({"search": "pbt", "first_rung": 2}, "--first_rung: it belongs to --search=halving"),
         ({"propose": 3}, "--propose: it chooses fields that need a program for each value"),
         ({"draw_seed": 1}, "--draw_seed: nothing is drawn"),
-        ({"search": "pbt", "interval": EPOCHS}, f"every {EPOCHS} epochs, and there are {EPOCHS}"),
-        ({"search": "halving", "first_rung": EPOCHS}, f"no rung lies within {EPOCHS} epochs"),
+        (
+            {"search": "pbt", "interval": EVALUATIONS},
+            f"every {EVALUATIONS} evaluations, and there are {EVALUATIONS}",
+        ),
+        (
+            {"search": "halving", "first_rung": EVALUATIONS},
+            f"no rung lies within {EVALUATIONS} evaluations",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(
     tmp_path: Path, settings: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.sweep.layouts.rounded_up", lambda places, *_: places)
+    monkeypatch.setattr("experiments.sweep.layouts.rounded_up", lambda slots, *_: slots)
     assert words in refusal(tmp_path, Settings(**settings), RATES, "seed=0:3")
 
 
@@ -598,12 +547,11 @@ def test_more_members_than_memory_are_refused_or_trained_in_turns(
 ) -> None:
     whole = swept(tmp_path / "whole", RATES, "seed=0:3")
     monkeypatch.setattr(devices, "memory_bytes", lambda: 1000)
-    words = refusal(tmp_path, Settings(places=99), RATES, "seed=0:200")
+    words = refusal(tmp_path, Settings(slots=99), RATES, "seed=0:200")
     assert "200 members at a time need about" in words
-    assert "fit: choose a lower --places" in words
+    assert "fit: choose a lower --slots" in words
     assert swept(tmp_path / "turns", RATES, "seed=0:3") == whole
-    ticks = (tmp_path / "turns/programs/0/metrics.jsonl").read_text().splitlines()
-    assert max(len(json.loads(tick)["members"]) for tick in ticks) < 12
+    assert most_at_a_time(tmp_path / "turns") < 12
 
 
 # Population-based training
@@ -612,89 +560,62 @@ def test_more_members_than_memory_are_refused_or_trained_in_turns(
 PBT = Settings(search="pbt", interval=2, layout="1x1")
 
 
-def test_the_worst_take_over_from_the_best(tmp_path: Path) -> None:
+def test_pbt_lets_the_worst_go_on_from_the_best(tmp_path: Path) -> None:
     texts = "learning_rate=0.00001,0.0001,0.001,0.3", "seed=0:2"
     rows = swept(tmp_path / "pbt", *texts, settings=PBT)
     grid = swept(tmp_path / "grid", *texts)
-    ticks = [
-        json.loads(line)
-        for line in (tmp_path / "pbt/programs/0/metrics.jsonl").read_text().splitlines()
-    ]
+    lines = (tmp_path / "pbt/programs/0/metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    at = [[row for row in found if row["evaluation"] == k] for k in range(1, EVALUATIONS + 1)]
     curves = member_rows(tmp_path / "grid")
-    for tick in ticks[:2]:  # before anyone took over
-        for row in tick["members"]:
-            alone = curves[row["member"]][tick["step"] - 1]
-            assert row["valid_loss"] == alone["valid_loss"]
-    second = {row["member"]: row for row in ticks[1]["members"]}
-    third = {row["member"]: row for row in ticks[2]["members"]}
+    for row in at[0] + at[1]:  # before anyone was replaced
+        alone = curves[row["member"]][row["evaluation"] - 1]
+        assert row["valid_loss"] == alone["valid_loss"]
+    second = {row["member"]: row for row in at[1]}
+    third = {row["member"]: row for row in at[2]}
+    before = [0.00001, 0.00001, 0.0001, 0.0001, 0.001, 0.001, 0.3, 0.3]  # by member
     order = sorted(second, key=lambda member: second[member]["valid_loss"])
     for member in order[:-2]:
-        assert third[member]["learning_rate"] == second[member]["learning_rate"]
-    rates = {second[member]["learning_rate"] for member in order[:2]}
+        assert third[member]["learning_rate"] == before[member]
+    rates = {before[member] for member in order[:2]}
     for member in order[-2:]:
         moved = {round(rate * factor, 9) for rate in rates for factor in (0.8, 1.0, 1.25)}
         assert third[member]["learning_rate"] in moved
         assert third[member]["valid_loss"] < second[member]["valid_loss"]
     assert [row["seed"] for row in rows] == [0, 1] * 4
     for row in rows:
-        own = [
-            each for tick in ticks for each in tick["members"] if each["member"] == row["member"]
-        ]
+        own = [each for each in found if each["member"] == row["member"]]
         at_best = [each for each in own if each["valid_loss"] == row["valid_loss"]]
-        for each in at_best:  # none where it was reached by the one it took over from
+        for each in at_best:  # none where it was reached by the one that it was copied from
             assert each["learning_rate"] == row["learning_rate"]
     worst = [max(row["valid_loss"] for row in each) for each in (rows, grid)]
     assert worst[0] < worst[1]
 
 
-def test_of_members_that_change_on_the_way_each_is_ranked_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pbt_ranks_each_member_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = swept(tmp_path, "learning_rate=0.1", "seed=0:4", settings=PBT)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["settings"] == 4
+    assert result["configurations"] == 4
     assert result["valid_loss"] == min(row["valid_loss"] for row in rows)
     assert "the values at the best, from the start" in capsys.readouterr().out
 
 
-def test_one_that_diverges_takes_over_from_another(tmp_path: Path) -> None:
+def test_pbt_lets_a_diverged_member_go_on_from_another(tmp_path: Path) -> None:
     texts = ("learning_rate=0.001,0.01,0.03,0.1,1e10,1e11,1e12",)
     rows = swept(tmp_path, *texts, settings=PBT)
     assert {row["status"] for row in rows} == {"finished"}
-    ticks = (tmp_path / "programs/0/metrics.jsonl").read_text().splitlines()
-    assert all(len(json.loads(tick)["members"]) == 7 for tick in ticks)
+    lines = (tmp_path / "programs/0/metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 7 * EVALUATIONS
     assert max(row["learning_rate"] for row in rows) <= 1
 
 
-def test_where_all_diverge_none_takes_over(tmp_path: Path) -> None:
+def test_pbt_of_members_that_all_diverge_ends(tmp_path: Path) -> None:
     asked = sweep_of("learning_rate=1e10,1e11", settings=PBT)
     assert run.main(asked, tmp_path, overwrite=False) == 3
     assert {row["status"] for row in rows_in(tmp_path)} == {"diverged"}
 
 
-def test_an_heir_goes_on_exactly_where_its_parent_is() -> None:
-    task = program(Config()).task
-    numbers = {
-        name: jnp.stack([jnp.asarray(value)] * 3) for name, value in traced(Config()).items()
-    }
-    members = jax.vmap(partial(begin, task))(numbers | {"seed": jnp.arange(3)})
-    moved = numbers | {"learning_rate": jnp.array([0.1, 0.2, 0.3])}
-    after = inherit(members, jnp.array([0, 0, 2]), moved)
-    for name in set(Member._fields) - {"numbers", "state"}:
-        for old, new in zip(
-            *(jax.tree.leaves(getattr(each, name)) for each in (members, after)), strict=True
-        ):
-            np.testing.assert_array_equal(new, np.asarray(old)[[0, 0, 2]])
-    for name in ("params", "opt_state", "step"):
-        olds, news = (jax.tree.leaves(getattr(each.state, name)) for each in (members, after))
-        for old, new in zip(olds, news, strict=True):
-            np.testing.assert_array_equal(new, np.asarray(old)[[0, 0, 2]])
-    assert (after.state.key == members.state.key).all(), "noise and order stay its own"
-    np.testing.assert_array_equal(after.numbers["learning_rate"], moved["learning_rate"])
-    assert not np.array_equal(members.state.params["w"][0], members.state.params["w"][1])
-
-
-def test_with_one_value_there_is_nowhere_to_step_aside_to(tmp_path: Path) -> None:
+def test_pbt_of_one_value_keeps_it(tmp_path: Path) -> None:
     rows = swept(tmp_path, "learning_rate=0.1", "seed=0:4", settings=PBT)
     assert {row["learning_rate"] for row in rows} == {0.1}
     assert all(row["status"] == "finished" for row in rows)
@@ -708,36 +629,36 @@ def test_population_based_training_resumes(tmp_path: Path, monkeypatch: pytest.M
     assert swept(tmp_path / "killed", *texts, settings=PBT) == whole
 
 
-def test_it_needs_all_members_at_once(tmp_path: Path) -> None:
-    words = refusal(tmp_path, dataclasses.replace(PBT, places=4), RATES, "seed=0:3")
+def test_pbt_needs_all_members_at_once(tmp_path: Path) -> None:
+    words = refusal(tmp_path, dataclasses.replace(PBT, slots=4), RATES, "seed=0:3")
     assert "--search=pbt: 12 members must train at the same time, and 4 do" in words
 
 
 @pytest.mark.parametrize("members", range(9))
-def test_who_takes_over_from_whom(members: int) -> None:
+def test_exploit_copies_the_best_quarter_to_the_worst(members: int) -> None:
     scores: dict[int, float | None] = {k: -float(k) for k in range(members)}
     scores |= dict.fromkeys(range(max(0, members - 1), members))
-    found = pbt.heirs(scores, np.random.default_rng(0))
+    found = pbt.exploit(scores, np.random.default_rng(0))
     count = 0 if members < 2 else 1 if members < 6 else 2
     assert sorted(found) == list(range(members))[members - count :]
     assert set(found.values()) <= set(range(count))
 
 
-def test_all_that_diverged_take_over() -> None:
+def test_exploit_replaces_all_that_diverged() -> None:
     scores = {0: -3.0, 1: None, 2: None, 3: -1.0, 4: None, 5: -2.0}
-    found = pbt.heirs(scores, np.random.default_rng(0))
+    found = pbt.exploit(scores, np.random.default_rng(0))
     assert sorted(found) == [1, 2, 4]
     assert set(found.values()) <= {3, 5, 0}
-    assert pbt.heirs(dict.fromkeys(range(5)), np.random.default_rng(0)) == {}
-    assert pbt.heirs({0: -1.0, 1: None}, np.random.default_rng(0)) == {1: 0}
+    assert pbt.exploit(dict.fromkeys(range(5)), np.random.default_rng(0)) == {}
+    assert pbt.exploit({0: -1.0, 1: None}, np.random.default_rng(0)) == {1: 0}
 
 
-def test_steps_aside_stay_in_their_range() -> None:
+def test_explore_stays_in_the_range_of_each_axis() -> None:
     texts = ("learning_rate=log:1e-3:1e-1", "dropout=0,0.3", "cell=lstm,gru", "seed=0:3")
     known = options(sequential_digits.Config)
     axes, source = read_axes(texts, known), np.random.default_rng(0)
     point = {"learning_rate": 0.09, "dropout": 0.28, "cell": "gru", "seed": 2}
-    seen = [pbt.near(point, axes, known, source) for _ in range(50)]
+    seen = [pbt.explore(point, axes, known, source) for _ in range(50)]
     assert {each["learning_rate"] for each in seen} == {0.072, 0.1}
     assert {each["dropout"] for each in seen} == {0.224, 0.3}
     assert {(each["cell"], each["seed"]) for each in seen} == {("gru", 2)}

@@ -1,7 +1,7 @@
-"""The train step against optax by hand, the data order, faults, and evaluation."""
+"""A training step and its parts against optax and NumPy: updates, skips, averages and scales."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import chex
@@ -11,32 +11,28 @@ import numpy as np
 import optax
 import pytest
 
-from recurrent import dense, elman, unroll
-from recurrent.losses import accuracy, cross_entropy, masked_average
-from recurrent.regularization import dropout
-from recurrent.training import step as train_module
+from recurrent.losses import masked_average
+from recurrent.training import step as step_module
 from recurrent.training.optimizers import OPTIMIZERS, optimizer
 from recurrent.training.step import (
     TrainState,
-    epoch_order,
-    evaluate,
-    even_part,
-    filled_batches,
+    apply_gradients,
+    gradients,
     init_state,
-    steps_per_epoch,
+    order_key,
+    step_key,
     train_step,
-    train_steps,
+    where_applied,
 )
 
 pytestmark = pytest.mark.optimized
 
-SIZE, BATCH, INPUT = 23, 4, 3
-STEPS = 6
+SIZE, INPUT = 23, 3
 KEY = jax.random.key(7)
 
 
-def line_data(seed: int = 0) -> dict[str, jax.Array]:
-    rng = np.random.default_rng(seed)
+def line_data() -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
     x = rng.normal(size=(SIZE, INPUT)).astype(np.float32)
     return {"x": jnp.asarray(x), "y": jnp.asarray(x @ np.array([1, -2, 3], np.float32) + 0.5)}
 
@@ -47,13 +43,24 @@ def line_init(key: jax.Array) -> Any:
 
 def line_loss(params: Any, batch: Any, key: jax.Array) -> Any:
     error = (batch["x"] @ params["kernel"] + params["bias"])[..., 0] - batch["y"]
-    squares = masked_average(error**2, batch.get("mask"))
+    squares = masked_average(error**2)
     return squares.mean, {"loss": squares}
 
 
-def visit_loss(params: Any, batch: Any, key: jax.Array) -> Any:
-    """Its gradient at example i is 1 if i is in the batch: the params count visits."""
-    return jnp.where(batch["mask"], params[batch["id"]], 0).sum(), {}
+def line_by_hand(params: Any, data: Any) -> tuple[Any, float]:
+    """The gradients of `line_loss` and its value, in NumPy."""
+    x, y = np.asarray(data["x"]), np.asarray(data["y"])
+    error = x @ np.asarray(params["kernel"]) + np.asarray(params["bias"]) - y[:, None]
+    slopes = {"kernel": 2 * x.T @ error / SIZE, "bias": 2 * error.mean(axis=0)}
+    return slopes, float((error**2).mean())
+
+
+def norm_by_hand(slopes: Any) -> float:
+    return float(np.sqrt(sum(np.square(slope).sum() for slope in jax.tree.leaves(slopes))))
+
+
+def broken(data: dict[str, jax.Array], fault: float = np.nan) -> dict[str, jax.Array]:
+    return data | {"x": data["x"].at[2, 1].set(fault)}
 
 
 def noise_loss(params: Any, batch: Any, key: jax.Array) -> Any:
@@ -61,8 +68,12 @@ def noise_loss(params: Any, batch: Any, key: jax.Array) -> Any:
     return jax.random.normal(key) * params, {}
 
 
-def one_step(name: str = "sgd", **numbers: Any) -> Callable[..., Any]:
-    return jax.jit(partial(train_step, line_loss, optimizer(name, 0.1, **numbers)))
+def one_step(name: str = "sgd", **hparams: Any) -> Callable[..., Any]:
+    return jax.jit(partial(train_step, line_loss, optimizer(name, 0.1, **hparams)))
+
+
+def keyless(state: TrainState) -> TrainState:
+    return state._replace(key=jax.random.key_data(state.key))
 
 
 def test_a_step_equals_optax_by_hand() -> None:
@@ -73,153 +84,179 @@ def test_a_step_equals_optax_by_hand() -> None:
     step = jax.jit(partial(train_step, line_loss, transformation))
     update = jax.jit(transformation.update)
     for _ in range(3):
-        x, y, kernel = np.asarray(data["x"]), np.asarray(data["y"]), np.asarray(params["kernel"])
-        error = x @ kernel + np.asarray(params["bias"]) - y[:, None]
-        by_hand = {"kernel": 2 * x.T @ error / SIZE, "bias": 2 * error.mean(axis=0)}
-        updates, opt_state = update(by_hand, opt_state, params)
+        slopes, error = line_by_hand(params, data)
+        updates, opt_state = update(slopes, opt_state, params)
         params = jax.tree.map(np.add, params, updates)
         state, metrics = step(state, data)
         chex.assert_trees_all_close(state.params, params, rtol=1e-5)
-        norm = np.sqrt(sum(np.square(g).sum() for g in by_hand.values()))
-        assert norm > 1
+        norm = norm_by_hand(slopes)
+        assert norm > 1, "so that clipping acts, and the norm is that before it"
         np.testing.assert_allclose(metrics["gradient_norm"].mean, norm, rtol=1e-5)
-        np.testing.assert_allclose(metrics["loss"].mean, (error**2).mean(), rtol=1e-5)
+        np.testing.assert_allclose(metrics["loss"].mean, error, rtol=1e-5)
+        assert metrics["loss"].weight == SIZE
     assert (int(state.step), int(state.skipped)) == (3, 0)
 
 
 def test_the_state_starts_at_zero_and_may_be_donated() -> None:
-    state = init_state(line_init, optimizer("adam", 0.1), KEY)
+    adam = optimizer("adam", 0.1)
+    state = init_state(line_init, adam, KEY, keep_average=True, loss_scale=8.0)
     assert (int(state.step), int(state.skipped)) == (0, 0)
-    step = jax.jit(partial(train_step, line_loss, optimizer("adam", 0.1)), donate_argnums=0)
+    step = jax.jit(partial(train_step, line_loss, adam), donate_argnums=0)
     for _ in range(2):
         state, _ = step(state, line_data())
     assert int(state.step) == 2
 
 
-def test_each_step_has_its_own_noise_and_the_run_s_key_stays() -> None:
+def test_the_initial_carry_is_made_from_the_params() -> None:
+    state = init_state(line_init, optax.sgd(0.1), KEY, lambda params: 2 * params["kernel"])
+    np.testing.assert_array_equal(state.carry, 2 * state.params["kernel"])
+    after, _ = train_step(line_loss, optax.sgd(0.1), state, line_data())
+    np.testing.assert_array_equal(after.carry, state.carry)
+
+
+def test_each_step_has_its_own_noise_and_the_key_of_the_training_stays() -> None:
     step = jax.jit(partial(train_step, noise_loss, optax.sgd(1.0)))
     state = init_state(lambda key: jnp.zeros(()), optax.sgd(1.0), KEY)
-    noises = []
+    key, noises = state.key, []
     for _ in range(4):
         before = state.params
         state, _ = step(state, {})
         noises.append(float(before - state.params))
     assert len(set(noises)) == 4
+    np.testing.assert_array_equal(jax.random.key_data(state.key), jax.random.key_data(key))
     other = init_state(lambda key: jnp.zeros(()), optax.sgd(1.0), jax.random.key(8))
     assert float(step(other, {})[0].params) != -noises[0]
-    np.testing.assert_array_equal(
-        jax.random.key_data(state.key), jax.random.key_data(other._replace(key=state.key).key)
-    )
 
 
-@lru_cache
-def visiting_epoch(momentum: float) -> tuple[Any, Any]:
-    transformation = optimizer("sgd", 1.0, momentum=momentum)
-    run = partial(train_steps, visit_loss, transformation, batch_size=BATCH, steps=STEPS)
-    return transformation, jax.jit(run)
+def test_the_key_of_a_step_depends_on_the_state_s_key_and_step_alone() -> None:
+    start = init_state(line_init, optax.sgd(0.1), KEY)
+
+    def after(steps: int, rate: float) -> TrainState:
+        state = start
+        for _ in range(steps):
+            state, _ = train_step(line_loss, optax.sgd(rate), state, line_data())
+        return state
+
+    def bits(key: jax.Array) -> tuple[int, ...]:
+        return tuple(jax.random.key_data(key).tolist())
+
+    assert bits(step_key(after(2, 0.1))) == bits(step_key(after(2, 0.01)))
+    others = [step_key(start._replace(step=jnp.int32(step))) for step in range(5)]
+    others += [order_key(start), start.key]
+    assert len(set(map(bits, others))) == len(others)
+    assert bits(order_key(after(2, 0.1))) == bits(order_key(start))
 
 
-def visits(epochs: int, key: jax.Array = KEY, momentum: float = 0.0) -> np.ndarray:
-    """Minus the params after some epochs; with momentum they tell when an example was visited."""
-    transformation, epoch = visiting_epoch(momentum)
-    state = init_state(lambda key: jnp.zeros(SIZE), transformation, key)
-    for _ in range(epochs):
-        state, _ = epoch(state, {"id": jnp.arange(SIZE)})
-    assert int(state.step) == epochs * STEPS
-    return -np.asarray(state.params)
+# The two parts.
 
 
-def test_an_epoch_visits_every_example_once() -> None:
-    assert steps_per_epoch(SIZE, BATCH) == STEPS
-    np.testing.assert_array_equal(visits(1), 1)
-    np.testing.assert_array_equal(visits(3), 3)
+def test_gradients_equal_numpy_and_hand_batch_key_and_second_result_through() -> None:
+    data = line_data()
+    state = init_state(line_init, optax.sgd(0.1), KEY)
+
+    def loss(params: Any, batch: Any, key: jax.Array) -> Any:
+        return line_loss(params, batch, key)[0], {"batch": batch, "key": jax.random.key_data(key)}
+
+    slopes, seen = jax.jit(partial(gradients, loss))(state, data, jax.random.key(3))
+    chex.assert_trees_all_close(slopes, line_by_hand(state.params, data)[0], rtol=1e-5)
+    chex.assert_trees_all_equal(seen["batch"], data)
+    np.testing.assert_array_equal(seen["key"], jax.random.key_data(jax.random.key(3)))
 
 
-def test_the_order_is_random_reproducible_and_the_key_s() -> None:
-    first, again, other = (
-        visits(1, KEY, 0.5),
-        visits(1, KEY, 0.5),
-        visits(1, jax.random.key(8), 0.5),
-    )
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-    in_order = np.repeat(2 - 0.5 ** np.arange(STEPS - 1, -1, -1), BATCH)[:SIZE]
-    np.testing.assert_array_equal(np.sort(first), np.sort(in_order))
-    assert (first != in_order).any()
+def test_apply_gradients_makes_one_update_of_optax_whatever_the_gradients_come_from() -> None:
+    adam = optax.adam(0.1)
+    state = init_state(line_init, adam, KEY)
+    slopes = {"kernel": jnp.array([[3.0], [0.0], [0.0]]), "bias": jnp.array([-4.0])}
+    after, metrics = jax.jit(partial(apply_gradients, adam))(state, slopes)
+    updates, opt_state = adam.update(slopes, adam.init(state.params), state.params)
+    expected = optax.apply_updates(state.params, updates)
+    chex.assert_trees_all_close(after.params, expected, rtol=1e-6)
+    chex.assert_trees_all_close(after.opt_state, opt_state, rtol=1e-6)
+    assert (int(after.step), int(after.skipped)) == (1, 0)
+    assert metrics == {"gradient_norm": (5, 1), "skipped": (0, 1)}
 
 
-def test_epochs_differ_in_order() -> None:
-    after_one, after_two = visits(1, KEY, 0.5), visits(2, KEY, 0.5)
-    # An example's velocity of the first epoch goes on through the second: take it out.
-    velocity = 2 - after_one
-    carried = after_one + velocity * (1 - 0.5**STEPS)
-    second = after_two - carried
-    np.testing.assert_allclose(np.sort(second), np.sort(after_one), atol=1e-5)
-    assert np.abs(second - after_one).max() > 0.1
+@pytest.mark.parametrize("loss_scale", [0.0, 64.0])
+def test_a_step_is_its_two_parts_bit_for_bit(loss_scale: float) -> None:
+    sgd = optimizer("sgd", 0.1, clip_norm=1.0)
+
+    def parts(state: TrainState, data: Any) -> Any:
+        slopes, metrics = gradients(line_loss, state, data, step_key(state))
+        state, update = apply_gradients(sgd, state, slopes, 0.9)
+        return state, where_applied(state, metrics) | update
+
+    def whole(state: TrainState, data: Any) -> Any:
+        return train_step(line_loss, sgd, state, data, 0.9)
+
+    start = init_state(line_init, sgd, KEY, keep_average=True, loss_scale=loss_scale)
+    ends = []
+    for step in map(jax.jit, (parts, whole)):
+        state, rows = start, []
+        for batch in (line_data(), broken(line_data()), line_data()):
+            state, metrics = step(state, batch)
+            rows.append(metrics)
+        ends.append((keyless(state), rows))
+    chex.assert_trees_all_equal(*ends)
 
 
-def test_batches_are_filled_up_at_the_end_only() -> None:
-    order, real = epoch_order(KEY, SIZE, BATCH)
-    assert order.shape == real.shape == (STEPS, BATCH)
-    np.testing.assert_array_equal(np.sort(order[real]), np.arange(SIZE))
-    np.testing.assert_array_equal(real.reshape(-1), np.arange(STEPS * BATCH) < SIZE)
-    order, real = filled_batches(jnp.array([5, 6, 7, 8, 9]), 3)
-    np.testing.assert_array_equal(order, [[5, 6, 7], [8, 9, 0]])
-    np.testing.assert_array_equal(real, [[1, 1, 1], [1, 1, 0]])
+def test_a_skip_in_one_of_two_states_leaves_the_other_as_if_it_were_alone() -> None:
+    rates = {"generator": 0.1, "critic": 0.03}
+
+    def loss(params: Any, batch: Any, key: jax.Array) -> Any:
+        return (params * batch).sum() ** 2, ()
+
+    @jax.jit
+    def step(states: dict[str, TrainState], batches: dict[str, Any]) -> Any:
+        """One update of each of two networks, as in a game."""
+        after, metrics = {}, {}
+        for name, state in states.items():
+            slopes, _ = gradients(loss, state, batches[name], step_key(state))
+            adam = optax.adam(rates[name])
+            after[name], metrics[name] = apply_gradients(adam, state, slopes)
+        return after, metrics
+
+    start = {
+        name: init_state(lambda key: jax.random.normal(key, (3,)), optax.adam(rate), KEY)
+        for name, rate in rates.items()
+    }
+    good = {"generator": jnp.array([1.0, 2.0, 3.0]), "critic": jnp.array([0.5, -1.0, 2.0])}
+    calm, _ = step(start, good)
+    states, metrics = step(start, good | {"critic": good["critic"] * jnp.nan})
+    chex.assert_trees_all_equal(keyless(states["generator"]), keyless(calm["generator"]))
+    assert (states["generator"].params != start["generator"].params).all()
+    for part in ("params", "opt_state"):
+        own, before = (getattr(each["critic"], part) for each in (states, start))
+        chex.assert_trees_all_equal(own, before)
+    assert [int(states[name].skipped) for name in rates] == [0, 1]
+    assert [int(states[name].step) for name in rates] == [1, 1]
+    assert [int(metrics[name]["skipped"].total) for name in rates] == [0, 1]
+    again, _ = step(states, good)
+    assert [int(again[name].skipped) for name in rates] == [0, 0]
+    assert (again["critic"].params != start["critic"].params).all()
 
 
-@pytest.mark.parametrize(("size", "batch", "steps"), [(8, 4, 2), (9, 4, 3), (3, 4, 1), (4, 4, 1)])
-def test_steps_per_epoch_counts_the_short_one(size: int, batch: int, steps: int) -> None:
-    assert steps_per_epoch(size, batch) == steps
+def test_where_applied_takes_the_new_after_an_update_and_the_old_or_zeros_after_a_skip() -> None:
+    state = init_state(line_init, optax.sgd(0.1), KEY)
+    new, old = {"a": jnp.array([jnp.nan, 2.0])}, {"a": jnp.array([3.0, 4.0])}
+    for skipped, expected in ((0, [np.nan, 2]), (1, [3, 4]), (5, [3, 4])):
+        found = where_applied(state._replace(skipped=jnp.int32(skipped)), new, old)
+        np.testing.assert_array_equal(found["a"], expected)
+    np.testing.assert_array_equal(where_applied(state._replace(skipped=1), new)["a"], [0, 0])
+    np.testing.assert_array_equal(where_applied(state, new)["a"], [np.nan, 2])
 
 
-def rnn_task() -> tuple[Any, Any]:
-    cell, readout = elman(INPUT, 5), dense(5, 4)
-
-    def init(key):
-        cell_key, readout_key = jax.random.split(key)
-        return {"cell": cell.init(cell_key), "readout": readout.init(readout_key)}
-
-    def loss(params, batch, key):
-        state, _ = unroll(cell, params["cell"], jnp.swapaxes(batch["x"], 0, 1))
-        logits = readout.apply(params["readout"], dropout(state.hidden, 0.3, key))
-        average = cross_entropy(logits, batch["y"], batch["mask"])
-        return average.mean, {"loss": average, "right": accuracy(logits, batch["y"], batch["mask"])}
-
-    return init, loss
-
-
-def rnn_data() -> dict[str, jax.Array]:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(SIZE, 6, INPUT)).astype(np.float32)
-    return {"x": jnp.asarray(x), "y": jnp.asarray(rng.integers(0, 4, SIZE))}
-
-
-def test_steps_in_one_call_equal_steps_in_two_bit_for_bit() -> None:
-    init, loss = rnn_task()
-    transformation = optimizer("adam", 0.01, clip_norm=1.0)
-    run = jax.jit(partial(train_steps, loss, transformation), static_argnums=(2, 3))
-    start, data = init_state(init, transformation, KEY), rnn_data()
-    whole, metrics = run(start, data, BATCH, STEPS)
-    state, first = run(start, data, BATCH, STEPS // 2)
-    state, second = run(state, data, BATCH, STEPS // 2)
-    without_key = [s._replace(key=jax.random.key_data(s.key)) for s in (state, whole)]
-    chex.assert_trees_all_equal(*without_key)
-    chex.assert_trees_all_close(jax.tree.map(jnp.add, first, second), metrics, rtol=1e-6)
-    assert metrics["loss"].weight == SIZE
-    assert metrics["gradient_norm"].weight == STEPS
+# Steps that are skipped.
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(name: str) -> None:
     step = one_step(name, weight_decay=0.1, clip_norm=1.0)
     good = line_data()
-    start = init_state(line_init, optimizer(name, 0.1), KEY)
-    before, _ = step(start, good)
+    before, _ = step(init_state(line_init, optimizer(name, 0.1), KEY), good)
     state = before
     faults = (np.nan, np.inf, -np.inf, 1e30)
     for times, fault in enumerate(faults, start=1):
-        state, metrics = step(state, good | {"x": good["x"].at[2, 1].set(fault)})
+        state, metrics = step(state, broken(good, fault))
         chex.assert_trees_all_equal(
             (state.params, state.opt_state), (before.params, before.opt_state)
         )
@@ -235,7 +272,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(name: str) -
     assert (after.params["kernel"] != before.params["kernel"]).all()
 
 
-def test_a_huge_but_finite_norm_is_clipped() -> None:
+def test_a_huge_but_finite_norm_is_clipped_and_not_skipped() -> None:
     good = line_data()
     large = good | {"y": good["y"] + 1e15}
     state = init_state(line_init, optimizer("sgd", 0.1), KEY)
@@ -246,16 +283,31 @@ def test_a_huge_but_finite_norm_is_clipped() -> None:
     assert int(after.skipped) == 0
 
 
-def test_an_epoch_with_one_bad_batch_counts_the_others() -> None:
-    transformation = optimizer("sgd", 0.01)
-    run = jax.jit(partial(train_steps, line_loss, transformation), static_argnums=(2, 3))
-    good = line_data()
-    bad = good | {"x": good["x"].at[5, 0].set(jnp.nan)}
-    state, metrics = run(init_state(line_init, transformation, KEY), bad, BATCH, STEPS)
-    assert metrics["skipped"] == (1, STEPS)
-    assert metrics["gradient_norm"].weight == STEPS - 1
-    assert metrics["loss"].weight in (SIZE - BATCH, SIZE - SIZE % BATCH)
-    chex.assert_tree_all_finite((state.params, metrics))
+# The average of the weights.
+
+
+def test_the_average_of_the_weights_is_that_of_a_loop() -> None:
+    decay, steps = 0.6, 7
+    data = {"x": jnp.arange(float(steps))}
+
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        return (params["w"] * batch["x"]).sum(), {}
+
+    def draw(key: Any) -> Any:
+        return {"w": jnp.ones(2)}
+
+    sgd = optax.sgd(0.1)
+    state = init_state(draw, sgd, jax.random.key(0), keep_average=True)
+    expected = np.ones(2)
+    for step in range(steps):
+        batch = {"x": data["x"][step]}
+        state, _ = train_step(loss, sgd, state, batch, decay)
+        keep = min(decay, (1 + step) / (10 + step))
+        expected = keep * expected + (1 - keep) * np.asarray(state.params["w"])
+        np.testing.assert_allclose(state.weights["w"], expected, rtol=1e-6)
+    assert not np.allclose(state.weights["w"], state.params["w"])
+    plain = init_state(draw, sgd, jax.random.key(0))
+    assert plain.weights is plain.params
 
 
 def test_a_skipped_step_leaves_the_average_as_it_is() -> None:
@@ -263,10 +315,12 @@ def test_a_skipped_step_leaves_the_average_as_it_is() -> None:
     state = init_state(line_init, sgd, KEY, keep_average=True)
     for _ in range(3):
         state, _ = train_step(line_loss, sgd, state, data, 0.9)
-    broken = data | {"x": data["x"] * jnp.nan}
-    after, _ = train_step(line_loss, sgd, state, broken, 0.9)
+    after, _ = train_step(line_loss, sgd, state, broken(data), 0.9)
     assert after.skipped == 1
     chex.assert_trees_all_equal(after.average, state.average)
+
+
+# The scale of the loss.
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0**12])
@@ -302,12 +356,12 @@ def test_a_scale_saves_gradients_that_float16_has_no_numbers_for() -> None:
 def test_a_scale_is_halved_by_what_is_not_finite_and_doubled_after_many_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(train_module, "STEPS_TO_DOUBLE", 3)
-    data, sgd = line_data(), optax.sgd(0.1)
-    broken = data | {"x": data["x"] * jnp.nan}
+    monkeypatch.setattr(step_module, "STEPS_TO_DOUBLE", 3)
+    good, sgd = line_data(), optax.sgd(0.1)
+    bad = broken(good)
     state = init_state(line_init, sgd, KEY, loss_scale=8.0)
     scales = []
-    for batch in (data, broken, broken, data, data, data, data):
+    for batch in (good, bad, bad, good, good, good, good):
         state, _ = train_step(line_loss, sgd, state, batch)
         scales.append(tuple(jax.tree.leaves(state.scale)))
     assert scales == [(8, 1), (4, 0), (2, 0), (2, 1), (2, 2), (4, 0), (4, 1)]
@@ -317,87 +371,16 @@ def test_a_scale_is_halved_by_what_is_not_finite_and_doubled_after_many_steps(
 def test_a_scale_stays_within_its_bounds(
     factor: float, bad: bool, end: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_module, "STEPS_TO_DOUBLE", 1)
+    monkeypatch.setattr(step_module, "STEPS_TO_DOUBLE", 1)
     data, sgd = line_data(), optax.sgd(1e-3)
-    batch = data | {"x": data["x"] * jnp.nan} if bad else data
+    batch = broken(data) if bad else data
     state = init_state(line_init, sgd, KEY, loss_scale=factor)
     for _ in range(5):
         state, _ = train_step(line_loss, sgd, state, batch)
     assert state.scale == (end, 0)
+
+
+@pytest.mark.parametrize("factor", [0.5, -1.0, 2.0**25, np.nan])
+def test_a_first_scale_out_of_bounds_is_refused(factor: float) -> None:
     with pytest.raises(ValueError, match="loss_scale: expected 0, or 1 to"):
-        init_state(line_init, sgd, KEY, loss_scale=0.5)
-
-
-def measure(params: Any, batch: Any) -> Any:
-    return line_loss(params, batch, KEY)[1]
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, SIZE - 1, SIZE, 2 * SIZE])
-def test_evaluation_does_not_depend_on_the_batch_size(batch_size: int) -> None:
-    data, params = line_data(), line_init(KEY)
-    expected = measure(params, data)["loss"]
-    actual = jax.jit(partial(evaluate, measure), static_argnums=2)(params, data, batch_size)
-    np.testing.assert_allclose(actual["loss"], expected, rtol=1e-6)
-    assert actual["loss"].weight == SIZE
-
-
-@pytest.mark.parametrize(
-    ("size", "limit", "part"),
-    [(180, 500, 184), (570, 500, 288), (1000, 500, 500), (7, 7, 7), (1, 500, 8), (10, 3, 3)],
-)
-def test_an_evaluation_fills_up_little(size: int, limit: int, part: int) -> None:
-    assert even_part(size, limit) == part
-    assert -(-size // part) == -(-size // limit)
-
-
-def test_one_compilation_serves_all_hyperparameters() -> None:
-    traces = []
-
-    @jax.jit
-    def run(state: TrainState, data: Any, numbers: dict[str, Any]) -> Any:
-        traces.append(numbers)
-        return train_steps(line_loss, optimizer("adam", **numbers), state, data, BATCH, STEPS)
-
-    state = init_state(line_init, optimizer("adam", 0.1), KEY)
-    kernels = []
-    for rate, decay, clip_norm in [(0.1, 0.0, 0.0), (0.01, 0.1, 1.0), (0.001, 0.0, 0.5)]:
-        numbers = {"learning_rate": rate, "weight_decay": decay, "clip_norm": clip_norm}
-        after, _ = run(state, line_data(), numbers)
-        kernels.append(np.asarray(after.params["kernel"]))
-    run(after, line_data(1), numbers)
-    assert len(traces) == 1
-    assert np.abs(kernels[0] - kernels[1]).max() > 0.1
-
-
-def test_training_finds_the_line() -> None:
-    transformation = optimizer("sgd", 0.05)
-    run = jax.jit(partial(train_steps, line_loss, transformation), static_argnums=(2, 3))
-    state = init_state(line_init, transformation, KEY)
-    for _ in range(60):
-        state, _ = run(state, line_data(), BATCH, STEPS)
-    np.testing.assert_allclose(state.params["kernel"][:, 0], [1, -2, 3], atol=1e-3)
-    np.testing.assert_allclose(state.params["bias"], [0.5], atol=1e-3)
-
-
-def test_the_average_of_the_weights_is_that_of_a_loop() -> None:
-    decay, steps = 0.6, 7
-    data = {"x": jnp.arange(float(steps))}
-
-    def loss(params: Any, batch: Any, key: Any) -> Any:
-        return (params["w"] * batch["x"]).sum(), {}
-
-    def draw(key: Any) -> Any:
-        return {"w": jnp.ones(2)}
-
-    made = optax.sgd(0.1)
-    state = init_state(draw, made, jax.random.key(0), keep_average=True)
-    expected = np.ones(2)
-    for step in range(steps):
-        batch = {"x": data["x"][step]}
-        state, _ = train_step(loss, made, state, batch, decay)
-        keep = min(decay, (1 + step) / (10 + step))
-        expected = keep * expected + (1 - keep) * np.asarray(state.params["w"])
-        np.testing.assert_allclose(state.weights["w"], expected, rtol=1e-6)
-    assert not np.allclose(state.weights["w"], state.params["w"])
-    plain = init_state(draw, made, jax.random.key(0))
-    assert plain.weights is plain.params
+        init_state(line_init, optax.sgd(0.1), KEY, loss_scale=factor)

@@ -1,4 +1,4 @@
-"""The most FLOP a second that this machine does in a float32 matrix product, here and now."""
+"""Measure the peak FLOP/s that this machine reaches in a float32 matrix product."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +11,11 @@ SIZES = (512, 1024, 2048)
 
 
 def measure(with_torch: bool, repeats: int) -> dict[str, float]:
-    """The best GFLOP/s of each size and library, such as ``jax 1024``.
+    """Return the best GFLOP/s for each library and matrix size, by names such as ``jax 1024``.
 
     Args:
-      with_torch: whether torch is here.
-      repeats: rounds, in which all sizes and libraries take turns.
+      with_torch: whether torch is installed and should be measured too.
+      repeats: rounds, in each of which all sizes and libraries take a turn.
     """
     makers = {"jax": _jax} | ({"torch": _torch} if with_torch else {})
     runs = {f"{name} {size}": make(size) for name, make in makers.items() for size in SIZES}

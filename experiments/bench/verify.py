@@ -1,25 +1,29 @@
-"""The gate before the clock: who computes something else is not timed."""
+"""Verify results before timing: a program that computes something else is not timed."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-LARGEST_ERROR = 1e-3  # float32 stays far below, another equation far above
+LARGEST_ERROR = 1e-3  # rounding in float32 stays far below, a different equation far above
 
 
 def error(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
-    """The largest difference of any array, as a share of that array's largest entry.
+    """Return the largest difference in any array, relative to that array's largest entry.
 
     Args:
-      found: arrays by name. A library may lack one, such as a bias that its equation has not,
-        but not the outputs or the loss.
+      found: arrays by name. A library may lack one, such as a bias that its equation does not
+        have, but not the outputs, the loss or the gradient of the inputs.
       expected: the same in float64; entries that are NaN are not compared.
 
+    Returns:
+      The error; infinity if an entry is not finite.
+
     Raises:
-      ValueError: for a name that is not expected, a shape that differs, or missing outputs.
+      ValueError: if a name is unexpected, a shape differs, or the outputs, the loss or the gradient
+        of the inputs are missing.
     """
-    strange = sorted(set(found) - set(expected))
-    if strange or not {"outputs", "loss", "inputs"} & set(expected) <= set(found):
+    unexpected = sorted(set(found) - set(expected))
+    if unexpected or not {"outputs", "loss", "inputs"} & set(expected) <= set(found):
         raise ValueError(f"expected the arrays {sorted(expected)}, got {sorted(found)}")
     return max(_error(name, found[name], expected[name]) for name in found)
 

@@ -1,4 +1,4 @@
-"""Pictures of a result: our time beside that of others, and long sequences."""
+"""Draw the figures of a result: our time relative to other libraries, and long sequences."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from experiments.bench.cases import CELLS, MEASURES
-from experiments.bench.peers import OURS, PEERS, SHARDED
+from experiments.bench.libraries import LIBRARIES, OURS, SHARDED
 from experiments.bench.tables import by_case, quiet, verdict
 from experiments.figures.style import DOTS_PER_INCH, FAINT, INK, MUTED
 
 Row = dict[str, Any]
-STYLES = {  # colour and marker
+STYLES = {  # color and marker
     "torch": ("#c2410c", "D"),
     "linen": ("#1f6fb4", "o"),
     "nnx": ("#6aa9d8", "o"),
@@ -22,7 +22,7 @@ STYLES = {  # colour and marker
     "keras": ("#b08900", "o"),
     "scan": ("#7d8590", "s"),
 }
-LINES = {  # colour and line
+LINES = {  # color and line
     "LSTM": ("#1f6fb4", "o-"),
     "LSTM, recomputed": ("#1f6fb4", "o--"),
     "LSTM by DEER": ("#7a52a8", "o:"),
@@ -35,7 +35,7 @@ TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5)
 
 
 def all_of(result: Mapping[str, Any]) -> dict[str, Figure]:
-    """Each picture by the name of its file."""
+    """Return all figures of a result by file name, without the ending."""
     compared = [
         row
         for row in result["table"]
@@ -48,7 +48,7 @@ def all_of(result: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def ratios(rows: Sequence[Row]) -> Figure:
-    """Our time divided by theirs, in one measurement, a panel for each cell."""
+    """Draw our time divided by that of other libraries, for one measurement, one panel per cell."""
     cells = [cell for cell in CELLS if any(row["cell"] == cell for row in rows)]
     names = list(by_case(list(rows)))
     figure = _figure(1.9 + 0.3 * len(names), _message(rows))
@@ -61,7 +61,7 @@ def ratios(rows: Sequence[Row]) -> Figure:
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     panels[0].set_yticks(range(len(names)), [name.replace(" ", "\n") for name in names])
     panels[len(panels) // 2].set_xlabel(
-        "our time / theirs (green: ours is faster)", color=MUTED, fontsize=9
+        "our time / their time (green: ours is faster)", color=MUTED, fontsize=9
     )
     _legend(figure, panels)
     return figure
@@ -72,9 +72,9 @@ def _message(rows: Sequence[Row]) -> str:
     verdicts = [verdict(row["ratios"][OURS]) for row in rows if row["name"] == name and quiet(row)]
     measure = MEASURES[rows[0]["measure"]]
     if not verdicts:
-        return f"No verdict: others used the processor ({measure})"
+        return f"Not comparable: other programs used the processor ({measure})"
     return (
-        f"{measure[0].upper()}{measure[1:]}: ours is faster than {PEERS[name].title} in "
+        f"{measure[0].upper()}{measure[1:]}: ours is faster than {LIBRARIES[name].title} in "
         f"{verdicts.count('faster')} of {len(verdicts)} cases, slower in {verdicts.count('slower')}"
     )
 
@@ -94,20 +94,22 @@ def _ratio_panel(axes: Axes, rows: list[Row], names: Sequence[str]) -> None:
 
 def _ratio(axes: Axes, name: str, ratio: Sequence[float], line: int) -> None:
     value, low, high = ratio
-    colour, marker = STYLES[name]
+    color, marker = STYLES[name]
     size = 7 if name == "torch" else 5
-    axes.plot([low, high], [line, line], color=colour, linewidth=1, zorder=2)
-    axes.plot(value, line, marker, color=colour, ms=size, mew=0, label=PEERS[name].title, zorder=3)
+    axes.plot([low, high], [line, line], color=color, linewidth=1, zorder=2)
+    axes.plot(
+        value, line, marker, color=color, ms=size, mew=0, label=LIBRARIES[name].title, zorder=3
+    )
 
 
 def lengths(rows: Sequence[Row]) -> Figure:
-    """Time and memory of each method against T."""
+    """Draw time and memory of each method against T."""
     figure = _figure(3.6, "Forward + backward of one long sequence")
     panels = figure.subplots(1, 2)
     _lengths_panel(panels[0], rows, lambda row: 1e3 * row["seconds"][0])
     panels[0].set_title("milliseconds", loc="left", color=INK, fontsize=10)
     _lengths_panel(panels[1], rows, lambda row: row["planned_bytes"] / 2**20)
-    panels[1].set_title("MiB of memory, as XLA plans it", loc="left", color=INK, fontsize=10)
+    panels[1].set_title("MiB of memory, as planned by XLA", loc="left", color=INK, fontsize=10)
     _legend(figure, panels)
     return figure
 
@@ -115,9 +117,9 @@ def lengths(rows: Sequence[Row]) -> Figure:
 def _lengths_panel(axes: Axes, rows: Sequence[Row], value: Callable[[Row], float]) -> None:
     for name in dict.fromkeys(row["name"] for row in rows):
         some = [row for row in rows if row["name"] == name]
-        colour, line = LINES[name]
-        points = [row["time"] for row in some], [value(row) for row in some]
-        axes.plot(*points, line, color=colour, markersize=4, label=name)
+        color, line = LINES[name]
+        times, values = [row["time"] for row in some], [value(row) for row in some]
+        axes.plot(times, values, line, color=color, markersize=4, label=name)
     axes.set(xscale="log", yscale="log")
     axes.set_xlabel("T, steps", color=MUTED, fontsize=9)
     times = sorted({row["time"] for row in rows})
@@ -131,7 +133,7 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
         pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)
     ]
     handles = {label: handle for handle, label in found}
-    titles = [PEERS[name].title for name in STYLES]
+    titles = [LIBRARIES[name].title for name in STYLES]
     labels = sorted(handles, key=lambda label: titles.index(label) if label in titles else 0)
     figure.legend(
         [handles[label] for label in labels],

@@ -1,0 +1,204 @@
+"""Train one run in its directory, go on with it, or say that it is finished."""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.harness import loop, processes, rundir, stopping
+from experiments.harness.config import hparams_of
+from experiments.harness.devices import (
+    check_devices,
+    check_fits_memory,
+    keep_compiled_programs,
+    set_cpu_devices,
+)
+from experiments.harness.engine import Status
+from experiments.harness.identity import identity_of
+from experiments.harness.loop import Observer
+from experiments.harness.plan import DIVERGED, Outcome, Plan, SweepState, plan_of_run, steps_taken
+from experiments.harness.processes import Hardware
+from experiments.harness.program import Finished, Program, Row
+from experiments.harness.progress import Show, progress
+from experiments.harness.tensorboard import event_writer
+from experiments.report import result
+from recurrent.training.population import MOST_FAILURES
+from recurrent.training.task import Metrics
+
+
+class Asked(NamedTuple):
+    """Hold what a command line asks of a run.
+
+    Attributes:
+      experiment: its name.
+      module: its module.
+      config: its Config.
+      folder: the run directory.
+      overwrite: whether to delete an earlier run there first.
+      hardware: processes and devices.
+      command: the whole command line.
+    """
+
+    experiment: str
+    module: ModuleType
+    config: Any
+    folder: Path
+    overwrite: bool
+    hardware: Hardware
+    command: str
+
+
+class Trained(NamedTuple):
+    """Hold a training that has ended: what became of it, and what exhibits are made from."""
+
+    outcome: Outcome
+    finished: Finished
+    seconds: float
+    divergence: str
+
+
+def main(asked: Asked) -> int:
+    """Do what is asked; return the exit status, 3 where the training diverged."""
+    identity = identity_of(asked.experiment, asked.config)
+    keep_compiled_programs()
+    set_cpu_devices(asked.hardware.devices)
+    processes.join(asked.hardware, asked.hardware.devices)
+    where = {"workdir": str(asked.folder.absolute()), "devices": asked.hardware.devices}
+    processes.check_same_everywhere(rundir.flat(identity) | where | {"overwrite": asked.overwrite})
+    batch_devices = check_devices(asked.hardware.devices, asked.config)
+    program = asked.module.program(asked.config)  # what it refuses must touch no earlier run
+    check_fits_memory(program, asked.config)
+    with processes.by_the_first(rundir.claim(asked.folder, identity, asked.overwrite)):
+        if (asked.folder / "result.json").exists():
+            found = rundir.read_json(asked.folder / "result.json")
+            if (asked.folder / "report.html").exists():
+                print("This run is finished already; --overwrite begins it anew.")
+                return say_result(asked.folder, found)
+            print("This run is finished, but its report is missing: it is made again.")
+        try:
+            trained = train(program, asked.config, asked.folder, batch_devices, asked.experiment)
+        except stopping.Stopped as stop:
+            print(stop, file=sys.stderr)
+            return 128 + stop.signum
+        if trained.divergence:
+            print(f"error: {trained.divergence}", file=sys.stderr)
+            return 3
+        if not processes.is_first():
+            return 0
+        question = (asked.module.__doc__ or "").partition("\n")[0]
+        found = result.finish(asked.experiment, question, program, asked, trained)
+    return say_result(asked.folder, found)
+
+
+def train(
+    program: Program, config: Any, folder: Path, batch_devices: int = 1, name: str = "training"
+) -> Trained:
+    """Train a program in a folder, from its latest checkpoint if there is one.
+
+    Raises:
+      Stopped: after SIGINT or SIGTERM, when the state has been saved.
+    """
+    plan = plan_of_run(program, config, batch_devices)
+    last: list[Any] = []
+    with (
+        stopping.stop_requests() as stops,
+        event_writer(folder / "events") as write_events,
+        progress(program.steps) as show,
+    ):
+        observer = observer_of(plan, folder, name, show, write_events, last)
+        there, state = loop.train(plan, folder, observer, stops)
+    (ended,) = state.outcomes
+    kept = jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], there.members.best)
+    hparams = {name: value[0] for name, value in hparams_of(config).items()}
+    rows = rundir.rows_of(folder / "metrics.jsonl")
+    finished = Finished(kept, hparams, rows, ended["best_step"])
+    return Trained(ended, finished, state.seconds, divergence_of(plan, state, last, rows))
+
+
+def observer_of(
+    plan: Plan,
+    folder: Path,
+    name: str,
+    show: Show,
+    write_events: Callable[[Row], None],
+    last: list[Any],
+) -> Observer:
+    """Return what is called on the way of a run: it says how far the run has come."""
+
+    def started(state: SweepState) -> None:
+        step = steps_taken(plan, state)
+        begins = f"goes on from step {step}" if step else "begins"
+        waited = time.time() - started_at()
+        print(f"{name} {begins} in {folder} ({waited:.1f} s to the first step)", flush=True)
+        show(step, "")
+
+    def called(state: SweepState, status: Status, metrics: Metrics) -> None:
+        last[:] = [(state, status)]
+        (means,) = loop.means_of(metrics) or [{}]
+        show(int(np.asarray(status.step)[0]), message(plan.program, means))
+
+    def evaluated(state: SweepState, rows: Sequence[Row]) -> None:
+        if processes.is_first():
+            for row in rows:
+                write_events(row)
+
+    return Observer(started, called, evaluated, ended=lambda outcomes: None)
+
+
+def message(program: Program, means: dict[str, float | None]) -> str:
+    """Return the metrics that people follow, in a few characters."""
+    return ", ".join(
+        f"{metric.name} {means[metric.name]:.4g}"
+        for metric in program.metrics
+        if means.get(metric.name) is not None
+    )
+
+
+def started_at() -> float:
+    """Return when the launcher was called, in seconds since the epoch."""
+    text = os.environ.get("RECURRENT_STARTED", "").replace(",", ".")  # bash writes it by locale
+    return float(text or time.time())
+
+
+def divergence_of(plan: Plan, state: SweepState, last: Sequence[Any], rows: Sequence[Row]) -> str:
+    """Say why a run has diverged; return nothing where it has not."""
+    (outcome,) = state.outcomes
+    if outcome["status"] != DIVERGED:
+        return ""
+    advice = "Try a lower --learning_rate or a --clip_norm."
+    failures = int(np.asarray(last[-1][1].failures)[0]) if last else 0
+    if failures >= MOST_FAILURES:
+        return (
+            f"Training diverged: the last {failures} steps up to step {outcome['step']} had "
+            f"gradients that are not finite. {advice}"
+        )
+    select = plan.program.select
+    value = rows[-1].get(f"valid_{select.name}") if rows else None
+    bound = select.score(state.divergence_threshold)
+    worse = "below" if select.higher_is_better else "above"
+    found = "not finite" if value is None else f"{value:.4g}"
+    limit = f", and {worse} {bound:.4g} nothing is learned" if math.isfinite(bound) else ""
+    return (
+        f"Training diverged: after step {outcome['step']} the validation {select.name} is "
+        f"{found}{limit}. {advice}"
+    )
+
+
+def say_result(folder: Path, found: dict[str, Any]) -> int:
+    """Print the numbers that people wait for, and where the rest is."""
+    scores = [f"{name} {value:.4g}" for name, value in found.items() if is_score(name, value)]
+    print(", ".join([*scores, f"train_seconds {found.get('train_seconds')}"]))
+    print(f"report: {folder / 'report.html'}")
+    return 0
+
+
+def is_score(name: str, value: Any) -> bool:
+    """Return whether a number of the result is a measurement on the test split."""
+    return name.startswith("test_") and isinstance(value, float)

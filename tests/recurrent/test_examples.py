@@ -1,0 +1,38 @@
+"""The examples of the docstrings run and print what they say, and newcomers find one everywhere."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import recurrent
+from experiments.harness import config
+from recurrent import training
+
+MODULES = [
+    importlib.import_module(found.name)
+    for found in pkgutil.walk_packages(recurrent.__path__, "recurrent.")
+]
+WITH_EXAMPLES = [each for each in [*MODULES, config] if ">>> " in inspect.getsource(each)]
+
+
+@pytest.mark.parametrize("module", WITH_EXAMPLES, ids=lambda module: module.__name__)
+def test_the_examples_of_a_module_print_what_they_say(module: ModuleType) -> None:
+    result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted
+    assert not result.failed
+
+
+def public_functions() -> dict[str, Any]:
+    named = {name: getattr(recurrent, name) for name in recurrent.__all__}
+    named |= {name: getattr(training, name) for name in training.__all__}
+    return {name: value for name, value in named.items() if inspect.isfunction(value)}
+
+
+@pytest.mark.parametrize("name", public_functions())
+def test_a_public_function_has_an_example(name: str) -> None:
+    assert ">>> " in (public_functions()[name].__doc__ or "")
