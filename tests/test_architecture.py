@@ -1,4 +1,4 @@
-"""Which room may import which, what no load path may call, and what the tree may not say."""
+"""Check which module may import which, which calls are forbidden, and what files may not contain."""
 
 import ast
 import re
@@ -24,6 +24,8 @@ UNSAFE_CALLS = {"eval", "exec", "yaml.load", "torch.load", "os.system"}
 UNSAFE_METHODS = {"extractall"}
 UNSAFE_UNLESS_FALSE = {"allow_pickle", "shell"}
 
+HARNESS = ("experiments/harness", "experiments/sweep", "experiments/report")
+
 # Written so that this file does not match itself.
 OUT_OF_PLACE = {
     "a path of one machine": r"(?<![\w.$~}-])/(work|tmp|root|home/\w+|Users/\w+)/",
@@ -34,14 +36,14 @@ OUT_OF_PLACE = {
 
 
 class Import(NamedTuple):
-    """An imported module, and whether importing the file is enough to import it."""
+    """Hold an imported module, and whether importing the file is enough to import it."""
 
     module: str
     at_the_top: bool
 
 
 def imports(source: str, module: str, is_package: bool = False) -> list[Import]:
-    """All imports of a module; `from a import b` counts as `a` and `a.b`, which may be a module."""
+    """Return all imports of a module; `from a import b` counts as `a` and as `a.b`."""
     tree = ast.parse(source)
     lazy = {node for function in functions(tree) for node in ast.walk(function)}
     return [
@@ -78,7 +80,7 @@ def is_experiment(source: str) -> bool:
 
 
 def cross_imports(experiments: dict[str, str]) -> list[str]:
-    """Imports of one experiment by another, of a mapping of module names to sources."""
+    """Return imports of one experiment by another; ``experiments`` maps module names to sources."""
     return [
         f"{module} imports {other}"
         for module, source in experiments.items()
@@ -100,7 +102,7 @@ def flax_imports(module: str, source: str) -> list[str]:
 
 
 def unsafe(source: str) -> list[str]:
-    """What could run code, or write outside its folder, when it reads a hostile file."""
+    """Return calls and imports that could run code or write anywhere when reading a hostile file."""
     tree = ast.parse(source)
     modules = {found.module.split(".")[0] for found in imports(source, "module")}
     calls = [call for node in ast.walk(tree) if isinstance(node, ast.Call) for call in risks(node)]
@@ -118,6 +120,58 @@ def risks(call: ast.Call) -> list[str]:
     return ([name] if is_unsafe else []) + keywords
 
 
+def imports_of_tests(tests: dict[str, str]) -> list[str]:
+    """Return imports of a test file by any other file of the tests."""
+    files = [module for module in tests if module.rpartition(".")[2].startswith("test_")]
+    return [
+        f"{module} imports {other}"
+        for module, source in tests.items()
+        for other in files
+        if other != module
+        and any(is_within(found.module, other) for found in imports(source, module))
+    ]
+
+
+def shadowed_modules(package: str, source: str, siblings: set[str]) -> list[str]:
+    """Return the names that a package binds to something other than its module of that name."""
+    bound = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ImportFrom):
+            base = imported_names(node, package.split("."))[0]
+            bound |= {each.asname or each.name: f"{base}.{each.name}" for each in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            bound[node.name] = f"a definition of {node.name}"
+        elif isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            bound |= {name: f"a value of {name}" for name in names}
+    return [
+        f"{package}.{name} is {found}, not the module"
+        for name, found in bound.items()
+        if name in siblings and found != f"{package}.{name}"
+    ]
+
+
+def private_imports(module: str, source: str, modules: set[str]) -> list[str]:
+    """Return imports of a name with an underscore from a file without one."""
+    return [
+        f"{module} imports {found.module}"
+        for found in imports(source, module, is_package(module))
+        if is_private(found.module) and found.module not in modules
+        for file in [found.module.rpartition(".")[0]]
+        if file in modules and not is_private(file)
+    ]
+
+
+def is_private(module: str) -> bool:
+    name = module.rpartition(".")[2]
+    return name.startswith("_") and not name.startswith("__")
+
+
+def lines_with_loss(text: str) -> list[str]:
+    """Return the lines with the word "loss"; `loss_scale` and `losses` are other words."""
+    return [line.strip() for line in text.splitlines() if re.search(r"(?i)\bloss\b", line)]
+
+
 def out_of_place(text: str) -> list[str]:
     return [
         f"line {number}: {what}: {line.strip()[:80]}"
@@ -128,7 +182,7 @@ def out_of_place(text: str) -> list[str]:
 
 
 def sources(package: str) -> dict[str, str]:
-    """Module names and sources of a package of ours."""
+    """Return the sources of a package of this repository by module name."""
     files = sorted((ROOT / package).rglob("*.py"))
     return {module_name(path): path.read_text(encoding="utf-8") for path in files}
 
@@ -144,6 +198,8 @@ def is_package(module: str) -> bool:
 
 LIBRARY = sources("recurrent")
 EDGE = sources("experiments")
+TESTS = sources("tests")
+SHARED = [path for folder in HARNESS for path in (ROOT / folder).rglob("*")]
 
 
 @pytest.mark.parametrize("module", LIBRARY)
@@ -152,12 +208,12 @@ def test_the_library_does_not_import_the_experiments(module: str) -> None:
     assert not [name for name, _ in found if is_within(name, "experiments")]
 
 
-def test_an_experiment_imports_no_other() -> None:
+def test_an_experiment_imports_no_other_experiment() -> None:
     experiments = {module: source for module, source in EDGE.items() if is_experiment(source)}
     assert not cross_imports(experiments)
 
 
-def test_cell_imports_no_other_room_and_is_imported() -> None:
+def test_the_cell_module_imports_nothing_from_the_library_and_is_imported() -> None:
     found = imports(LIBRARY["recurrent.cell"], "recurrent.cell")
     assert not [name for name, _ in found if is_within(name, "recurrent")]
     others = [imports(source, module) for module, source in LIBRARY.items()]
@@ -165,16 +221,43 @@ def test_cell_imports_no_other_room_and_is_imported() -> None:
 
 
 @pytest.mark.parametrize("module", [*LIBRARY, *EDGE])
-def test_flax_stays_in_its_room(module: str) -> None:
+def test_flax_is_imported_only_where_allowed(module: str) -> None:
     assert not flax_imports(module, {**LIBRARY, **EDGE}[module])
 
 
+def test_no_test_file_is_imported_by_another_file() -> None:
+    assert not imports_of_tests(TESTS)
+
+
+@pytest.mark.parametrize("package", [module for module in LIBRARY if is_package(module)])
+def test_no_export_of_a_package_has_the_name_of_another_module_in_it(package: str) -> None:
+    folder = ROOT / package.replace(".", "/")
+    siblings = {path.stem for path in folder.glob("*.py")}
+    siblings |= {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert not shadowed_modules(package, LIBRARY[package], siblings)
+
+
 @pytest.mark.parametrize("module", [*LIBRARY, *EDGE])
-def test_nothing_unsafe_is_called(module: str) -> None:
+def test_a_name_with_an_underscore_is_used_in_one_file_only(module: str) -> None:
+    modules = {**LIBRARY, **EDGE}
+    assert not private_imports(module, modules[module], set(modules))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SHARED if path.suffix in (".py", ".j2")],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_shared_files_of_the_harness_do_not_mention_a_loss(path: Path) -> None:
+    assert not lines_with_loss(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("module", [*LIBRARY, *EDGE])
+def test_no_module_makes_unsafe_calls(module: str) -> None:
     assert not unsafe({**LIBRARY, **EDGE}[module])
 
 
-def test_the_tree_speaks_of_the_project_alone() -> None:
+def test_tracked_files_name_nothing_outside_the_project() -> None:
     complaints = [
         f"{path} {complaint}"
         for path in tracked_files()
@@ -212,11 +295,11 @@ def test_imports_are_found(line: str, expected: list[str]) -> None:
     assert found == expected
 
 
-def test_imports_of_a_package_are_relative_to_itself() -> None:
+def test_relative_imports_of_a_package_start_at_the_package() -> None:
     assert imports("from .a import b", "p", is_package=True)[0].module == "p.a"
 
 
-def test_lazy_imports_are_told_apart() -> None:
+def test_imports_inside_functions_are_lazy() -> None:
     source = "import a\ndef f():\n  import b\nclass C:\n  import c\n  def g(self):\n    import d"
     found = dict(imports(source, "m"))
     assert found == {"a": True, "b": False, "c": True, "d": False}
@@ -240,8 +323,8 @@ def test_cross_imports_are_caught(line: str) -> None:
     assert cross_imports(samples) == ["experiments.one imports experiments.two"]
 
 
-def test_a_shared_room_or_a_similar_name_is_no_cross_import() -> None:
-    one = "from experiments import errors, two_more\nfrom experiments.data import mnist"
+def test_a_shared_module_or_a_similar_name_is_no_cross_import() -> None:
+    one = "from experiments import harness, two_more\nfrom experiments.data import images"
     assert not cross_imports({"experiments.one": one, "experiments.two": ""})
     assert not is_experiment("def f():\n    class Config: ...")
 
@@ -281,7 +364,7 @@ def test_unsafe_lines_are_caught(line: str) -> None:
     "line",
     ["np.load(path, allow_pickle=False)", "jax.eval_shape(f)", "model.eval()", "yaml.safe_load(s)"],
 )
-def test_safe_lines_pass(line: str) -> None:
+def test_safe_lines_are_no_unsafe_calls(line: str) -> None:
     assert not unsafe(line)
 
 
@@ -317,5 +400,79 @@ def test_lines_out_of_place_are_caught(line: str) -> None:
         "a/root/b",
     ],
 )
-def test_ordinary_lines_pass(line: str) -> None:
+def test_ordinary_lines_are_not_out_of_place(line: str) -> None:
     assert not out_of_place(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from tests.test_one import helper",
+        "from tests import test_one",
+        "import tests.test_one",
+        "from .test_one import helper",
+        "def f():\n    from tests.test_one import helper",
+    ],
+)
+def test_imports_of_a_test_file_are_caught(line: str) -> None:
+    samples = {"tests.test_one": "", "tests.test_two": line, "tests.toys": ""}
+    assert imports_of_tests(samples) == ["tests.test_two imports tests.test_one"]
+    assert imports_of_tests({"tests.test_one": "", "tests.toys": line})
+
+
+def test_imports_of_test_helpers_are_allowed() -> None:
+    line = "from tests.toys import test_data\nfrom jax.test_util import check_grads"
+    assert not imports_of_tests({"tests.test_one": line, "tests.toys": ""})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from p.step import step",
+        "from .step import step",
+        "from p.other import run as step",
+        "def step(): ...",
+        "class step: ...",
+        "step = 1",
+    ],
+)
+def test_exports_with_the_name_of_a_module_are_caught(line: str) -> None:
+    assert shadowed_modules("p", line, {"step", "other"})
+
+
+@pytest.mark.parametrize("line", ["from p import step", "from . import step", "from q import run"])
+def test_exports_of_modules_and_of_other_names_are_allowed(line: str) -> None:
+    assert not shadowed_modules("p", line, {"step", "other"})
+
+
+@pytest.mark.parametrize(
+    ("line", "is_caught"),
+    [
+        ("from p.a import _name", True),
+        ("from .a import _name", True),
+        ("def f():\n    from p.a import _name", True),
+        ("from p.a import name", False),
+        ("from p._b import _name", False),
+        ("from p import _b", False),
+        ("from p.a import __doc__", False),
+        ("from elsewhere import _name", False),
+    ],
+)
+def test_imports_of_names_with_an_underscore_are_caught(line: str, is_caught: bool) -> None:
+    assert bool(private_imports("p.m", line, {"p", "p.a", "p._b", "p.m"})) == is_caught
+
+
+@pytest.mark.parametrize(
+    ("line", "is_caught"),
+    [
+        ('row["loss"]', True),
+        ("the Loss.", True),
+        ("valid-loss", True),
+        ("loss_scale", False),
+        ("valid_loss", False),
+        ("losses", False),
+        ("glossary", False),
+    ],
+)
+def test_only_the_whole_word_loss_is_caught(line: str, is_caught: bool) -> None:
+    assert bool(lines_with_loss(line)) == is_caught

@@ -1,4 +1,4 @@
-"""launch.sh with commands of our own on the PATH, so that nothing is really installed."""
+"""Run launch.sh with fake commands on the PATH, so that nothing is really installed."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# All that launch.sh may need of a system; the real python3, uv and nvidia-smi stay out of sight.
+# The system commands that launch.sh may call; the real python3, uv and nvidia-smi are hidden.
 TOOLS = (
     *("bash", "basename", "cat", "cp", "dirname", "env", "find", "flock", "ls", "mkdir", "mv"),
     *("readlink", "rm", "sleep", "tail"),
@@ -24,7 +24,7 @@ cuda12 = []
 cuda13 = []
 """
 
-# One script stands for every interpreter, in a venv or out of it, and writes down what it did.
+# One script stands in for every interpreter, in a venv or outside, and logs what it is asked.
 PYTHON = r"""#!/usr/bin/env bash
 base=$(cat "$(dirname "$0")/base" 2>/dev/null) || base=$0
 all=$*
@@ -64,7 +64,7 @@ SHIM_OF_NOTHING = "#!/usr/bin/env bash\necho 'command not found' >&2\nexit 127\n
 
 
 class Clone(NamedTuple):
-    """A copy of launch.sh in a folder of its own, and the commands that it can see."""
+    """Hold a copy of launch.sh in its own folder, and the commands on its PATH."""
 
     root: Path
     fakes: Path
@@ -102,7 +102,7 @@ class Clone(NamedTuple):
         )
 
     def took(self, *args: str, **extra: str) -> list[str]:
-        """What a launch did, in order, without the probing of interpreters."""
+        """Return what a launch did, in order, without the probing of interpreters."""
         self.forget()
         result = self.launch(*args, **extra)
         assert result.returncode == 0, result.stderr
@@ -138,17 +138,17 @@ def clone(tmp_path: Path) -> Clone:
     return made
 
 
-def test_first_launch_sets_up_and_the_second_only_runs(clone: Clone) -> None:
+def test_the_first_launch_sets_up_and_the_second_only_runs(clone: Clone) -> None:
     assert clone.took() == ["venv by python3", "pip experiments", "run sequential_digits"]
     clone.command("nvidia-smi", "#!/usr/bin/env bash\necho asked >>$FAKES/log\n")
     clone.forget()
     result = clone.launch("list", "--steps=3")
-    # Not even a probe: the check of a finished set-up starts no interpreter.
+    # There is no probe either: checking a finished set-up starts no interpreter.
     assert clone.log() == ["run list --steps=3"]
     assert result.stderr == ""
 
 
-def test_runs_in_the_users_folder_with_the_project_importable(clone: Clone) -> None:
+def test_commands_run_in_the_users_folder_with_the_project_importable(clone: Clone) -> None:
     link = clone.fakes / "a link"
     link.symlink_to(Path("..") / clone.root.name / "launch.sh")
     result = subprocess.run(
@@ -162,7 +162,7 @@ def test_runs_in_the_users_folder_with_the_project_importable(clone: Clone) -> N
     assert result.stdout == f"in {clone.bin} with {clone.root}:mine\n"
 
 
-def test_a_folder_of_the_same_name_where_the_user_stands_is_not_run(clone: Clone) -> None:
+def test_an_experiments_folder_in_the_users_folder_is_not_run(clone: Clone) -> None:
     clone.took("x")
     (clone.root / ".venv" / "bin" / "python").unlink()
     (clone.root / ".venv" / "bin" / "python").symlink_to(sys.executable)
@@ -172,7 +172,7 @@ def test_a_folder_of_the_same_name_where_the_user_stands_is_not_run(clone: Clone
     assert clone.launch("x").stdout == "ours\n"
 
 
-def test_passes_on_the_exit_status(clone: Clone) -> None:
+def test_the_exit_status_of_a_command_is_passed_on(clone: Clone) -> None:
     assert clone.launch("x", FAKE_STATUS="143").returncode == 143
 
 
@@ -185,7 +185,7 @@ def test_extras_accumulate(clone: Clone) -> None:
     assert len(clone.took("test", "-x")) == 1
 
 
-def test_the_comparison_brings_the_other_libraries(clone: Clone) -> None:
+def test_bench_installs_the_other_libraries(clone: Clone) -> None:
     clone.took("x")
     assert clone.took("bench", "--quick") == ["pip experiments,bench", "run bench --quick"]
 
@@ -197,7 +197,7 @@ def test_a_changed_lock_is_installed_in_place(clone: Clone) -> None:
     assert clone.took("x") == ["run x"]
 
 
-def test_an_extra_that_went_away_is_forgotten(clone: Clone) -> None:
+def test_an_extra_removed_from_pyproject_is_forgotten(clone: Clone) -> None:
     clone.took("x", RECURRENT_EXTRAS="bench")
     (clone.root / "pyproject.toml").write_text(PYPROJECT.replace("bench = []\n", ""))
     assert clone.took("x")[0] == "pip experiments"
@@ -209,7 +209,7 @@ def test_a_moved_project_is_set_up_again(clone: Clone) -> None:
     assert moved.took("x")[0] == "venv by python3"
 
 
-def test_a_deleted_interpreter_is_set_up_again(clone: Clone) -> None:
+def test_an_environment_without_an_interpreter_is_set_up_again(clone: Clone) -> None:
     clone.took("x")
     (clone.root / ".venv" / "bin" / "python").unlink()
     assert clone.took("x")[0] == "venv by python3"
@@ -233,7 +233,7 @@ def test_an_interrupted_update_is_redone(clone: Clone, fault: str) -> None:
     assert clone.took("x")[0] == "venv by python3"
 
 
-def test_a_failure_of_pip_is_shown_in_its_words_and_ours(clone: Clone) -> None:
+def test_a_pip_failure_shows_the_message_of_pip_and_a_hint(clone: Clone) -> None:
     clone.flag("pip-fails")
     result = clone.launch("x")
     assert result.returncode == 1
@@ -258,7 +258,7 @@ def test_two_launches_at_once_set_up_once(clone: Clone) -> None:
     assert done == ["venv by python3", "pip experiments", "run x", "run x"]
 
 
-def test_a_folder_that_it_did_not_make_is_left_alone(clone: Clone) -> None:
+def test_a_folder_not_made_by_launch_is_left_alone(clone: Clone) -> None:
     mine = clone.root / "mine"
     mine.mkdir()
     (mine / "thesis").write_text("years of work")
@@ -280,13 +280,13 @@ def test_the_environment_of_another_project_is_left_alone(clone: Clone) -> None:
     assert clone.took("list") == ["run list"]
 
 
-def test_a_venv_elsewhere(clone: Clone) -> None:
+def test_recurrent_venv_places_the_environment_elsewhere(clone: Clone) -> None:
     assert clone.took("x", RECURRENT_VENV="envs/one")[0] == "venv by python3"
     assert (clone.fakes / "envs" / "one" / "bin" / "python").exists()
     assert not (clone.root / ".venv").exists()
 
 
-def test_interpreters_are_chosen_by_running_them(clone: Clone) -> None:
+def test_interpreters_that_do_not_work_are_passed_over(clone: Clone) -> None:
     clone.command("python3", SHIM_OF_NOTHING)
     clone.command("python3.12", PYTHON)
     clone.flag("python3.12-lacks-ensurepip")
@@ -294,7 +294,7 @@ def test_interpreters_are_chosen_by_running_them(clone: Clone) -> None:
     assert clone.took("x")[0] == "venv by python3.11"
 
 
-def test_finds_the_versions_of_pyenv(clone: Clone) -> None:
+def test_the_newest_python_of_pyenv_is_found(clone: Clone) -> None:
     clone.command("python3", SHIM_OF_NOTHING)
     for version in ("3.10.4", "3.12.1"):
         folder = clone.fakes / ".pyenv" / "versions" / version / "bin"
@@ -305,7 +305,9 @@ def test_finds_the_versions_of_pyenv(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize("python", [None, SHIM_OF_NOTHING])
-def test_no_interpreter_is_one_sentence(clone: Clone, python: str | None) -> None:
+def test_a_missing_interpreter_is_reported_in_one_sentence(
+    clone: Clone, python: str | None
+) -> None:
     (clone.bin / "python3").unlink()
     if python:
         clone.command("python3", python)
@@ -324,7 +326,7 @@ def test_a_real_interpreter_is_asked_for_its_version(clone: Clone, minor: int, s
     assert (found.stdout.split()[:1] == [str(minor)]) == (status == 0)
 
 
-def test_a_named_interpreter(clone: Clone) -> None:
+def test_a_named_interpreter_is_used_and_kept(clone: Clone) -> None:
     clone.took("x")
     clone.command("python3.13", PYTHON)
     assert clone.took("x", RECURRENT_PYTHON="python3.13")[0] == "venv by python3.13"
@@ -333,7 +335,7 @@ def test_a_named_interpreter(clone: Clone) -> None:
     assert clone.took("x", RECURRENT_PYTHON="python3")[0] == "venv by python3"
 
 
-def test_a_named_interpreter_that_does_not_run(clone: Clone) -> None:
+def test_a_named_interpreter_that_does_not_run_is_an_error(clone: Clone) -> None:
     clone.took("x")
     result = clone.launch("x", RECURRENT_PYTHON="python3.99")
     assert result.returncode == 1
@@ -361,7 +363,7 @@ def test_uv_can_bring_the_interpreter(clone: Clone) -> None:
     assert clone.took("x") == ["run x"]
 
 
-def test_pip_steps_in_where_uv_fails(clone: Clone) -> None:
+def test_pip_is_used_where_uv_fails(clone: Clone) -> None:
     clone.command("uv", UV)
     clone.flag("uv-fails")
     result = clone.launch("x")
@@ -375,7 +377,7 @@ def test_pip_steps_in_where_uv_fails(clone: Clone) -> None:
     ]
 
 
-def test_a_uv_that_does_not_run_is_no_uv(clone: Clone) -> None:
+def test_a_uv_that_does_not_run_is_ignored(clone: Clone) -> None:
     clone.command("uv", SHIM_OF_NOTHING)
     assert clone.took("x") == ["venv by python3", "pip experiments", "run x"]
 
@@ -395,7 +397,9 @@ def nvidia_smi(driver: str) -> str:
         ("NVIDIA-SMI has failed", "experiments"),
     ],
 )
-def test_the_driver_decides_the_accelerator(clone: Clone, driver: str, extras: str) -> None:
+def test_the_version_of_the_driver_decides_the_accelerator(
+    clone: Clone, driver: str, extras: str
+) -> None:
     clone.command("nvidia-smi", nvidia_smi(driver))
     assert clone.took("x")[1] == f"pip {extras}"
 
@@ -405,11 +409,11 @@ def test_a_broken_nvidia_smi_means_cpu(clone: Clone) -> None:
     assert clone.took("x")[1] == "pip experiments"
 
 
-def test_the_accelerator_can_be_said(clone: Clone) -> None:
+def test_the_accelerator_can_be_chosen_and_changed(clone: Clone) -> None:
     clone.command("nvidia-smi", nvidia_smi("580.1"))
     assert clone.took("x", RECURRENT_ACCELERATOR="cpu")[1] == "pip experiments"
     assert clone.took("x") == ["run x"]
-    # An environment with another accelerator is made anew: two plugins do not go together.
+    # For another accelerator a new environment is made: two plugins cannot be combined.
     assert clone.took("x", RECURRENT_EXTRAS="cuda12")[:2] == [
         "venv by python3",
         "pip experiments,cuda12",
@@ -425,14 +429,14 @@ def test_the_accelerator_can_be_said(clone: Clone) -> None:
         ({"RECURRENT_EXTRAS": "../x"}, "holds '../x'"),
     ],
 )
-def test_impossible_wishes_are_refused(clone: Clone, settings: dict[str, str], words: str) -> None:
+def test_invalid_settings_are_an_error(clone: Clone, settings: dict[str, str], words: str) -> None:
     result = clone.launch("x", **settings)
     assert result.returncode == 1
     assert words in result.stderr
     assert not [line for line in clone.log() if line != "probe"]
 
 
-def test_the_tests_run_all_four_checks_from_the_root(clone: Clone) -> None:
+def test_launch_test_runs_all_four_checks_from_the_root(clone: Clone) -> None:
     steps = clone.took("test")
     tools = [step.split(" from ")[0] for step in steps[2:]]
     assert tools == ["ruff", "ruff", "basedpyright", "pytest"]
@@ -441,7 +445,7 @@ def test_the_tests_run_all_four_checks_from_the_root(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize("tool", ["ruff", "basedpyright", "pytest"])
-def test_any_failing_check_fails_the_tests(clone: Clone, tool: str) -> None:
+def test_any_failing_check_fails_launch_test(clone: Clone, tool: str) -> None:
     clone.took("x")
     clone.flag(f"{tool}-fails")
     result = clone.launch("test")
@@ -449,7 +453,7 @@ def test_any_failing_check_fails_the_tests(clone: Clone, tool: str) -> None:
     assert clone.log()[-1].startswith("pytest")
 
 
-def test_with_arguments_only_pytest_runs(clone: Clone) -> None:
+def test_launch_test_with_arguments_runs_only_pytest(clone: Clone) -> None:
     steps = clone.took("test", "-k", "a or b", "-n", "0")
     assert steps[2:] == [f"pytest from {clone.root}: -n 2 -k a or b -n 0"]
 

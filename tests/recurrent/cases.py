@@ -1,4 +1,4 @@
-"""The cells under test: add a line here and a cell inherits every property of the table."""
+"""List the cells under test: a cell added to `CELLS` is tested for every property of the table."""
 
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -49,14 +49,14 @@ TIME, BATCH, INPUT, HIDDEN = 7, 3, 4, 5
 
 
 class Leaky(NamedTuple):
-    """A state whose ``hidden`` is not its first field."""
+    """Hold a state whose ``hidden`` is not the first field."""
 
     slow: Any
     hidden: Any
 
 
 def own_gate(input_size: int, hidden_size: int) -> Cell:
-    """What a user may write: two fields, a bias on each side, parameters of the gate's own."""
+    """Build a cell as a user may: two state fields, two biases, and parameters of the gate."""
 
     def gate(zx, zh, state, rate, gain):
         rate = jax.nn.sigmoid(rate)
@@ -78,7 +78,7 @@ def own_gate(input_size: int, hidden_size: int) -> Cell:
 
 
 def convolutional(input_size: int, hidden_size: int) -> Cell:
-    """Between layers that make a line of its input and a vector of its output."""
+    """Build a convolutional LSTM between layers that reshape its input and its output."""
     line = Layer(lambda key: {}, lambda params, x: x[..., None])
     vector = Layer(lambda key: {}, lambda params, x: x[..., 0])
     cell = convolutional_lstm((hidden_size, 1), 1, peepholes=True)
@@ -86,12 +86,12 @@ def convolutional(input_size: int, hidden_size: int) -> Cell:
 
 
 def hybrid(input_size: int, hidden_size: int) -> Cell:
-    """Griffin, whose heads must have an even size."""
+    """Build Griffin, whose heads must have an even size."""
     return stack(griffin(input_size, 6, depth=3, heads=1, window=4), dense(6, hidden_size))
 
 
 def deep(input_size: int, hidden_size: int) -> Cell:
-    """Everything that goes between and around cells, but for noise."""
+    """Build a stack of all combinators and layers, without dropout and other noise."""
     inner = residual(stack(layer_norm(hidden_size), elman(hidden_size, hidden_size)))
     skipped = skip_stack(min_gru(hidden_size, 2), learned_state(lstm(hidden_size + 2, 2)))
     return stack(
@@ -137,7 +137,7 @@ CELLS: dict[str, Callable[[int, int], Cell]] = {
 }
 
 
-# What differs from another cell by little is left to `-m slow`.
+# Cells that differ little from another one are tested only with `-m slow`.
 SLOW = {
     *("elman_relu", "elman_sigmoid", "lstm_without_forget_bias", "lstm_coupled"),
     *("gru_reset_before", "layer_norm_gru", "slstm_heads", "mlstm_heads", "min_lstm", "griffin"),
@@ -146,7 +146,7 @@ PARAMETERS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for 
 
 
 class Case(NamedTuple):
-    """A cell with random params, state ``[B, ...]`` and inputs ``[T, B, D]``, NumPy float64 all."""
+    """Hold a cell, and random params, state ``[B, ...]`` and inputs ``[T, B, D]`` in float64."""
 
     cell: Cell
     params: Any
@@ -156,7 +156,7 @@ class Case(NamedTuple):
 
 @lru_cache
 def case_of(name: str) -> Case:
-    """Biases and states too are random: at their usual zeros they would hide mistakes."""
+    """Return the case of a name, with random biases and states: zeros would hide mistakes."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         cell = CELLS[name](INPUT, HIDDEN)
@@ -166,7 +166,7 @@ def case_of(name: str) -> Case:
 
 
 def disturbed(rng: np.random.Generator, tree: Any, amount: float = 0.3) -> Any:
-    """The tree in NumPy, with noise on each of its floating-point leaves."""
+    """Return a tree of NumPy arrays with noise added to each floating-point leaf."""
 
     def disturb(leaf: np.ndarray) -> np.ndarray:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -177,17 +177,17 @@ def disturbed(rng: np.random.Generator, tree: Any, amount: float = 0.3) -> Any:
 
 
 def values_and_gradients(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
-    """Outputs, and the gradients of a random weighted sum of all of them for each argument."""
+    """Return the outputs, and the gradients of a random weighted sum of them for each argument."""
     outputs, pull_back = jax.vjp(function, *args)
     return outputs, pull_back(random_like(outputs))
 
 
 def random_like(tree: Any, seed: int = 0) -> Any:
-    """NumPy normal noise in the shapes and types of a tree."""
+    """Return normal noise in the shapes and types of a tree."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), tree)
 
 
 def to_dtype(tree: Any, dtype: Any) -> Any:
-    """The tree with every leaf cast."""
+    """Return the tree with every leaf cast."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)

@@ -1,4 +1,4 @@
-"""Decoding written out in plain Python and float64, for comparison; slow and obvious."""
+"""Decode in plain Python and float64: slow, obvious references to compare with."""
 
 import itertools
 from collections import defaultdict
@@ -18,7 +18,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def filtered_probs(
     logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None
 ) -> np.ndarray:
-    """The sampling distribution of one row of logits ``[V]``."""
+    """Return the sampling distribution of one row of logits ``[V]``."""
     by_size = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
     if temperature == 0:
         by_size, temperature = by_size[:1], 1.0
@@ -45,7 +45,7 @@ def penalty(length: int, alpha: float) -> float:
 def all_sequences(
     log_probs: NextLogProbs, vocabulary: int, length: int, stop: int | None, alpha: float
 ) -> list[tuple[float, Tokens]]:
-    """Every complete sequence with its score, best first."""
+    """Return every complete sequence with its score, best first."""
     found = []
     for tokens in complete(vocabulary, length, stop):
         total = sum(log_probs(tokens[:t])[token] for t, token in enumerate(tokens))
@@ -69,7 +69,7 @@ def beam_search(
     alpha: float,
     beam_size: int,
 ) -> list[tuple[float, Tokens]]:
-    """The beam search of the docstring, without any early end."""
+    """Run the documented beam search, always to the last step."""
     live: list[tuple[float, Tokens]] = [(0.0, ())]
     finished: list[tuple[float, Tokens]] = []
     for size in range(1, length + 1):
@@ -88,12 +88,12 @@ def beam_search(
 
 
 def collapse(path: Sequence[int], blank: int) -> Tokens:
-    """Merges repeats, then drops blanks."""
+    """Merge repeats, then drop blanks."""
     return tuple(symbol for symbol, _ in itertools.groupby(path) if symbol != blank)
 
 
 def label_probabilities(probs: np.ndarray, blank: int) -> dict[Tokens, float]:
-    """The probability of each label sequence by going through all paths; probs ``[T, V]``."""
+    """Return the probability of each label sequence, summed over all paths; probs ``[T, V]``."""
     time, vocabulary = probs.shape
     totals: dict[Tokens, float] = defaultdict(float)
     for path in itertools.product(range(vocabulary), repeat=time):
@@ -106,10 +106,10 @@ def label_probabilities(probs: np.ndarray, blank: int) -> dict[Tokens, float]:
 def prefix_beam(
     probs: np.ndarray, blank: int, beam_size: int
 ) -> tuple[list[tuple[Tokens, float]], int]:
-    """CTC prefix beam search with dictionaries and plain probabilities ``[T, V]``.
+    """Run CTC prefix beam search with dictionaries and plain probabilities ``[T, V]``.
 
-    Also counts how often a prefix that had been dropped came back while a longer one that it
-    starts had stayed.
+    Also count how often a dropped prefix came back while one of its extensions was still in the
+    beam.
     """
     beam: dict[Tokens, tuple[float, float]] = {(): (1.0, 0.0)}
     seen: set[Tokens] = {()}

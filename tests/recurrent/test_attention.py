@@ -1,4 +1,4 @@
-"""Attention against NumPy loops written from the equations, complex numbers and torch."""
+"""Compare attention with NumPy loops written from the equations, complex numbers and torch."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -61,7 +61,7 @@ def assert_close(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
 
 
 def init(layer: Any, seed: int = 0) -> Any:
-    """Params in float64, biases disturbed too."""
+    """Return random params in float64, with nonzero biases."""
     return disturbed(np.random.default_rng(seed), layer.init(jax.random.key(seed)))
 
 
@@ -70,7 +70,7 @@ def softmax(scores: list[float]) -> np.ndarray:
     return exponentials / exponentials.sum()
 
 
-# Attention of a decoder to a memory.
+# Attention of a decoder to the encoder's outputs.
 
 
 def reference_score(name: str, params: Any, query: np.ndarray, value: np.ndarray) -> float:
@@ -87,7 +87,7 @@ def reference_score(name: str, params: Any, query: np.ndarray, value: np.ndarray
 def reference_attention(
     name: str, params: Any, query: np.ndarray, values: np.ndarray, mask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Contexts and weights, one batch element and one real step at a time."""
+    """Compute contexts and weights for one batch element and one unmasked step at a time."""
     weights = np.zeros(mask.shape)
     for b in range(mask.shape[1]):
         real = np.flatnonzero(mask[:, b])[-1:] if name == "last" else np.flatnonzero(mask[:, b])
@@ -100,7 +100,7 @@ def reference_attention(
 
 @pytest.mark.parametrize("mask", [None, SOURCE_MASK], ids=["whole", "masked"])
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_attention_equals_a_loop(name: str, mask: Any) -> None:
+def test_attention_equals_a_numpy_loop(name: str, mask: Any) -> None:
     attention = ATTENTIONS[name]
     params = init(attention)
     values, query = normal(SOURCE, BATCH, MEMORY), normal(BATCH, attention.query_size, seed=1)
@@ -114,7 +114,7 @@ def test_attention_equals_a_loop(name: str, mask: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_attention_has_the_gradients_of_finite_differences(name: str) -> None:
+def test_attention_gradients_equal_finite_differences(name: str) -> None:
     attention = ATTENTIONS[name]
 
     def run(params, query, values):
@@ -126,7 +126,7 @@ def test_attention_has_the_gradients_of_finite_differences(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_padded_memory_reaches_neither_values_nor_gradients(name: str) -> None:
+def test_padded_memory_affects_no_values_or_gradients(name: str) -> None:
     attention = ATTENTIONS[name]
 
     @jax.jit
@@ -159,7 +159,7 @@ def test_attention_takes_two_batch_axes_or_none() -> None:
         assert_close((actual[0][i, j], actual[1][:, i, j]), (context, weights))
 
 
-def test_masked_softmax_equals_the_softmax_of_what_is_left() -> None:
+def test_masked_softmax_equals_the_softmax_of_the_unmasked_scores() -> None:
     scores = np.array([[1e4, 1e4 + 1, -1e4, np.nan], [0.5, -0.5, np.inf, 2.0], [1.0, 2, 3, 4]])
     mask = np.array([[1, 1, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0]], bool)
     expected = np.zeros(scores.shape)
@@ -195,7 +195,7 @@ def test_masked_softmax_equals_the_softmax_of_what_is_left() -> None:
         ),
     ],
 )
-def test_mistakes_are_explained(make: Any, words: str) -> None:
+def test_invalid_attention_arguments_are_an_error(make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
 
@@ -203,7 +203,7 @@ def test_mistakes_are_explained(make: Any, words: str) -> None:
 # Rotary positions.
 
 
-def test_rotary_is_a_product_of_complex_numbers() -> None:
+def test_rotary_positions_equal_multiplication_by_complex_numbers() -> None:
     x, positions = normal(TIME, BATCH, 2, 6), np.array([0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 10_000])
     z = x[..., 0::2] + 1j * x[..., 1::2]
     for j in range(3):
@@ -212,7 +212,7 @@ def test_rotary_is_a_product_of_complex_numbers() -> None:
     assert_close(actual, np.stack([z.real, z.imag], axis=-1).reshape(x.shape), 1e-11)
 
 
-def test_rotary_scores_depend_on_the_distance_alone() -> None:
+def test_rotary_scores_depend_only_on_the_distance() -> None:
     query, key = normal(1, 8), normal(1, 8, seed=1)
 
     def score(i, j):
@@ -223,7 +223,7 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
     assert abs(score(3, 7) - score(7, 3)) > 1e-2
 
 
-# Several heads.
+# Multi-head attention.
 
 
 def turned(x: np.ndarray, position: int, base: float | None) -> np.ndarray:
@@ -241,7 +241,7 @@ def projected(params: Any, name: str, x: np.ndarray, size: int) -> np.ndarray:
 def reference_heads(
     params: Any, query: np.ndarray, attended: list[np.ndarray], size: int, base: float | None
 ) -> np.ndarray:
-    """One output; the steps attended to come in order, and the query's own is the last of them."""
+    """Compute one output; ``attended`` is in order, and its last step is the query's own."""
     queries = projected(params, "query", query, size)
     keys = [projected(params, "key", x, size) for x in attended]
     values = [projected(params, "value", x, size) for x in attended]
@@ -259,7 +259,7 @@ def reference_heads(
     ("causal", "window"), [(False, None), (True, None), (True, 3), (False, 3), (False, 1)]
 )
 @pytest.mark.parametrize("masked", [False, True])
-def test_self_attention_equals_a_loop(causal: bool, window: int | None, masked: bool) -> None:
+def test_self_attention_equals_a_numpy_loop(causal: bool, window: int | None, masked: bool) -> None:
     options = {"key_value_heads": 2, "head_size": 6, "bias": True}
     attention = multi_head_attention(5, 4, causal=causal, window=window, **options)
     params, xs = init(attention), normal(SOURCE, BATCH, 5)
@@ -276,7 +276,7 @@ def test_self_attention_equals_a_loop(causal: bool, window: int | None, masked: 
 
 
 @pytest.mark.parametrize("mask", [None, SOURCE_MASK], ids=["whole", "masked"])
-def test_cross_attention_equals_a_loop(mask: Any) -> None:
+def test_cross_attention_equals_a_numpy_loop(mask: Any) -> None:
     attention = multi_head_attention(6, 3, memory_size=5, bias=True)
     params, xs, memory = init(attention), normal(4, BATCH, 6), normal(SOURCE, BATCH, 5, seed=1)
     ys = attention.apply(params, xs, memory, mask=mask)
@@ -285,7 +285,7 @@ def test_cross_attention_equals_a_loop(mask: Any) -> None:
         assert_close(ys[t, b], reference_heads(params, xs[t, b], [*memory[real[:, b], b]], 2, None))
 
 
-def test_causal_self_attention_with_rotary_positions_equals_a_loop() -> None:
+def test_causal_self_attention_with_rotary_positions_equals_a_numpy_loop() -> None:
     attention = multi_head_attention(8, 2, causal=True, rotary_base=100.0)
     params, xs = init(attention), normal(TIME, BATCH, 8)
     ys = attention.apply(params, xs)
@@ -293,7 +293,7 @@ def test_causal_self_attention_with_rotary_positions_equals_a_loop() -> None:
         assert_close(ys[t, b], reference_heads(params, xs[t, b], [*xs[: t + 1, b]], 4, 100.0))
 
 
-def test_attention_in_float32_is_that_of_float64() -> None:
+def test_multi_head_attention_in_float32_is_close_to_float64() -> None:
     attention = multi_head_attention(8, 2, causal=True, window=4, rotary_base=1e4)
     params, xs = init(attention), normal(TIME, BATCH, 8)
     run = jax.jit(partial(values_and_gradients, attention.apply))
@@ -305,7 +305,7 @@ def test_attention_in_float32_is_that_of_float64() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_masked_steps_reach_neither_values_nor_gradients(dtype: Any) -> None:
+def test_masked_steps_affect_no_values_or_gradients_of_multi_head_attention(dtype: Any) -> None:
     itself = multi_head_attention(6, 3, causal=True, bias=True)
     across = multi_head_attention(6, 3, memory_size=6, bias=True)
 
@@ -329,7 +329,7 @@ def test_masked_steps_reach_neither_values_nor_gradients(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_query_that_sees_nothing_gets_the_output_bias(dtype: Any) -> None:
+def test_a_query_with_all_memory_masked_gets_the_output_bias(dtype: Any) -> None:
     attention = multi_head_attention(6, 3, memory_size=5, bias=True)
     params, xs, memory = to_dtype(
         (init(attention), normal(4, BATCH, 6), normal(SOURCE, BATCH, 5)), dtype
@@ -339,7 +339,7 @@ def test_a_query_that_sees_nothing_gets_the_output_bias(dtype: Any) -> None:
     np.testing.assert_array_equal(ys, bias)
 
 
-def test_mistakes_in_the_call_of_several_heads_are_explained() -> None:
+def test_invalid_inputs_to_multi_head_attention_are_an_error() -> None:
     attention = multi_head_attention(6, 3, memory_size=5, rotary_base=1e4)
     with pytest.raises(ValueError, match="memory: expected None with rotary positions"):
         attention.apply({}, jnp.zeros((4, 3, 6)), jnp.zeros((4, 3, 5)))
@@ -351,7 +351,7 @@ def test_mistakes_in_the_call_of_several_heads_are_explained() -> None:
 
 
 def torch_module(torch: Any, params: Any, heads: int) -> Any:
-    """`torch.nn.MultiheadAttention` with our weights, whose rows are torch's columns."""
+    """Return `torch.nn.MultiheadAttention` with our weights, transposed for torch."""
     size = params["query"]["kernel"].shape[0]
     module = torch.nn.MultiheadAttention(size, heads, dtype=torch.float64)
     names = ("query", "key", "value")
@@ -375,12 +375,12 @@ def torch_gradients(module: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["plain", "causal", "window", "padded"])
-def test_several_heads_equal_torch_in_values_and_gradients(torch: Any, kind: str) -> None:
+def test_multi_head_attention_equals_torch_in_values_and_gradients(torch: Any, kind: str) -> None:
     window = 3 if kind == "window" else None
     causal = kind in ("causal", "window")
     attention = multi_head_attention(8, 2, causal=causal, window=window, bias=True)
     params, xs, cotangent = init(attention), normal(SOURCE, BATCH, 8), normal(SOURCE, BATCH, 8)
-    # Torch gives NaN for a row that is all padding; ours has tests of its own.
+    # Torch gives NaN for a row that is all padding; another test covers that row.
     mask = SOURCE_MASK | (np.arange(BATCH) == 2) if kind == "padded" else None
     if mask is not None:
         cotangent = cotangent * mask[..., None]
@@ -402,7 +402,7 @@ def test_several_heads_equal_torch_in_values_and_gradients(torch: Any, kind: str
     assert_close(pull_back(cotangent), (torch_gradients(module), inputs.grad.numpy()))
 
 
-def test_grouped_heads_equal_torch_in_values_and_gradients(torch: Any) -> None:
+def test_grouped_query_attention_equals_torch_in_values_and_gradients(torch: Any) -> None:
     attention = multi_head_attention(8, 4, key_value_heads=2, causal=True)
     params, xs, cotangent = init(attention), normal(SOURCE, BATCH, 8), normal(SOURCE, BATCH, 8)
     ys, pull_back = jax.vjp(attention.apply, params, xs)
@@ -423,7 +423,7 @@ def test_grouped_heads_equal_torch_in_values_and_gradients(torch: Any) -> None:
     assert_close(pull_back(cotangent), (gradients, inputs.grad.numpy()))
 
 
-# The cell.
+# The attention cell.
 
 MASK = np.random.default_rng(1).random((TIME, BATCH)) < 0.7
 RESET = np.random.default_rng(2).random((TIME, BATCH)) < 0.25
@@ -433,7 +433,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "reset": {"reset": RESET},
     "mask, reset, reverse": {"mask": MASK, "reset": RESET, "reverse": True},
 }
-# The windows are of one block, of several, and of more than the sequence.
+# A short window, a longer one, and one longer than the sequence.
 WINDOWS = [2, 4, 40]
 
 small_cell = partial(attention_cell, 4, 6, heads=2, key_value_heads=1, head_size=4, bias=True)
@@ -442,7 +442,7 @@ small_cell = partial(attention_cell, 4, 6, heads=2, key_value_heads=1, head_size
 def reference_cell(
     params: Any, xs: np.ndarray, window: int, mask: Any, reset: Any, order: Any
 ) -> np.ndarray:
-    """One step at a time: a list of what may be seen, emptied by a reset."""
+    """Run one step at a time with a list of the visible steps, emptied by a reset."""
     ys = np.zeros((*xs.shape[:2], 6))
     for b in range(xs.shape[1]):
         seen: list[np.ndarray] = []
@@ -457,7 +457,7 @@ def reference_cell(
 @pytest.mark.parametrize("method", ["auto", "scan"])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("window", WINDOWS)
-def test_the_cell_equals_a_loop(window: int, options: str, method: Any) -> None:
+def test_attention_cell_equals_a_numpy_loop(window: int, options: str, method: Any) -> None:
     cell, chosen = small_cell(window=window), OPTIONS[options]
     params, xs = init(cell), normal(TIME, BATCH, 4)
     _, ys = jax.jit(partial(unroll, cell, method=method, **chosen))(params, xs)
@@ -467,10 +467,10 @@ def test_the_cell_equals_a_loop(window: int, options: str, method: Any) -> None:
 
 
 @pytest.mark.parametrize("window", [4, 40])
-def test_the_whole_equals_streaming_in_values_and_gradients(window: int) -> None:
+def test_attention_cell_auto_equals_scan_in_values_and_gradients(window: int) -> None:
     cell = small_cell(window=window)
     params, xs = init(cell), normal(TIME, BATCH, 4)
-    # A cache of earlier steps, with one row of none.
+    # A cache of 9, 3 and no earlier steps.
     earlier = np.arange(9)[:, None] < np.array([9, 3, 0])
     state, _ = unroll(cell, params, normal(9, BATCH, 4, seed=3), mask=earlier)
 
@@ -484,7 +484,9 @@ def test_the_whole_equals_streaming_in_values_and_gradients(window: int) -> None
 
 
 @pytest.mark.parametrize("window", [3, 40])
-def test_pieces_with_the_cache_carried_on_equal_the_whole(window: int) -> None:
+def test_attention_cell_in_pieces_with_a_carried_cache_equals_the_whole_sequence(
+    window: int,
+) -> None:
     cell = small_cell(window=window)
     params, xs = init(cell), normal(TIME, BATCH, 4)
     run = jax.jit(partial(unroll, cell))
@@ -496,7 +498,7 @@ def test_pieces_with_the_cache_carried_on_equal_the_whole(window: int) -> None:
     assert_close((state, jnp.concatenate(pieces)), whole)
 
 
-def test_streaming_equals_the_whole_in_float32_far_from_the_start() -> None:
+def test_attention_cell_auto_equals_scan_in_float32_far_from_the_start() -> None:
     cell = attention_cell(4, 8, heads=2, window=32)
     params, xs = to_dtype((init(cell), normal(2000, 2, 4)), np.float32)
     run = jax.jit(partial(unroll, cell), static_argnames="method")
@@ -504,7 +506,7 @@ def test_streaming_equals_the_whole_in_float32_far_from_the_start() -> None:
     assert_close(actual, expected, 1e-5)
 
 
-def test_the_cell_equals_self_attention_of_several_heads() -> None:
+def test_attention_cell_equals_causal_multi_head_attention() -> None:
     cell = attention_cell(8, 8, heads=2, window=TIME)
     attention = multi_head_attention(8, 2, causal=True, rotary_base=10_000.0)
     params, xs = init(cell), normal(TIME, BATCH, 8)
@@ -512,7 +514,7 @@ def test_the_cell_equals_self_attention_of_several_heads() -> None:
     assert_close(jax.jit(partial(unroll, cell))(params, xs)[1], attention.apply(params, xs))
 
 
-def test_a_reset_equals_a_separate_sequence() -> None:
+def test_a_reset_of_the_attention_cell_starts_a_separate_sequence() -> None:
     cell = small_cell(window=4)
     params, xs = init(cell), normal(TIME, BATCH, 4)
     reset = np.zeros((TIME, BATCH), bool)
@@ -525,7 +527,7 @@ def test_a_reset_equals_a_separate_sequence() -> None:
 
 
 @pytest.mark.parametrize("window", [3, 40])
-def test_padding_reaches_neither_the_cell_nor_its_gradients(window: int) -> None:
+def test_padding_affects_no_values_or_gradients_of_the_attention_cell(window: int) -> None:
     cell = small_cell(window=window)
 
     @jax.jit
@@ -541,7 +543,7 @@ def test_padding_reaches_neither_the_cell_nor_its_gradients(window: int) -> None
     chex.assert_trees_all_equal(other, zeros)
 
 
-def test_bfloat16_stays_near_float64() -> None:
+def test_attention_cell_in_bfloat16_is_close_to_float64() -> None:
     cell = small_cell(window=4)
     params, xs = init(cell), normal(TIME, BATCH, 4)
     run = jax.jit(partial(unroll, cell, mask=MASK, reset=RESET), static_argnames="method")
@@ -553,7 +555,7 @@ def test_bfloat16_stays_near_float64() -> None:
         assert_close(ys.astype(np.float64), expected, 0.05)
 
 
-def test_memory_is_linear_in_time_for_a_window_and_constant_in_streaming() -> None:
+def test_attention_cell_memory_is_linear_in_time_and_its_cache_is_constant() -> None:
     cell = attention_cell(2, 2, heads=1, window=9)
     params = init(cell)
     gradient = jax.jit(jax.grad(lambda params, xs: unroll(cell, params, xs)[1].sum()))

@@ -1,4 +1,4 @@
-"""Combinators against compositions by hand, dropped padding, separate sequences, and torch."""
+"""Compare combinators with compositions by hand, dropped padding, separate sequences and torch."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ LENGTHS = np.array([4, 7, 0])
 
 
 def noise() -> Cell:
-    """Every kind of noise whose sequences have a form of their own."""
+    """Build a stack of every kind of noise that has its own sequence function."""
     rate, keys = 0.4, jax.random.split(jax.random.key(0), 3)
     return stack(
         step_dropout(INPUT, rate, keys[0]),
@@ -69,7 +69,7 @@ CELLS: dict[str, Callable[[], Cell]] = {
 
 
 def lstm_state(hidden: Any, cell: Any) -> LSTMState:
-    """An `LSTMState` of whatever it is given."""
+    """Return an `LSTMState` of values of any type."""
     return LSTMState(hidden, cell)
 
 
@@ -85,7 +85,7 @@ def cell_of(name: str) -> Cell:
 
 
 def random_params(cell: Cell) -> Any:
-    """Drawn by NumPy, in the shapes that the cell's own have: nothing is compiled for it."""
+    """Draw params by NumPy, so that nothing is compiled for them."""
     shapes = jax.eval_shape(cell.init, jax.random.key(0))
     return jax.tree.map(lambda leaf: 0.5 * leaf, random_like(shapes))
 
@@ -95,13 +95,13 @@ def random_inputs(*shape: int) -> np.ndarray:
 
 
 def run(cell: Cell, params: Any, xs: Any, state: Any = None, **options: Any) -> Any:
-    """`unroll`, compiled."""
+    """Run `unroll`, compiled."""
     return jax.jit(lambda *args: unroll(cell, *args, **options))(params, xs, state)
 
 
 @lru_cache
 def inputs_of(name: str) -> tuple[Any, Any, np.ndarray]:
-    """Params, a carried-on state ``[B, ...]`` and inputs ``[T, B, D]``, all random."""
+    """Return random params, a carried state ``[B, ...]`` and inputs ``[T, B, D]``."""
     rng, cell = np.random.default_rng(0), cell_of(name)
     params = random_params(cell)
     state = disturbed(rng, cell.initial_state(params, (BATCH,)))
@@ -111,7 +111,7 @@ def inputs_of(name: str) -> tuple[Any, Any, np.ndarray]:
 
 @lru_cache
 def runner(name: str, method: Any = "auto", reverse: bool = False) -> Callable[..., Any]:
-    """A compiled ``(params, state, xs, mask, reset) -> (state, ys)``."""
+    """Return a compiled ``(params, state, xs, mask, reset) -> (state, ys)``."""
 
     def run(params, state, xs, mask=None, reset=None):
         options = {"mask": mask, "reset": reset, "reverse": reverse, "method": method}
@@ -146,11 +146,11 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-# All combinators, whole sequences.
+# All combinators on whole sequences.
 
 
 @pytest.mark.parametrize("name", [name for name in CELLS if cell_of(name).sequence])
-def test_the_sequence_form_equals_the_scan_in_values_and_gradients(name: str) -> None:
+def test_combinators_auto_equals_scan_in_values_and_gradients(name: str) -> None:
     params, state, xs = inputs_of(name)
 
     def only_floats(tree: Any) -> Any:
@@ -169,7 +169,7 @@ def test_the_sequence_form_equals_the_scan_in_values_and_gradients(name: str) ->
     assert_close(differentiate("auto"), differentiate("scan"))
 
 
-def test_streaming_step_by_step_equals_the_whole(name: str) -> None:
+def test_stepping_through_a_sequence_equals_unroll(name: str) -> None:
     params, state, xs = inputs_of(name)
     assert_close(runner(name)(params, state, xs), loop(name, state, xs))
 
@@ -224,10 +224,10 @@ def test_a_population_equals_its_members(name: str) -> None:
     assert_close(ys, np.stack(expected))
 
 
-# One combinator at a time, by hand.
+# One combinator at a time, compared with a composition by hand.
 
 
-def test_a_stack_is_one_part_after_the_other() -> None:
+def test_a_stack_runs_one_part_after_the_other() -> None:
     bottom, norm, top = gru(INPUT, 3), layer_norm(3), lstm(3, 5)
     cell = stack(bottom, norm, top)
     params, xs = random_params(cell), random_inputs(TIME, BATCH, INPUT)
@@ -244,7 +244,9 @@ def test_residual_adds_the_input() -> None:
 
 
 @pytest.mark.parametrize("around", [residual, dense_connection])
-def test_padding_takes_no_way_around_a_cell(around: Callable[[Cell], Cell]) -> None:
+def test_padding_does_not_leak_through_residual_or_dense_connections(
+    around: Callable[[Cell], Cell],
+) -> None:
     cell = around(elman(INPUT, INPUT))
     params, xs = random_params(cell), random_inputs(TIME, BATCH, INPUT)
     poisoned = np.where(MASK[..., None], xs, np.nan)
@@ -260,7 +262,7 @@ def test_padding_takes_no_way_around_a_cell(around: Callable[[Cell], Cell]) -> N
     assert not np.any(d_xs[~MASK])
 
 
-def test_a_stack_of_dense_connections_hands_everything_up() -> None:
+def test_stacked_dense_connections_concatenate_the_input_and_all_outputs() -> None:
     cells = gru(INPUT, 2), elman(INPUT + 2, 3)
     cell = stack(*map(dense_connection, cells))
     params, xs = random_params(cell), random_inputs(TIME, BATCH, INPUT)
@@ -269,7 +271,7 @@ def test_a_stack_of_dense_connections_hands_everything_up() -> None:
     assert_close(run(cell, params, xs)[1], np.concatenate([xs, ys, zs], axis=-1))
 
 
-def test_every_layer_of_a_skip_stack_sees_the_input_and_is_seen() -> None:
+def test_every_layer_of_a_skip_stack_reads_the_input_and_reaches_the_output() -> None:
     cells = elman(INPUT, 3), gru(INPUT + 3, 2), lstm(INPUT + 2, 5)
     cell = skip_stack(*cells)
     params, xs = random_params(cell), random_inputs(TIME, BATCH, INPUT)
@@ -303,7 +305,7 @@ def test_parts_of_a_stack_draw_different_params() -> None:
         (lambda: embedding(0, 3), "vocabulary: expected at least 1, got 0"),
     ],
 )
-def test_sizes_that_do_not_meet_are_refused(build: Callable[[], Any], message: str) -> None:
+def test_mismatched_or_missing_parts_are_an_error(build: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
 
@@ -312,7 +314,7 @@ def test_sizes_that_do_not_meet_are_refused(build: Callable[[], Any], message: s
 
 
 def read(cell: Cell, params: Any, xs: np.ndarray, backwards: bool) -> np.ndarray:
-    """The outputs ``[T, H]`` of a Python loop over one whole sequence ``[T, D]``."""
+    """Return the outputs ``[T, H]`` of a Python loop over one whole sequence ``[T, D]``."""
     step, state = compiled_step(cell), cell.initial_state(params, ())
     ys = np.zeros((len(xs), *output_shape(cell)))
     for t in reversed(range(len(xs))) if backwards else range(len(xs)):
@@ -334,7 +336,9 @@ def two_ways() -> tuple[Cell, Cell, Any, np.ndarray]:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_bidirectional_equals_two_loops_over_each_example_alone(two_ways, reverse: bool) -> None:
+def test_bidirectional_equals_a_loop_in_each_direction_over_each_example(
+    two_ways, reverse: bool
+) -> None:
     forward, backward, params, xs = two_ways
     poisoned = np.where((np.arange(TIME)[:, None] < LENGTHS)[..., None], xs, np.nan)
     cell = bidirectional(forward, backward)
@@ -352,7 +356,7 @@ def test_a_reset_separates_sequences_in_both_directions(two_ways, reverse: bool)
     cell = bidirectional(forward, backward)
     _, ys = run(cell, params, xs, reset=RESET, reverse=reverse)
     for b, steps in enumerate(RESET_STEPS):
-        # Read from the end, a flag at step t separates it from step t + 1.
+        # When reading backward, a reset at step t separates it from step t + 1.
         cuts = [step + 1 for step in steps] if reverse else steps
         pieces = [piece for piece in np.split(xs[:, b], cuts) if len(piece)]
         there = [read(forward, params["forward"], piece, reverse) for piece in pieces]
@@ -362,19 +366,19 @@ def test_a_reset_separates_sequences_in_both_directions(two_ways, reverse: bool)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_sequences_packed_with_padding_between_stay_apart(two_ways, reverse: bool) -> None:
+def test_bidirectional_sequences_packed_with_padding_do_not_mix(two_ways, reverse: bool) -> None:
     *cells, params, xs = two_ways
     cell = bidirectional(*cells)
     real = np.array([0, 1, 1, 0, 0, 1, 1], bool)
     mask, reset = (np.stack([real] * BATCH, axis=1), np.zeros((TIME, BATCH), bool))
-    # The flag is at the first real step of the second sequence in reading order.
+    # The reset is at the first unmasked step of the sequence that is read second.
     reset[2 if reverse else 5] = True
     _, ys = run(cell, params, xs, mask=mask, reset=reset, reverse=reverse)
     for piece in (slice(1, 3), slice(5, 7)):
         assert_close(ys[piece], run(cell, params, xs[piece], reverse=reverse)[1])
 
 
-def test_bidirectional_states_and_gradients_equal_two_runs(two_ways) -> None:
+def test_bidirectional_states_and_gradients_equal_two_separate_runs(two_ways) -> None:
     forward, backward, params, xs = two_ways
     cell = bidirectional(forward, backward)
     state = disturbed(np.random.default_rng(2), cell.initial_state(params, (BATCH,)))
@@ -455,7 +459,7 @@ def test_two_bidirectional_layers_equal_torch_with_lengths() -> None:
     ],
     ids=["step", "scan", "return_states"],
 )
-def test_bidirectional_cells_do_not_stream(two_ways, run: Callable[..., Any]) -> None:
+def test_stepping_a_bidirectional_cell_is_an_error(two_ways, run: Callable[..., Any]) -> None:
     *cells, params, xs = two_ways
     with pytest.raises(ValueError, match=r"bidirectional: .*run it by unroll"):
         run(bidirectional(*cells), params, xs)
@@ -466,12 +470,14 @@ def test_bidirectional_cells_do_not_stream(two_ways, run: Callable[..., Any]) ->
     [learned_state, lambda cell: zoneout(cell, 0.1, None)],
     ids=["learned_state", "zoneout"],
 )
-def test_states_with_a_common_scale_are_not_torn_apart(wrap: Callable[[Cell], Cell]) -> None:
+def test_learned_state_and_zoneout_reject_cells_with_a_log_scale(
+    wrap: Callable[[Cell], Cell],
+) -> None:
     with pytest.raises(ValueError, match="got one with a log_scale"):
         wrap(slstm(INPUT, 3))
 
 
-def test_weight_drop_reaches_kernels_of_h_inside_a_gate() -> None:
+def test_weight_drop_masks_recurrent_kernels_inside_a_gate() -> None:
     cell = weight_drop(gru(INPUT, 3, reset="before"), 0.99999, jax.random.key(0))
     params = random_params(cell)
     xs = random_like(np.zeros((TIME, BATCH, INPUT)))
@@ -483,7 +489,7 @@ def test_weight_drop_reaches_kernels_of_h_inside_a_gate() -> None:
 
 
 @pytest.mark.parametrize("options", [{"remat": 2}, {"truncate": 2}], ids=str)
-def test_bidirectional_cells_are_not_cut_to_pieces(options: dict[str, Any]) -> None:
+def test_remat_or_truncation_of_a_bidirectional_cell_is_an_error(options: dict[str, Any]) -> None:
     cell = stack(bidirectional(elman(INPUT, 2), elman(INPUT, 2)), elman(4, 2))
     params = random_params(cell)
     with pytest.raises(ValueError, match=r"expected a whole sequence.*bidirectional\(remat\("):
@@ -491,7 +497,7 @@ def test_bidirectional_cells_are_not_cut_to_pieces(options: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("steps", [1, 3, TIME + 1])
-def test_directions_in_pieces_equal_whole_ones(steps: int) -> None:
+def test_rematerialized_directions_equal_plain_directions(steps: int) -> None:
     def run(wrap: Callable[[Cell], Cell], params: Any, xs: Any) -> Any:
         cell = bidirectional(wrap(gru(INPUT, 3)), wrap(gru(INPUT, 2)))
         return unroll(cell, params, xs, mask=MASK, reset=RESET)
@@ -505,7 +511,7 @@ def test_directions_in_pieces_equal_whole_ones(steps: int) -> None:
     chex.assert_trees_all_close(stored, plain, rtol=1e-12, atol=1e-12)
 
 
-def test_a_learned_state_is_where_every_example_starts() -> None:
+def test_every_example_starts_from_the_learned_state() -> None:
     inner = lstm(INPUT, 3)
     cell = learned_state(inner)
     params = random_params(cell)
@@ -537,7 +543,7 @@ def test_the_gradient_of_a_learned_state_is_the_sum_over_examples_and_resets() -
     assert_close(jax.jit(jax.grad(whole))(params)["state"]["hidden"], expected)
 
 
-def test_a_learned_state_of_a_stack_is_flat_and_leaves_integers_and_masks_alone() -> None:
+def test_a_learned_state_of_a_stack_has_flat_names_and_skips_integers_and_masks() -> None:
     inner = stack(variational_dropout(INPUT, 0.5, jax.random.key(0)), lstm(INPUT, 3), gru(3, 2))
     cell = learned_state(inner)
     params = cell.init(jax.random.key(0))
@@ -563,7 +569,7 @@ def test_an_embedding_below_a_cell_reads_tokens() -> None:
     assert output_shape(cell) == (6,)
 
 
-def test_the_gradient_of_a_token_s_vector_is_the_sum_over_its_uses() -> None:
+def test_the_gradient_of_an_embedding_vector_sums_over_all_uses_of_the_token() -> None:
     rng = np.random.default_rng(0)
     tokens, weights = rng.integers(0, 6, (TIME, BATCH)), rng.normal(size=(TIME, BATCH, 3))
     layer = embedding(7, 3)
@@ -573,7 +579,7 @@ def test_the_gradient_of_a_token_s_vector_is_the_sum_over_its_uses() -> None:
     assert_close(gradient(layer.init(jax.random.key(0)))["kernel"], expected)
 
 
-def test_masked_tokens_may_be_anything_and_train_nothing() -> None:
+def test_masked_tokens_may_hold_any_value_and_get_no_gradient() -> None:
     cell = stack(embedding(6, 3), gru(3, 2), input_shape=())
     params = random_params(cell)
     tokens = np.random.default_rng(0).integers(1, 6, size=(TIME, BATCH))
@@ -592,7 +598,7 @@ def test_masked_tokens_may_be_anything_and_train_nothing() -> None:
     assert np.any(actual[1]["layer_0"]["kernel"][1:])
 
 
-def test_tokens_outside_the_vocabulary_are_refused_or_not_a_number() -> None:
+def test_tokens_outside_the_vocabulary_are_an_error_or_nan_under_jit() -> None:
     layer = embedding(4, 3)
     params = layer.init(jax.random.key(0))
     for token in (-1, 4):
@@ -609,11 +615,11 @@ def test_tokens_outside_the_vocabulary_are_refused_or_not_a_number() -> None:
 
 
 def ones(*shape: int) -> np.ndarray:
-    """The input that shows the masks themselves."""
+    """Return an input of ones, whose outputs show the dropout masks."""
     return np.ones(shape)
 
 
-def test_step_dropout_draws_afresh_in_each_step_and_example() -> None:
+def test_step_dropout_draws_a_new_mask_for_each_step_and_example() -> None:
     cell = step_dropout(64, 0.25, jax.random.key(0))
     _, ys = run(cell, {}, ones(50, 4, 64))
     assert set(np.unique(ys)) == {0.0, 1 / 0.75}
@@ -623,7 +629,7 @@ def test_step_dropout_draws_afresh_in_each_step_and_example() -> None:
     assert len(np.unique(rows, axis=0)) == len(rows)
 
 
-def test_variational_dropout_draws_once_for_a_sequence() -> None:
+def test_variational_dropout_draws_one_mask_for_a_sequence() -> None:
     cell = variational_dropout(64, 0.25, jax.random.key(0))
     state, ys = run(cell, {}, ones(50, 200, 64))
     np.testing.assert_array_equal(ys, np.broadcast_to(ys[0], ys.shape))
@@ -634,7 +640,9 @@ def test_variational_dropout_draws_once_for_a_sequence() -> None:
 
 
 @pytest.mark.parametrize("dropout", [step_dropout, variational_dropout])
-def test_dropout_goes_by_its_key_and_not_by_precision(dropout: Callable[..., Cell]) -> None:
+def test_dropout_masks_depend_on_the_key_and_not_on_the_precision(
+    dropout: Callable[..., Cell],
+) -> None:
     @partial(jax.jit, static_argnums=1)
     def masks(key: Any, dtype: Any) -> Any:
         return unroll(dropout(32, 0.5, key), {}, jnp.ones((5, 4, 32), dtype))[1] > 0
@@ -651,14 +659,14 @@ def test_dropout_in_evaluation_is_the_identity(dropout: Callable[..., Cell]) -> 
     cell, noisy = dropout(5, 0.5, None), dropout(5, 0.5, jax.random.key(0))
     xs = random_inputs(TIME, BATCH, 5)
     np.testing.assert_array_equal(run(cell, {}, xs)[1], xs)
-    # Even on a state from training, which may hold a mask.
+    # This holds even for a state from training, which may contain a mask.
     np.testing.assert_array_equal(run(cell, {}, xs, run(noisy, {}, xs)[0])[1], xs)
     chex.assert_trees_all_equal_shapes_and_dtypes(
         cell.initial_state({}, (3,)), noisy.initial_state({}, (3,))
     )
 
 
-def test_a_carried_state_carries_the_variational_mask_on() -> None:
+def test_a_carried_state_keeps_the_variational_dropout_mask_until_a_reset() -> None:
     first, second = (variational_dropout(32, 0.5, jax.random.key(seed)) for seed in (0, 1))
     state, ys = run(first, {}, ones(2, BATCH, 32))
     reset = np.array([[0, 0, 0], [1, 0, 0]], bool)
@@ -670,7 +678,7 @@ def test_a_carried_state_carries_the_variational_mask_on() -> None:
     assert np.any(fresh != ys[0])
 
 
-def test_rates_and_keys_may_be_traced_and_mapped() -> None:
+def test_dropout_rates_and_keys_may_be_traced_and_vmapped() -> None:
     inner = elman(INPUT, 3)
     params, xs = random_params(inner), random_inputs(TIME, BATCH, INPUT)
 
@@ -692,7 +700,7 @@ def test_rates_and_keys_may_be_traced_and_mapped() -> None:
 
 
 def linear_counter(size: int) -> Cell:
-    """A cell that adds its input to its state, which it gives."""
+    """Return a cell that adds its input to its state and outputs the state."""
 
     def initial_state(params, batch_shape):
         return LSTMState(*jnp.zeros((2, *batch_shape, size)))
@@ -704,7 +712,7 @@ def linear_counter(size: int) -> Cell:
     return Cell(lambda key: {}, initial_state, step, (size,))
 
 
-def test_zoneout_holds_entries_at_its_rates() -> None:
+def test_zoneout_holds_state_entries_at_the_given_rates() -> None:
     cell = zoneout(linear_counter(64), lstm_state(0.1, 0.6), jax.random.key(0))
     state, ys = run(cell, {}, ones(100, 4, 64))
     steps = np.diff(ys, axis=0, prepend=0)
@@ -732,7 +740,7 @@ def test_zoneout_in_evaluation_mixes_by_the_rates() -> None:
     assert_close(state.cell, lstm_state(h, c))
 
 
-def test_zoneout_of_no_rate_is_the_cell_and_of_rate_one_stands_still() -> None:
+def test_zoneout_at_rate_zero_is_the_plain_cell_and_at_rate_one_holds_the_state() -> None:
     inner = elman(INPUT, 3)
     params, xs = random_params(inner), random_inputs(TIME, BATCH, INPUT)
     for key in (None, jax.random.key(0)):
@@ -741,7 +749,7 @@ def test_zoneout_of_no_rate_is_the_cell_and_of_rate_one_stands_still() -> None:
         assert not np.any(still)
 
 
-def test_zoneout_refuses_what_it_cannot_hold() -> None:
+def test_zoneout_of_an_unsupported_cell_or_rate_is_an_error() -> None:
     for cell in (lru(4, 3), stack(gru(4, 3), gru(3, 3)), bidirectional(gru(4, 3), gru(4, 3))):
         with pytest.raises(ValueError, match=r"zoneout: expected|bidirectional"):
             zoneout(cell, 0.1, None)
@@ -750,7 +758,7 @@ def test_zoneout_refuses_what_it_cannot_hold() -> None:
 
 
 def kernel_gradients(cell: Cell, params: Any, size: int) -> Any:
-    """Gradients after one step: of a kernel, they are zero where it is dropped."""
+    """Return the gradients after one step, which are zero for dropped entries of a kernel."""
     state = disturbed(np.random.default_rng(0), cell.initial_state(params, (BATCH,)))
 
     def loss(params):
@@ -760,7 +768,7 @@ def kernel_gradients(cell: Cell, params: Any, size: int) -> Any:
     return jax.grad(loss)(params)
 
 
-def test_weight_drop_thins_the_recurrent_kernel_alone() -> None:
+def test_weight_drop_masks_only_the_recurrent_kernel() -> None:
     inner = lstm(INPUT, 32)
     cell = weight_drop(inner, 0.25, jax.random.key(0))
     params, xs = random_params(inner), random_inputs(TIME, BATCH, INPUT)
@@ -773,7 +781,7 @@ def test_weight_drop_thins_the_recurrent_kernel_alone() -> None:
     assert_close(run(cell, params, xs), run(inner, by_hand, xs))
 
 
-def test_weight_drop_of_rows_drops_entries_of_h_for_all_gates() -> None:
+def test_weight_drop_by_rows_drops_entries_of_h_for_all_gates() -> None:
     inner = gru(INPUT, 16)
     cell = weight_drop(inner, 0.5, jax.random.key(0), unit="row")
     params, xs = random_params(inner), random_inputs(TIME, BATCH, INPUT)
@@ -786,7 +794,7 @@ def test_weight_drop_of_rows_drops_entries_of_h_for_all_gates() -> None:
     assert_close(run(cell, params, xs), run(inner, by_hand, xs))
 
 
-def test_weight_drop_reaches_every_layer_with_its_own_mask_and_obeys_its_choice() -> None:
+def test_weight_drop_masks_every_layer_separately_and_only_the_chosen_kernels() -> None:
     inner = stack(elman(8, 8), elman(8, 8))
     params = random_params(inner)
 
@@ -821,6 +829,6 @@ def test_weight_drop_reaches_every_layer_with_its_own_mask_and_obeys_its_choice(
         (lambda: weight_drop(gru(3, 2), 0.5, None, unit=cast(Any, "column")), "unit: .*column"),
     ],
 )
-def test_bad_noise_is_refused(build: Callable[[], Any], message: str) -> None:
+def test_invalid_dropout_arguments_are_an_error(build: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()

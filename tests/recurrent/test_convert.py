@@ -1,4 +1,4 @@
-"""Weights carried over to torch and Flax and back: the same function, and the same gradients."""
+"""Convert weights to torch and Flax and back, and compare outputs and gradients."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -24,7 +24,7 @@ LENGTHS = np.array([3, 6, 1, 5, 2, 4])
 
 
 class Kind(NamedTuple):
-    """A torch module's name and arguments, and the cell that it becomes."""
+    """Hold the name and arguments of a torch module, and the corresponding cell."""
 
     module: str
     arguments: dict[str, Any]
@@ -84,7 +84,7 @@ def torch_module(torch: Any, kind: Kind, shape: Shape, dtype: str, **more: Any) 
 
 
 def initial_states(kind: Kind, shape: Shape, dtype: str) -> tuple[np.ndarray, ...]:
-    """Torch's h_0 and, for an LSTM, c_0: ``[layers * directions, B, size]``."""
+    """Draw torch's h_0 and, for an LSTM, c_0: ``[layers * directions, B, size]``."""
     sizes = [kind.output_size, HIDDEN][: 2 if kind.module == "LSTM" else 1]
     count = shape.layers * shape.directions
     zeros = tuple(np.zeros((count, BATCH, size), dtype) for size in sizes)
@@ -92,20 +92,20 @@ def initial_states(kind: Kind, shape: Shape, dtype: str) -> tuple[np.ndarray, ..
 
 
 def as_state(cell: Cell, params: Any, states: tuple[Any, ...]) -> Any:
-    """Torch's states as the cell's: both go layer by layer, forward before backward."""
+    """Return torch's states as the cell's; both are ordered by layer, forward before backward."""
     structure = jax.tree.structure(cell.initial_state(params, (BATCH,)))
     leaves = [state[index] for index in range(len(states[0])) for state in states]
     return jax.tree.unflatten(structure, leaves)
 
 
 def at(params: Any, shape: Shape, layer: int, reverse: bool) -> Any:
-    """The params of one cell of a stack."""
+    """Return the params of one cell of a stack."""
     params = params[f"layer_{layer}"] if shape.layers > 1 else params
     return params[("forward", "backward")[reverse]] if shape.directions == 2 else params
 
 
 def torch_named(params: Any, shape: Shape) -> dict[str, np.ndarray]:
-    """Arrays like params (such as gradients) by torch's names, written out by hand."""
+    """Return arrays shaped like params (such as gradients) under torch's names, by hand."""
     named = {}
     for layer in range(shape.layers):
         for reverse in range(shape.directions):
@@ -121,7 +121,7 @@ def torch_named(params: Any, shape: Shape) -> dict[str, np.ndarray]:
 
 
 def assert_close(actual: Any, expected: Any, tolerance: float, what: str = "") -> float:
-    """Returns the largest difference, as a share of the largest number if that is above 1."""
+    """Return the largest difference, relative to the largest value where that is above 1."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     difference = np.abs(actual - expected).max() / max(1.0, float(np.abs(expected).max()))
     assert difference <= tolerance, what
@@ -129,7 +129,7 @@ def assert_close(actual: Any, expected: Any, tolerance: float, what: str = "") -
 
 
 def run_torch(torch: Any, module: Any, xs: np.ndarray, states: tuple[np.ndarray, ...]) -> Any:
-    """Outputs, last states and, of the sum of all weighted as by `random_like`, all gradients."""
+    """Return outputs and last states, and the gradients of their sum weighted by `random_like`."""
     tensors = [torch.tensor(array, requires_grad=True) for array in (*states, xs)]
     packed = torch.nn.utils.rnn.pack_padded_sequence(
         tensors[-1], LENGTHS.tolist(), enforce_sorted=False
@@ -167,7 +167,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
 
 
 @pytest.mark.parametrize(("name", "shape_name", "dtype"), CASES)
-def test_a_module_of_torch_becomes_a_cell_with_its_values_and_gradients(
+def test_imported_torch_weights_give_the_same_values_and_gradients(
     torch: Any, name: str, shape_name: str, dtype: str
 ) -> None:
     kind, shape = KINDS[name], SHAPES[shape_name]
@@ -208,12 +208,12 @@ def outputs_of(cell: Cell, params: Any, xs: np.ndarray) -> Any:
 
 
 def load(torch: Any, module: Any, weights: dict[str, np.ndarray]) -> None:
-    """It is strict: the names and the shapes must be those of the module."""
+    """Load weights into a module, whose names and shapes they must match."""
     module.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()})
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_cell_becomes_a_module_of_torch(torch: Any, name: str) -> None:
+def test_exported_params_give_the_same_outputs_in_torch(torch: Any, name: str) -> None:
     kind, shape = KINDS[name], SHAPES["1 layer"]
     cell = cell_of(kind, shape)
     params = random_params(cell)
@@ -226,7 +226,7 @@ def test_a_cell_becomes_a_module_of_torch(torch: Any, name: str) -> None:
 
 @pytest.mark.parametrize("shape_name", SHAPES)
 @pytest.mark.parametrize("name", KINDS)
-def test_modules_of_torch_load_what_is_exported(torch: Any, name: str, shape_name: str) -> None:
+def test_torch_modules_load_exported_params(torch: Any, name: str, shape_name: str) -> None:
     kind, shape = KINDS[name], SHAPES[shape_name]
     params = random_params(cell_of(kind, shape))
     load(torch, torch_module(torch, kind, shape, "float64"), to_torch(params))
@@ -235,7 +235,9 @@ def test_modules_of_torch_load_what_is_exported(torch: Any, name: str, shape_nam
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape_name", SHAPES)
 @pytest.mark.parametrize("name", KINDS)
-def test_params_come_back_from_torch_bit_for_bit(name: str, shape_name: str, dtype: str) -> None:
+def test_params_exported_to_torch_and_imported_again_are_the_same_bits(
+    name: str, shape_name: str, dtype: str
+) -> None:
     params = to_dtype(random_params(cell_of(KINDS[name], SHAPES[shape_name])), dtype)
     exported = to_torch(params, forget_bias=0)
     back = from_torch(exported, forget_bias=0)
@@ -245,7 +247,7 @@ def test_params_come_back_from_torch_bit_for_bit(name: str, shape_name: str, dty
 
 @pytest.mark.parametrize("shape_name", SHAPES)
 @pytest.mark.parametrize("name", KINDS)
-def test_weights_come_back_to_torch_bit_for_bit_and_biases_as_their_sum(
+def test_torch_weights_imported_and_exported_again_are_the_same_bits_with_biases_summed(
     torch: Any, name: str, shape_name: str
 ) -> None:
     kind, shape = KINDS[name], SHAPES[shape_name]
@@ -260,7 +262,7 @@ def test_weights_come_back_to_torch_bit_for_bit_and_biases_as_their_sum(
         np.testing.assert_array_equal(array, expected)
 
 
-def test_nothing_that_comes_out_shares_memory_with_what_went_in(torch: Any) -> None:
+def test_converted_arrays_share_no_memory_with_the_originals(torch: Any) -> None:
     weights = torch_module(torch, KINDS["gru"], SHAPES["1 layer"], "float64").state_dict()
     arrays = {key: tensor.numpy() for key, tensor in weights.items()}
     params = from_torch(arrays)
@@ -271,7 +273,7 @@ def test_nothing_that_comes_out_shares_memory_with_what_went_in(torch: Any) -> N
 
 
 @pytest.mark.parametrize("forget_bias", [0.0, -2.5])
-def test_the_forget_bias_of_the_cell_comes_off_the_imported_bias(
+def test_the_forget_bias_of_the_cell_is_subtracted_from_the_imported_bias(
     torch: Any, forget_bias: float
 ) -> None:
     module = torch_module(torch, KINDS["lstm"], SHAPES["1 layer"], "float64")
@@ -286,7 +288,7 @@ def test_the_forget_bias_of_the_cell_comes_off_the_imported_bias(
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_modules_without_biases_go_both_ways(torch: Any, name: str) -> None:
+def test_torch_modules_without_biases_convert_in_both_directions(torch: Any, name: str) -> None:
     kind, shape = KINDS[name], SHAPES["1 layer"]
     module = torch_module(torch, kind, shape, "float64", bias=False)
     params = from_torch(module.state_dict())
@@ -299,7 +301,7 @@ def test_modules_without_biases_go_both_ways(torch: Any, name: str) -> None:
         np.testing.assert_array_equal(array, module.state_dict()[key].numpy())
 
 
-def test_biases_that_are_not_zero_are_not_left_out_in_silence() -> None:
+def test_dropping_nonzero_biases_on_export_is_an_error() -> None:
     params = random_params(elman(INPUT, HIDDEN))
     with pytest.raises(ValueError, match=r"bias: expected biases of zero.*bias_ih_l0"):
         to_torch(params, bias=False)
@@ -335,7 +337,7 @@ def weights_of(rows: int, **changes: Any) -> dict[str, np.ndarray]:
         ),
     ],
 )
-def test_a_state_dict_of_something_else_is_an_error(
+def test_an_unsuitable_torch_state_dict_is_an_error(
     weights: Mapping[str, np.ndarray], message: str
 ) -> None:
     with pytest.raises(ValueError, match=r"state_dict: .*" + message):
@@ -352,7 +354,7 @@ def test_a_state_dict_of_something_else_is_an_error(
     ],
     ids=["peepholes", "coupled", "reset before", "inside a stack"],
 )
-def test_cells_that_torch_and_flax_lack_are_errors(cell: Cell) -> None:
+def test_exporting_a_cell_that_torch_and_flax_lack_is_an_error(cell: Cell) -> None:
     params = random_params(cell)
     for export in (to_torch, to_flax):
         with pytest.raises(ValueError, match="params: expected those of elman, gru, lstm"):
@@ -371,7 +373,7 @@ FLAX: dict[str, tuple[Callable[..., Any], Cell]] = {
 
 @lru_cache
 def flax_rnn(name: str) -> tuple[nn.RNN, Any]:
-    """A module, and params for it of about the size that they start with, biases too."""
+    """Return a Flax module, and random params of about the initial size, with nonzero biases."""
     rnn = nn.RNN(FLAX[name][0](HIDDEN, param_dtype=jnp.float64), time_major=True)
     variables = jax.eval_shape(rnn.init, jax.random.key(0), np.zeros((TIME, BATCH, INPUT)))
     return rnn, jax.tree.map(lambda leaf: 0.5 * leaf, random_like(variables["params"]))
@@ -379,7 +381,7 @@ def flax_rnn(name: str) -> tuple[nn.RNN, Any]:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", FLAX)
-def test_a_cell_of_flax_becomes_a_cell_with_its_values_and_gradients(name: str, dtype: str) -> None:
+def test_imported_flax_params_give_the_same_values_and_gradients(name: str, dtype: str) -> None:
     rnn, params = flax_rnn(name)
     params, xs = to_dtype((params, random_like(np.zeros((TIME, BATCH, INPUT)))), dtype)
     tolerance = TOLERANCE[dtype]
@@ -399,7 +401,7 @@ def test_a_cell_of_flax_becomes_a_cell_with_its_values_and_gradients(name: str, 
     )
     of_values = assert_close(actual, expected, tolerance)
     of_inputs = assert_close(of_our_xs, of_their_xs, tolerance)
-    if name == "GRUCell":  # a gradient of each of two biases is that of their sum
+    if name == "GRUCell":  # each of two biases has the gradient of their sum
         unused = np.arange(3 * HIDDEN) < 2 * HIDDEN
         of_ours["recurrent"]["bias"] = np.where(unused, 0, of_ours["recurrent"]["bias"])
     mine = to_flax(of_ours, forget_bias=0)
@@ -411,7 +413,7 @@ def test_a_cell_of_flax_becomes_a_cell_with_its_values_and_gradients(name: str, 
 
 
 @pytest.mark.parametrize("name", FLAX)
-def test_a_cell_becomes_a_cell_of_flax(name: str) -> None:
+def test_exported_params_give_the_same_outputs_in_flax(name: str) -> None:
     rnn, theirs = flax_rnn(name)
     cell = FLAX[name][1]
     params = random_params(cell)
@@ -423,13 +425,13 @@ def test_a_cell_becomes_a_cell_of_flax(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FLAX)
-def test_params_come_back_to_flax_bit_for_bit(name: str) -> None:
+def test_flax_params_imported_and_exported_again_are_the_same_bits(name: str) -> None:
     params = to_dtype(flax_rnn(name)[1]["cell"], "float32")
     back = to_flax(from_flax(params, forget_bias=0), forget_bias=0)
     chex.assert_trees_all_equal(back, params, strict=True)
 
 
-def test_params_of_something_else_are_an_error() -> None:
+def test_unsuitable_params_for_flax_are_an_error() -> None:
     rnn_params = {"cell": flax_rnn("GRUCell")[1]["cell"]}
     with pytest.raises(ValueError, match=r"params: expected.*\['cell'\].*give params\['cell'\]"):
         from_flax(rnn_params)

@@ -1,4 +1,4 @@
-"""The convolutional network against SciPy in float64, and its size against a closed form."""
+"""Compare the convolutional network with SciPy in float64, and its size with a closed form."""
 
 from functools import lru_cache, partial
 from typing import Any
@@ -23,7 +23,7 @@ SIZES = [(28, 28, 1), (8, 8, 1), (5, 7, 2), (4, 4, 3)]
 
 @lru_cache
 def network(size: tuple[int, int, int], classes: int = 10) -> tuple[ConvNet, Any, np.ndarray]:
-    """The network, params of noise (its initial biases are zero), and three images."""
+    """Return the network, random params (initial biases would be zero) and three images."""
     model = ConvNet(classes)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(3, *size)).astype(np.float32)
@@ -39,14 +39,16 @@ def parameter_count(height: int, width: int, channels: int, classes: int) -> int
 
 
 @pytest.mark.parametrize(("size", "count"), [((28, 28, 1), 421_642), ((8, 8, 1), 53_002)])
-def test_parameters_equal_the_closed_form(size: tuple[int, int, int], count: int) -> None:
+def test_the_parameter_count_of_a_convnet_equals_the_closed_form(
+    size: tuple[int, int, int], count: int
+) -> None:
     params = jax.eval_shape(ConvNet().init, jax.random.key(0), jnp.zeros((1, *size)))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
     assert parameter_count(*size, classes=10) == count
 
 
 def convolution(images: np.ndarray, layer: Any) -> np.ndarray:
-    """Each output channel as a correlation over both axes and all channels, zeros around."""
+    """Compute each output channel as a zero-padded correlation over both axes and all channels."""
     kernel = np.asarray(layer["kernel"], np.float64)
     padded = np.pad(images.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
     maps = [
@@ -71,7 +73,7 @@ def reference(params: Any, images: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_logits_equal_scipy(size: tuple[int, int, int]) -> None:
+def test_convnet_logits_equal_scipy(size: tuple[int, int, int]) -> None:
     model, params, images = network(size)
     logits = jax.jit(model.apply)(params, images)
     assert logits.shape == (3, 10)
@@ -79,12 +81,12 @@ def test_logits_equal_scipy(size: tuple[int, int, int]) -> None:
     np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_the_number_of_classes_is_the_output_size() -> None:
+def test_a_convnet_gives_one_logit_for_each_class() -> None:
     model, params, images = network((8, 8, 1), classes=7)
     assert jax.eval_shape(model.apply, params, images).shape == (3, 7)
 
 
-def test_evaluation_and_rate_zero_drop_nothing() -> None:
+def test_a_convnet_drops_nothing_without_a_key_or_at_rate_zero() -> None:
     model, params, images = network((8, 8, 1))
     apply = jax.jit(model.apply)
     plain = apply(params, images)
@@ -96,7 +98,7 @@ def test_evaluation_and_rate_zero_drop_nothing() -> None:
     assert (noisy[0] != plain).all()
 
 
-def test_every_gradient_is_finite_and_not_zero() -> None:
+def test_every_convnet_gradient_is_finite_and_nonzero() -> None:
     model, params, images = network((8, 8, 1))
 
     @jax.jit
@@ -118,7 +120,7 @@ def test_every_gradient_is_finite_and_not_zero() -> None:
     [((3, 3, 2, 4), "SAME"), ((2, 5, 2, 3), "VALID"), ((2, 5, 2, 3), ((2, 0), (1, 3)))],
     ids=str,
 )
-def test_patch_products_equal_the_convolution_in_values_and_gradients(
+def test_convolution_by_patch_products_equals_xla_in_values_and_gradients(
     shape: tuple[int, ...], padding: Any
 ) -> None:
     rng = np.random.default_rng(0)
@@ -136,7 +138,7 @@ def test_patch_products_equal_the_convolution_in_values_and_gradients(
             )
 
         def product(images, kernel):
-            # On a CPU it is one of patches.
+            # On a CPU this is a matrix product of patches.
             return convolve(images, kernel, (1, 1), padding, dimension_numbers=layout)
 
         actual, expected = (
@@ -151,7 +153,7 @@ def test_patch_products_equal_the_convolution_in_values_and_gradients(
     [((2, 1), {}), ((1, 1), {"rhs_dilation": (2, 2)}), ((1, 1), {"feature_group_count": 2})],
     ids=str,
 )
-def test_other_convolutions_keep_their_meaning(
+def test_strided_dilated_and_grouped_convolutions_equal_xla(
     strides: tuple[int, int], options: dict[str, Any]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -164,7 +166,7 @@ def test_other_convolutions_keep_their_meaning(
     np.testing.assert_array_equal(actual, expected)
 
 
-def test_pooling_leaves_out_an_odd_row_and_column() -> None:
+def test_max_pooling_drops_an_odd_last_row_and_column() -> None:
     images = np.arange(30.0).reshape(1, 5, 6, 1)
     expected = [[7, 9, 11], [19, 21, 23]]
     np.testing.assert_array_equal(max_pool_2x2(jnp.asarray(images))[0, ..., 0], expected)

@@ -1,4 +1,4 @@
-"""CTC decoding against all paths, plain Python, and the losses of Optax and torch."""
+"""Compare CTC decoding with sums over all paths, plain Python, and losses of Optax and torch."""
 
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from tests.recurrent import reference_decoding as reference
 
 
 def random_log_probs(seed: int, shape: tuple[int, int, int], scale: float = 1.5) -> np.ndarray:
-    """``[T, B, V]``, each frame normalised."""
+    """Return random log-probabilities ``[T, B, V]``, normalized in each frame."""
     logits = scale * np.random.default_rng(seed).normal(size=shape)
     return np.apply_along_axis(reference.log_softmax, -1, logits)
 
@@ -24,13 +24,13 @@ jitted_search = jax.jit(ctc_prefix_beam, static_argnames=("beam_size", "blank"))
 
 
 def search(log_probs: Any, lengths: Any, **options: Any) -> LabelBeams:
-    """In float64."""
+    """Run prefix beam search in float64."""
     with jax.enable_x64(True):
         return jax.tree.map(np.asarray, jitted_search(log_probs, lengths, **options))
 
 
 def search_by_hand(frames: Any) -> LabelBeams:
-    """Nine beams over a few frames of probabilities ``[T, 3]``, padded to one shape for all."""
+    """Run nine beams over up to six frames of probabilities ``[T, 3]``, padded to one shape."""
     frames = np.asarray(frames, np.float64).reshape(-1, 3)
     padded = np.full((6, 1, 3), np.nan)
     with np.errstate(divide="ignore"):
@@ -39,7 +39,7 @@ def search_by_hand(frames: Any) -> LabelBeams:
 
 
 def found_labels(beams: LabelBeams, row: int) -> dict[reference.Tokens, float]:
-    """Log-probabilities by labels of one batch element, in order, without impossible ones."""
+    """Return the log-probability of each label sequence of one batch element, best first."""
     return {
         tuple(labels[:length].tolist()): float(log_prob)
         for labels, length, log_prob in zip(*[part[row] for part in beams], strict=True)
@@ -48,7 +48,7 @@ def found_labels(beams: LabelBeams, row: int) -> dict[reference.Tokens, float]:
 
 
 def assert_same_labels(beams: LabelBeams, row: int, expected: Any, rtol: float = 1e-12) -> None:
-    """``expected``: pairs of labels and probability, best first."""
+    """Compare with ``expected``, pairs of labels and probability, best first."""
     found = found_labels(beams, row)
     assert list(found) == [labels for labels, _ in expected]
     np.testing.assert_allclose(np.exp([*found.values()]), [p for _, p in expected], rtol=rtol)
@@ -62,7 +62,7 @@ def by_probability(probabilities: dict[reference.Tokens, float]) -> list[Any]:
 
 
 @pytest.mark.parametrize("blank", [0, 2])
-def test_greedy_collapses_the_best_path(blank: int) -> None:
+def test_ctc_greedy_collapses_the_best_path(blank: int) -> None:
     log_probs = random_log_probs(0, (12, 5, 3))
     lengths = np.array([12, 7, 1, 0, 9])
     found = jax.tree.map(np.asarray, jitted_greedy(log_probs, lengths, blank=blank))
@@ -90,7 +90,7 @@ def test_greedy_collapses_the_best_path(blank: int) -> None:
         ([0], []),
     ],
 )
-def test_repeats_and_blanks(path: list[int], labels: list[int]) -> None:
+def test_ctc_decoding_merges_repeats_and_drops_blanks(path: list[int], labels: list[int]) -> None:
     best = jitted_greedy(np.eye(3)[path + [0] * (3 - len(path))][:, None], np.array([len(path)]))
     assert best.labels[0, : int(best.lengths[0])].tolist() == labels
     beams = search_by_hand(np.eye(3)[path])
@@ -99,7 +99,7 @@ def test_repeats_and_blanks(path: list[int], labels: list[int]) -> None:
     assert (beams.labels[0, 1:] == 0).all()
 
 
-def test_equal_symbols_give_the_lowest() -> None:
+def test_ctc_greedy_breaks_ties_by_the_lowest_symbol() -> None:
     found = jitted_greedy(np.zeros((2, 1, 3)), np.array([2]), blank=2)
     assert found.labels[0].tolist() == [0, 2]
 
@@ -109,7 +109,9 @@ def test_equal_symbols_give_the_lowest() -> None:
 
 @pytest.mark.parametrize("blank", [0, 1, 2])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_beam_of_all_prefixes_gives_the_exact_probabilities(seed: int, blank: int) -> None:
+def test_prefix_beam_search_over_all_prefixes_gives_exact_probabilities(
+    seed: int, blank: int
+) -> None:
     log_probs = random_log_probs(seed, (5, 4, 3))
     lengths = np.array([5, 3, 1, 0])
     beams = search(log_probs, lengths, beam_size=2**6, blank=blank)
@@ -121,7 +123,7 @@ def test_a_beam_of_all_prefixes_gives_the_exact_probabilities(seed: int, blank: 
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 6, 25])
-def test_the_search_is_that_of_plain_python(beam_size: int) -> None:
+def test_prefix_beam_search_equals_plain_python(beam_size: int) -> None:
     time, batch, vocabulary, blank = 20, 40, 4, 1
     log_probs = random_log_probs(5, (time, batch, vocabulary), scale=1.0)
     lengths = np.random.default_rng(1).integers(0, time + 1, batch)
@@ -131,23 +133,24 @@ def test_the_search_is_that_of_plain_python(beam_size: int) -> None:
         expected, back = reference.prefix_beam(np.exp(log_probs[:length, row]), blank, beam_size)
         assert_same_labels(beams, row, expected, rtol=1e-11)
         comebacks += back
-    # Without such cases the test would not notice prefixes that are told apart by their history.
+    # Unless some prefix came back, the test could not detect a search that treats equal prefixes
+    # with different histories as different.
     assert comebacks > 0 or beam_size < 2
 
 
-def test_the_best_labels_are_not_those_of_the_best_path() -> None:
+def test_the_most_probable_labels_can_differ_from_the_best_path() -> None:
     frames = [[0.6, 0.4, 0.0]] * 2
     assert jitted_greedy(np.array(frames)[:, None], np.array([2])).lengths[0] == 0
     # Paths of "1": 1-blank, blank-1, 1-1.
     assert_same_labels(search_by_hand(frames), 0, [((1,), 0.24 + 0.24 + 0.16), ((), 0.36)])
 
 
-def test_one_frame_gives_each_symbol_once() -> None:
+def test_a_single_frame_gives_each_symbol_with_the_probability_of_the_frame() -> None:
     beams = search_by_hand([[0.2, 0.5, 0.3]])
     assert_same_labels(beams, 0, [((1,), 0.5), ((2,), 0.3), ((), 0.2)])
 
 
-def test_all_blank_and_no_frames_give_no_labels() -> None:
+def test_blank_frames_and_empty_input_give_no_labels() -> None:
     beams = search_by_hand([[0.98, 0.01, 0.01]] * 6)
     assert beams.lengths[0, 0] == 0
     np.testing.assert_allclose(np.exp(beams.log_probs[0, 0]), 0.98**6, rtol=1e-12)
@@ -157,16 +160,16 @@ def test_all_blank_and_no_frames_give_no_labels() -> None:
     assert (beams.lengths == 0).all()
 
 
-def test_equal_probabilities_keep_the_order_of_beam_then_symbol() -> None:
+def test_prefix_beam_search_breaks_ties_by_beam_then_symbol() -> None:
     assert list(found_labels(search_by_hand([[1 / 3] * 3]), 0)) == [(), (1,), (2,)]
 
 
-def test_a_single_symbol_is_the_blank() -> None:
+def test_a_vocabulary_of_only_the_blank_gives_empty_labels() -> None:
     beams = search(np.zeros((4, 1, 1)), np.array([4]), beam_size=2)
     assert found_labels(beams, 0) == {(): 0.0}
 
 
-def test_padding_is_not_read() -> None:
+def test_ctc_decoding_ignores_padding() -> None:
     log_probs = random_log_probs(2, (8, 3, 4))
     lengths = np.array([8, 5, 0])
     padded = log_probs.copy()
@@ -180,7 +183,7 @@ def test_padding_is_not_read() -> None:
         assert_same_labels(spoilt[0], row, expected)
 
 
-def test_long_sequences_stay_finite_in_float32() -> None:
+def test_prefix_beam_search_of_long_sequences_stays_finite_in_float32() -> None:
     log_probs = random_log_probs(4, (300, 1, 6), scale=3.0)
     beams = jitted_search(log_probs.astype(np.float32), np.array([300]), beam_size=6)
     expected, _ = reference.prefix_beam(np.exp(log_probs[:, 0]), 0, 6)
@@ -190,14 +193,14 @@ def test_long_sequences_stay_finite_in_float32() -> None:
     assert tuple(beams.labels[0, 0, : beams.lengths[0, 0]].tolist()) == expected[0][0]
 
 
-def test_low_precision_is_widened() -> None:
+def test_prefix_beam_search_widens_bfloat16() -> None:
     log_probs = jnp.asarray(random_log_probs(4, (30, 1, 6)), jnp.bfloat16)
     beams = jax.tree.map(np.asarray, jitted_search(log_probs, np.array([30]), beam_size=6))
     expected, _ = reference.prefix_beam(np.exp(np.asarray(log_probs[:, 0], np.float64)), 0, 6)
     assert_same_labels(beams, 0, expected, rtol=1e-4)
 
 
-def test_one_trace_serves_all_values_and_none_is_needed() -> None:
+def test_prefix_beam_search_traces_once_under_jit_and_runs_without_jit() -> None:
     traces = []
 
     @jax.jit
@@ -218,11 +221,11 @@ def test_one_trace_serves_all_values_and_none_is_needed() -> None:
     check(partial(ctc_prefix_beam, beam_size=3), 1)
 
 
-# The losses that go with it
+# The CTC loss
 
 
 def optax_loss(log_probs: Any, lengths: Any, labels: Any, label_lengths: Any, blank: int) -> Any:
-    """`optax.ctc_loss` on time-major log-probabilities and labels ``[B, N]``."""
+    """Return `optax.ctc_loss` of time-major log-probabilities and labels ``[B, N]``."""
     time, most = log_probs.shape[0], labels.shape[1]
     return optax.ctc_loss(
         jnp.swapaxes(log_probs, 0, 1),
@@ -233,7 +236,7 @@ def optax_loss(log_probs: Any, lengths: Any, labels: Any, label_lengths: Any, bl
     )
 
 
-def test_exact_log_probs_are_minus_the_loss() -> None:
+def test_exact_prefix_log_probs_equal_minus_the_ctc_loss() -> None:
     blank = 3
     with jax.enable_x64(True):
         log_probs = jnp.asarray(random_log_probs(8, (5, 3, 4)))
@@ -249,7 +252,7 @@ def test_exact_log_probs_are_minus_the_loss() -> None:
         assert is_repeat.any()
 
 
-def test_the_loss_of_optax_is_that_of_torch() -> None:
+def test_the_ctc_loss_of_optax_equals_torch() -> None:
     torch = pytest.importorskip("torch", reason="torch is installed for comparisons only")
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(10, 4, 5))
@@ -277,7 +280,7 @@ def test_the_loss_of_optax_is_that_of_torch() -> None:
     np.testing.assert_allclose(gradient, theirs_logits.grad.numpy(), atol=1e-10)
 
 
-# Mistakes
+# Invalid arguments
 
 
 @pytest.mark.parametrize("run", [ctc_greedy, partial(ctc_prefix_beam, beam_size=2)])
@@ -295,13 +298,13 @@ def test_the_loss_of_optax_is_that_of_torch() -> None:
         ({"blank": -1}, r"blank: expected a token from 0 to 2, got -1"),
     ],
 )
-def test_bad_input(run: Any, options: Any, message: str) -> None:
+def test_invalid_ctc_input_is_an_error(run: Any, options: Any, message: str) -> None:
     arguments: dict[str, Any] = {"log_probs": np.zeros((4, 2, 3)), "lengths": [4, 2]}
     with pytest.raises(ValueError, match=message):
         run(**(arguments | options))
 
 
 @pytest.mark.parametrize("beam_size", [0, -1])
-def test_beam_sizes_out_of_range(beam_size: int) -> None:
+def test_a_ctc_beam_size_below_one_is_an_error(beam_size: int) -> None:
     with pytest.raises(ValueError, match=f"beam_size: expected at least 1, got {beam_size}"):
         ctc_prefix_beam(np.zeros((4, 2, 3)), [4, 2], beam_size=beam_size)

@@ -1,4 +1,4 @@
-"""Sampling, greedy and beam search against enumeration, plain Python and statistics."""
+"""Compare sampling, greedy and beam search with enumeration, plain Python and statistics."""
 
 import itertools
 from collections.abc import Callable
@@ -30,20 +30,20 @@ jitted_filter = jax.jit(filter_logits)
 
 
 class History(NamedTuple):
-    """All tokens read so far as one number ``[B]``, and which table to read ``[B]``."""
+    """Hold all tokens read so far as one number ``[B]``, and the table row to read ``[B]``."""
 
     code: Array
     row: Array
 
 
 def tree_logits(seed: int, batch: int, vocabulary: int, length: int, scale: float = 2.0) -> Any:
-    """Logits ``[batch, prefixes, V]`` that differ after each prefix of tokens."""
+    """Draw logits ``[batch, prefixes, V]`` that differ after each prefix of tokens."""
     prefixes = sum((vocabulary + 1) ** size for size in range(length + 1))
     return scale * np.random.default_rng(seed).normal(size=(batch, prefixes, vocabulary))
 
 
 def tree_step(table: Any) -> Step:
-    """A model that remembers every token: one wrong beam in its state changes all that follows."""
+    """Return a model that remembers every token, so one wrong state changes all later logits."""
     table = jnp.asarray(table)
 
     def step(state: History, tokens: Array) -> tuple[History, Array]:
@@ -70,7 +70,7 @@ def tree_log_probs(table: np.ndarray, row: int, first: int) -> reference.NextLog
 
 
 def lstm_language_model(seed: int = 0, vocabulary: int = 6, hidden: int = 5) -> Any:
-    """A cell, its readout and their params, large enough to give sharp distributions."""
+    """Return params, a start state, a step and a scorer of an LSTM with sharp distributions."""
     cell, readout = classic.lstm(4, hidden), layers.dense(hidden, vocabulary)
     rng = np.random.default_rng(seed)
     shapes = {
@@ -85,7 +85,7 @@ def lstm_language_model(seed: int = 0, vocabulary: int = 6, hidden: int = 5) -> 
         return state, readout.apply(params["readout"], hidden)
 
     def teacher_forced(params: Any, tokens: Array) -> Array:
-        """Log-probabilities ``[T - 1, B]`` of tokens ``[T, B]`` after the first."""
+        """Return the log-probabilities ``[T - 1, B]`` of tokens ``[T, B]`` after the first."""
         _, hidden = unroll(cell, params["cell"], params["embedding"][tokens[:-1]])
         log_probs = jax.nn.log_softmax(readout.apply(params["readout"], hidden))
         return jnp.take_along_axis(log_probs, tokens[1:, :, None], axis=-1)[..., 0]
@@ -100,7 +100,9 @@ def lstm_language_model(seed: int = 0, vocabulary: int = 6, hidden: int = 5) -> 
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 2.5])
 @pytest.mark.parametrize("top_k", [None, 1, 3, 7, 50])
 @pytest.mark.parametrize("top_p", [None, 0.05, 0.6, 0.95, 1.0])
-def test_the_filtered_distribution(temperature: float, top_k: Any, top_p: Any) -> None:
+def test_filtered_logits_give_the_distribution_of_plain_python(
+    temperature: float, top_k: Any, top_p: Any
+) -> None:
     logits = np.random.default_rng(0).normal(size=(5, 7)) * 2
     logits[0, [1, 4, 5]] = logits[0].max() + 1
     logits[1, 3] = -np.inf
@@ -118,33 +120,34 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_p(top_p: float, kept: int)
     assert set(np.flatnonzero(np.isfinite(filtered))) == set([2, 1, 3, 0][:kept])
 
 
-def test_the_nucleus_is_taken_from_the_k_largest() -> None:
+def test_the_nucleus_is_taken_from_the_top_k_tokens() -> None:
     logits = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
-    # Of the two largest, 0.4 / 0.7 = 0.57 reaches 0.5 alone; of all four it does not.
+    # Among the two largest, the first has 0.4 / 0.7 = 0.57 and reaches 0.5 alone; among all four
+    # it has only 0.4.
     assert np.isfinite(jitted_filter(logits, top_p=0.5)).sum() == 2
     assert np.isfinite(jitted_filter(logits, top_k=2, top_p=0.5)).sum() == 1
 
 
-def test_a_large_vocabulary_is_kept_whole_by_p_of_one() -> None:
+def test_top_p_of_one_keeps_a_large_vocabulary_whole() -> None:
     logits = jax.random.normal(jax.random.key(0), (50_000,)) * 10
     assert np.isfinite(jitted_filter(logits, top_p=1.0)).all()
 
 
-def test_no_filter_only_shifts() -> None:
+def test_filtering_without_options_only_shifts_the_logits() -> None:
     logits = np.random.default_rng(0).normal(size=(2, 3, 5)).astype(np.float32)
     shifted = logits - logits.max(axis=-1, keepdims=True)
     np.testing.assert_allclose(filter_logits(logits), shifted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
-def test_cold_and_low_precision_logits_stay_finite(dtype: Any) -> None:
+def test_filtered_logits_stay_finite_at_low_temperature_and_precision(dtype: Any) -> None:
     logits = jnp.array([3.0, 200.0, -100.0, 199.0], dtype)
     filtered = jitted_filter(logits, 1e-30, top_p=0.9)
     assert filtered.dtype == jnp.float32
     np.testing.assert_array_equal(jax.nn.softmax(filtered), [0, 1, 0, 0])
 
 
-def test_options_may_be_traced_and_differ_per_row() -> None:
+def test_filter_options_may_be_traced_and_differ_per_row() -> None:
     logits = np.random.default_rng(1).normal(size=(3, 6)).astype(np.float32)
     options = (np.array([0.0, 0.5, 2.0]), np.array([6, 3, 2]), np.array([0.5, 0.8, 1.0]))
     traces = []
@@ -171,7 +174,7 @@ def test_options_may_be_traced_and_differ_per_row() -> None:
 
 
 def chi_squared(counts: np.ndarray, probs: np.ndarray) -> tuple[float, float]:
-    """The statistic, and its value that chance passes once in a thousand runs."""
+    """Return the chi-squared statistic, and the value that chance exceeds once in 1000 runs."""
     likely = probs > 0
     assert counts[~likely].sum() == 0
     expected = probs[likely] * counts.sum()
@@ -180,7 +183,7 @@ def chi_squared(counts: np.ndarray, probs: np.ndarray) -> tuple[float, float]:
 
 
 def markov_step(logits: Any) -> Step:
-    """The next token depends on the last alone; logits ``[V, V]``."""
+    """Return a model whose next token depends only on the last one; logits ``[V, V]``."""
     table = jnp.asarray(logits, jnp.float32)
     return lambda state, tokens: (state, table[tokens])
 
@@ -195,7 +198,7 @@ def markov_step(logits: Any) -> Step:
         {"temperature": 1.5, "top_k": 4, "top_p": 0.8},
     ],
 )
-def test_pairs_of_tokens_have_the_frequencies_of_their_probabilities(options: Any) -> None:
+def test_sampled_pairs_of_tokens_are_as_frequent_as_probable(options: Any) -> None:
     draws, vocabulary = 20_000, 5
     logits = np.random.default_rng(3).normal(size=(vocabulary, vocabulary))
     first = jnp.full(draws, 2)
@@ -211,14 +214,14 @@ def test_pairs_of_tokens_have_the_frequencies_of_their_probabilities(options: An
 
     statistic, bound = chi_squared(counts, pair_probs(**options))
     assert statistic < bound
-    # The bound is tight enough to tell a slightly wrong temperature.
+    # The bound is tight enough to detect a slightly wrong temperature.
     other = options | {"temperature": 1.1 * options.get("temperature", 1.0)}
     if np.array_equal(pair_probs(**other) > 0, pair_probs(**options) > 0):
         statistic, bound = chi_squared(counts, pair_probs(**other))
         assert statistic > bound
 
 
-def test_filters_exclude_the_same_tokens_whatever_the_key() -> None:
+def test_filters_exclude_the_same_tokens_for_every_key() -> None:
     logits = np.random.default_rng(0).normal(size=(8, 8)) * 0.1
     first = jnp.arange(800) % 8
     step = markov_step(logits)
@@ -234,7 +237,7 @@ def test_filters_exclude_the_same_tokens_whatever_the_key() -> None:
         }
 
 
-def test_batch_elements_and_steps_draw_apart() -> None:
+def test_batch_elements_and_steps_draw_tokens_independently() -> None:
     tokens = jitted_sample(
         markov_step(np.zeros((2, 2))), (), jnp.zeros(64, int), jax.random.key(0), 64
     )
@@ -242,12 +245,12 @@ def test_batch_elements_and_steps_draw_apart() -> None:
     assert rows.shape == columns.shape == (64, 64)
 
 
-def test_a_longer_run_starts_as_a_shorter_one() -> None:
+def test_a_longer_sample_starts_with_the_shorter_sample() -> None:
     run = partial(jitted_sample, markov_step(np.eye(4)), (), jnp.arange(4), jax.random.key(5))
     np.testing.assert_array_equal(run(9).tokens[:5], run(5).tokens)
 
 
-def test_sampled_log_probs_and_their_gradient_are_those_of_teacher_forcing() -> None:
+def test_sampled_log_probs_and_gradients_equal_teacher_forcing() -> None:
     with jax.enable_x64(True):
         params, start, step, teacher_forced = lstm_language_model()
 
@@ -306,7 +309,7 @@ def greedy_by_hand(table: np.ndarray, length: int, stop: int | None) -> list[lis
 
 
 @pytest.mark.parametrize("stop", [None, 0, 3])
-def test_greedy_takes_the_largest_at_each_step(stop: int | None) -> None:
+def test_greedy_takes_the_most_probable_token_at_each_step(stop: int | None) -> None:
     table = tree_logits(7, BATCH, VOCABULARY, 6)
     expected = greedy_by_hand(table, 6, stop)
     if stop is not None:
@@ -327,26 +330,26 @@ def test_greedy_takes_the_largest_at_each_step(stop: int | None) -> None:
         assert (run.log_probs[n:, row] == 0).all()
 
 
-def test_a_first_token_equal_to_the_stop_token_ends_nothing() -> None:
+def test_a_first_token_equal_to_the_stop_token_does_not_end_the_sequence() -> None:
     run = jitted_greedy(markov_step(-np.eye(3)), (), jnp.zeros(1, int), 4, stop_token=0)
     np.testing.assert_array_equal(run.tokens[:, 0], [1, 0, 0, 0])
     assert run.lengths[0] == 2
 
 
-def test_equal_logits_give_the_lowest_token() -> None:
+def test_greedy_breaks_ties_by_the_lowest_token() -> None:
     run = jitted_greedy(markov_step(np.zeros((4, 4))), (), jnp.array([3]), 3)
     np.testing.assert_array_equal(run.tokens[:, 0], [0, 0, 0])
 
 
 class Cache(NamedTuple):
-    """Embeddings seen so far ``[B, T, D]`` and how many; the latter is shared by all."""
+    """Hold the embeddings read so far ``[B, T, D]`` and their number, shared by the batch."""
 
     seen: Array
     position: Array
 
 
 def attention_step(embedding: Array, kernel: Array) -> Step:
-    """One attention layer over a cache of what it has read."""
+    """Return a model with one attention layer over a cache of the tokens read."""
 
     def step(state: Cache, tokens: Array) -> tuple[Cache, Array]:
         query = embedding[tokens]
@@ -368,7 +371,7 @@ def attention_log_probs(embedding: Any, kernel: Any, first: int) -> reference.Ne
     return log_probs
 
 
-def test_a_cache_with_a_shared_position_works_in_all_three() -> None:
+def test_greedy_sampling_and_beam_search_take_a_cache_with_a_shared_position() -> None:
     rng = np.random.default_rng(2)
     embedding, kernel = rng.normal(size=(VOCABULARY, 5)), 3 * rng.normal(size=(5, VOCABULARY))
     with jax.enable_x64(True):
@@ -414,14 +417,14 @@ def jitted_search(table: Any, length_penalty: Any, **options: Any) -> Beams:
 
 
 def search(table: np.ndarray, length_penalty: float = 0.0, **options: Any) -> Beams:
-    """In float64."""
+    """Run beam search in float64."""
     with jax.enable_x64(True):
         return jax.tree.map(np.asarray, jitted_search(table, length_penalty, **options))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0])
 @pytest.mark.parametrize("stop", [None, 0, 2])
-def test_a_beam_as_large_as_all_prefixes_is_exhaustive(stop: int | None, alpha: float) -> None:
+def test_beam_search_over_all_prefixes_is_exhaustive(stop: int | None, alpha: float) -> None:
     vocabulary, length = 3, 3
     table = tree_logits(0, BATCH, vocabulary, length + 1)
     beams = search(
@@ -444,7 +447,7 @@ def test_a_beam_as_large_as_all_prefixes_is_exhaustive(stop: int | None, alpha: 
 @pytest.mark.parametrize("stop", [None, 1])
 @pytest.mark.parametrize("beam_size", [1, 3, 11])
 @pytest.mark.parametrize("seed", range(4))
-def test_beam_search_is_that_of_plain_python(
+def test_beam_search_equals_plain_python(
     seed: int, beam_size: int, stop: int | None, alpha: float
 ) -> None:
     table = tree_logits(seed, BATCH, VOCABULARY, 6)
@@ -455,8 +458,8 @@ def test_beam_search_is_that_of_plain_python(
         assert_same_beams(beams, row, expected)
 
 
-def test_a_wide_beam_beats_greedy() -> None:
-    # Token 1 looks best at first, but only token 2 is followed by a sure one.
+def test_a_wide_beam_finds_a_more_probable_sequence_than_greedy() -> None:
+    # Token 1 is the most probable first token, but only token 2 has a nearly certain successor.
     probs = np.array([[0.25, 0.4, 0.35], [0.4, 0.3, 0.3], [0.02, 0.96, 0.02]])
     step, first = markov_step(np.log(probs)), np.array([0])
     assert jitted_greedy(step, (), first, 2).tokens[:, 0].tolist() == [1, 0]
@@ -468,7 +471,7 @@ def test_a_wide_beam_beats_greedy() -> None:
         np.testing.assert_allclose(np.exp(found.scores[0, 0]), prob, rtol=1e-6)
 
 
-def test_a_length_penalty_prefers_longer() -> None:
+def test_a_length_penalty_favors_longer_sequences() -> None:
     probs = np.array([[0.3, 0.4, 0.3], [0.4, 0.3, 0.3], [0.02, 0.96, 0.02]])
     step = markov_step(np.log(probs))
     for alpha, best, score in [
@@ -488,14 +491,14 @@ def test_a_length_penalty_prefers_longer() -> None:
         np.testing.assert_allclose(found.scores[0, 0], score, rtol=1e-6)
 
 
-def test_equal_scores_keep_the_order_of_beam_then_token() -> None:
+def test_beam_search_breaks_ties_by_beam_then_token() -> None:
     found = jitted_beam_search(
         markov_step(np.zeros((3, 3))), (), np.array([1]), beam_size=4, max_length=2, stop_token=None
     )
     assert found.sequences[0].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]
 
 
-def test_what_follows_the_stop_token_is_filled_with_it() -> None:
+def test_the_stop_token_fills_the_rest_of_a_finished_sequence() -> None:
     table = tree_logits(3, BATCH, VOCABULARY, 6)
     beams = search(table, beam_size=9, max_length=6, stop_token=2)
     steps = np.arange(6)
@@ -508,7 +511,7 @@ def test_what_follows_the_stop_token_is_filled_with_it() -> None:
     assert (np.diff(beams.scores, axis=1) <= 0).all()
 
 
-def test_impossible_sequences_fill_what_is_left() -> None:
+def test_impossible_sequences_fill_unused_beams() -> None:
     logits = np.full((3, 3), -np.inf)
     logits[0, [1, 2]] = np.log([0.25, 0.75])
     logits[[1, 2], 0] = 0.0
@@ -519,9 +522,9 @@ def test_impossible_sequences_fill_what_is_left() -> None:
     np.testing.assert_allclose(np.exp(found.scores[0]), [0.75, 0.25, 0, 0, 0], rtol=1e-6)
 
 
-def test_the_search_ends_as_soon_as_no_live_beam_can_win() -> None:
-    # Two sequences finish within two steps, at -0.3 and -1.3; all that live are then at -5 or
-    # less. A strong penalty on short ones raises what the live may still reach above that.
+def test_beam_search_ends_as_soon_as_no_live_beam_can_win() -> None:
+    # Two sequences finish within two steps, with scores -0.3 and -1.3, when all live beams are at
+    # -5 or less. A strong length penalty raises the score that a live beam can still reach.
     logits = np.array([[-np.inf, 0.0, -1.0], [0.0, -8.0, -8.0], [0.0, -5.0, -5.0]])
     table = jnp.asarray(logits, jnp.float32)
 
@@ -547,7 +550,7 @@ def test_the_search_ends_as_soon_as_no_live_beam_can_win() -> None:
     assert np.isfinite(scores(30, 4.0)).all()
 
 
-def test_a_finished_batch_element_is_left_alone_while_others_search() -> None:
+def test_a_finished_batch_element_does_not_change_while_others_search() -> None:
     table = tree_logits(11, BATCH, VOCABULARY, 6)
     table[1, :, 0] += 8.0
     together = search(table, beam_size=3, max_length=6, stop_token=0)
@@ -558,7 +561,7 @@ def test_a_finished_batch_element_is_left_alone_while_others_search() -> None:
         assert_same_beams(together, row, expected)
 
 
-def test_the_scores_of_a_recurrent_net_are_those_of_teacher_forcing() -> None:
+def test_beam_scores_of_a_recurrent_network_equal_teacher_forcing() -> None:
     with jax.enable_x64(True):
         params, start, step, teacher_forced = lstm_language_model()
         model = partial(step, params)
@@ -582,7 +585,7 @@ def test_the_scores_of_a_recurrent_net_are_those_of_teacher_forcing() -> None:
     assert (gain > 1e-3).any()
 
 
-def test_the_step_may_close_over_arrays_of_the_batch() -> None:
+def test_the_step_of_beam_search_may_close_over_batched_arrays() -> None:
     rng = np.random.default_rng(0)
     memory, table = rng.normal(size=(BATCH, VOCABULARY)), rng.normal(size=(VOCABULARY,) * 2)
 
@@ -599,7 +602,7 @@ def test_the_step_may_close_over_arrays_of_the_batch() -> None:
         assert_same_beams(jax.tree.map(np.asarray, beams), row, expected, atol=1e-5)
 
 
-def test_any_state_tree_follows_its_beam() -> None:
+def test_every_leaf_of_a_state_tree_follows_the_beam() -> None:
     table = tree_logits(1, BATCH, VOCABULARY, 5)
     plain = tree_step(table)
 
@@ -659,7 +662,7 @@ def test_beam_search_is_traced_once_for_all_penalties_and_weights() -> None:
     assert len(traces) == 2  # one under vmap, one without
 
 
-def test_low_precision_logits_are_scored_in_float32() -> None:
+def test_beam_search_scores_bfloat16_logits_in_float32() -> None:
     table = jnp.asarray(np.random.default_rng(0).normal(size=(5, 5)), jnp.bfloat16)
     wide = np.asarray(table, np.float64)
 
@@ -676,7 +679,7 @@ def test_low_precision_logits_are_scored_in_float32() -> None:
     np.testing.assert_allclose(beams.scores[0], [score for score, _ in expected], rtol=1e-5)
 
 
-# Mistakes
+# Invalid arguments
 
 
 def run_sample(**options: Any) -> Any:
@@ -715,7 +718,9 @@ def run_beam(**options: Any) -> Any:
     ],
 )
 @pytest.mark.parametrize("run", [run_sample, partial(filter_logits, jnp.zeros((2, 3)))])
-def test_filters_out_of_range(run: Callable[..., Any], options: Any, message: str) -> None:
+def test_filter_options_out_of_range_are_an_error(
+    run: Callable[..., Any], options: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         run(**options)
 
@@ -727,7 +732,7 @@ def test_filters_out_of_range(run: Callable[..., Any], options: Any, message: st
         ([1, 2], r"logits: expected floats, got int"),
     ],
 )
-def test_logits_of_a_wrong_kind(logits: Any, message: str) -> None:
+def test_filtering_logits_of_a_wrong_shape_or_type_is_an_error(logits: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         filter_logits(logits)
 
@@ -762,7 +767,7 @@ def test_logits_of_a_wrong_kind(logits: Any, message: str) -> None:
         ),
     ],
 )
-def test_models_and_tokens_of_a_wrong_kind(
+def test_an_invalid_step_or_token_is_an_error(
     run: Callable[..., Any], options: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -770,7 +775,7 @@ def test_models_and_tokens_of_a_wrong_kind(
 
 
 @pytest.mark.parametrize("length", [0, -2])
-def test_lengths_out_of_range(length: int) -> None:
+def test_decoding_a_length_below_one_is_an_error(length: int) -> None:
     with pytest.raises(ValueError, match=f"length: expected at least 1, got {length}"):
         run_sample(length=length)
     with pytest.raises(ValueError, match=f"max_length: expected at least 1, got {length}"):
@@ -788,12 +793,12 @@ def test_lengths_out_of_range(length: int) -> None:
         ),
     ],
 )
-def test_beams_out_of_range(options: Any, message: str) -> None:
+def test_invalid_beam_search_options_are_an_error(options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run_beam(**options)
 
 
-def test_the_reference_counts_every_sequence_once() -> None:
+def test_the_reference_lists_every_complete_sequence_once() -> None:
     sequences = list(reference.complete(3, 3, 0))
     assert len(sequences) == len(set(sequences)) == 15
     assert {len(tokens) for tokens in sequences if 0 not in tokens} == {3}

@@ -1,4 +1,4 @@
-"""The examples of the docstrings run and print what they say, and newcomers find one everywhere."""
+"""Check that docstring examples print what is documented and that every public function has one."""
 
 import doctest
 import importlib
@@ -21,7 +21,7 @@ WITH_EXAMPLES = [each for each in [*MODULES, config] if ">>> " in inspect.getsou
 
 
 @pytest.mark.parametrize("module", WITH_EXAMPLES, ids=lambda module: module.__name__)
-def test_the_examples_of_a_module_print_what_they_say(module: ModuleType) -> None:
+def test_docstring_examples_print_the_documented_output(module: ModuleType) -> None:
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.attempted
     assert not result.failed

@@ -1,4 +1,4 @@
-"""Distortions by known amounts against NumPy, random ones against their bounds; dropout."""
+"""Compare image distortions with NumPy and random ones with their bounds; test dropout."""
 
 from typing import Any
 
@@ -22,14 +22,16 @@ def distorted(image: Any, turn: float = 0.0, scale: Any = EVEN, shift: Any = (0.
     )
 
 
-def test_no_distortion_is_the_identity() -> None:
+def test_affine_maps_without_distortion_are_the_identity() -> None:
     np.testing.assert_allclose(distorted(IMAGE), IMAGE, atol=1e-6)
     images = np.stack([IMAGE, IMAGE[::-1]])
     np.testing.assert_allclose(random_affine(KEY, jnp.asarray(images)), images, atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [(2, 0), (-1, 0), (0, 3), (1, -2)])
-def test_a_shift_by_whole_pixels_is_a_roll_that_lets_zeros_in(shift: tuple[int, int]) -> None:
+def test_a_shift_by_whole_pixels_moves_the_image_and_fills_with_zeros(
+    shift: tuple[int, int],
+) -> None:
     rows, columns = shift
     expected = np.roll(np.pad(IMAGE, 3), (-rows, -columns), axis=(0, 1))[3:-3, 3:-3]
     np.testing.assert_allclose(
@@ -37,7 +39,7 @@ def test_a_shift_by_whole_pixels_is_a_roll_that_lets_zeros_in(shift: tuple[int, 
     )
 
 
-def test_a_shift_by_half_a_pixel_is_the_mean_of_two() -> None:
+def test_a_shift_by_half_a_pixel_averages_two_neighboring_pixels() -> None:
     expected = (IMAGE[:-1] + IMAGE[1:]) / 2
     np.testing.assert_allclose(distorted(IMAGE, shift=(0.5, 0.0))[:-1], expected, atol=1e-6)
 
@@ -55,13 +57,13 @@ def test_a_scale_of_two_shows_every_second_pixel() -> None:
     np.testing.assert_allclose(inner, image[::2], atol=1e-6)
 
 
-def test_what_is_moved_out_leaves_zeros() -> None:
+def test_an_image_shifted_out_of_the_frame_leaves_zeros() -> None:
     for shift in [(HEIGHT, 0), (0, -WIDTH), (100, 100)]:
         np.testing.assert_array_equal(distorted(IMAGE, shift=np.array(shift, np.float32)), 0)
 
 
 def random_maps(**amounts: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The matrix and the shift that each of many images got, read off from two ramps."""
+    """Return the matrix and the shift applied to each of many images, measured on two ramps."""
     count, size = 300, 41
     centre = size // 2
     ramp = np.arange(size, dtype=np.float32) - centre + 1000
@@ -76,7 +78,7 @@ def random_maps(**amounts: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(steps, axis=-1) / 4, origin / size
 
 
-def test_random_turns_stay_within_their_bound_and_fill_it() -> None:
+def test_random_rotations_span_the_whole_range_and_stay_inside() -> None:
     matrices, shifts = random_maps(rotation=20.0)
     angles = np.degrees(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
     assert np.abs(angles).max() <= 20 + 1e-2
@@ -86,7 +88,7 @@ def test_random_turns_stay_within_their_bound_and_fill_it() -> None:
     np.testing.assert_allclose(shifts, 0, atol=1e-4)
 
 
-def test_random_scales_stay_within_their_bound_and_fill_it() -> None:
+def test_random_scales_span_the_whole_range_and_stay_inside() -> None:
     matrices, shifts = random_maps(scale=0.25)
     scales = np.diagonal(matrices, axis1=1, axis2=2)
     assert scales.min() >= 1 / 1.25 - 1e-3
@@ -98,7 +100,7 @@ def test_random_scales_stay_within_their_bound_and_fill_it() -> None:
     np.testing.assert_allclose(shifts, 0, atol=1e-4)
 
 
-def test_random_shifts_stay_within_their_bound_and_fill_it() -> None:
+def test_random_shifts_span_the_whole_range_and_stay_inside() -> None:
     matrices, shifts = random_maps(shift=0.1)
     assert np.abs(shifts).max() <= 0.1 + 1e-4
     assert (shifts.min(axis=0) < -0.09).all()
@@ -107,7 +109,7 @@ def test_random_shifts_stay_within_their_bound_and_fill_it() -> None:
     np.testing.assert_allclose(matrices, [np.eye(2)] * 300, atol=1e-4)
 
 
-def test_distortions_are_drawn_from_the_key_and_may_be_traced() -> None:
+def test_random_distortions_depend_on_the_key_and_may_be_traced() -> None:
     traces = []
 
     @jax.jit
@@ -128,7 +130,7 @@ def test_distortions_are_drawn_from_the_key_and_may_be_traced() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_dropout_drops_its_share_and_scales_the_rest(rate: float) -> None:
+def test_dropout_zeroes_a_share_of_the_entries_and_scales_the_rest(rate: float) -> None:
     x = 1 + np.random.default_rng(0).random((200, 100), np.float32)
     y = np.asarray(dropout(jnp.asarray(x), rate, KEY))
     kept = y != 0
@@ -144,7 +146,7 @@ def test_dropout_without_a_key_or_a_rate_does_nothing() -> None:
     np.testing.assert_array_equal(dropout(x, 0.0, KEY), x)
 
 
-def test_dropout_draws_from_its_key_for_every_entry() -> None:
+def test_dropout_draws_every_entry_from_the_key() -> None:
     x = jnp.asarray(np.random.default_rng(0).random((50, 60)) + 1)
     same, again, other = (dropout(x, 0.5, key) != 0 for key in (KEY, KEY, jax.random.key(4)))
     np.testing.assert_array_equal(same, again)
@@ -153,7 +155,7 @@ def test_dropout_draws_from_its_key_for_every_entry() -> None:
     assert 0.4 < (same[:, 0] != same[:, 1]).mean() < 0.6
 
 
-def test_dropout_takes_a_traced_rate_and_its_gradient_follows_the_mask() -> None:
+def test_dropout_takes_a_traced_rate_and_gradients_follow_the_mask() -> None:
     traces = []
 
     @jax.jit
@@ -167,7 +169,7 @@ def test_dropout_takes_a_traced_rate_and_its_gradient_follows_the_mask() -> None
     assert len(traces) == 1
 
 
-def test_dropout_takes_a_rate_that_is_an_array_known_before_it_is_traced() -> None:
+def test_dropout_under_jit_takes_and_checks_a_constant_array_as_rate() -> None:
     x, rate = jnp.asarray(IMAGE), jnp.asarray(0.25)
     traced = jax.jit(lambda x: dropout(x, rate, KEY))(x)
     np.testing.assert_allclose(traced, dropout(x, 0.25, KEY), rtol=1e-6)

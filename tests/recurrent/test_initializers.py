@@ -1,4 +1,4 @@
-"""How cells start: distributions against their definitions, gates by name, chrono's time scales."""
+"""Compare initial weights with their distributions, and chrono biases with their time scales."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -54,7 +54,7 @@ UNIFORM = {
 
 
 @pytest.mark.parametrize("name", UNIFORM)
-def test_uniform_ones_are_uniform_within_their_limits(name: str) -> None:
+def test_uniform_initializers_are_uniform_within_their_limits(name: str) -> None:
     draw, shape, limit = UNIFORM[name]
     weights = np.asarray(draw(KEY, shape))
     assert weights.shape == shape
@@ -63,7 +63,7 @@ def test_uniform_ones_are_uniform_within_their_limits(name: str) -> None:
     assert stats.kstest(weights.ravel(), uniform.cdf).pvalue > 1e-3
 
 
-def test_glorot_normal_has_its_variance() -> None:
+def test_glorot_normal_has_the_documented_variance() -> None:
     weights = np.asarray(initializers.glorot_normal(KEY, (300, 500)))
     assert abs(weights.mean()) < 5 * np.sqrt(2 / 800 / weights.size)
     np.testing.assert_allclose(weights.var(), 2 / 800, rtol=0.02)
@@ -76,14 +76,14 @@ def test_orthogonal_has_orthonormal_rows_or_columns(shape: tuple[int, int]) -> N
     np.testing.assert_allclose(gram, np.eye(min(shape)), atol=1e-12)
 
 
-def test_identity_and_zeros() -> None:
+def test_identity_and_zeros_give_an_identity_matrix_and_zeros() -> None:
     np.testing.assert_array_equal(identity(0.5)(KEY, (3, 4)), 0.5 * np.eye(3, 4))
     np.testing.assert_array_equal(initializers.zeros(KEY, (3,)), np.zeros(3))
     with pytest.raises(ValueError, match=r"identity: expected the shape of a matrix, got \[3\]"):
         identity()(KEY, (3,))
 
 
-# Names and functions in factories.
+# Initializers given to cells by name or as functions.
 
 FACTORIES = {
     "elman": elman,
@@ -103,7 +103,7 @@ FACTORIES = {
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-def test_each_gates_block_is_drawn_alone_by_the_function_of_its_kernel(name: str) -> None:
+def test_the_block_of_each_gate_is_drawn_separately_by_the_given_initializer(name: str) -> None:
     shapes: dict[str, list[tuple[int, ...]]] = {"input": [], "recurrent": []}
 
     def spy(kind: str, value: float) -> Callable[..., Any]:
@@ -128,7 +128,7 @@ def test_each_gates_block_is_drawn_alone_by_the_function_of_its_kernel(name: str
         assert set(kernels) == drawn
 
 
-def test_a_name_stands_for_its_function() -> None:
+def test_an_initializer_given_by_name_equals_the_function() -> None:
     names: dict[str, Any] = {
         "input_init": "torch_uniform",
         "recurrent_init": "identity",
@@ -148,7 +148,9 @@ def test_a_name_stands_for_its_function() -> None:
 
 @pytest.mark.parametrize("argument", ["input_init", "recurrent_init", "bias_init"])
 @pytest.mark.parametrize("name", FACTORIES)
-def test_an_unknown_name_is_an_error_with_the_nearest_one(name: str, argument: str) -> None:
+def test_an_unknown_initializer_name_is_an_error_that_suggests_the_nearest_name(
+    name: str, argument: str
+) -> None:
     message = rf'{argument}: expected one of .*, got .ortogonal.\. Did you mean "orthogonal"\?'
     with pytest.raises(ValueError, match=message):
         FACTORIES[name](D, H, **{argument: "ortogonal"})
@@ -156,7 +158,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one(name: str, argument: s
         FACTORIES[name](D, H, **{argument: 3.0})
 
 
-def test_mlstm_and_indrnn_take_names_too() -> None:
+def test_mlstm_and_indrnn_take_initializers_by_name() -> None:
     kernel = mlstm(D, H, kernel_init="zeros").init(KEY)["gates"]["kernel"]
     np.testing.assert_array_equal(kernel, np.zeros((D, 2)))
     assert indrnn(D, H, recurrent_init="zeros").init(KEY)["recurrent"]["kernel"].max() == 0
@@ -164,7 +166,7 @@ def test_mlstm_and_indrnn_take_names_too() -> None:
         mlstm(D, H, kernel_init="zeroes")
 
 
-def test_torch_uniform_starts_everything_as_torch_does() -> None:
+def test_torch_uniform_draws_weights_and_biases_like_torch() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed: it is in the bench extra")
     module = torch.nn.GRU(D, H)
     kinds = ["input_init", "recurrent_init", "bias_init"]
@@ -178,7 +180,7 @@ def test_torch_uniform_starts_everything_as_torch_does() -> None:
         assert result.pvalue > 1e-3
 
 
-def test_irnn_starts_as_the_paper_says() -> None:
+def test_irnn_starts_with_an_identity_kernel_and_small_input_weights() -> None:
     params = irnn(D, H).init(KEY)
     np.testing.assert_array_equal(params["recurrent"]["kernel"], np.eye(H))
     np.testing.assert_array_equal(params["input"]["bias"], 0)
@@ -188,7 +190,7 @@ def test_irnn_starts_as_the_paper_says() -> None:
     np.testing.assert_array_equal(small["input"]["kernel"], 0)
 
 
-def test_indrnn_starts_within_the_range_of_its_length() -> None:
+def test_indrnn_recurrent_weights_start_below_the_bound_of_the_longest_sequence() -> None:
     for longest, highest in [(None, 1.0), (1, 2.0), (10, 2**0.1)]:
         weights = indrnn(D, 2000, longest=longest).init(KEY)["recurrent"]["kernel"]
         assert stats.kstest(np.asarray(weights), stats.uniform(0, highest).cdf).pvalue > 1e-3
@@ -196,7 +198,7 @@ def test_indrnn_starts_within_the_range_of_its_length() -> None:
         indrnn(D, H, longest=0)
 
 
-def test_mlstm_forgets_at_a_pace_of_its_own_in_every_head() -> None:
+def test_mlstm_forget_biases_start_at_the_documented_values() -> None:
     def assert_biases(expected: list[float], **options: Any) -> None:
         biases = mlstm(D, 8, heads=4, **options).init(KEY)["gates"]["bias"]
         np.testing.assert_allclose(biases, [0, 0, 0, 0, *expected], atol=1e-12)
@@ -223,7 +225,7 @@ CHRONO: dict[str, tuple[Callable[..., Any], dict[int, int], int]] = {
 
 
 @pytest.mark.parametrize("name", CHRONO)
-def test_chrono_draws_time_scales_that_are_uniform(name: str) -> None:
+def test_chrono_draws_uniform_time_scales(name: str) -> None:
     factory, signs, gates = CHRONO[name]
     params = factory(D, 500, bias_init=chrono(T_MAX)).init(KEY)
     if name.startswith("layer_norm"):
@@ -247,7 +249,7 @@ def test_chrono_draws_time_scales_that_are_uniform(name: str) -> None:
     np.testing.assert_array_equal(params.get("recurrent", {}).get("bias", 0), 0)
 
 
-def test_a_memory_with_chrono_decays_by_its_time_scale() -> None:
+def test_a_cell_state_with_chrono_biases_decays_at_the_drawn_time_scale() -> None:
     cell = lstm(
         D, H, forget_bias=0, bias_init=chrono(50), input_init="zeros", recurrent_init="zeros"
     )
@@ -258,18 +260,18 @@ def test_a_memory_with_chrono_decays_by_its_time_scale() -> None:
     np.testing.assert_allclose(state.cell, first.cell * (scales / (1 + scales)) ** 30, rtol=1e-12)
 
 
-def test_chrono_by_name_is_told_what_it_needs() -> None:
+def test_chrono_by_name_is_an_error_that_asks_for_the_longest_dependency() -> None:
     with pytest.raises(ValueError, match=r"bias_init: chrono needs the longest .*chrono\(784\)"):
         lstm(D, H, bias_init="chrono")
 
 
-def test_chrono_beside_a_constant_is_an_error() -> None:
+def test_chrono_with_a_constant_forget_bias_is_an_error() -> None:
     for factory in (lstm, lstmp, layer_norm_lstm, ugrnn, min_lstm):
         with pytest.raises(ValueError, match=r"forget_bias: expected 0 beside chrono.*got 1\.0"):
             factory(D, H, bias_init=chrono(9))
 
 
-def test_chrono_needs_a_gate_and_a_time() -> None:
+def test_chrono_without_a_forget_gate_or_a_valid_length_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"chrono needs a cell with a gate called 'keep'"):
         elman(D, H, bias_init=chrono(9)).init(KEY)
     with pytest.raises(ValueError, match=r"longest: expected above 2 steps, got 2"):

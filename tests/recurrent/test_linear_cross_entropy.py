@@ -1,4 +1,4 @@
-"""The cross-entropy in chunks of a vocabulary against optax's on whole logits, gradients too."""
+"""Compare chunked cross-entropy and its gradients with Optax on whole logits."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -33,7 +33,7 @@ def float64() -> Iterator[None]:
 
 
 def plain(params: Any, hidden: Any, labels: Any, mask: Any, smoothing: Any) -> Any:
-    """The mean over the mask, by optax on all logits."""
+    """Return the mean over the mask, computed by Optax on all logits."""
     logits = jnp.asarray(hidden) @ params["kernel"] + params.get("bias", 0)
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
     right = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -57,7 +57,9 @@ def differentiate(loss: Callable[..., Any], params: Any, hidden: Any, *rest: Any
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [1, 6, 11, 22, VOCABULARY, 1024])
-def test_value_and_gradients_equal_optax_on_whole_logits(chunk: int, smoothing: float) -> None:
+def test_chunked_cross_entropy_equals_optax_on_whole_logits_in_value_and_gradients(
+    chunk: int, smoothing: float
+) -> None:
     given = PARAMS, HIDDEN, LABELS, MASK, smoothing
     chex.assert_trees_all_close(
         differentiate(partial(chunked, chunk), *given),
@@ -68,7 +70,7 @@ def test_value_and_gradients_equal_optax_on_whole_logits(chunk: int, smoothing: 
 
 
 @pytest.mark.usefixtures("float64")
-def test_neither_mask_nor_bias_is_needed() -> None:
+def test_mask_and_bias_are_optional_in_linear_cross_entropy() -> None:
     given = {"kernel": KERNEL}, HIDDEN, LABELS
     actual = linear_cross_entropy(*given, chunk=6)
     expected = plain(*given, np.ones_like(MASK), 0.0)
@@ -79,8 +81,10 @@ def test_neither_mask_nor_bias_is_needed() -> None:
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-7)], ids=["f32", "bf16"]
 )
-def test_narrow_numbers_lose_no_more_than_one_rounding_each(dtype: Any, tolerance: float) -> None:
-    """Bfloat16 has 8 bits: one rounding of dz, one of the result; sums are as exact as float32."""
+def test_low_precision_operands_lose_at_most_one_rounding_each(
+    dtype: Any, tolerance: float
+) -> None:
+    """Allow one rounding of dz and one of the result (8 bits in bfloat16); sums are in float32."""
     narrow = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (PARAMS, HIDDEN))
     wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), narrow)
     rest = LABELS, MASK, 0.1
@@ -97,7 +101,7 @@ def test_narrow_numbers_lose_no_more_than_one_rounding_each(dtype: Any, toleranc
 
 
 @pytest.mark.usefixtures("float64")
-def test_a_population_of_readouts_equals_each_alone() -> None:
+def test_vmapped_readouts_equal_each_readout_alone() -> None:
     many = jax.tree.map(lambda leaf: np.stack([leaf, 2 * leaf, -leaf]), PARAMS)
     one = jax.value_and_grad(partial(chunked, 6), argnums=(0, 1))
     rest = HIDDEN, LABELS, MASK, 0.1
@@ -113,8 +117,8 @@ def test_a_population_of_readouts_equals_each_alone() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_inside_a_scan_over_time_it_equals_the_whole() -> None:
-    """One loss for each step, each with a mask of its own."""
+def test_cross_entropy_summed_in_a_scan_over_time_equals_the_whole_sequence() -> None:
+    """Compute one loss for each step, each with its own mask."""
 
     def stepwise(params: Any, hidden: Any) -> Any:
         def body(total: Any, step: Any) -> Any:
@@ -133,7 +137,7 @@ def test_inside_a_scan_over_time_it_equals_the_whole() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_second_derivatives_equal_finite_differences() -> None:
+def test_second_derivatives_of_linear_cross_entropy_equal_finite_differences() -> None:
     def loss(kernel: Any, hidden: Any) -> Any:
         return chunked(6, {"kernel": kernel}, hidden, LABELS, MASK, 0.1)
 
@@ -141,7 +145,7 @@ def test_second_derivatives_equal_finite_differences() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_the_weight_of_smoothing_may_be_traced_and_has_a_gradient() -> None:
+def test_label_smoothing_of_linear_cross_entropy_may_be_traced_and_has_a_gradient() -> None:
     given = PARAMS, HIDDEN, LABELS, MASK
     slope = jax.jit(jax.grad(lambda smoothing: chunked(6, *given, smoothing)))(0.3)
     difference = (plain(*given, 0.5) - plain(*given, 0.1)) / 0.4  # the loss is linear in it
@@ -150,8 +154,8 @@ def test_the_weight_of_smoothing_may_be_traced_and_has_a_gradient() -> None:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("size", [1e4, 1e300])
-def test_sure_logits_and_columns_that_are_ruled_out_stay_finite(size: float) -> None:
-    """The first chunk is ruled out as a whole: its maximum is not that of the others."""
+def test_cross_entropy_of_extreme_logits_and_impossible_classes_stays_finite(size: float) -> None:
+    """Make all classes of the first chunk impossible, so its maximum is far below the other."""
     params = {"kernel": np.zeros((SIZE, 4)), "bias": np.array([-size, -size, 0.0, -size])}
     labels = np.array([2, 1])
     value, gradients = differentiate(
@@ -163,7 +167,7 @@ def test_sure_logits_and_columns_that_are_ruled_out_stay_finite(size: float) -> 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("shift", [-1e4, 1e4])
-def test_what_all_logits_have_in_common_changes_nothing(shift: float) -> None:
+def test_a_constant_added_to_all_logits_changes_nothing(shift: float) -> None:
     rest = HIDDEN, LABELS, MASK, 0.1
     shifted = PARAMS | {"bias": BIAS + shift}
     chex.assert_trees_all_close(
@@ -176,7 +180,7 @@ def test_what_all_logits_have_in_common_changes_nothing(shift: float) -> None:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("fill", [np.nan, np.inf])
-def test_what_is_masked_reaches_nothing(fill: float) -> None:
+def test_masked_steps_affect_no_values_or_gradients_of_linear_cross_entropy(fill: float) -> None:
     hidden = np.where(MASK[..., None], HIDDEN, fill)
     labels = np.where(MASK, LABELS, VOCABULARY + 5)
     _, (d_params, d_hidden) = actual = differentiate(
@@ -190,7 +194,7 @@ def test_what_is_masked_reaches_nothing(fill: float) -> None:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("label", [-1, VOCABULARY, VOCABULARY + 100])
-def test_a_label_outside_gives_nan_in_value_and_gradient_in_both_forms(label: int) -> None:
+def test_a_label_outside_the_vocabulary_gives_nan_values_and_gradients(label: int) -> None:
     labels = LABELS.copy()
     labels[1, 2] = label
 
@@ -206,7 +210,7 @@ def test_a_label_outside_gives_nan_in_value_and_gradient_in_both_forms(label: in
         np.testing.assert_array_equal(np.isnan(d_hidden).all(axis=-1), labels != LABELS)
 
 
-def test_tied_weights_train_one_table_by_both_of_its_uses() -> None:
+def test_tied_weights_get_the_gradients_of_embedding_and_readout() -> None:
     cell = stack(embedding(VOCABULARY, SIZE), gru(SIZE, SIZE), input_shape=())
     params = cell.init(jax.random.key(0))
     tokens, targets = LABELS, np.roll(LABELS, 1)
@@ -224,8 +228,8 @@ def test_tied_weights_train_one_table_by_both_of_its_uses() -> None:
 
 
 @pytest.mark.optimized
-def test_its_gradient_needs_a_fiftieth_of_the_memory_of_whole_logits() -> None:
-    """By XLA's plan, for 4096 rows and a vocabulary of 50 thousand."""
+def test_linear_cross_entropy_gradients_need_a_fiftieth_of_the_memory_of_whole_logits() -> None:
+    """Use XLA's planned memory for 4096 rows and a vocabulary of 50,257."""
     rows, size, vocabulary = 4096, 64, 50_257
     shape = jax.ShapeDtypeStruct
     params = {"kernel": shape((size, vocabulary), "f4"), "bias": shape((vocabulary,), "f4")}
@@ -256,7 +260,9 @@ def test_its_gradient_needs_a_fiftieth_of_the_memory_of_whole_logits() -> None:
         ({"chunk": 0}, "chunk: expected at least 1, got 0"),
     ],
 )
-def test_mistakes_are_told(changes: dict[str, Any], message: str) -> None:
+def test_invalid_linear_cross_entropy_arguments_are_an_error(
+    changes: dict[str, Any], message: str
+) -> None:
     given: dict[str, Any] = {"params": PARAMS, "hidden": HIDDEN.astype("f4"), "labels": LABELS}
     with pytest.raises(ValueError, match=message):
         linear_cross_entropy(**(given | changes))

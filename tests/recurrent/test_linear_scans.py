@@ -1,4 +1,4 @@
-"""`linear_scan` and `gated_delta_scan` against NumPy loops, closed forms and autodiff of a loop."""
+"""Compare `linear_scan` and `gated_delta_scan` with NumPy loops, closed forms and autodiff."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -26,7 +26,7 @@ def float64() -> Iterator[None]:
 
 
 def numpy_loop(a: Any, b: Any, h0: Any, resets: Any = None, fresh: Any = 0.0) -> np.ndarray:
-    """The definition, in the order of time; all arguments of one rank."""
+    """Compute the definition step by step; all arguments have the same rank."""
     a, b = np.broadcast_arrays(a, b)
     hs, h = [], np.broadcast_to(h0, b.shape[1:])
     for t in range(len(b)):
@@ -39,7 +39,7 @@ def numpy_loop(a: Any, b: Any, h0: Any, resets: Any = None, fresh: Any = 0.0) ->
 
 
 def lax_loop(a: Any, b: Any, h0: Any) -> Any:
-    """For gradients: autodiff of the plain serial scan."""
+    """Compute the definition by a serial scan, for gradients by autodiff."""
 
     def body(h, inputs):
         h = inputs[0] * h + inputs[1]
@@ -61,7 +61,7 @@ def problem(time: int, *shape: int, dtype: Any = float, seed: int = 0) -> tuple[
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("time", "dtype"), [(1, float), (16, float), (21, float), (21, complex)])
-def test_states_equal_a_numpy_loop(method: Any, dtype: Any, time: int) -> None:
+def test_linear_scan_states_equal_a_numpy_loop(method: Any, dtype: Any, time: int) -> None:
     @jax.jit
     def run(a, b, h0):
         both = partial(linear_scan, a, b, h0, method=method, chunk_size=8)
@@ -77,7 +77,9 @@ def test_states_equal_a_numpy_loop(method: Any, dtype: Any, time: int) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_no_steps_give_no_states_and_no_gradient(method: Any, reverse: bool) -> None:
+def test_linear_scan_of_no_steps_gives_no_states_and_a_zero_gradient(
+    method: Any, reverse: bool
+) -> None:
     a, b, h0 = problem(0, 3)
     run = partial(linear_scan, method=method, reverse=reverse)
     hs, pull_back = jax.vjp(run, a, b, h0)
@@ -85,7 +87,7 @@ def test_no_steps_give_no_states_and_no_gradient(method: Any, reverse: bool) -> 
     np.testing.assert_array_equal(pull_back(hs)[2], np.zeros(3))
 
 
-def test_a_constant_input_gives_a_geometric_series() -> None:
+def test_linear_scan_of_a_constant_input_gives_a_geometric_series() -> None:
     a, time = 0.75, 30
     hs = linear_scan(a, np.full((time, 2), [1.0, -3.0]), np.array([0.0, 5.0]))
     t = np.arange(1, time + 1)
@@ -94,7 +96,7 @@ def test_a_constant_input_gives_a_geometric_series() -> None:
     np.testing.assert_allclose(hs, expected, rtol=1e-13)
 
 
-def test_a_rotation_goes_round() -> None:
+def test_linear_scan_by_an_eighth_of_a_turn_returns_after_eight_steps() -> None:
     hs = linear_scan(np.exp(2j * np.pi / 8), np.zeros((17, 1), complex), np.array([1j]))
     np.testing.assert_allclose(hs[7], [1j], atol=1e-14)
     np.testing.assert_allclose(hs[9], hs[1], atol=1e-14)
@@ -114,7 +116,7 @@ def test_a_rotation_goes_round() -> None:
         ("associative", (9, 3, 2)),
     ],
 )
-def test_coefficients_broadcast_in_values_and_gradients(
+def test_linear_scan_coefficients_broadcast_in_values_and_gradients(
     method: Any, shape: tuple[int, ...]
 ) -> None:
     _, b, h0 = problem(9, 3, 2)
@@ -133,7 +135,7 @@ def test_coefficients_broadcast_in_values_and_gradients(
 
 
 def assert_same_with_gradients(fast: Any, plain: Any, args: Any) -> None:
-    """Values, and the gradients of a random weighted sum of them."""
+    """Compare values, and the gradients of a random weighted sum of them."""
 
     @jax.jit
     def both(*args):
@@ -148,7 +150,7 @@ def assert_same_with_gradients(fast: Any, plain: Any, args: Any) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_complex_gradients_equal_autodiff_of_the_loop(method: Any) -> None:
+def test_complex_linear_scan_gradients_equal_autodiff_of_a_serial_scan(method: Any) -> None:
     args = problem(11, 4, dtype=complex)
     fast = partial(linear_scan, method=method, chunk_size=4)
     assert_same_with_gradients(fast, lax_loop, args)
@@ -163,14 +165,14 @@ def test_a_real_coefficient_of_complex_states_has_a_real_gradient(method: Any) -
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_first_and_second_derivatives_equal_finite_differences(method: Any) -> None:
+def test_linear_scan_derivatives_equal_finite_differences(method: Any) -> None:
     a, b, h0 = problem(6, 2)
     a[0, 0] = a[3, 1] = 0
     run = jax.jit(partial(linear_scan, method=method, chunk_size=4))
     check_grads(run, (a, b, h0), order=2, modes=["rev"], atol=1e-5, rtol=1e-5)
 
 
-def test_the_gradient_keeps_the_coefficients_and_the_states_alone() -> None:
+def test_the_gradient_of_linear_scan_stores_only_coefficients_and_states() -> None:
     a, b, h0 = problem(50, 8)
     for method in METHODS:
         run = partial(linear_scan, method=method)
@@ -181,7 +183,9 @@ def test_the_gradient_keeps_the_coefficients_and_the_states_alone() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_reset_puts_its_state_before_the_step(method: Any, reverse: bool) -> None:
+def test_a_reset_of_linear_scan_replaces_the_state_before_the_step(
+    method: Any, reverse: bool
+) -> None:
     a, b, h0 = problem(13, 3, 2)
     resets = RNG(2).random((13, 3)) < 0.3
     fresh = RNG(3).normal(size=2)
@@ -194,7 +198,7 @@ def test_a_reset_puts_its_state_before_the_step(method: Any, reverse: bool) -> N
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_gradients_of_resets_equal_autodiff_of_the_loop(method: Any) -> None:
+def test_linear_scan_gradients_with_resets_equal_autodiff_of_a_serial_scan(method: Any) -> None:
     a, b, h0 = problem(13, 3)
     resets = RNG(2).random((13, 3)) < 0.3
     fresh = RNG(3).normal(size=3)
@@ -216,7 +220,9 @@ def test_gradients_of_resets_equal_autodiff_of_the_loop(method: Any) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_nothing_crosses_a_reset_not_even_nan(method: Any, reverse: bool) -> None:
+def test_no_values_or_gradients_cross_a_reset_of_linear_scan_even_if_nan(
+    method: Any, reverse: bool
+) -> None:
     a, b, h0 = problem(9, 2)
     before = slice(5, None) if reverse else slice(0, 4)
     after = slice(0, 5) if reverse else slice(4, None)
@@ -238,21 +244,21 @@ def test_nothing_crosses_a_reset_not_even_nan(method: Any, reverse: bool) -> Non
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_growth_and_zeros_stay_exact_in_float32(method: Any) -> None:
+def test_growing_and_zero_coefficients_stay_accurate_in_float32(method: Any) -> None:
     rng = RNG(4)
     a = rng.uniform(1.0, 1.5, (100, 5))
     a[rng.random(a.shape) < 0.05] = 0
     b = rng.normal(size=a.shape)
     run = jax.jit(partial(linear_scan, method=method, chunk_size=16))
     hs = run(np.float32(a), np.float32(b))
-    # Where terms of other signs cancel, what is lost is a share of their sum of moduli.
+    # Errors are relative to the sum of absolute terms, since terms of opposite sign cancel.
     scale = numpy_loop(a, np.abs(b), np.zeros(5))
     assert hs.dtype == jnp.float32
     assert np.max(np.abs(hs - numpy_loop(a, b, np.zeros(5))) / scale) < 1e-5
     assert np.max(scale) > 1e6
 
 
-# At T = 10, 1,000 and 10,000, as measured: the table in the docstring.
+# Measured at T = 10, 1,000 and 10,000: the table in the docstring of `linear_scan`.
 FLOAT32_ERRORS = {
     ("serial", float): (0.7e-7, 1.4e-7, 1.5e-7),
     ("chunked", float): (0.6e-7, 1.6e-7, 1.6e-7),
@@ -265,7 +271,7 @@ FLOAT32_ERRORS = {
 
 @pytest.mark.optimized
 @pytest.mark.parametrize(("method", "dtype"), FLOAT32_ERRORS)
-def test_float32_errors_are_those_stated(method: Any, dtype: Any) -> None:
+def test_float32_errors_stay_below_twice_the_stated_errors(method: Any, dtype: Any) -> None:
     rng = RNG(1)
     a, b = rng.uniform(0.9, 1, (10_000, 64)), np.float32(rng.normal(size=(10_000, 64)))
     if dtype is complex:
@@ -279,7 +285,7 @@ def test_float32_errors_are_those_stated(method: Any, dtype: Any) -> None:
         assert error < 2 * stated
 
 
-def test_vmap_and_jit_change_nothing() -> None:
+def test_vmap_and_jit_do_not_change_linear_scan() -> None:
     a, b, h0 = problem(10, 4, 3)
     for method in METHODS:
         run = partial(linear_scan, method=method, chunk_size=4)
@@ -288,7 +294,7 @@ def test_vmap_and_jit_change_nothing() -> None:
         np.testing.assert_allclose(mapped, numpy_loop(a, b, h0), rtol=1e-12, atol=1e-12)
 
 
-def test_types_are_promoted() -> None:
+def test_linear_scan_promotes_types() -> None:
     ones = np.ones((4, 2))
     assert linear_scan(0.5, jnp.ones((4, 2), jnp.float32)).dtype == jnp.float32
     assert linear_scan(jnp.ones((), jnp.bfloat16), jnp.ones((4, 2), jnp.bfloat16)).dtype == (
@@ -318,7 +324,9 @@ GOOD = np.ones((4, 3))
         ),
     ],
 )
-def test_bad_input_is_named(args: Any, options: Any, complaint: str) -> None:
+def test_invalid_linear_scan_arguments_are_an_error(
+    args: Any, options: Any, complaint: str
+) -> None:
     with pytest.raises(ValueError, match=complaint):
         linear_scan(*args, **options)
 
@@ -337,7 +345,7 @@ def delta_problem(time: int, *batch: int, keys: int = 3, values: int = 2) -> dic
 
 
 def delta_loop(problem: dict[str, Any], reset: Any = None) -> tuple[np.ndarray, np.ndarray]:
-    """The paper's equation, one batch element and one step at a time."""
+    """Compute the paper's equation for one batch element and one step at a time."""
     batch = problem["state"].shape[:-2]
     states, outputs = np.array(problem["state"]), np.zeros_like(problem["values"])
     for index in np.ndindex(*batch):
@@ -357,7 +365,9 @@ def delta_loop(problem: dict[str, Any], reset: Any = None) -> tuple[np.ndarray, 
     ("time", "chunk_size", "batch"),
     [(1, 4, ()), (11, 4, (2, 3)), (12, 4, ()), (11, 1, (2,)), (11, 64, ())],
 )
-def test_delta_chunks_equal_a_numpy_loop(time: int, chunk_size: int, batch: Any) -> None:
+def test_gated_delta_scan_in_chunks_equals_a_numpy_loop(
+    time: int, chunk_size: int, batch: Any
+) -> None:
     case = delta_problem(time, *batch)
     state, outputs = jax.jit(partial(gated_delta_scan, chunk_size=chunk_size))(**case)
     wanted_state, wanted_outputs = delta_loop(case)
@@ -366,7 +376,7 @@ def test_delta_chunks_equal_a_numpy_loop(time: int, chunk_size: int, batch: Any)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_delta_resets_clear_the_memory(reverse: bool) -> None:
+def test_resets_clear_the_memory_of_gated_delta_scan(reverse: bool) -> None:
     case = delta_problem(11, 2)
     reset: Any = RNG(3).random((11, 2)) < 0.3
     run = jax.jit(partial(gated_delta_scan, reverse=reverse, chunk_size=4))
@@ -378,7 +388,7 @@ def test_delta_resets_clear_the_memory(reverse: bool) -> None:
     np.testing.assert_allclose(state, wanted_state, rtol=1e-12, atol=1e-12)
 
 
-def test_delta_gradients_equal_finite_differences() -> None:
+def test_gated_delta_scan_gradients_equal_finite_differences() -> None:
     case = delta_problem(7, 2)
     reset: Any = np.zeros((7, 2), bool)
     reset[2, 0] = reset[5, 1] = True
@@ -390,7 +400,7 @@ def test_delta_gradients_equal_finite_differences() -> None:
     check_grads(run, (case,), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 
-def test_strong_decay_over_a_long_chunk_stays_exact_in_float32() -> None:
+def test_strong_decay_over_a_long_chunk_stays_accurate_in_float32() -> None:
     case = delta_problem(128, keys=8, values=8)
     case["log_decay"] = -RNG(1).uniform(0, 30, 128) * (RNG(2).random(128) < 0.5)
     _, wanted = delta_loop(case)
@@ -399,7 +409,7 @@ def test_strong_decay_over_a_long_chunk_stays_exact_in_float32() -> None:
     assert np.max(np.abs(outputs - wanted)) < 1e-5 * np.max(np.abs(wanted))
 
 
-def test_the_delta_rule_recalls_what_was_last_written_under_a_key() -> None:
+def test_the_delta_rule_recalls_the_last_value_written_under_a_key() -> None:
     keys = np.eye(4)[[0, 1, 2, 1, 0, 1, 2]]
     values = RNG(0).normal(size=(7, 3))
     rate = np.array([1.0, 1, 1, 1, 0, 0, 0])
@@ -409,7 +419,7 @@ def test_the_delta_rule_recalls_what_was_last_written_under_a_key() -> None:
     np.testing.assert_allclose(outputs[4:], values[[0, 3, 2]], rtol=1e-14)
 
 
-def test_delta_without_steps_or_with_a_bad_chunk() -> None:
+def test_gated_delta_scan_of_no_steps_keeps_the_state_and_checks_the_chunk_size() -> None:
     case = delta_problem(0, 2)
     state, outputs = gated_delta_scan(**case)
     np.testing.assert_array_equal(state, case["state"])

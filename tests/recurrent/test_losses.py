@@ -1,4 +1,4 @@
-"""Losses against closed forms, scipy and torch; what is masked counts nowhere."""
+"""Compare losses with closed forms, SciPy and torch, and check that masked entries do not count."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +33,7 @@ def smoothed(labels: np.ndarray, smoothing: float) -> np.ndarray:
     return (1 - smoothing) * np.eye(CLASSES)[labels] + smoothing / CLASSES
 
 
-def test_even_logits_cost_the_logarithm_of_the_classes() -> None:
+def test_cross_entropy_of_equal_logits_is_the_log_of_the_number_of_classes() -> None:
     average = cross_entropy(jnp.full((BATCH, CLASSES), 2.5), jnp.arange(BATCH))
     np.testing.assert_allclose(average.mean, np.log(CLASSES), rtol=1e-14)
     assert average.weight == BATCH
@@ -66,13 +66,14 @@ def test_cross_entropy_equals_torch_in_value_and_gradient(smoothing: float) -> N
     np.testing.assert_allclose(gradient, logits.grad.numpy(), rtol=1e-11, atol=1e-15)
 
 
-def test_cross_entropy_of_sure_logits_is_finite() -> None:
+def test_cross_entropy_of_extreme_logits_is_finite() -> None:
     def loss(logits):
         return cross_entropy(logits, jnp.array([0, 1]), label_smoothing=0.1).mean
 
     logits = jnp.array([[1e4, -1e4, 0.0], [1e4, -1e4, 0.0]])
     value, gradient = jax.value_and_grad(loss)(logits)
-    # Smoothed over three classes: 0.1 of (0 + 2e4 + 1e4) / 3 each, and 0.9 of 0 and of 2e4.
+    # With smoothing over three classes, each label costs 0.1 * (0 + 2e4 + 1e4) / 3, and the two
+    # labels 0.9 * 0 and 0.9 * 2e4 in addition.
     np.testing.assert_allclose(value, 0.1 * 1e4 + 0.9 * 2e4 / 2, rtol=1e-12)
     assert np.isfinite(gradient).all()
 
@@ -85,7 +86,7 @@ def test_cross_entropy_gradient_equals_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("fill", [np.nan, np.inf, -np.inf, 1e30])
-def test_masked_logits_reach_neither_value_nor_gradient(fill: float) -> None:
+def test_masked_logits_affect_no_values_or_gradients(fill: float) -> None:
     def parts(logits, labels):
         total, weight = cross_entropy(logits, labels, MASK, label_smoothing=0.1)
         return total / weight, accuracy(logits, labels, MASK)
@@ -106,13 +107,13 @@ def test_masked_logits_reach_neither_value_nor_gradient(fill: float) -> None:
 
 
 @pytest.mark.parametrize("label", [CLASSES, CLASSES + 100, -1])
-def test_a_label_out_of_range_gives_nan(label: int) -> None:
+def test_cross_entropy_of_a_label_out_of_range_is_nan(label: int) -> None:
     labels = LABELS.copy()
     labels[1, 2] = label
     assert np.isnan(cross_entropy(LOGITS, labels).mean)
 
 
-def test_accuracy_counts_right_answers_among_the_real() -> None:
+def test_accuracy_counts_correct_predictions_among_unmasked_labels() -> None:
     logits = jnp.array([[0.1, 0.9, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 5.0], [1.0, 2.0, 3.0]])
     labels = jnp.array([1, 1, 2, 0])
     assert accuracy(logits, labels).mean == 0.5
@@ -132,7 +133,7 @@ def test_averages_of_ragged_batches_add_up_to_the_whole() -> None:
     np.testing.assert_allclose(added.mean, whole.mean, rtol=1e-13)
 
 
-def test_an_empty_mask_gives_zero_and_a_zero_gradient() -> None:
+def test_cross_entropy_under_an_empty_mask_is_zero_with_a_zero_gradient() -> None:
     def loss(logits):
         return cross_entropy(logits, LABELS, np.zeros_like(MASK)).mean
 
@@ -142,7 +143,7 @@ def test_an_empty_mask_gives_zero_and_a_zero_gradient() -> None:
     assert accuracy(LOGITS, LABELS, np.zeros_like(MASK)) == (0, 0)
 
 
-def test_a_mask_over_the_leading_axes_covers_the_rest() -> None:
+def test_a_mask_over_the_leading_axes_applies_to_all_trailing_axes() -> None:
     average = masked_average(jnp.asarray(LOGITS), jnp.asarray(MASK))
     expected = LOGITS[MASK]
     np.testing.assert_allclose(average, (expected.sum(), expected.size), rtol=1e-13)
@@ -151,13 +152,13 @@ def test_a_mask_over_the_leading_axes_covers_the_rest() -> None:
     np.testing.assert_allclose(whole.mean, LOGITS.mean(), rtol=1e-13)
 
 
-def test_a_mask_may_be_numbers() -> None:
+def test_a_mask_may_hold_numbers_instead_of_booleans() -> None:
     values = jnp.array([1.0, 10.0, 100.0])
     assert masked_average(values, jnp.array([1.0, 0.0, 1.0])) == (101, 2)
     assert masked_average(values, jnp.array([1, 0, 1])) == (101, 2)
 
 
-def test_label_smoothing_is_traced() -> None:
+def test_label_smoothing_of_cross_entropy_may_be_traced() -> None:
     traces = []
 
     @jax.jit

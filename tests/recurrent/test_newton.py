@@ -1,4 +1,4 @@
-"""Parallel evaluation of nonlinear cells against the serial loop."""
+"""Compare parallel evaluation of nonlinear cells (DEER) with the serial loop."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -50,7 +50,7 @@ def assert_close(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
     chex.assert_trees_all_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-# Newton's method is quadratic; the diagonal form is linear, and slowest for Elman.
+# Newton's method converges quadratically; the diagonal form linearly, and slowest for Elman.
 SWEEPS = {"full": 12, "diagonal": 250}
 LONG = [(name, jacobian, "float64") for name in CELLS for jacobian in SWEEPS]
 LONG += [("lstm", "full", "float32")]
@@ -58,7 +58,7 @@ LONG += [("lstm", "full", "float32")]
 
 @lru_cache
 def long_run(name: str, dtype: str) -> tuple[Cell, Any, Any, Any]:
-    """A cell, params and inputs, and what the serial loop makes of them."""
+    """Return a cell, params, inputs, and the result of the serial loop."""
     cell = CELLS[name](INPUT, HIDDEN)
     xs = noise(LENGTHS.max(), len(LENGTHS), INPUT)
     params, xs = to_dtype((params_of(cell), xs), dtype)
@@ -97,7 +97,7 @@ MASK, RESET = noise(12, 2, seed=1) < 0.6, noise(12, 2, seed=2) < -0.6
         ("lstm", True, {}),
     ],
 )
-def test_values_and_gradients_equal_the_serial_loops_with_masks_and_resets(
+def test_deer_with_masks_and_resets_equals_the_serial_loop_in_values_and_gradients(
     name: str, reverse: bool, options: dict[str, Any]
 ) -> None:
     cell = CELLS[name](INPUT, HIDDEN)
@@ -126,7 +126,7 @@ def test_values_and_gradients_equal_the_serial_loops_with_masks_and_resets(
 
 
 @pytest.mark.slow
-def test_gradients_of_gradients_equal_the_serial_loops() -> None:
+def test_second_derivatives_of_deer_equal_the_serial_loop() -> None:
     cell = elman(2, 2)
     xs = noise(5, 2)
 
@@ -140,7 +140,7 @@ def test_gradients_of_gradients_equal_the_serial_loops() -> None:
 
 
 def plain_cell(step: Callable[[Any, Any, Any], Any], size: int) -> Cell:
-    """A cell without a sequence function, whose output is its state."""
+    """Return a cell without a sequence function, whose output is its state."""
 
     def initial_state(params: Any, batch_shape: tuple[int, ...]) -> Hidden:
         return Hidden(jnp.zeros((*batch_shape, size)))
@@ -155,8 +155,8 @@ def plain_cell(step: Callable[[Any, Any, Any], Any], size: int) -> Cell:
 
 
 @pytest.mark.parametrize("damping", [0.0, 1.0])
-def test_a_linear_cell_needs_one_sweep_with_padding_and_resets_too(damping: float) -> None:
-    """Damping leaves padding alone: where all else is, or is forgotten, one sweep will do."""
+def test_a_linear_cell_with_padding_and_resets_needs_one_sweep(damping: float) -> None:
+    """Check that damping skips padding: if every unmasked step is reset, one sweep is enough."""
     cell = plain_cell(lambda a, h, x: h @ a + x, 3)
     a = 0.9 * np.linalg.qr(noise(3, 3))[0]
     xs, mask, reset = noise(500, 2, 3, seed=1), noise(500, 2, seed=2) < 0, noise(500, 2) < -2
@@ -182,35 +182,37 @@ def test_a_diagonal_linear_cell_needs_one_sweep_of_the_diagonal_form() -> None:
     assert info.iterations == 1
 
 
-def test_the_short_way_to_the_diagonal_of_a_gated_cell_is_the_diagonal() -> None:
+def test_the_fast_jacobian_diagonal_of_a_gated_cell_equals_the_generic_diagonal() -> None:
     cell = lstm(INPUT, HIDDEN)
     params, xs = params_of(cell), noise(50, 2, INPUT)
     options: dict[str, Any] = {"jacobian": "diagonal", "max_iterations": 5, "fallback": False}
     short, long = (
         run_deer(c, params, xs, **options)[2] for c in (cell, cell._replace(sequence=None))
     )
-    # Five sweeps of other diagonals would leave another residual.
+    # A different diagonal would leave a different residual after five sweeps.
     assert short.residual > 1e-9
     np.testing.assert_allclose(short.residual, long.residual, rtol=1e-6)
 
 
 def chaotic() -> tuple[Cell, Any, np.ndarray]:
-    """Elman with large recurrent weights: near states move apart by a fifth or more each step."""
+    """Return an Elman network in which nearby states move apart by a fifth or more each step."""
     cell = elman(16, 16)
     params = params_of(cell)
     params["recurrent"]["kernel"] = noise(16, 16)
     return cell, params, 0.1 * noise(80, 16, seed=1)
 
 
-def test_the_chaotic_cell_is_chaotic() -> None:
-    """So that what is said of it below is of one; by finite differences, not by its Jacobians."""
+def test_nearby_states_of_the_chaotic_cell_move_apart() -> None:
+    """Check by finite differences that the cell of `chaotic`, used by other tests, is chaotic."""
     cell, params, xs = chaotic()
     ends = [run_serial(cell, params, xs, Hidden(jnp.full(16, start)))[1] for start in (0.0, 1e-9)]
     assert np.abs(ends[0] - ends[1]).max() > 1.2 ** len(xs) * 1e-9
 
 
 @pytest.mark.parametrize("jacobian", ["full", "diagonal"])
-def test_an_expanding_cell_falls_back_to_the_serial_loop_and_says_so(jacobian: Any) -> None:
+def test_an_expanding_cell_falls_back_to_the_serial_loop_and_reports_the_fallback(
+    jacobian: Any,
+) -> None:
     cell, params, xs = chaotic()
     state, ys, info = run_deer(cell, params, xs, jacobian=jacobian, max_iterations=20)
     assert_close((state, ys), run_serial(cell, params, xs), 1e-6)
@@ -220,8 +222,8 @@ def test_an_expanding_cell_falls_back_to_the_serial_loop_and_says_so(jacobian: A
     assert info.iterations <= 20
 
 
-def test_gradients_after_falling_back_equal_the_serial_loops() -> None:
-    """Products of the later Jacobians overflow, beside the steps that the gradient is of."""
+def test_gradients_after_a_fallback_equal_the_serial_loop() -> None:
+    """Let products of Jacobians overflow at later steps, which do not enter the gradient."""
     cell = plain_cell(lambda a, h, x: jnp.sin(h @ a + x), 3)
     a, xs = 100 * noise(3, 3), noise(1_200, 3, seed=1)
 
@@ -237,7 +239,7 @@ def test_gradients_after_falling_back_equal_the_serial_loops() -> None:
     np.testing.assert_array_equal(actual[1][3:], 0)
 
 
-def test_without_the_serial_loop_what_did_not_converge_is_nan() -> None:
+def test_results_that_do_not_converge_are_nan_without_a_fallback() -> None:
     cell, params, xs = chaotic()
 
     @jax.jit
@@ -256,7 +258,7 @@ def test_without_the_serial_loop_what_did_not_converge_is_nan() -> None:
     assert not info.fell_back
 
 
-def test_each_sweep_makes_one_more_state_right_whatever_the_jacobians() -> None:
+def test_each_sweep_makes_one_more_state_exact_for_any_jacobians() -> None:
     cell, params, xs = chaotic()
     xs = xs[:15]
     _, ys, info = run_deer(cell, params, xs, damping=1, max_iterations=15)
@@ -265,7 +267,7 @@ def test_each_sweep_makes_one_more_state_right_whatever_the_jacobians() -> None:
     assert_close(ys, run_serial(cell, params, xs)[1], 1e-9)
 
 
-def test_damping_costs_sweeps_and_changes_nothing_else() -> None:
+def test_damping_takes_more_sweeps_to_the_same_result() -> None:
     cell = elman(INPUT, HIDDEN)
     params, xs = params_of(cell), noise(60, INPUT)
     expected = run_serial(cell, params, xs)[1]
@@ -276,7 +278,7 @@ def test_damping_costs_sweeps_and_changes_nothing_else() -> None:
         assert_close(ys, expected)
 
 
-def test_a_population_falls_back_member_by_member() -> None:
+def test_each_member_of_a_vmapped_population_falls_back_alone() -> None:
     cell, params, xs = chaotic()
     calm = jax.tree.map(lambda leaf: leaf / 16, params)
     both = jax.tree.map(lambda *leaves: np.stack(leaves), calm, params)
@@ -293,7 +295,7 @@ class Uneven(NamedTuple):
     small: Any
 
 
-def test_a_field_far_smaller_than_another_is_right_too() -> None:
+def test_deer_converges_for_a_state_field_far_smaller_than_another() -> None:
     def step(params, state, x):
         large = 0.9 * state.large + 1e8 * jnp.tanh(x + state.small * 1e8)
         small = 1e-8 * jnp.tanh(x - 0.5e8 * state.small + 1e-8 * state.large)
@@ -311,8 +313,8 @@ def test_a_field_far_smaller_than_another_is_right_too() -> None:
     np.testing.assert_allclose(state.large, expected_state.large, rtol=1e-10)
 
 
-def test_an_example_far_smaller_than_another_is_right_too() -> None:
-    """The states have the scale x_0; the small example is the one that needs many sweeps."""
+def test_deer_converges_for_an_example_far_smaller_than_another() -> None:
+    """Give the states the scale x_0, and make the small example the one that needs many sweeps."""
 
     def step(a, h, x):
         return x[..., :1] * jnp.tanh((h / x[..., :1]) @ a + x[..., 1:])
@@ -327,8 +329,8 @@ def test_an_example_far_smaller_than_another_is_right_too() -> None:
     assert_close(ys / scales[:, None], expected / scales[:, None])
 
 
-def test_a_correction_that_overflows_is_survived() -> None:
-    """The slope is 50 at the first guess, a state of zero, and zero where the states really are."""
+def test_deer_recovers_from_a_correction_that_overflows() -> None:
+    """Make the slope 50 at the initial guess, a state of zero, and nearly zero at the solution."""
     cell = plain_cell(lambda a, h, x: jnp.tanh(50 * h) + x, 2)
     xs = 3 + 0.1 * noise(400, 2)
     _, ys, info = run_deer(cell, np.eye(2), xs)
@@ -337,8 +339,8 @@ def test_a_correction_that_overflows_is_survived() -> None:
     assert_close(ys, run_serial(cell, np.eye(2), xs)[1])
 
 
-def test_a_non_normal_slowly_forgetting_cell_is_right() -> None:
-    """Its Jacobians multiply to 5,000 and more before they fade."""
+def test_deer_converges_for_a_non_normal_slowly_forgetting_cell() -> None:
+    """Use Jacobians whose product grows beyond 5,000 before it decays."""
     cell = plain_cell(lambda a, h, x: h @ a + 0.001 * jnp.sin(h) + x, 2)
     a = np.array([[0.99, 50.0], [0.0, 0.98]])
     xs = noise(2_000, 2)
@@ -349,7 +351,7 @@ def test_a_non_normal_slowly_forgetting_cell_is_right() -> None:
     assert info.converged
 
 
-def test_an_overflowing_cell_is_left_to_the_serial_loop() -> None:
+def test_an_overflowing_cell_falls_back_to_the_serial_loop() -> None:
     cell = plain_cell(lambda a, h, x: h @ a + h**3 + x, 2)
     xs = noise(30, 2)
     state, ys, info = run_deer(cell, np.eye(2), xs)
@@ -359,7 +361,7 @@ def test_an_overflowing_cell_is_left_to_the_serial_loop() -> None:
     chex.assert_trees_all_close((state, ys), expected, rtol=1e-9)
 
 
-def test_parallel_cells_compose_with_stacks_and_directions() -> None:
+def test_parallel_cells_compose_with_stack_and_bidirectional() -> None:
     def pair(wrap: Callable[[Cell], Cell]) -> Cell:
         layer = bidirectional(wrap(gru(INPUT, 2)), wrap(elman(INPUT, 2)))
         return stack(layer, elman(4, 3))
@@ -375,7 +377,7 @@ def test_parallel_cells_compose_with_stacks_and_directions() -> None:
     assert_close(actual, expected)
 
 
-def test_a_parallel_cell_steps_as_before() -> None:
+def test_parallel_keeps_the_step_and_init_of_a_cell() -> None:
     cell = gru(INPUT, HIDDEN)
     wrapped = parallel(cell, jacobian="diagonal")
     assert wrapped.step is cell.step
@@ -383,7 +385,7 @@ def test_a_parallel_cell_steps_as_before() -> None:
 
 
 @pytest.mark.parametrize("time", [0, 1])
-def test_the_shortest_sequences(time: int) -> None:
+def test_deer_runs_sequences_of_zero_and_one_step(time: int) -> None:
     cell = lstm(INPUT, HIDDEN)
     params, xs = params_of(cell), noise(time, 2, INPUT)
     state = random_like(cell.initial_state(params, (2,)))
@@ -395,13 +397,13 @@ def test_the_shortest_sequences(time: int) -> None:
     assert not info.fell_back
 
 
-def test_a_batch_of_none_is_no_failure() -> None:
+def test_deer_converges_on_an_empty_batch() -> None:
     _, ys, info = run_deer(gru(INPUT, HIDDEN), params_of(gru(INPUT, HIDDEN)), noise(5, 0, INPUT))
     assert ys.shape == (5, 0, HIDDEN)
     assert info.converged
 
 
-def test_bfloat16_cells_keep_their_types() -> None:
+def test_deer_keeps_the_types_of_a_bfloat16_cell() -> None:
     cell = gru(INPUT, HIDDEN)
     params, xs = to_dtype((params_of(cell), noise(50, 2, INPUT)), jnp.bfloat16)
     state, ys, info = run_deer(cell, params, xs)
@@ -425,7 +427,7 @@ def test_matrix_scan_equals_a_loop(method: Any, reverse: bool) -> None:
 
 
 @pytest.mark.parametrize("shapes", [((5, 3), (5, 3)), ((5, 2, 3), (5, 3)), ((4, 3, 3), (5, 3))])
-def test_matrix_scan_tells_shapes_that_do_not_fit(shapes: Any) -> None:
+def test_matrix_scan_of_mismatched_shapes_is_an_error(shapes: Any) -> None:
     a, b = map(jnp.zeros, shapes)
     with pytest.raises(ValueError, match=r"a, b: expected the shapes \[T, \.\.\., N, N\]"):
         matrix_scan(a, b)
@@ -441,7 +443,7 @@ def test_matrix_scan_tells_shapes_that_do_not_fit(shapes: Any) -> None:
         ("damping", 1.5, r"damping: expected a number from 0 to 1, got 1\.5"),
     ],
 )
-def test_impossible_options_are_errors(option: str, value: Any, message: str) -> None:
+def test_invalid_deer_options_are_an_error(option: str, value: Any, message: str) -> None:
     cell = gru(INPUT, HIDDEN)
     with pytest.raises(ValueError, match=message):
         deer(cell, params_of(cell), noise(5, INPUT), **{option: value})
@@ -449,7 +451,7 @@ def test_impossible_options_are_errors(option: str, value: Any, message: str) ->
         parallel(cell, **{option: value})
 
 
-def test_a_state_without_derivatives_is_an_error() -> None:
+def test_deer_with_an_integer_state_is_an_error() -> None:
     cell = plain_cell(lambda params, h, x: h, 2)
 
     def counting(params, batch_shape):
@@ -459,7 +461,7 @@ def test_a_state_without_derivatives_is_an_error() -> None:
         deer(cell._replace(initial_state=counting), np.eye(2), noise(5, 2))
 
 
-def test_inputs_are_checked_as_by_unroll() -> None:
+def test_deer_checks_inputs_and_masks_like_unroll() -> None:
     cell = gru(INPUT, HIDDEN)
     with pytest.raises(ValueError, match=r"xs: expected the shape"):
         deer(cell, params_of(cell), noise(5, INPUT + 1))

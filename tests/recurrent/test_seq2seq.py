@@ -1,4 +1,4 @@
-"""Encoder-decoder networks against loops over NumPy equations, and against their own steps."""
+"""Compare encoder-decoder networks with NumPy equations, and whole sequences with single steps."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -99,7 +99,7 @@ def context_of(name: str, params: Any, query: np.ndarray, values: np.ndarray) ->
 
 
 def reference_logits(name: str, params: Any, tokens: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """``values`` are the real steps of the memory, ``[S, E]``."""
+    """Compute logits step by step; ``values`` are the unmasked steps of the memory, ``[S, E]``."""
     h = c = fed = np.zeros(HIDDEN)
     logits = []
     for token in tokens:
@@ -116,7 +116,7 @@ def reference_logits(name: str, params: Any, tokens: np.ndarray, values: np.ndar
     return np.stack(logits)
 
 
-def test_teacher_forcing_equals_the_equations(name: str) -> None:
+def test_teacher_forcing_a_decoder_equals_the_numpy_equations(name: str) -> None:
     model = DECODERS[name]
     params, tokens, values = init(model), tokens_like(TIME), normal(SOURCE, BATCH, MEMORY)
     state = model.initial_state(params, (BATCH,))
@@ -126,7 +126,7 @@ def test_teacher_forcing_equals_the_equations(name: str) -> None:
         assert_close(logits[:, b], expected)
 
 
-def test_steps_equal_the_sequence(name: str) -> None:
+def test_decoder_steps_equal_the_whole_sequence(name: str) -> None:
     model = DECODERS[name]
     params, tokens = init(model), tokens_like(TIME)
     memory = model.precompute(params, normal(SOURCE, BATCH, MEMORY), MASK)
@@ -138,7 +138,7 @@ def test_steps_equal_the_sequence(name: str) -> None:
     assert_close(model.sequence(params, memory, start, tokens), (state, jnp.stack(logits)))
 
 
-def test_a_mask_of_targets_holds_the_state(name: str) -> None:
+def test_a_target_mask_holds_the_decoder_state(name: str) -> None:
     model = DECODERS[name]
     params, tokens = init(model), tokens_like(TIME)
     memory = model.precompute(params, normal(SOURCE, BATCH, MEMORY), MASK)
@@ -151,7 +151,7 @@ def test_a_mask_of_targets_holds_the_state(name: str) -> None:
         assert_close(actual[0], after_two[0])
 
 
-def test_greedy_decoding_equals_feeding_back_the_best_token(name: str) -> None:
+def test_greedy_decoding_equals_feeding_back_the_most_probable_token(name: str) -> None:
     model = DECODERS[name]
     params, values = init(model), normal(SOURCE, BATCH, MEMORY)
     memory = model.precompute(params, values, MASK)
@@ -165,7 +165,7 @@ def test_greedy_decoding_equals_feeding_back_the_best_token(name: str) -> None:
         np.testing.assert_array_equal(found.tokens[:, b], fed[1:])
 
 
-def test_one_beam_is_greedy_and_scores_are_those_of_the_sequences_found() -> None:
+def test_one_beam_equals_greedy_and_beam_scores_equal_sequence_log_probs() -> None:
     model = DECODERS["input feeding"]
     params = init(model)
     memory = model.precompute(params, normal(SOURCE, BATCH, MEMORY), MASK)
@@ -185,7 +185,7 @@ def test_one_beam_is_greedy_and_scores_are_those_of_the_sequences_found() -> Non
 
 
 @pytest.mark.parametrize("hand_over", [False, True])
-def test_the_network_is_its_encoder_and_its_decoder(hand_over: bool) -> None:
+def test_encoder_decoder_equals_an_encoder_followed_by_a_decoder(hand_over: bool) -> None:
     encoder, model = lstm(INPUT, HIDDEN), input_feeding_decoder()
     network = encoder_decoder(encoder, model, init_from_encoder=hand_over)
     params, inputs, tokens = init(network), normal(SOURCE, BATCH, INPUT), tokens_like(TIME)
@@ -211,7 +211,7 @@ def input_feeding_decoder() -> Decoder:
 
 
 @pytest.mark.parametrize("attention", [additive_attention(HIDDEN, HIDDEN, 6), last_context(4, 4)])
-def test_padding_reaches_neither_the_loss_nor_its_gradients(attention: Any) -> None:
+def test_padding_affects_no_loss_or_gradients_of_an_encoder_decoder(attention: Any) -> None:
     model = decoder(gru(EMBEDDING + HIDDEN, HIDDEN), attention, VOCABULARY)
     network = encoder_decoder(gru(INPUT, HIDDEN), model)
     targets = jnp.asarray(tokens_like(TIME))
@@ -231,7 +231,7 @@ def test_padding_reaches_neither_the_loss_nor_its_gradients(attention: Any) -> N
     zeros, other = (run(params, np.where(MASK[..., None], inputs, fill)) for fill in (0, np.nan))
     chex.assert_tree_all_finite(zeros)
     chex.assert_trees_all_equal(other, zeros)
-    # Every param and every real input matters.
+    # Every param and every unmasked input has a gradient.
     (_, (of_params, of_inputs)) = zeros
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(of_params))
     assert (np.abs(np.asarray(of_inputs)[MASK]).max(axis=-1) > 0).all()
@@ -251,6 +251,6 @@ def test_shift_right_puts_the_start_token_first() -> None:
         (lambda: last_context(0, 5), "query_size: expected at least 1"),
     ],
 )
-def test_mistakes_are_explained(make: Any, words: str) -> None:
+def test_invalid_decoder_arguments_are_an_error(make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()

@@ -1,4 +1,4 @@
-"""What makes training quick, and would otherwise be lost unseen. One test in here reads a clock."""
+"""Guard the speed of training by counting operations; only one test reads a clock."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ HEAVY = {
 
 
 def gradient_of(cell: Cell, **options: Any) -> Callable[..., Any]:
-    """Of all outputs, for params and inputs."""
+    """Return the gradient of the squared outputs with respect to params and inputs."""
 
     def loss(params: Any, xs: Any) -> Any:
         return (unroll(cell, params, xs, **options)[1] ** 2).sum()
@@ -65,7 +65,7 @@ def given(cell: Cell, steps: int, batch: int = BATCH) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_no_loop_carries_the_gradient_of_a_kernel(name: str) -> None:
-    """It would be read and written in every step; a product after the loop does it once."""
+    """Require the sum over steps to be one product after the loop, not a carry of every step."""
     cell = CELLS[name](INPUT, HIDDEN)
     params, xs = given(cell, 9)
     kernels = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim > 1}
@@ -74,7 +74,7 @@ def test_no_loop_carries_the_gradient_of_a_kernel(name: str) -> None:
 
 
 def test_a_plain_scan_carries_the_gradients_of_its_kernels() -> None:
-    """So the test above can fail."""
+    """Show that `test_no_loop_carries_the_gradient_of_a_kernel` can fail."""
     params, xs = given(lstm(INPUT, HIDDEN), 9)
     found = loops(gradient_of(lstm(INPUT, HIDDEN), method="scan"), params, xs)
     carried = {shape for each in found for shape in each.carried}
@@ -85,7 +85,7 @@ def test_a_plain_scan_carries_the_gradients_of_its_kernels() -> None:
 @on_a_cpu
 @pytest.mark.parametrize("factory", [elman, lstm, gru])
 def test_a_compiled_step_does_two_products_forward_and_one_backward(factory: Any) -> None:
-    """Those of x and h, and that of h; the plain scan has four backward: and for x and kernels."""
+    """Count products: of x and h forward, of h backward; a plain scan adds x and both kernels."""
     cell = factory(32, 128)
     params, xs = given(cell, 50, batch=16)
     assert products_in_compiled_loops(gradient_of(cell), params, xs) == [2, 1]
@@ -101,8 +101,10 @@ def test_a_compiled_step_does_two_products_forward_and_one_backward(factory: Any
         *[(128, 16, 50, 1), (127, 16, 50, 2), (128, 16, 2**21 // (16 * 512) + 1, 2)],
     ],
 )
-def test_a_tall_input_kernel_is_read_once(inputs: int, batch: int, steps: int, each: int) -> None:
-    """Not in each step, where it is most of the work; but for no long sequence."""
+def test_a_tall_input_kernel_is_multiplied_before_the_loop_for_short_sequences(
+    inputs: int, batch: int, steps: int, each: int
+) -> None:
+    """Leave one product in a step where the inputs are multiplied before the loop, else two."""
     cell = lstm(inputs, 128)
     params, xs = given(cell, steps, batch)
     assert products_in_compiled_loops(gradient_of(cell), params, xs) == [each, 1]
@@ -112,8 +114,8 @@ def test_a_tall_input_kernel_is_read_once(inputs: int, batch: int, steps: int, e
 @on_a_cpu
 @pytest.mark.parametrize("factory", [elman, lstm, gru])
 @pytest.mark.parametrize("members", [0, 3])
-def test_a_compiled_step_turns_no_kernel(factory: Any, members: int) -> None:
-    """A product by a transposed kernel is several times as slow as by one transposed before."""
+def test_a_compiled_step_multiplies_by_no_transposed_kernel(factory: Any, members: int) -> None:
+    """Avoid products by a transposed kernel, several times slower than by one transposed before."""
     cell = factory(32, 64)
     params, xs = given(cell, 50, batch=2)
 
@@ -130,8 +132,10 @@ def test_a_compiled_step_turns_no_kernel(factory: Any, members: int) -> None:
 
 
 @pytest.mark.parametrize(("hidden", "turns"), [(64, True), (936, True), (960, False)])
-def test_unless_it_is_of_a_single_row_and_not_too_large(hidden: int, turns: bool) -> None:
-    """There the product along the kernel's rows is the quicker, while these stay in the caches."""
+def test_the_backward_loop_transposes_a_kernel_only_for_a_single_row_and_a_small_kernel(
+    hidden: int, turns: bool
+) -> None:
+    """Prefer the product along the kernel's rows, faster for one row while the kernel is cached."""
     cell = lstm(16, hidden)
     params, xs = given(cell, 3, batch=1)
     *_, backward = filter(is_scan, equations(gradient_of(cell), params, xs))
@@ -139,8 +143,8 @@ def test_unless_it_is_of_a_single_row_and_not_too_large(hidden: int, turns: bool
     assert ("transpose" in names) == turns
 
 
-def test_an_input_kernel_is_read_once_for_hidden_units_whatever_the_recurrent_kernel() -> None:
-    """That of an sLSTM with heads has as many rows as heads."""
+def test_multiplying_inputs_before_the_loop_depends_on_the_hidden_units_of_all_heads() -> None:
+    """Compare the number of inputs with the hidden size, not with the smaller size of one head."""
     many = slstm(192, 256, heads=4)
     params, xs = given(many, 9, batch=4)
     assert loops(gradient_of(many), params, xs)[0].products == 2
@@ -152,10 +156,10 @@ def test_an_input_kernel_is_read_once_for_hidden_units_whatever_the_recurrent_ke
     ("factory", "steps", "batch", "inputs", "hidden"),
     [(lstm, 100, 16, 256, 128), (gru, 100, 16, 256, 128), (lstm, 500, 1, 64, 128)],
 )
-def test_an_input_kernel_read_once_takes_no_more_memory_than_a_plain_scan(
+def test_multiplying_inputs_before_the_loop_takes_less_memory_than_a_plain_scan(
     factory: Any, steps: int, batch: int, inputs: int, hidden: int
 ) -> None:
-    """What is kept of a step is written over the result of the product before the loop."""
+    """Reuse the result of the product before the loop for the values stored at each step."""
     cell = factory(inputs, hidden)
     params, xs = given(cell, steps, batch)
 
@@ -170,7 +174,9 @@ def test_an_input_kernel_read_once_takes_no_more_memory_than_a_plain_scan(
 @pytest.mark.optimized
 @pytest.mark.parametrize("factory", [elman, lstm, gru, partial(gru, reset="before")])
 @pytest.mark.parametrize("batch", [(), (1,), (1, 1), (3,)])
-def test_an_input_kernel_read_once_gives_the_same(factory: Any, batch: tuple[int, ...]) -> None:
+def test_multiplying_inputs_before_the_loop_gives_the_same_values_and_gradients(
+    factory: Any, batch: tuple[int, ...]
+) -> None:
     with jax.enable_x64(True):
         cell = factory(192, 64)
         params = to_dtype(cell.init(jax.random.key(0)), jnp.float64)
@@ -188,7 +194,7 @@ def test_an_input_kernel_read_once_gives_the_same(factory: Any, batch: tuple[int
 @pytest.mark.optimized
 @on_a_cpu
 @pytest.mark.parametrize("factory", [elman, lstm, gru])
-def test_nor_is_it_copied_in_a_step(factory: Any) -> None:
+def test_inputs_multiplied_before_the_loop_are_not_copied_in_a_step(factory: Any) -> None:
     cell = factory(128, 64)
     params, xs = given(cell, 37, batch=1)
     gradient = gradient_of(cell)
@@ -203,10 +209,10 @@ def test_nor_is_it_copied_in_a_step(factory: Any) -> None:
 @pytest.mark.optimized
 @on_a_cpu
 @pytest.mark.parametrize("name", ["lstm", "gru", "own_gate", "lstm_peepholes", "layer_norm_gru"])
-def test_no_compiled_step_copies_all_steps(name: str) -> None:
-    """XLA does so where it sees an array written to before the last that reads it.
+def test_no_compiled_step_copies_an_array_of_all_steps(name: str) -> None:
+    """Forbid copies, which make the time quadratic in the number of steps.
 
-    With a copy the time grows as the square of the steps.
+    XLA copies an array that is written to before its last reader.
     """
     cell = CELLS[name](INPUT, HIDDEN)
     params, xs = given(cell, 37)
@@ -218,7 +224,7 @@ def test_no_compiled_step_copies_all_steps(name: str) -> None:
 @pytest.mark.optimized
 @on_a_cpu
 @pytest.mark.parametrize("name", ["lstm", "gru", "own_gate"])
-def test_nor_does_a_step_of_the_gradient_of_a_gradient(name: str) -> None:
+def test_no_compiled_step_of_a_second_derivative_copies_an_array_of_all_steps(name: str) -> None:
     cell = CELLS[name](INPUT, HIDDEN)
     params, xs = given(cell, 37)
 
@@ -228,8 +234,8 @@ def test_nor_does_a_step_of_the_gradient_of_a_gradient(name: str) -> None:
     assert copies_in_compiled_loops(37, jax.grad(penalty), params, xs) == []
 
 
-def test_a_copy_of_all_steps_is_seen() -> None:
-    """So the test above can fail."""
+def test_the_guard_against_copies_finds_a_copy_of_all_steps() -> None:
+    """Show that the tests of `copies_in_compiled_loops` can fail."""
 
     def shifted(stack: Any) -> Any:
         def body(stack: Any, k: Any) -> Any:
@@ -241,10 +247,10 @@ def test_a_copy_of_all_steps_is_seen() -> None:
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_the_work_grows_linearly_with_time(name: str) -> None:
-    """By XLA's count, forward and backward."""
+def test_floating_point_operations_grow_linearly_with_time(name: str) -> None:
+    """Count the operations of forward and backward pass with XLA."""
     cell = CELLS[name](INPUT, HIDDEN)
-    longer = 16 if name == "mlstm_heads" else 1  # than its chunks, each of which is quadratic
+    longer = 16 if name == "mlstm_heads" else 1  # longer than a chunk, whose work is quadratic
     few, more, most = (
         operations(gradient_of(cell), *given(cell, steps * longer)) for steps in (8, 16, 32)
     )
@@ -252,8 +258,8 @@ def test_the_work_grows_linearly_with_time(name: str) -> None:
 
 
 @pytest.mark.parametrize("factory", [elman, lstm, gru])
-def test_what_a_loop_writes_over_is_not_differentiated(factory: Any) -> None:
-    """Else the gradient of a gradient adds to an array of all steps in each step."""
+def test_an_array_overwritten_by_a_loop_is_not_differentiated(factory: Any) -> None:
+    """Keep a second derivative from adding to an array of all steps in each step."""
     cell = factory(64, 3)
     params, xs = given(cell, 37, batch=1)
 
@@ -269,7 +275,7 @@ def test_what_a_loop_writes_over_is_not_differentiated(factory: Any) -> None:
     assert of_all_steps(jax.grad(penalty)) == once
 
 
-def test_quadratic_work_is_told_from_linear() -> None:
+def test_the_guard_of_linear_work_finds_quadratic_work() -> None:
     def gradient(xs: Any) -> Any:
         def loss(xs: Any) -> Any:
             return lax.scan(lambda total, x: (total + jnp.tanh(xs @ x).sum(), None), 0.0, xs)[0]
@@ -282,7 +288,7 @@ def test_quadratic_work_is_told_from_linear() -> None:
 
 @pytest.mark.optimized
 def test_eight_times_the_steps_take_less_than_twenty_times_as_long() -> None:
-    """Quadratic would be 64. The shortest of several, in turns: others may use the machine."""
+    """Compare the shortest of several alternating runs; quadratic time would be a factor of 64."""
     cell = lstm(8, 32)
     arguments = [given(cell, steps, batch=8) for steps in (256, 8 * 256)]
     gradient = jax.jit(gradient_of(cell))
@@ -299,7 +305,7 @@ def test_eight_times_the_steps_take_less_than_twenty_times_as_long() -> None:
 
 
 @pytest.mark.optimized
-def test_remat_takes_a_tenth_of_the_memory_for_sixteen_thousand_steps() -> None:
+def test_remat_takes_a_tenth_of_the_memory_of_sixteen_thousand_steps() -> None:
     cell = lstm(8, 32)
     shapes = jax.eval_shape(lambda: given(cell, 16_384))
 
@@ -315,11 +321,11 @@ def test_remat_takes_a_tenth_of_the_memory_for_sixteen_thousand_steps() -> None:
     assert planned(128) < planned(None) / 10
 
 
-# The training.
+# Training.
 
 
 def regression() -> tuple[Any, Any, Any]:
-    """Init, loss and data of an LSTM whose last state is to be the mean of its inputs."""
+    """Return init, loss and data of an LSTM that learns the mean of its inputs."""
     cell = lstm(3, 16)
 
     def loss(params: Any, batch: Any, key: Any) -> Any:
@@ -332,7 +338,7 @@ def regression() -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.optimized
-def test_an_epoch_writes_the_new_state_over_the_old() -> None:
+def test_training_steps_reuse_the_memory_of_the_donated_state() -> None:
     init, loss, data = regression()
     transformation = optimizer("adam", 1e-3)
     run = partial(train_steps, loss, transformation, batch_size=8, steps=4)
@@ -366,12 +372,12 @@ def test_a_sweep_over_all_traced_fields_compiles_an_experiment_once() -> None:
     for name, value in traced(config).items():
         head(**{name: 3 if isinstance(value, int) else 0.5})
     assert len(traces) == run._cache_size() == 1
-    # Adam's first step is the learning rate long, whatever the gradient that it is given.
+    # The first step of Adam is as long as the learning rate, whatever the gradient.
     np.testing.assert_allclose(np.abs(moves).max(), 0.2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["lstm", "griffin"])
-def test_a_classifier_reads_out_the_last_step_alone(name: str) -> None:
+def test_a_classifier_computes_logits_of_the_last_step_only(name: str) -> None:
     steps, batch = 8, 3
     cell = CELLS[name](8, HIDDEN)
     model = sequential_digits.sequence_classifier(cell, sequential_digits.reader("row", (steps, 8)))
@@ -385,13 +391,13 @@ def test_a_classifier_reads_out_the_last_step_alone(name: str) -> None:
     assert not [shape for shape in made if len(shape) > 2 and shape[-1] == 10]
 
 
-# The start.
+# Imports.
 
 
 @pytest.mark.parametrize(
     ("module", "light"), [("recurrent", {"jax", "optax"}), ("experiments.__main__", {"absl"})]
 )
-def test_an_import_brings_in_nothing_heavy(module: str, light: set[str]) -> None:
+def test_importing_a_package_loads_no_heavy_dependencies(module: str, light: set[str]) -> None:
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(run.stdout.split())

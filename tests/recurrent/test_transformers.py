@@ -1,4 +1,4 @@
-"""Norms, perceptrons and blocks against NumPy, torch and Flax; frames of a video."""
+"""Compare norms, perceptrons and blocks with NumPy, torch and Flax; test frames of a video."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -46,7 +46,7 @@ def assert_close(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
 
 
 def init(layer: Any, seed: int = 0) -> Any:
-    """Params in float64, biases and scales disturbed too."""
+    """Return random params in float64, with random biases and scales."""
     return disturbed(np.random.default_rng(seed), layer.init(jax.random.key(seed)))
 
 
@@ -78,8 +78,8 @@ def test_rms_norm_equals_its_equation_and_flax() -> None:
 
 
 @pytest.mark.parametrize("norm", [layer_norm, rms_norm])
-def test_norms_take_statistics_of_bfloat16_in_float32(norm: Any) -> None:
-    # The square of 300 has no room among the 8 bits beside 65,536 others of them.
+def test_norms_compute_statistics_of_bfloat16_in_float32(norm: Any) -> None:
+    # In bfloat16, of 8 bits, a sum of 65,536 squares of about 300 would lose most of them.
     x = (300 + 40 * normal(4, 65_536)).astype(jnp.bfloat16)
     layer = norm(65_536)
     params = layer.init(jax.random.key(0))
@@ -97,7 +97,7 @@ def test_norms_take_statistics_of_bfloat16_in_float32(norm: Any) -> None:
         ("swiglu", lambda x: x / (1 + np.exp(-x))),
     ],
 )
-def test_perceptrons_equal_their_equations(kind: Any, activation: Callable[..., Any]) -> None:
+def test_perceptrons_equal_the_numpy_equations(kind: Any, activation: Callable[..., Any]) -> None:
     layer = mlp(SIZE, 10, kind=kind)
     params, x = init(layer), normal(TIME, BATCH, SIZE)
     hidden = activation(affine(params["input"], x))
@@ -125,7 +125,7 @@ def reference_conv(params: Any, xs: np.ndarray, mask: Any, reset: Any, order: An
 
 @pytest.mark.parametrize("method", ["auto", "scan"])
 @pytest.mark.parametrize("width", [1, 4, 12])
-def test_causal_conv_equals_a_loop(width: int, method: Any) -> None:
+def test_causal_conv_equals_a_numpy_loop(width: int, method: Any) -> None:
     cell = causal_conv(SIZE, width)
     params, xs = init(cell), normal(TIME, BATCH, SIZE)
     for mask, reset, order in [
@@ -184,7 +184,7 @@ def test_a_transformer_block_equals_torch_in_values_and_gradients() -> None:
 
 
 def torch_weights(params: Any) -> dict[str, Any]:
-    """The weights of `torch.nn.TransformerEncoderLayer`, whose rows are our columns."""
+    """Return our weights, transposed, under the names of `torch.nn.TransformerEncoderLayer`."""
     mixing, perceptron = params["mixing"], params["feed_forward"]
     inner = [mixing[name] for name in ("query", "key", "value")]
     weights = {
@@ -211,8 +211,8 @@ def gated_perceptron(params: Any, x: np.ndarray) -> np.ndarray:
     return affine(params["output"], gelu(affine(params["input"], x)) * affine(params["gate"], x))
 
 
-def test_the_hybrid_blocks_equal_their_equations() -> None:
-    """Griffin with an LSTM as its recurrence, whose own numbers other tests check."""
+def test_griffin_blocks_equal_the_numpy_equations() -> None:
+    """Use Griffin with an LSTM as its recurrence; other tests check the LSTM itself."""
     cell = griffin(4, SIZE, depth=3, heads=3, window=4, mixer=lstm)
     params, xs = init(cell), normal(TIME, BATCH, 4)
     x = affine(params["layer_0"], xs)
@@ -241,7 +241,7 @@ CELLS: dict[str, Cell] = {
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_the_whole_equals_streaming_in_values_and_gradients(name: str) -> None:
+def test_transformers_auto_equals_scan_in_values_and_gradients(name: str) -> None:
     cell = CELLS[name]
     params, xs = init(cell), normal(TIME, BATCH, 4)
     state, _ = jax.jit(partial(unroll, cell))(params, normal(5, BATCH, 4, seed=3))
@@ -256,7 +256,7 @@ def test_the_whole_equals_streaming_in_values_and_gradients(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_masks_and_resets_make_separate_sequences_of_the_real_steps(name: str) -> None:
+def test_masks_and_resets_split_the_unmasked_steps_into_separate_sequences(name: str) -> None:
     cell = CELLS[name]
     params, xs = init(cell), normal(TIME, BATCH, 4)
     _, ys = jax.jit(partial(unroll, cell, mask=MASK, reset=RESET))(params, xs)
@@ -270,7 +270,7 @@ def test_masks_and_resets_make_separate_sequences_of_the_real_steps(name: str) -
     np.testing.assert_array_equal(np.asarray(ys)[~MASK], 0)
 
 
-def test_padding_reaches_neither_values_nor_gradients() -> None:
+def test_padding_affects_no_values_or_gradients_of_griffin() -> None:
     cell = CELLS["griffin"]
 
     @jax.jit
@@ -295,7 +295,7 @@ def test_padding_reaches_neither_values_nor_gradients() -> None:
         (lambda: causal_conv(4, 0), "width: expected at least 1, got 0"),
     ],
 )
-def test_mistakes_are_explained(make: Any, words: str) -> None:
+def test_invalid_transformer_arguments_are_an_error(make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
 
@@ -310,14 +310,14 @@ def image_cell() -> Cell:
 # Frames.
 
 
-def test_frames_go_through_the_network_one_by_one() -> None:
+def test_frame_features_applies_the_network_to_each_frame() -> None:
     params, video = init(dense(12, 5)), normal(TIME, BATCH, 3, 2, 2)
     features = frame_features(lambda x: affine(params, x.reshape(-1, 12)), jnp.asarray(video))
     for t, b in np.ndindex(TIME, BATCH):
         assert_close(features[t, b], affine(params, video[t, b].reshape(12)))
 
 
-def test_columns_of_an_image_come_from_left_to_right() -> None:
+def test_image_columns_run_from_left_to_right() -> None:
     images = normal(BATCH, 3, 8, 2)
     columns = image_columns(jnp.asarray(images), 2)
     assert columns.shape == (4, BATCH, 3, 2, 2)
@@ -325,7 +325,7 @@ def test_columns_of_an_image_come_from_left_to_right() -> None:
         np.testing.assert_array_equal(columns[t], images[:, :, 2 * t : 2 * t + 2])
 
 
-def test_a_convolutional_front_end_feeds_a_recurrent_network() -> None:
+def test_a_convnet_of_image_columns_feeds_a_recurrent_network() -> None:
     network, cell = ConvNet(classes=None), gru(128, 3)
     images = normal(BATCH, 8, 12, 1)
     params = {
@@ -359,6 +359,6 @@ def test_a_convolutional_front_end_feeds_a_recurrent_network() -> None:
         (lambda: image_columns(jnp.zeros((2, 3, 5, 1)), 2), "W a multiple of width=2"),
     ],
 )
-def test_mistakes_with_frames_are_explained(make: Any, words: str) -> None:
+def test_invalid_frame_shapes_are_an_error(make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()

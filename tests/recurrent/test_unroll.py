@@ -1,4 +1,4 @@
-"""What `unroll` does with masks, lengths, resets and direction, counted out by hand."""
+"""Check masks, lengths, resets and directions of `unroll` on numbers computed by hand."""
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
@@ -20,7 +20,7 @@ class Sum(NamedTuple):
 
 
 def adder(start: float = 100.0) -> Cell:
-    """A cell whose numbers can be checked by eye; its initial state is a parameter."""
+    """Return a cell that sums its inputs; its initial state is a parameter."""
 
     def init(key):
         return {"start": jnp.asarray(start)}
@@ -48,16 +48,16 @@ def flags(*steps: int) -> np.ndarray:
     return np.isin(np.arange(TIME), steps)
 
 
-def test_plain() -> None:
+def test_unroll_without_options_steps_from_the_initial_state() -> None:
     assert run() == ((131, 5), [1010, 1030, 1070, 1150, 1310])
 
 
-def test_a_given_state_replaces_the_initial_one() -> None:
+def test_a_given_state_replaces_the_initial_state() -> None:
     state = Sum(jnp.asarray(0.0), jnp.asarray(7))
     assert run(state=state) == ((31, 12), [10, 30, 70, 150, 310])
 
 
-def test_mask_holds_the_state_and_zeroes_the_output() -> None:
+def test_a_mask_holds_the_state_and_zeroes_the_output() -> None:
     assert run(mask=flags(1, 2, 4)) == ((122, 3), [0, 1020, 1060, 0, 1220])
 
 
@@ -67,15 +67,15 @@ def test_lengths_end_the_sequence() -> None:
     assert run(lengths=TIME) == run()
 
 
-def test_lengths_and_mask_both_hold() -> None:
+def test_lengths_and_mask_combine() -> None:
     assert run(lengths=3, mask=flags(1, 2, 4)) == ((106, 2), [0, 1020, 1060, 0, 0])
 
 
-def test_reset_comes_before_its_step() -> None:
+def test_a_reset_applies_before_the_step() -> None:
     assert run(reset=flags(0, 3)) == ((124, 2), [1010, 1030, 1070, 1080, 1240])
 
 
-def test_reset_goes_to_the_initial_state_not_the_given_one() -> None:
+def test_a_reset_restores_the_initial_state_and_not_the_given_state() -> None:
     state = Sum(jnp.asarray(0.0), jnp.asarray(0))
     assert run(state=state, reset=flags(2)) == ((128, 3), [10, 30, 1040, 1120, 1280])
 
@@ -92,18 +92,18 @@ def test_reverse_resets_before_the_step_in_reading_order() -> None:
     assert run(reverse=True, reset=flags(1)) == ((103, 2), [1030, 1020, 1280, 1240, 1160])
 
 
-def test_padding_is_dropped_with_its_reset() -> None:
+def test_a_reset_at_a_padded_step_is_ignored() -> None:
     assert run(mask=flags(0, 1), reset=flags(3)) == ((103, 2), [1010, 1030, 0, 0, 0])
 
 
-def test_the_initial_state_learns_through_every_reset() -> None:
+def test_the_initial_state_gets_gradients_through_every_reset() -> None:
     def total(params):
         return unroll(adder(), params, XS, reset=flags(3))[1].sum()
 
     assert jax.grad(total)(PARAMS)["start"] == 10 * TIME
 
 
-def test_each_batch_element_has_its_own_flags() -> None:
+def test_each_batch_element_has_separate_lengths_and_resets() -> None:
     xs = jnp.stack([XS, 10 * XS], axis=1)
     _, ys = unroll(
         adder(),
@@ -120,7 +120,7 @@ def test_masks_may_be_lists() -> None:
     assert run(mask=[False, True, True, False, True]) == run(mask=flags(1, 2, 4))
 
 
-def test_traced_lengths_compile_once() -> None:
+def test_unroll_with_traced_lengths_compiles_once() -> None:
     traces = []
 
     @jax.jit
@@ -132,14 +132,14 @@ def test_traced_lengths_compile_once() -> None:
     assert len(traces) == 1
 
 
-def test_length_mask_counts_steps() -> None:
+def test_length_mask_is_true_before_each_length() -> None:
     expected = np.array([[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]], bool)
     np.testing.assert_array_equal(length_mask(np.array([0, 1, 3, 3]), 3), expected)
     square = length_mask(np.array([[0, 1], [3, 3]]), 3)
     np.testing.assert_array_equal(square, expected.reshape(3, 2, 2))
 
 
-def test_inputs_may_have_several_axes_or_none() -> None:
+def test_inputs_may_have_several_feature_axes_or_none() -> None:
     def step(params, state, x):
         state = Sum(state.total + x.sum(axis=(-2, -1)), state.steps)
         return state, x[..., 0]
@@ -155,7 +155,7 @@ def test_inputs_may_have_several_axes_or_none() -> None:
     np.testing.assert_array_equal(ys[3:, 1], 0)
 
 
-def test_auto_takes_the_sequence_function_and_scan_does_not() -> None:
+def test_auto_calls_the_sequence_function_and_scan_does_not() -> None:
     calls = []
 
     def sequence(params, state, xs, *, mask, reset, reverse):
@@ -180,7 +180,7 @@ def float64() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("float64")
-def test_integer_lengths_of_any_width() -> None:
+def test_lengths_may_be_integers_of_any_width() -> None:
     for dtype in (np.int8, np.uint8, np.int64):
         np.testing.assert_array_equal(length_mask(np.array(3, dtype), TIME), flags(0, 1, 2))
 
@@ -231,20 +231,20 @@ def wrong(**arguments: Any) -> None:
     ],
     ids=str,
 )
-def test_mistakes_are_explained(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_unroll_arguments_are_an_error(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         wrong(**arguments)
     with pytest.raises(ValueError, match="expected"):
         jax.eval_shape(lambda: wrong(**arguments))
 
 
-def test_the_right_arguments_are_no_mistake() -> None:
+def test_valid_unroll_arguments_are_no_error() -> None:
     wrong(mask=np.ones((TIME, BATCH), bool), lengths=[0, TIME], reset=np.ones((TIME, BATCH), bool))
 
 
 @lru_cache
 def gradients(**options: Any) -> tuple[Any, Any]:
-    """Outputs of an Elman cell over a masked batch, and gradients of a weighted sum of them."""
+    """Return outputs of an Elman cell on a masked batch, and gradients of their weighted sum."""
     cell = elman(INPUT, 4)
     rng = np.random.default_rng(0)
     params = cell.init(jax.random.key(0))
@@ -264,7 +264,7 @@ def gradients(**options: Any) -> tuple[Any, Any]:
     ("remat", "reverse", "method"),
     [(1, False, "auto"), (2, False, "scan"), (2, True, "auto"), (99, True, "auto")],
 )
-def test_remat_changes_neither_values_nor_gradients(remat: int, reverse: bool, method: str) -> None:
+def test_remat_changes_no_values_or_gradients(remat: int, reverse: bool, method: str) -> None:
     actual = gradients(remat=remat, reverse=reverse, method=method)
     close = partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
     jax.tree.map(close, actual, gradients(reverse=reverse))
@@ -272,10 +272,10 @@ def test_remat_changes_neither_values_nor_gradients(remat: int, reverse: bool, m
 
 @pytest.mark.parametrize(
     ("reverse", "of_xs"),
-    # Each input reaches the outputs up to the end of its run of two steps, 10 for each.
+    # Each input contributes 10 to every output up to the end of its run of two steps.
     [(False, [20, 10, 20, 10, 10]), (True, [10, 10, 20, 10, 20])],
 )
-def test_truncation_cuts_the_gradient_between_runs_of_steps(
+def test_truncation_stops_the_gradient_between_runs_of_steps(
     reverse: bool, of_xs: list[float]
 ) -> None:
     def total(params, xs, truncate):
@@ -285,12 +285,12 @@ def test_truncation_cuts_the_gradient_between_runs_of_steps(
     value, (d_params, d_xs) = differentiate(PARAMS, XS, 2)
     whole, (_, d_whole) = differentiate(PARAMS, XS, TIME + 1)
     assert value == whole
-    assert d_params["start"] == 20, "the first run of steps reaches what it started from"
+    assert d_params["start"] == 20, "the first run of steps has a gradient for the initial state"
     np.testing.assert_array_equal(d_xs, of_xs)
     np.testing.assert_array_equal(np.sort(d_whole), [10, 20, 30, 40, 50])
 
 
-def test_states_of_every_step_on_request() -> None:
+def test_return_states_gives_the_state_after_every_step() -> None:
     state, (ys, states) = unroll(adder(), PARAMS, XS, return_states=True)
     assert ys.tolist() == [1010, 1030, 1070, 1150, 1310]
     assert states.total.tolist() == [101, 103, 107, 115, 131]
@@ -298,14 +298,14 @@ def test_states_of_every_step_on_request() -> None:
     assert state.total == 131
 
 
-def test_the_state_after_a_padded_step_is_the_held_one() -> None:
+def test_return_states_gives_the_held_state_after_a_padded_step() -> None:
     _, (ys, states) = unroll(adder(), PARAMS, XS, mask=~flags(1), return_states=True)
     assert ys.tolist() == [1010, 0, 1050, 1130, 1290]
     assert states.total.tolist() == [101, 101, 105, 113, 129]
     assert states.steps.tolist() == [1, 1, 2, 3, 4]
 
 
-def test_another_step_replaces_the_faster_form_too() -> None:
+def test_replacing_the_step_of_a_cell_drops_the_sequence_function() -> None:
     cell = lstm(INPUT, 4)
     mute = cell._replace(step=lambda params, state, x: (state, 0 * state.hidden))
     xs = jnp.ones((TIME, BATCH, INPUT))
@@ -313,7 +313,7 @@ def test_another_step_replaces_the_faster_form_too() -> None:
     assert cell._replace(init=mute.init).sequence is cell.sequence
 
 
-def test_forward_mode_is_told_the_way() -> None:
+def test_forward_mode_is_an_error_that_suggests_scan() -> None:
     cell = lstm(INPUT, 4)
     params, xs = cell.init(jax.random.key(0)), jnp.ones((TIME, BATCH, INPUT))
 
@@ -327,7 +327,7 @@ def test_forward_mode_is_told_the_way() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_hessians_go_through_both_forms() -> None:
+def test_hessians_by_auto_equal_hessians_by_scan() -> None:
     cell = elman(INPUT, 4)
     params, xs = cell.init(jax.random.key(0)), jnp.ones((TIME, BATCH, INPUT))
 

@@ -1,4 +1,4 @@
-"""Every option of `unroll` at once, against a Python loop that obeys one rule at a time."""
+"""Compare `unroll` under all options at once with a Python loop that applies one rule at a time."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from tests.recurrent.cases import disturbed, random_like
 
 TIME, BATCH, INPUT, TRUNCATE = 7, 3, 3, 3
 
-# Columns are batch elements; some resets fall on padding, where they do nothing.
+# Columns are batch elements; some resets are at padded steps, where they have no effect.
 MASK = np.array([[1, 0, 1], [1, 1, 1], [0, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1], [1, 0, 1]], bool)
 RESET_STEPS = ([4, 5], [0, 5], [2, 3, 6])
 RESET = np.stack([np.isin(np.arange(TIME), steps) for steps in RESET_STEPS], axis=1)
@@ -59,7 +59,7 @@ def float64() -> Iterator[None]:
 
 @lru_cache
 def inputs_of(name: str) -> tuple[Cell, Any, Any, np.ndarray]:
-    """A cell, random params, a state ``[B, ...]`` and inputs ``[T, B, D]``, NaN in padding."""
+    """Return a cell, params, a state ``[B, ...]`` and inputs ``[T, B, D]`` with NaN in padding."""
     rng, cell = np.random.default_rng(0), CELLS[name]()
     shapes = jax.eval_shape(cell.init, jax.random.key(0))
     params = jax.tree.map(lambda leaf: 0.5 * leaf, random_like(shapes))
@@ -69,7 +69,7 @@ def inputs_of(name: str) -> tuple[Cell, Any, Any, np.ndarray]:
 
 
 def loop(cell: Cell, params: Any, state: Any, xs: Any) -> tuple[Any, Any, Any]:
-    """What `unroll` promises when it reads backwards: ``(state, ys, states)``."""
+    """Do by a Python loop what `unroll` documents for ``reverse``: ``(state, ys, states)``."""
     initial = cell.initial_state(params, (BATCH,))
     step = jax.jit(cell.step)
     outputs = []
@@ -84,7 +84,7 @@ def loop(cell: Cell, params: Any, state: Any, xs: Any) -> tuple[Any, Any, Any]:
 
 
 def choose(flags: np.ndarray, chosen: Any, other: Any) -> Any:
-    """Example by example, where every leaf has the batch first."""
+    """Choose between two trees for each example; the batch is the first axis of every leaf."""
 
     def select(a: Any, b: Any) -> Any:
         return jnp.where(np.expand_dims(flags, tuple(range(1, jnp.ndim(a)))), a, b)
@@ -93,7 +93,7 @@ def choose(flags: np.ndarray, chosen: Any, other: Any) -> Any:
 
 
 def differentiate(run: Callable[..., Any], name: str) -> tuple[Any, Any]:
-    """What ``run(params, state, xs)`` gives, and the gradients of the last state and outputs."""
+    """Return the results of ``run(params, state, xs)``, and gradients of last state and outputs."""
     _, params, state, xs = inputs_of(name)
 
     def only_floats(tree: Any) -> Any:
@@ -120,7 +120,7 @@ def assert_close(actual: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_all_options_at_once_equal_the_loop_in_values_and_gradients(name: str) -> None:
+def test_unroll_with_all_options_equals_a_python_loop_in_values_and_gradients(name: str) -> None:
     @jax.jit
     def run(params, state, xs):
         last, (ys, states) = unroll(
@@ -141,7 +141,7 @@ def test_all_options_at_once_equal_the_loop_in_values_and_gradients(name: str) -
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_the_fast_form_in_pieces_equals_the_loop_in_values_and_gradients(name: str) -> None:
+def test_remat_and_truncation_equal_a_python_loop_in_values_and_gradients(name: str) -> None:
     @jax.jit
     def run(params, state, xs):
         options = {"reverse": True, "remat": 2, "truncate": TRUNCATE}
@@ -159,8 +159,8 @@ def test_the_fast_form_in_pieces_equals_the_loop_in_values_and_gradients(name: s
         ("two ways", "auto"),
     ],
 )
-def test_a_batch_in_shard_map_with_its_checks(name: str, method: Any) -> None:
-    """Values and gradients are those of one device, params being the same on all."""
+def test_a_batch_split_by_shard_map_equals_one_device(name: str, method: Any) -> None:
+    """Compare values and gradients with those of one device; params are replicated."""
     made: dict[str, Any] = {"lstm": lstm, "gru": gru, "elman": elman, "min_gru": min_gru}
     cell = made[name](3, 4) if name in made else bidirectional(gru(3, 4), gru(3, 4))
     params = cell.init(jax.random.key(0))

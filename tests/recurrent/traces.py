@@ -1,4 +1,4 @@
-"""What a traced function does, counted: guards of speed that need no clock."""
+"""Count what a traced or compiled function does, to guard its speed without a clock."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,13 +11,13 @@ KINDS = ("batch", "contracting")
 
 
 class Loop(NamedTuple):
-    """One `jax.lax.scan` of a trace.
+    """Describe one `jax.lax.scan` of a trace.
 
     Attributes:
-      length: how many steps it has.
-      carried: the shapes of what it carries.
-      stacked: the shapes of what it puts out, of all steps.
-      products: how many matrix products one step does, inner loops left out.
+      length: number of steps.
+      carried: shapes of the carry.
+      stacked: shapes of the outputs, stacked over all steps.
+      products: number of matrix products in one step, without those of inner loops.
     """
 
     length: int
@@ -27,17 +27,17 @@ class Loop(NamedTuple):
 
 
 def loops(function: Callable[..., Any], *args: Any) -> list[Loop]:
-    """All scans in the trace of a function, outer before inner."""
+    """Return all scans in the trace of a function, outer before inner."""
     return [as_loop(equation) for equation in equations(function, *args) if is_scan(equation)]
 
 
 def products_in_compiled_loops(function: Callable[..., Any], *args: Any) -> list[int]:
-    """How many matrix products one step of each loop does in the program that XLA compiles."""
+    """Count the matrix products in one step of each loop of the program that XLA compiles."""
     return [len(re.findall(r" dot\(", body)) for body in compiled_loops(function, *args)]
 
 
 def turned_products_in_compiled_loops(function: Callable[..., Any], *args: Any) -> list[int]:
-    """How many of them run along the rows of their second operand, as by a transposed matrix."""
+    """Count the matrix products by a transposed second operand in one step of each loop."""
 
     def is_turned(product: str) -> bool:
         batch, along = (re.search(rf"rhs_{kind}_dims=\{{([\d,]+)", product) for kind in KINDS)
@@ -48,13 +48,13 @@ def turned_products_in_compiled_loops(function: Callable[..., Any], *args: Any) 
 
 
 def copies_in_compiled_loops(length: int, function: Callable[..., Any], *args: Any) -> list[str]:
-    """The copies, in a step of a loop, of arrays of ``length`` in the program that XLA compiles."""
+    """Return the shapes ``[length, ...]`` that a compiled loop copies in each step."""
     copy = rf"= (\w+\[{length},[^ ]*) copy\("
     return [shape for body in compiled_loops(function, *args) for shape in re.findall(copy, body)]
 
 
 def compiled_loops(function: Callable[..., Any], *args: Any) -> list[str]:
-    """The body of each loop with all that it calls, in the program that XLA compiles."""
+    """Return the text of each compiled loop body, with the computations that it calls."""
     text = jax.jit(function).lower(*args).compile().as_text() or ""
     parts = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S))
 
@@ -66,11 +66,11 @@ def compiled_loops(function: Callable[..., Any], *args: Any) -> list[str]:
 
 
 def operations(function: Callable[..., Any], *args: Any) -> float:
-    """XLA's count of floating-point operations, of the program with all loops unrolled.
+    """Return XLA's count of floating-point operations, with all loops unrolled.
 
-    Of a loop it counts the body once, whatever the number of steps.
+    XLA counts the body of a loop once, whatever the number of steps.
     """
-    with jax.disable_jit():  # where a scan is a Python loop
+    with jax.disable_jit():  # which runs a scan as a Python loop
         unrolled = jaxpr_as_fun(jax.make_jaxpr(function)(*args))
     program = jax.jit(unrolled).lower(*jax.tree.leaves(args))
     assert "while" not in program.as_text()
@@ -79,7 +79,7 @@ def operations(function: Callable[..., Any], *args: Any) -> float:
 
 
 def equations(function: Callable[..., Any], *args: Any) -> Iterator[Any]:
-    """All equations in the trace of a function, those inside of others too."""
+    """Return all equations in the trace of a function, nested ones included."""
     return inside(jax.make_jaxpr(function)(*args).jaxpr)
 
 

@@ -1,10 +1,12 @@
 """Runs and sweeps on one page."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from experiments import __main__
+from experiments.harness.errors import UserError
 from experiments.report import side_by_side
 
 FLAGS = ("--hidden_size=4", "--epochs=2", "--batch_size=256", "--cell=elman")
@@ -26,7 +28,8 @@ def test_the_best_comes_first_with_what_differs(folders: list[str], tmp_path: Pa
     page = (tmp_path / "page/all.html").read_text()
     assert page.count("data:image/png;base64,") == 1
     entries = [side_by_side.read(Path(folder), Path(folder).name) for folder in folders]
-    head, *lines = side_by_side.table(entries)
+    found = side_by_side.table_of(entries, [entries[0].select])
+    head, lines = found.columns, found.rows
     assert head[:3] == ["run", "seed", "learning_rate"]
     losses = [float(line[head.index("valid_loss")]) for line in lines]
     assert losses == sorted(losses)
@@ -36,6 +39,53 @@ def test_the_best_comes_first_with_what_differs(folders: list[str], tmp_path: Pa
     for line in lines:
         for cell in line:
             assert f'<td class="value">{cell}</td>' in page
+
+
+def finished(folder: Path, metric: str, higher: bool, value: float) -> str:
+    """A run folder as a finished run leaves it."""
+    folder.mkdir()
+    identity = {"experiment": "toy", "config": {"seed": 0}, "sources": {}}
+    result = {"select": metric, "higher_is_better": higher, "report": metric}
+    row = {"step": 1, "evaluation": 1, f"valid_{metric}": value}
+    (folder / "config.json").write_text(json.dumps(identity))
+    (folder / "result.json").write_text(json.dumps(result | {f"valid_{metric}": value}))
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    return str(folder)
+
+
+@pytest.mark.parametrize(("higher", "best"), [(True, "b"), (False, "a")])
+def test_runs_are_ranked_in_the_direction_of_their_metric(
+    higher: bool, best: str, tmp_path: Path
+) -> None:
+    values = {"a": -7.0, "b": 2.5}
+    paths = [finished(tmp_path / n, "return", higher, value) for n, value in values.items()]
+    entries = [side_by_side.read(Path(path), Path(path).name) for path in paths]
+    table = side_by_side.table_of(entries, [entries[0].select])
+    assert table.name == "ranking"
+    assert table.rows[0][0] == best
+    most = "highest" if higher else "lowest"
+    assert side_by_side.headline_of(entries, [entries[0].select]) == [
+        (f"{most} validation return", best)
+    ]
+
+
+def test_runs_of_different_metrics_are_not_ranked_together(tmp_path: Path) -> None:
+    one = finished(tmp_path / "one", "return", True, 3.0)
+    other = finished(tmp_path / "other", "distance", False, 0.1)
+    side_by_side.compare([one, other], tmp_path / "all.html")
+    page = (tmp_path / "all.html").read_text()
+    assert "(return and distance), so they cannot be ranked together" in page
+    assert 'class="ranking"' not in page
+    assert page.count("data:image/png;base64,") == 2
+    assert page.index(">one<") < page.index(">other<")
+
+
+def test_a_result_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "old", "loss", False, 1.0)
+    (tmp_path / "old/result.json").write_text('{"valid_loss": 1.0}')
+    with pytest.raises(UserError, match="an earlier version wrote it; make it again"):
+        side_by_side.compare([folder], tmp_path / "all.html")
+    assert not (tmp_path / "all.html").exists()
 
 
 def test_a_sweep_is_drawn_by_its_winners(folders: list[str]) -> None:
@@ -52,14 +102,14 @@ def test_a_sweep_is_drawn_by_its_winners(folders: list[str]) -> None:
         (["--ot=x"], "There is no flag --ot"),
     ],
 )
-def test_what_cannot_be_compared(
+def test_a_comparison_of_nothing_is_refused(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert __main__.main(["report", *arguments]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_a_page_that_cannot_be_written(
+def test_a_page_that_cannot_be_written_is_one_sentence(
     folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -67,14 +117,14 @@ def test_a_page_that_cannot_be_written(
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_names_tell_apart_what_stands_in_folders_of_one_name() -> None:
+def test_runs_in_folders_of_one_name_are_told_apart_by_longer_names() -> None:
     paths = [Path("a/default"), Path("b/default"), Path("b/other")]
     assert side_by_side.names_of(paths) == ["a/default", "b/default", "b/other"]
     assert side_by_side.names_of([Path("a/x"), Path("b/y")]) == ["x", "y"]
     assert side_by_side.names_of([Path("a/x"), Path("a/x")]) == ["1 x", "2 x"]
 
 
-def test_a_page_takes_the_place_of_an_earlier_comparison_alone(
+def test_a_page_replaces_an_earlier_comparison_and_nothing_else(
     folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = Path(folders[0]) / "report.html"
@@ -96,6 +146,6 @@ def test_a_sweep_without_a_seed_axis_has_the_seed_it_was_given(tmp_path: Path) -
     assert side_by_side.read(tmp_path / "s", "s").fields["seed"] == 7
 
 
-def test_its_help_names_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_report_names_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(["report", "--help"]) == 0
     assert "--out" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Cells against NumPy loops written from the equations, torch and Flax, with copied weights."""
+"""Compare cells with NumPy loops written from the equations, torch and Flax, on copied weights."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -50,7 +50,7 @@ def columns(array: np.ndarray, block: int) -> np.ndarray:
 
 
 def preactivations(params: Any, x: np.ndarray, h: np.ndarray, block: int) -> tuple[Any, Any]:
-    """The block's ``x W_x + b_x`` and ``h W_h + b_h`` by sums written out, batch by batch."""
+    """Compute ``x W_x + b_x`` and ``h W_h + b_h`` of one block by explicit sums."""
     w_x, b_x = columns(params["input"]["kernel"], block), columns(params["input"]["bias"], block)
     w_h = columns(params["recurrent"]["kernel"], block)
     b_h = columns(params["recurrent"].get("bias", np.zeros(w_h.shape[1] * 4)), block)
@@ -130,7 +130,7 @@ def test_params_have_the_documented_keys_shapes_and_initial_values(name: str) ->
         assert_close(kernel.T @ kernel, np.eye(HIDDEN))
 
 
-def test_initial_states_are_named_zeros() -> None:
+def test_initial_states_are_zeros_in_named_fields() -> None:
     state = case_of("lstm").cell.initial_state(case_of("lstm").params, (BATCH,))
     assert isinstance(state, LSTMState)
     assert LSTMState._fields == ("hidden", "cell")
@@ -139,7 +139,7 @@ def test_initial_states_are_named_zeros() -> None:
         np.testing.assert_array_equal(leaf, np.zeros((BATCH, HIDDEN)))
 
 
-def test_initializers_are_used_for_their_own_weights() -> None:
+def test_each_initializer_draws_the_weights_of_the_same_name() -> None:
     cell = gru(
         INPUT, HIDDEN, input_init=normal(1), recurrent_init=normal(100), bias_init=normal(1e4)
     )
@@ -174,7 +174,7 @@ def complex_state() -> type:
     return NamedTuple("ComplexState", [("real", Any), ("imaginary", Any)])
 
 
-def test_dense_is_the_readout_of_the_equation() -> None:
+def test_dense_equals_the_affine_equation() -> None:
     layer = dense(INPUT, HIDDEN)
     params = layer.init(jax.random.key(0))
     assert jax.tree.map(jnp.shape, params) == {"kernel": (INPUT, HIDDEN), "bias": (HIDDEN,)}
@@ -202,7 +202,7 @@ def torch() -> Any:
 
 
 def to_torch_weights(name: str, params: Any) -> dict[str, np.ndarray]:
-    """Torch has two biases everywhere and none apart from them in the forget gate."""
+    """Return torch's weights: two biases in each gate, which include the forget bias."""
     width = params["input"]["bias"].shape
     b_h = params["recurrent"].get("bias", random_like(np.zeros(width), seed=1))
     b_x = params["input"]["bias"] + np.zeros(width)
@@ -262,11 +262,11 @@ def test_cells_equal_torch_in_values_and_gradients(
         assert_close(mine, theirs.grad.numpy()[0], tolerance)
 
 
-# Flax. Its params as a linear function of ours, so that gradients come back by the chain rule.
+# Flax. Its params are a linear function of ours, so that gradients follow by the chain rule.
 
 
 def flax_lstm(params: Any, forget_bias: float) -> Any:
-    """Flax's input layers have no bias; its recurrent ones have."""
+    """Return Flax's params of an LSTM: biases are in the recurrent layers only."""
     weights = {}
     for block, gate in enumerate("ifgo"):
         bias = params["input"]["bias"][block * HIDDEN : (block + 1) * HIDDEN]
@@ -279,7 +279,7 @@ def flax_lstm(params: Any, forget_bias: float) -> Any:
 
 
 def flax_gru(params: Any) -> Any:
-    """Flax's r and z gates have one bias, in the input layer."""
+    """Return Flax's params of a GRU: gates r and z have one bias, in the input layer."""
     weights = {}
     for block, gate in enumerate("rzn"):
         b_x, b_h = (jnp_columns(params[side]["bias"], block) for side in ("input", "recurrent"))

@@ -1,4 +1,4 @@
-"""The further cells against NumPy loops of their equations, torch, and each other in limits."""
+"""Compare the other gated cells with NumPy loops, torch, and each other in special cases."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -44,7 +44,7 @@ def assert_close(actual: Any, expected: Any, tolerance: float = 1e-12) -> None:
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-# The equations, in NumPy and in the papers' letters. Gates come in blocks of columns.
+# The equations in NumPy, with the symbols of the papers. Each gate is a block of columns.
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
@@ -154,7 +154,7 @@ def normalized_gru(params: Any, state: Any, x: np.ndarray) -> Any:
 
 
 def scalar_lstm(forget: Any, heads: int, params: Any, state: Any, x: np.ndarray) -> Any:
-    """Without a stabiliser: the state is turned into that of the equation, and back."""
+    """Compute the sLSTM without a stabilizer, converting the state to the equation's and back."""
     h, c, n, m = state
     c, n, bias = c * np.exp(m), n * np.exp(m), 1 if forget is sigmoid else 0
     kernel = np.asarray(params["recurrent"]["kernel"]).reshape(heads, H // heads, 4, H // heads)
@@ -170,7 +170,7 @@ def scalar_lstm(forget: Any, heads: int, params: Any, state: Any, x: np.ndarray)
 
 
 def matrix_lstm(forget: Any, heads: int, keys: int, params: Any, state: Any, x: np.ndarray) -> Any:
-    """Without a stabiliser, example by example and head by head."""
+    """Compute the mLSTM without a stabilizer, for one example and one head at a time."""
     inputs, gates = into(params["input"], x, 1)[0], into(params["gates"], x, 1)[0]
     outputs = sigmoid(into(params["output_gate"], x, 1)[0])
     values = H // heads
@@ -193,7 +193,7 @@ def matrix_lstm(forget: Any, heads: int, keys: int, params: Any, state: Any, x: 
 
 
 def convolve(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Pixel by pixel: zeros around, the larger half of an even window's zeros at the end."""
+    """Convolve pixel by pixel, padded by zeros, with more at the end for an even window."""
     height, width, _, features = kernel.shape
     y = np.zeros((*x.shape[:-1], features))
     for top in range(x.shape[1]):
@@ -269,7 +269,7 @@ CASES: dict[str, tuple[Callable[..., Cell], Callable[..., Any], bool]] = {
 
 
 def zero_params(cell: Cell) -> Any:
-    """What `init` gives, but zero: compiling what it draws takes seconds."""
+    """Return zeros in the shapes of `init`, which would take seconds to compile."""
     shapes = jax.eval_shape(cell.init, jax.random.key(0))
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
@@ -288,7 +288,7 @@ def case_of(name: str) -> Case:
         cell = CASES[name][0](D, H)
         params = disturbed(rng, zero_params(cell), 0.5)
         state = disturbed(rng, cell.initial_state(params, (B,)))
-        if isinstance(state, SLSTMState):  # a sum of exponentials
+        if isinstance(state, SLSTMState):  # which is positive, as a sum of exponentials
             state = state._replace(normalizer=1 + abs(state.normalizer))
         return Case(cell, params, state, rng.normal(size=(T, B, *cell.input_shape)))
 
@@ -308,7 +308,7 @@ def test_cells_equal_a_numpy_loop_of_their_equations(name: str) -> None:
         assert_close(mine, theirs)
 
 
-# Those with linear maps that the table of cells and properties does not test for this.
+# Cells whose linear maps the table in `test_properties.py` does not cover.
 VARIANTS = [
     "lstm, peepholes, coupled",
     "antisymmetric_rnn",
@@ -440,14 +440,14 @@ def test_lstmp_equals_torch_in_values_and_gradients() -> None:
     assert_close(of_state.cell, c.grad.numpy()[0])
 
 
-# Limits in which one cell is another.
+# Special cases in which one cell equals another.
 
 
 def outputs(cell: Cell, params: Any, state: Any, xs: Any) -> np.ndarray:
     return np.asarray(jax.jit(partial(unroll, cell))(params, xs, state)[1])
 
 
-def test_zero_peepholes_are_none() -> None:
+def test_peepholes_of_zero_equal_no_peepholes() -> None:
     cell, params, state, xs = case_of("lstm, peepholes")
     blind = {key: value for key, value in params.items() if key != "gate"}
     seeing = blind | {"gate": jax.tree.map(np.zeros_like, params["gate"])}
@@ -456,7 +456,7 @@ def test_zero_peepholes_are_none() -> None:
     )
 
 
-def test_coupled_gates_are_those_of_an_lstm_with_opposite_weights() -> None:
+def test_coupled_gates_equal_an_lstm_with_opposite_gate_weights() -> None:
     _, params, state, xs = case_of("lstm, peepholes, coupled")
     params = {key: dict(params[key]) for key in ("input", "recurrent")}
 
@@ -471,7 +471,7 @@ def test_coupled_gates_are_those_of_an_lstm_with_opposite_weights() -> None:
 
 
 @pytest.mark.parametrize("factory", [gru, minimal_gated_unit])
-def test_the_place_of_the_reset_is_nothing_to_a_diagonal_product(factory: Any) -> None:
+def test_reset_before_equals_reset_after_for_a_diagonal_kernel(factory: Any) -> None:
     xs, rng = case_of("gru, reset before").xs, np.random.default_rng(4)
     before = factory(D, H, reset="before")
     params = disturbed(rng, zero_params(before))
@@ -485,7 +485,7 @@ def test_the_place_of_the_reset_is_nothing_to_a_diagonal_product(factory: Any) -
     assert_close(outputs(before, params, state, xs), expected)
 
 
-def test_a_network_that_starts_as_the_identity_keeps_its_state() -> None:
+def test_irnn_without_input_keeps_the_initial_state() -> None:
     cell = irnn(D, H)
     state = Hidden(np.abs(case_of("ugrnn").state.hidden))
     last, ys = unroll(cell, cell.init(jax.random.key(0)), np.zeros((T, B, D)), state)
@@ -500,7 +500,7 @@ def test_indrnn_is_an_elman_network_with_a_diagonal_kernel() -> None:
     assert_close(outputs(cell, params, state, xs), expected)
 
 
-def test_one_head_is_a_dense_slstm_and_more_do_not_mix() -> None:
+def test_slstm_heads_do_not_mix() -> None:
     cell, params, state, xs = case_of("slstm, exponential, heads")
     step = jax.jacfwd(lambda h: cell.step(params, state._replace(hidden=h), xs[0])[1].sum(0))
     jacobian = np.asarray(step(state.hidden)).sum(1)
@@ -509,7 +509,7 @@ def test_one_head_is_a_dense_slstm_and_more_do_not_mix() -> None:
     np.testing.assert_array_equal(jacobian[H // 2 :, : H // 2], 0)
 
 
-def test_the_antisymmetric_jacobian_neither_grows_nor_decays() -> None:
+def test_antisymmetric_rnn_rates_lie_between_minus_diffusion_and_zero() -> None:
     step_size, diffusion = 0.2, 0.3
     cell, params, _, _ = case_of("antisymmetric_rnn")
     x, h = np.zeros(D), np.zeros(H)
@@ -521,7 +521,7 @@ def test_the_antisymmetric_jacobian_neither_grows_nor_decays() -> None:
 
     assert_close(rates(h).real, np.full(H, -diffusion))
     assert np.abs(rates(h).imag).max() > 0.1
-    # The slope of tanh lies between 0 and 1 elsewhere, so the rates lie between -diffusion and 0.
+    # Elsewhere the slope of tanh is between 0 and 1, so the rates are between -diffusion and 0.
     elsewhere = rates(np.random.default_rng(0).normal(size=H)).real
     assert np.all((elsewhere > -diffusion) & (elsewhere < 0))
 
@@ -529,7 +529,7 @@ def test_the_antisymmetric_jacobian_neither_grows_nor_decays() -> None:
 # Exponential gates.
 
 
-def test_slstm_starts_from_its_first_input_however_small_its_gate() -> None:
+def test_the_first_output_of_slstm_does_not_depend_on_the_size_of_the_input_gate() -> None:
     cell, params, _, xs = case_of("slstm")
     kernel = params["input"]["kernel"].copy()
     kernel[:, H : 2 * H] = 0
@@ -554,7 +554,7 @@ def test_huge_gates_give_finite_values_and_gradients(name: str) -> None:
         return values_and_gradients(partial(unroll, cell), params, xs)
 
     for scale in (1e2, 1e4):
-        for sign in (1, -1):  # gates that are open, and ones that are shut, everywhere
+        for sign in (1, -1):  # all gates open, then all gates closed
             huge = jax.tree.map(lambda leaf, scale=scale: leaf * scale, params)
             huge[gates]["bias"] += 10 * sign * scale
             (_, ys), gradients = run(*to_dtype((huge, xs), np.float32))
@@ -563,14 +563,14 @@ def test_huge_gates_give_finite_values_and_gradients(name: str) -> None:
             assert gates == "gates" or np.abs(ys).max() <= 1
 
 
-def test_mlstm_recalls_the_value_of_a_key() -> None:
-    """One-hot inputs, keys and values by hand: a written pair is read back by its key."""
+def test_mlstm_recalls_the_value_written_under_a_key() -> None:
+    """Write pairs of one-hot keys and random values, and read each value by its key."""
     cell = mlstm(H, H, key_size=H, chunk_size=2)
     params = zero_params(cell)
     values = np.random.default_rng(0).normal(size=(H, H))
     keys = np.sqrt(H) * np.eye(H)
     params["input"]["kernel"] = np.concatenate([np.eye(H), keys, values], axis=1)
-    params["gates"]["bias"] = np.array([0.0, 50.0])  # writes with weight 1, forgets nothing
+    params["gates"]["bias"] = np.array([0.0, 50.0])  # input gates of 1, forget gates of 1
     params["output_gate"]["bias"] += 50.0
     _, ys = unroll(cell, params, np.eye(H)[:, None])
     assert_close(ys[:, 0], values, 1e-9)
@@ -579,7 +579,7 @@ def test_mlstm_recalls_the_value_of_a_key() -> None:
 # Convolutions.
 
 
-def test_convolutions_of_one_pixel_are_an_lstm_at_each() -> None:
+def test_convolutional_lstm_with_kernel_size_one_is_an_lstm_at_each_pixel() -> None:
     cell = convolutional_lstm((*SIZES, D), H, kernel_size=1)
     rng = np.random.default_rng(5)
     params = disturbed(rng, zero_params(cell))
@@ -593,7 +593,9 @@ def test_convolutions_of_one_pixel_are_an_lstm_at_each() -> None:
 
 @pytest.mark.parametrize("sizes", [(5,), (4, 3), (3, 4, 2)])
 @pytest.mark.parametrize("window", [2, 3])
-def test_products_of_patches_are_convolutions(sizes: tuple[int, ...], window: int) -> None:
+def test_convolve_same_equals_xla_in_values_and_gradients(
+    sizes: tuple[int, ...], window: int
+) -> None:
     rng = np.random.default_rng(6)
     x = rng.normal(size=(2, 3, *sizes, D))
     kernel = rng.normal(size=(*[window] * len(sizes), D, H))
@@ -615,7 +617,9 @@ def test_products_of_patches_are_convolutions(sizes: tuple[int, ...], window: in
 
 
 @pytest.mark.parametrize("sizes", [(5,), (3, 2, 2)])
-def test_lines_and_volumes_step_with_and_without_a_batch(sizes: tuple[int, ...]) -> None:
+def test_convolutional_lstm_in_one_and_three_dimensions_runs_with_and_without_a_batch(
+    sizes: tuple[int, ...],
+) -> None:
     cell = convolutional_lstm((*sizes, 2), 3, kernel_size=2)
     rng = np.random.default_rng(7)
     params = disturbed(rng, zero_params(cell))
@@ -647,8 +651,8 @@ def narrow_and_wide(name: str) -> tuple[Cell, Cell, Any, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", GATED)
-def test_bfloat16_products_stay_near_and_leave_the_types_alone(name: str) -> None:
-    """Operands are off by 2^-9 of themselves at most, outputs here by 2^-5 of the largest."""
+def test_bfloat16_products_give_close_outputs_of_the_same_types(name: str) -> None:
+    """Allow errors of 2^-5 of the largest output; rounding the operands costs 2^-9 each."""
     wide, narrow, params, xs = narrow_and_wide(name)
     expected, actual = jax.jit(
         lambda params, xs: [unroll(cell, params, xs)[1] for cell in (wide, narrow)]
@@ -665,7 +669,7 @@ def test_bfloat16_products_stay_near_and_leave_the_types_alone(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["gru, reset before", "lstmp", "convolutional_lstm"])
-def test_bfloat16_products_give_gradients_that_stay_near(name: str) -> None:
+def test_bfloat16_products_give_close_gradients(name: str) -> None:
     wide, narrow, params, xs = narrow_and_wide(name)
 
     def gradient(cell: Cell) -> Any:
@@ -677,11 +681,11 @@ def test_bfloat16_products_give_gradients_that_stay_near(name: str) -> None:
         assert 1e-6 < error < 2**-5
 
 
-# Bad input.
+# Invalid arguments.
 
 
 @pytest.mark.parametrize("name", GATED)
-def test_inputs_that_are_no_floating_point_vectors_are_an_error(name: str) -> None:
+def test_inputs_of_a_wrong_type_or_shape_are_an_error(name: str) -> None:
     cell = GATED[name](D, H)
     params = zero_params(cell)
     state = cell.initial_state(params, (B,))
@@ -699,7 +703,7 @@ def test_inputs_that_are_no_floating_point_vectors_are_an_error(name: str) -> No
 
 @pytest.mark.parametrize("name", ["lstm", "slstm", "mlstm", "convolutional_lstm"])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_inputs_take_the_type_of_the_params(name: str, dtype: Any) -> None:
+def test_inputs_are_cast_to_the_type_of_the_params(name: str, dtype: Any) -> None:
     cell = GATED[name](D, H)
     params = to_dtype(zero_params(cell), dtype)
     xs = np.zeros((T, B, *cell.input_shape))
@@ -709,7 +713,7 @@ def test_inputs_take_the_type_of_the_params(name: str, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["slstm, exponential, heads", "mlstm, exponential, heads"])
-def test_cells_with_a_scale_hold_up_in_bfloat16(name: str) -> None:
+def test_exponential_gates_in_bfloat16_are_close_to_float64(name: str) -> None:
     cell, params, _, xs = case_of(name)
     narrow = to_dtype(params, jnp.bfloat16)
     expected = outputs(cell, to_dtype(narrow, np.float64), None, xs.astype(jnp.bfloat16))
@@ -752,22 +756,22 @@ def wrong(value: Any) -> Any:
         (lambda: convolutional_lstm((4, 4, 1), H, kernel_size=(3,)), r"2 sizes .* got \(3,\)"),
     ],
 )
-def test_options_out_of_range_are_an_error(make: Callable[[], Cell], message: str) -> None:
+def test_cell_options_out_of_range_are_an_error(make: Callable[[], Cell], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_states_have_the_documented_fields() -> None:
+def test_slstm_and_mlstm_states_have_the_documented_fields() -> None:
     assert SLSTMState._fields == ("hidden", "cell", "normalizer", "log_scale")
     assert MLSTMState._fields == ("memory", "normalizer", "log_scale")
 
 
-def test_a_projected_lstm_has_twice_as_much_memory_as_output() -> None:
+def test_the_default_cell_size_of_lstmp_is_twice_the_hidden_size() -> None:
     assert zero_params(lstmp(D, H))["gate"]["projection"].shape == (2 * H, H)
 
 
 @pytest.mark.parametrize("factory", [lstm, ugrnn, lstmp, layer_norm_lstm, antisymmetric_rnn])
-def test_constants_of_a_gate_may_be_swept(factory: Callable[..., Cell]) -> None:
+def test_constants_of_a_gate_may_be_vmapped(factory: Callable[..., Cell]) -> None:
     name = "step_size" if factory is antisymmetric_rnn else "forget_bias"
     params, xs = factory(D, H).init(jax.random.key(0)), random_like(np.zeros((T, B, D)))
 
@@ -792,7 +796,7 @@ def test_constants_of_a_gate_may_be_swept(factory: Callable[..., Cell]) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["auto", "scan"])
-def test_a_gate_that_is_none_is_refused(
+def test_an_invalid_gate_function_is_an_error(
     gate: Any, options: dict[str, Any], message: str, method: Any
 ) -> None:
     def run() -> Any:

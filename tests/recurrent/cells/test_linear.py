@@ -1,4 +1,4 @@
-"""Cells of linear recurrences against NumPy loops written from their papers' equations."""
+"""Compare cells of linear recurrences with NumPy loops written from the papers' equations."""
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -38,7 +38,7 @@ def affine(params: Any, x: Any) -> Any:
     return x @ params["kernel"] + params.get("bias", 0)
 
 
-# One example, one step: (params, h, x) -> (h, y), in NumPy, from the equations.
+# The equations in NumPy for one example and one step: (params, h, x) -> (h, y).
 
 
 def min_gru_step(p: Any, h: Any, x: Any, positive: bool = False) -> Any:
@@ -58,7 +58,7 @@ def min_lstm_step(p: Any, h: Any, x: Any, forget_bias: float = 1.0) -> Any:
 
 
 def complex_kernels(p: Any) -> tuple[Any, Any]:
-    """B ``[N, D]`` and C ``[H, N]``."""
+    """Return B ``[N, D]`` and C ``[H, N]``."""
     real, imag = np.split(p["input"]["kernel"], 2, axis=1)
     out_real, out_imag = np.split(p["output"]["kernel"], 2, axis=0)
     return (real + 1j * imag).T, (out_real - 1j * out_imag).T
@@ -123,7 +123,7 @@ def deltanet_step(p: Any, memory: Any, x: Any) -> Any:
 
 
 class Reference(NamedTuple):
-    """A factory, and its step in NumPy."""
+    """Hold the function that makes a cell, and the cell's step in NumPy."""
 
     make: Callable[[int, int], Cell]
     step: Callable[..., Any]
@@ -163,7 +163,7 @@ CELLS = [name for name in REFERENCES if " " not in name]
 
 
 def example(name: str, batch: tuple[int, ...]) -> tuple[Cell, Any, Any, Any, Any, Any]:
-    """A cell, its params, a state, inputs, a mask and resets: all random."""
+    """Return a cell, and random params, state, inputs, mask and resets."""
     rng = np.random.default_rng(len(name))
     cell = REFERENCES[name].make(INPUT, HIDDEN)
     params = disturbed(rng, drawn(name))
@@ -197,7 +197,7 @@ def numpy_loop(
     ("name", "reverse"),
     [*((name, False) for name in REFERENCES), *((name, True) for name in CELLS)],
 )
-def test_both_forms_equal_a_numpy_loop(name: str, reverse: bool) -> None:
+def test_auto_and_scan_equal_a_numpy_loop(name: str, reverse: bool) -> None:
     batch = () if reverse else (2,)
     cell, params, state, xs, mask, reset = example(name, batch)
 
@@ -220,7 +220,7 @@ def test_both_forms_equal_a_numpy_loop(name: str, reverse: bool) -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_sequence_equals_scan_in_values_and_all_gradients(name: str) -> None:
+def test_auto_equals_scan_in_values_and_all_gradients(name: str) -> None:
     cell, params, state, xs, mask, reset = example(name, (2, 3))
     with_nan = np.where(mask[..., None], xs, np.nan)
 
@@ -238,7 +238,7 @@ def test_sequence_equals_scan_in_values_and_all_gradients(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_bfloat16_stays_near_float32(name: str) -> None:
+def test_linear_cells_in_bfloat16_are_close_to_float32(name: str) -> None:
     _, params, _, xs, mask, _ = example(name, (2,))
     plain, narrow = make(name), make(name, compute_dtype=jnp.bfloat16)
 
@@ -266,7 +266,7 @@ def make(name: str, **options: Any) -> Cell:
     return factory(INPUT, HIDDEN, **options)
 
 
-# What a cell is at first, and at its edges.
+# Initial values and extreme cases.
 
 
 def test_lru_eigenvalues_fill_a_ring_evenly() -> None:
@@ -277,7 +277,7 @@ def test_lru_eigenvalues_fill_a_ring_evenly() -> None:
     phase = np.exp(params["eigenvalues"]["log_phase"])
     assert radius.min() >= 0.4
     assert radius.max() <= 0.9
-    # Even by area: half of the eigenvalues lie inside the radius that halves the ring.
+    # Uniform by area: half of the eigenvalues lie inside the radius that halves the ring.
     assert np.mean(radius**2 < (0.4**2 + 0.9**2) / 2) == pytest.approx(0.5, abs=0.03)
     assert phase.max() <= 1.5
     assert np.mean(phase) == pytest.approx(0.75, abs=0.03)
@@ -285,7 +285,7 @@ def test_lru_eigenvalues_fill_a_ring_evenly() -> None:
     np.testing.assert_allclose(gain**2 + radius**2, 1, rtol=1e-10)
 
 
-def test_lru_keeps_the_scale_of_white_noise() -> None:
+def test_lru_states_under_white_noise_have_unit_variance() -> None:
     cell = lru(16, 2, state_size=200, min_radius=0.5, max_radius=0.95)
     params = cell.init(jax.random.key(1))
     xs = np.random.default_rng(0).normal(size=(100, 40, 16))
@@ -294,7 +294,7 @@ def test_lru_keeps_the_scale_of_white_noise() -> None:
 
 
 def hippo_normal(size: int) -> np.ndarray:
-    """HiPPO-LegS plus ``p p^T``, entry by entry."""
+    """Return the matrix of HiPPO-LegS plus ``p p^T``, entry by entry."""
     matrix = np.zeros((size, size))
     for n in range(size):
         for k in range(size):
@@ -318,7 +318,7 @@ def test_s5_starts_at_the_eigenvalues_of_hippo(blocks: int) -> None:
     assert steps.max() <= 0.1
 
 
-def test_s5_equals_the_dense_real_system_that_it_diagonalises() -> None:
+def test_s5_equals_the_equivalent_dense_real_system() -> None:
     size, step = 6, 0.3
     rng = np.random.default_rng(2)
     dense, b, c = hippo_normal(size), rng.normal(size=(size, INPUT)), rng.normal(size=(2, size))
@@ -340,7 +340,7 @@ def test_s5_equals_the_dense_real_system_that_it_diagonalises() -> None:
     chex.assert_trees_all_equal_shapes(params, cell.init(jax.random.key(0)))
     xs = rng.normal(size=(TIME, INPUT))
     _, ys = jax.jit(partial(unroll, cell))(params, xs)
-    # The zero-order hold of [x; u]' = [[A, B], [0, 0]] [x; u], by one matrix exponential.
+    # The zero-order hold of [x; u]' = [[A, B], [0, 0]] [x; u] is one matrix exponential.
     joint = np.zeros((size + INPUT, size + INPUT))
     joint[:size] = np.concatenate([dense, b], axis=1)
     held = scipy.linalg.expm(step * joint)[:size]
@@ -369,7 +369,7 @@ def test_rg_lru_decays_start_between_their_bounds() -> None:
 
 
 @pytest.mark.parametrize("make", [selective_ssm, gated_deltanet], ids=["ssm", "deltanet"])
-def test_steps_start_log_uniform(make: Any) -> None:
+def test_step_sizes_start_log_uniform(make: Any) -> None:
     options = {} if make is selective_ssm else {"heads": 600}
     params = make(3, 600, **options).init(jax.random.key(0))
     bias = params["step"]["bias"] if make is selective_ssm else params["gates"]["bias"][:600]
@@ -379,7 +379,7 @@ def test_steps_start_log_uniform(make: Any) -> None:
     assert np.mean(np.log10(steps)) == pytest.approx(-2, abs=0.08)
 
 
-def test_selective_rates_start_at_one_to_n() -> None:
+def test_selective_ssm_decay_rates_start_at_one_to_the_state_size() -> None:
     params = selective_ssm(3, 5, state_size=4).init(jax.random.key(0))
     rates = np.exp(params["decay"]["log_rate"])
     np.testing.assert_allclose(rates, np.tile([1, 2, 3, 4], (5, 1)))
@@ -398,7 +398,7 @@ def test_saturated_gates_have_finite_gradients_in_float32(name: str) -> None:
     chex.assert_tree_all_finite(run(*jax.tree.map(np.float32, (params, xs))))
 
 
-def test_shut_rg_lru_gates_hold_the_state() -> None:
+def test_closed_rg_lru_gates_hold_the_state() -> None:
     cell, params, state, xs, _, _ = example("rg_lru", (2,))
     params["gates"]["bias"] = np.full_like(params["gates"]["bias"], -1e4)
     (last, _), of_params = jax.jit(
@@ -413,7 +413,7 @@ def cell_sum(cell: Cell, params: Any, xs: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_sizes_below_one_are_named(name: str) -> None:
+def test_a_linear_cell_size_below_one_is_an_error(name: str) -> None:
     make = REFERENCES[name].make
     with pytest.raises(ValueError, match="input_size: expected at least 1, got 0"):
         make(0, HIDDEN)
@@ -444,6 +444,6 @@ def test_sizes_below_one_are_named(name: str) -> None:
         (lambda: gated_deltanet(2, 4, max_step=0.0), "min_step, max_step: expected"),
     ],
 )
-def test_bad_options_are_named(make: Any, complaint: str) -> None:
+def test_invalid_linear_cell_options_are_an_error(make: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         make()

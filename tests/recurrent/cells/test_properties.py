@@ -1,6 +1,6 @@
-"""The table of cells x properties: what every cell owes, however fast it is computed.
+"""Test every cell of `tests/recurrent/cases.py` for every property that all cells share.
 
-The tests of a cell share a few compiled functions.
+The tests of one cell share a few compiled functions.
 """
 
 from collections.abc import Callable, Iterator
@@ -50,17 +50,17 @@ def float64() -> Iterator[None]:
 @pytest.fixture(params=PARAMETERS, scope="module")
 def case(request: pytest.FixtureRequest) -> Iterator[Case]:
     yield case_of(request.param)
-    jax.clear_caches()  # as in conftest: one case has thousands of mappings
+    jax.clear_caches()  # as in conftest: the programs of one case hold thousands of memory mappings
 
 
 def runner(cell: Cell, method: Any = "auto", reverse: bool = False) -> Callable[..., Any]:
-    """A compiled ``(params, state, xs, mask, reset) -> (state, ys)``."""
-    # Where a cell has no faster form, both methods are one program: compile it once.
+    """Return a compiled ``(params, state, xs, mask, reset) -> (state, ys)``."""
+    # Without a sequence function both methods are the same program: compile it once.
     return compiled_run(cell, method if cell.sequence else "scan", reverse)
 
 
 def differentiator(cell: Cell, method: Any = "auto", reverse: bool = False) -> Callable[..., Any]:
-    """The same with gradients: ``-> ((state, ys), (of params, of state, of xs))``."""
+    """Return a compiled function that adds gradients: ``-> ((state, ys), (params, state, xs))``."""
     return compiled_gradients(cell, method if cell.sequence else "scan", reverse)
 
 
@@ -148,7 +148,7 @@ def test_jit_equals_no_jit(case: Case) -> None:
     assert_close(compiled, plain)
 
 
-def test_calls_that_carry_the_state_on_trace_once(case: Case) -> None:
+def test_calls_with_a_carried_state_trace_once(case: Case) -> None:
     traces = []
 
     @jax.jit
@@ -196,9 +196,7 @@ def test_masked_steps_equal_dropped_steps(case: Case) -> None:
 
 @pytest.mark.parametrize("method", ["auto", "scan"])
 @pytest.mark.parametrize("options", ["mask", "mask, reset, reverse"])
-def test_padding_reaches_neither_values_nor_gradients(
-    case: Case, method: str, options: str
-) -> None:
+def test_padding_affects_no_values_or_gradients(case: Case, method: str, options: str) -> None:
     mask, reset, reverse = OPTIONS[options]
 
     def run(fill: float) -> Any:
@@ -214,7 +212,7 @@ def test_padding_reaches_neither_values_nor_gradients(
 
 
 @pytest.mark.parametrize("method", ["auto", "scan"])
-def test_a_length_of_zero_is_no_step_at_all(case: Case, method: str) -> None:
+def test_a_fully_masked_sequence_keeps_the_state(case: Case, method: str) -> None:
     args = case.params, case.state, case.xs
     mask = np.zeros_like(MASK)
     (state, ys), (of_params, of_state, of_xs) = differentiator(case.cell, method)(*args, mask)
@@ -232,7 +230,7 @@ def test_a_sequence_without_steps_returns_the_state(case: Case, method: str) -> 
     assert ys.shape == (0, BATCH, HIDDEN)
 
 
-def test_a_batch_of_none_gives_none(case: Case) -> None:
+def test_an_empty_batch_gives_empty_outputs(case: Case) -> None:
     outputs = jax.eval_shape(runner(case.cell), case.params, None, case.xs[:, :0])
     assert outputs[1].shape == (TIME, 0, HIDDEN)
 
@@ -265,8 +263,8 @@ def test_remat_equals_plain_in_values_and_gradients(case: Case) -> None:
     assert_close(actual, differentiator(case.cell, "auto", True)(*args, MASK, RESET))
 
 
-def test_bfloat16_is_near_float64(case: Case) -> None:
-    """Rounding is by 2^-9 at most; the bound is 32 times that, of the largest output."""
+def test_bfloat16_is_close_to_float64(case: Case) -> None:
+    """Allow 32 times the rounding error of 2^-9, relative to the largest output."""
     narrow = to_dtype((case.params, case.state, case.xs), jnp.bfloat16)
     _, ys = runner(case.cell)(*narrow)
     _, expected = runner(case.cell)(*to_dtype(narrow, np.float64))
@@ -292,7 +290,7 @@ def test_a_population_equals_its_members(case: Case) -> None:
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_everything_keeps_the_type_of_the_params(case: Case, dtype: Any) -> None:
+def test_states_and_outputs_keep_the_type_of_the_params(case: Case, dtype: Any) -> None:
     params, xs = to_dtype((case.params, case.xs), dtype)
     outputs = jax.eval_shape(runner(case.cell), params, None, xs, MASK, RESET)
     assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype(dtype)}

@@ -274,7 +274,7 @@ def test_a_task_evaluates_the_average_of_its_params_where_it_keeps_one() -> None
     decay, hparams, data = 0.7, {"seed": 7, "learning_rate": 0.1}, line_data()
     plain, averaged = line_task(), line_task(average_decay=decay)
     state, train = plain.init(hparams), jax.jit(plain.train, static_argnums=3)
-    expected = state.params
+    expected: Any = state.params
     for step in range(STEPS):
         state, _ = train(state, hparams, data, 1)
         keep = min(decay, (1 + step) / (10 + step))
@@ -422,7 +422,8 @@ def test_two_devices_train_as_one_does_masks_of_dropout_included() -> None:
             state = task.init(hparams)
             train = jax.jit(task.train, static_argnums=3).lower(state, hparams, data, STEPS)
             program = train.compile()
-            return *program(state, hparams, data), program.as_text()
+            state, metrics = program(state, hparams, data)
+            return state, metrics, str(program.as_text())
 
     (one, metrics, alone), (two, shared_metrics, shared) = (
         trained(Layout(batch_devices=count)) for count in (1, 2)

@@ -1,4 +1,4 @@
-"""Optimisers against NumPy loops of their papers; every number may be traced."""
+"""Optimizers against NumPy loops of their papers; every hyperparameter may be traced."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -124,13 +124,13 @@ def test_decoupled_decay_shrinks_by_a_factor_and_l2_does_not() -> None:
     decoupled = follow(optimizer("adamw", RATE, weight_decay=DECAY), params, nothing)
     np.testing.assert_allclose(decoupled["kernel"], shrunk, rtol=1e-12)
     np.testing.assert_array_equal(decoupled["bias"], params["bias"])
-    # An L2 gradient alone is normalised away by Adam: each step is the learning rate.
+    # An L2 gradient alone is normalized away by Adam: each step is the learning rate.
     l2 = follow(optimizer("adam", RATE, weight_decay=DECAY), params, nothing[:1])
     moved = params["kernel"] - RATE * np.sign(params["kernel"])
     np.testing.assert_allclose(l2["kernel"], moved, rtol=1e-5)
 
 
-def test_kernels_are_the_leaves_of_two_axes_and_more() -> None:
+def test_kernels_are_the_leaves_of_two_axes_and_more_but_no_logarithms() -> None:
     params = {
         "a": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
         "conv": jnp.ones((3, 3, 1, 2)),
@@ -152,7 +152,7 @@ def test_clipping_scales_larger_gradients_down_to_the_norm(norm: float) -> None:
 
 
 @pytest.mark.parametrize("norm", [0, 0.0, 1e3])
-def test_clipping_leaves_smaller_gradients_alone_and_zero_is_never(norm: float) -> None:
+def test_clipping_leaves_smaller_gradients_alone_and_zero_never_clips(norm: float) -> None:
     _, gradients = problem()
     huge = jax.tree.map(lambda g: g * (1e20 if norm == 0 else 1), gradients[0])
     transformation = clip(norm)
@@ -160,7 +160,7 @@ def test_clipping_leaves_smaller_gradients_alone_and_zero_is_never(norm: float) 
     chex.assert_trees_all_equal(clipped, huge)
 
 
-def test_clipping_comes_before_the_optimiser_and_the_decay() -> None:
+def test_clipping_comes_before_the_optimizer_and_the_decay() -> None:
     params, gradients = problem()
     transformation = optimizer("sgd", 1.0, momentum=0.0, weight_decay=DECAY, clip_norm=0.5)
     moved = follow(transformation, params, gradients[:1])
@@ -176,7 +176,7 @@ def rates(schedule: optax.Schedule, *steps: int) -> np.ndarray:
     return np.array([np.asarray(schedule(step)) for step in steps])
 
 
-def test_constant_and_cosine_with_warm_up_by_hand() -> None:
+def test_constant_and_cosine_schedules_with_warm_up_equal_those_by_hand() -> None:
     cosine = learning_rate_schedule(0.2, "cosine", 4, 12)
     by_hand = {
         0: 0.05,
@@ -199,7 +199,7 @@ def test_constant_and_cosine_with_warm_up_by_hand() -> None:
     assert learning_rate_schedule(0.2, "constant", 0, None)(7) == 0.2
 
 
-def test_the_optimiser_follows_its_schedule() -> None:
+def test_the_optimizer_follows_its_schedule() -> None:
     transformation = optimizer(
         "sgd", 0.2, momentum=0.0, schedule="cosine", warmup_steps=4, total_steps=12
     )
@@ -210,27 +210,32 @@ def test_the_optimiser_follows_its_schedule() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_one_compilation_serves_all_numbers(name: str) -> None:
+def test_one_compilation_serves_all_hyperparameters(name: str) -> None:
     params, gradients = problem()
     traces = []
 
-    def moved(numbers: dict[str, Any]) -> Any:
-        traces.append(numbers)
+    def moved(hparams: dict[str, Any]) -> Any:
+        traces.append(hparams)
         options = {"schedule": "cosine", "warmup_steps": 2, "total_steps": 9}
-        return follow(optimizer(name, **numbers, **options), params, gradients)
+        return follow(optimizer(name, **hparams, **options), params, gradients)
 
     compiled = jax.jit(moved)
+    names = ("learning_rate", "momentum", "weight_decay", "clip_norm", "l1")
     several: list[dict[str, Any]] = [
-        dict(zip(("learning_rate", "momentum", "weight_decay", "clip_norm"), numbers, strict=True))
-        for numbers in [(0.1, 0.9, 0.0, 0.0), (0.02, 0.0, 0.3, 1.0), (1e-4, 0.5, 1e-3, 1e-2)]
+        dict(zip(names, values, strict=True))
+        for values in [
+            (0.1, 0.9, 0.0, 0.0, 0.0),
+            (0.02, 0.0, 0.3, 1.0, 0.1),
+            (1e-4, 0.5, 1e-3, 1e-2, 1e-3),
+        ]
     ]
-    results = [compiled(numbers) for numbers in several]
+    results = [compiled(hparams) for hparams in several]
     assert len(traces) == 1
-    for numbers, result in zip(several, results, strict=True):
-        chex.assert_trees_all_close(result, moved(numbers), rtol=1e-10, atol=1e-12)
+    for hparams, result in zip(several, results, strict=True):
+        chex.assert_trees_all_close(result, moved(hparams), rtol=1e-10, atol=1e-12)
 
 
-def test_the_state_has_one_structure_for_all_numbers() -> None:
+def test_the_state_has_one_structure_for_all_hyperparameters() -> None:
     params, _ = problem()
     for name in OPTIMIZERS:
         plain = optimizer(name, 0.1).init(params)

@@ -251,7 +251,7 @@ def test_two_devices_that_share_the_streams_train_as_one_does() -> None:
             state = CELL_TASK.init(HPARAMS)
             train = jax.jit(CELL_TASK.train, static_argnums=3)
             program = train.lower(state, HPARAMS, DATA, STEPS).compile()
-            return program(state, HPARAMS, DATA)[0], program.as_text()
+            return program(state, HPARAMS, DATA)[0], str(program.as_text())
 
     (one, alone), (two, shared) = (run(Layout(batch_devices=count)) for count in (1, 2))
     assert "all-reduce" in shared
