@@ -1,1 +1,1 @@
-"""Experiments on recurrent networks: the impure edge with flags, files and pictures."""
+"""Experiments on recurrent networks, and all that is not pure: flags, files, pages."""

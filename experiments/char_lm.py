@@ -65,13 +65,13 @@ def program(config: Config) -> Program:
         )
     model = model_of(config, len(text.characters))
 
-    def loss(params: Any, carry: Any, batch: Any, key: Array, hparams: HParams) -> Any:
+    def loss(params: Any, batch: Any, key: Array, carry: Any, hparams: HParams) -> Any:
         trained = model_of(config, len(text.characters), hparams["dropout"], key)
         carry, logits = recurrent.unroll(trained, params, batch["inputs"], carry)
         average = losses.cross_entropy(logits, batch["targets"])
         return average.mean, (metrics(average), carry)
 
-    def measure(params: Any, carry: Any, batch: Any, hparams: HParams) -> Any:
+    def measure(params: Any, batch: Any, carry: Any, hparams: HParams) -> Any:
         carry, logits = recurrent.unroll(model, params, batch["inputs"], carry)
         return metrics(losses.cross_entropy(logits, batch["targets"], batch["mask"])), carry
 

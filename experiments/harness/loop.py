@@ -128,7 +128,7 @@ def train(
                 keep_best(plan, best, there)
                 saved = time.monotonic()
             if over:
-                latest.wait_until_finished()  # nobody is told of an end that a crash could undo
+                latest.wait_until_finished()  # no crash may undo an end that was announced
                 observer.ended(state.outcomes)
             observer.called(state, engine.read(there.members), metrics)
             if stop and is_training(state):

@@ -1,7 +1,7 @@
 """Say which members one compiled program trains, and hold what is known of them on the way.
 
-A run is a plan of one member. A sweep has many members and maybe fewer slots: places in arrays of
-fixed size, in which members are trained; a slot that a member leaves is filled with the next.
+A run is a plan of one member. A sweep has many members, and maybe fewer slots: indices into arrays
+of fixed size, at which members are trained. A slot that a member leaves is filled with the next.
 """
 
 import math

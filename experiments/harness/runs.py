@@ -10,6 +10,7 @@ import jax
 from experiments.harness import catalogue, config, rundir
 from experiments.harness.checkpoint import checkpoints, restore
 from experiments.harness.errors import UserError
+from experiments.harness.identity import source_hashes
 from experiments.harness.program import Program
 from recurrent.training.task import Kept
 
@@ -54,10 +55,12 @@ def load_run(folder: str | Path) -> Run:
     """Load a run from its directory, from any script.
 
     Raises:
-      UserError: where the folder holds no run, or one that has not been evaluated yet.
+      UserError: where the folder holds no run, or one that has not been evaluated yet; where a file
+        that its Config names has changed since.
     """
     folder = Path(folder).expanduser()
     module, asked = read_experiment(folder), read_config(folder)
+    check_sources(folder, asked)
     program = module.program(asked)
     result = folder / "result.json"
     return Run(
@@ -75,17 +78,19 @@ def read_identity(folder: Path) -> dict[str, Any]:
     """Return what ``config.json`` says of a run.
 
     Raises:
-      UserError: where the folder holds no run, or the file names no experiment.
+      UserError: where the folder holds no run, or the file does not say what it is.
     """
     if not (folder / "config.json").exists():
         raise UserError(f"There is no trained run in {folder}: it has no config.json.")
     identity = rundir.read_json(folder / "config.json")
     if "axes" in identity:
         raise UserError(f"{folder} holds a sweep: train its best configuration alone, then use it.")
-    if not isinstance(identity.get("experiment"), str) or not isinstance(
-        identity.get("config"), dict
-    ):
-        raise UserError(f"{folder / 'config.json'} is damaged: it names no experiment.")
+    expected = {"experiment": str, "config": dict, "sources": dict}
+    for name, kind in expected.items():
+        if not isinstance(identity.get(name), kind):
+            raise UserError(
+                f"{folder / 'config.json'} is damaged: {name} is {identity.get(name)!r}."
+            )
     return identity
 
 
@@ -113,6 +118,17 @@ def read_config(folder: Path) -> Any:
             raise UserError(f"{folder / 'config.json'} is damaged: {name} is {value!r}.")
         config.check_value(name, known[name], value)
     return cls(**fields)
+
+
+def check_sources(folder: Path, asked: Any) -> None:
+    """Raise `UserError` where a file that a Config names is no longer what the run has read."""
+    earlier = read_identity(folder)["sources"]
+    for name, digest in source_hashes(asked).items():
+        if earlier.get(name, digest) != digest:
+            raise UserError(
+                f"--{name}: {getattr(asked, name)} has changed since the run in {folder} was "
+                "trained with it; restore it, or train anew."
+            )
 
 
 def kept_at_best(program: Program, asked: Any, folder: Path) -> Kept:

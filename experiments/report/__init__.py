@@ -1,1 +1,1 @@
-"""What a finished run leaves: numbers and the page."""
+"""Leave what a finished run leaves: its result, its exhibits and the page."""

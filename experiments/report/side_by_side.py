@@ -17,7 +17,7 @@ from experiments.report.page import write_report
 from recurrent.training.task import Metric
 
 TITLE = "side by side"  # the end of the title, by which an earlier page is recognized
-CAPTION = "After each evaluation; of a sweep, its winner's members."
+CAPTION = "One point per evaluation. A sweep shows the members of its best configuration."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
       name: the end of its folder's path.
       fields: what it was asked to do.
       result: its ``result.json``.
-      select: the metric by which its best evaluation was chosen.
+      select: the metric by which its best evaluation was selected.
       curves: rows of metrics, of one training each.
     """
 
@@ -72,7 +72,7 @@ def compare(folders: Sequence[str], out: Path) -> None:
                 title=f"{len(entries)} runs {TITLE}",
                 question=question_of(metrics),
                 headline=headline_of(entries, metrics),
-                exhibits=[table_of(entries, metrics), *(draw(entries, each) for each in metrics)],
+                exhibits=[table_of(entries, metrics), *figures_of(entries, metrics)],
                 folder=Path(scratch) / "figures",
                 result={},
                 config={},
@@ -86,17 +86,23 @@ def question_of(metrics: Sequence[Metric]) -> str:
     """Say what the page answers, and whether its runs can be ranked together."""
     if len(metrics) == 1:
         return "Which did best on the validation data, and what was different?"
-    names = " and ".join(metric.name for metric in metrics)
-    return f"These runs chose by different metrics ({names}), so they cannot be ranked together."
+    goals = ", ".join(f"{extreme(metric)} {metric.name}" for metric in metrics)
+    return f"These runs were selected by different metrics ({goals}), so they cannot be ranked."
+
+
+def extreme(metric: Metric) -> str:
+    """Return the word for the best value of a metric."""
+    return "highest" if metric.higher_is_better else "lowest"
 
 
 def headline_of(entries: Sequence[Entry], metrics: Sequence[Metric]) -> list[tuple[str, str]]:
     """Return the name of the best entry, where there is one."""
     if len(metrics) > 1:
         return []
-    most = "highest" if metrics[0].higher_is_better else "lowest"
     best = max(entries, key=lambda entry: entry.score)
-    return [(f"{most} validation {metrics[0].name}", best.name)]
+    if best.score == -math.inf:
+        return []
+    return [(f"{extreme(metrics[0])} validation {metrics[0].name}", best.name)]
 
 
 def check_earlier_page(out: Path) -> None:
@@ -144,7 +150,7 @@ def winners(folder: Path, best: dict[str, Any]) -> list[list[Row]]:
     """Return the metrics of each member of a sweep that has these values."""
     members = [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
     rows = member_rows(folder)
-    return [rows[m["member"]] for m in members if best.items() <= m.items()]
+    return [rows.get(each["member"], []) for each in members if best.items() <= each.items()]
 
 
 def member_rows(folder: Path) -> dict[int, list[Row]]:
@@ -195,17 +201,23 @@ def format_number(value: Any) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def draw(entries: Sequence[Entry], select: Metric) -> Figure:
-    """Draw the validation metric over steps of the entries that chose by it."""
+def figures_of(entries: Sequence[Entry], metrics: Sequence[Metric]) -> list[Figure]:
+    """Draw one figure for each name among the metrics."""
+    names = list(dict.fromkeys(metric.name for metric in metrics))
+    return [draw(entries, name, f"curves_{k}") for k, name in enumerate(names, start=1)]
+
+
+def draw(entries: Sequence[Entry], metric: str, file: str) -> Figure:
+    """Draw a validation metric over the steps of the entries that were selected by it."""
     from experiments.figures.curves import overlaid
 
     curves = {
         entry.name: [
-            ([row["step"] for row in rows], [row.get(f"valid_{select.name}") for row in rows])
+            ([row["step"] for row in rows], [row.get(f"valid_{metric}") for row in rows])
             for rows in entry.curves
         ]
         for entry in entries
-        if entry.select == select
+        if entry.select.name == metric
     }
-    title = f"validation {select.name}"
-    return Figure(f"valid_{select.name}", title.capitalize(), CAPTION, overlaid(curves, title))
+    title = f"validation {metric}"
+    return Figure(file, title.capitalize(), CAPTION, overlaid(curves, title))

@@ -99,8 +99,8 @@ def tbptt_task(
       config: sizes of windows, optimizer, average and loss scale.
       init: ``key -> params``.
       start: ``(params, streams) -> carry``, the recurrent state before the first token.
-      loss: ``(params, carry, batch, key, hparams) -> (scalar, (metrics, carry))``.
-      measure: ``(params, carry, batch, hparams) -> (metrics, carry)``.
+      loss: ``(params, batch, key, carry, hparams) -> (scalar, (metrics, carry))``.
+      measure: ``(params, batch, carry, hparams) -> (metrics, carry)``.
       tokens: of the training split.
       evaluation_streams: how many streams an evaluation reads side by side.
     """

@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.harness import loop, rundir, stopping
 from experiments.harness.engine import Status
+from experiments.harness.errors import UserError
 from experiments.harness.files import write_atomically
 from experiments.harness.identity import source_hashes
 from experiments.harness.loop import Observer
@@ -259,6 +260,11 @@ def trained(
     known = rundir.read_json(file) if is_ended(folder) else None
     meet("ended")  # so that all of them have seen the file, or none
     if known is not None:
+        if known.keys() != set(Ended._fields):
+            raise UserError(
+                f"{file} was written by another version of this code, in a form that this one does "
+                "not read. Finish the sweep with that version, or begin anew with --overwrite."
+            )
         return Ended(**known)
     _, state = loop.train(plan, folder, observer, stops, dict(memory))
     ended = Ended(list(state.outcomes), state.seconds, state.memory)

@@ -326,9 +326,9 @@ def lstmp(
       >>> import jax, jax.numpy as jnp
       >>> from recurrent import lstmp, unroll
       >>> cell = lstmp(input_size=3, hidden_size=4, cell_size=6)
-      >>> params = cell.init(jax.random.key(0))
+      >>> params = jax.eval_shape(cell.init, jax.random.key(0))  # shapes only, nothing is computed
       >>> xs = jnp.linspace(-1, 1, 30).reshape(5, 2, 3)  # [T, B, D]
-      >>> state, ys = unroll(cell, params, xs)
+      >>> state, ys = jax.eval_shape(lambda params: unroll(cell, params, xs), params)
       >>> ys.shape, state.hidden.shape, state.cell.shape
       ((5, 2, 4), (2, 4), (2, 6))
     """

@@ -74,12 +74,10 @@ def minibatch_task(
         return init_state(init, optimizer(hparams), key, keep_average=keeps, loss_scale=loss_scale)
 
     def train(state: TrainState, hparams: HParams, data: Any, steps: int) -> Any:
-        def step_loss(params: Any, batch: Any, key: Array) -> tuple[Array, Metrics]:
-            return loss(params, batch, key, hparams)
-
         def step(state: TrainState, rows: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
             batch = take(data, *rows)
-            return train_step(step_loss, optimizer(hparams), state, batch, average_decay)
+            made = optimizer(hparams)
+            return train_step(loss, made, state, batch, average_decay, extra=(hparams,))
 
         state, metrics = lax.scan(step, state, next_batches(state, data, batch_size, steps))
         return state, total(metrics)

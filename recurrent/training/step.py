@@ -16,7 +16,7 @@ from jax import Array
 from recurrent.losses import Average
 from recurrent.training.task import Metrics
 
-Loss = Callable[[Any, Any, Array], tuple[Array, Any]]
+Loss = Callable[..., tuple[Array, Any]]
 
 STEPS_TO_DOUBLE = 2000  # finite gradients in a row after which a loss scale is doubled
 LARGEST_SCALE = 2.0**24
@@ -117,15 +117,17 @@ def train_step(
     state: TrainState,
     batch: Any,
     average_decay: Any = 0.0,
+    extra: tuple[Any, ...] = (),
 ) -> tuple[TrainState, Metrics]:
     """Make one update from one batch, unless its gradient is not finite.
 
     Args:
-      loss: ``(params, batch, key) -> (scalar, metrics)``.
+      loss: ``(params, batch, key, *extra) -> (scalar, metrics)``.
       optimizer: of the params.
       state: of `init_state`.
       batch: what the loss reads.
       average_decay: see `apply_gradients`.
+      extra: further arguments of the loss, such as traced hyperparameters.
 
     Returns:
       The new state, and the loss's metrics with those of `apply_gradients`. A skipped step counts
@@ -145,20 +147,23 @@ def train_step(
       >>> float(state.params), int(state.skipped)
       (1.0, 1)
     """
-    slopes, metrics = gradients(loss, state, batch, step_key(state))
+    slopes, metrics = gradients(loss, state, batch, step_key(state), *extra)
     state, update = apply_gradients(optimizer, state, slopes, average_decay)
     return state, where_applied(state, metrics) | update
 
 
-def gradients(loss: Loss, state: TrainState, batch: Any, key: Array) -> tuple[Any, Any]:
+def gradients(
+    loss: Loss, state: TrainState, batch: Any, key: Array, *extra: Any
+) -> tuple[Any, Any]:
     """Return the gradients of the loss with respect to the params, and its second result.
 
     Args:
-      loss: ``(params, batch, key) -> (scalar, anything)``. It is multiplied by the state's loss
-        scale, and the gradients divided by it.
+      loss: ``(params, batch, key, *extra) -> (scalar, anything)``. It is multiplied by the state's
+        loss scale, and the gradients divided by it.
       state: whose params are differentiated.
       batch: handed to the loss.
       key: handed to the loss; `step_key` gives one for each step.
+      *extra: further arguments of the loss, such as traced hyperparameters.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -169,11 +174,11 @@ def gradients(loss: Loss, state: TrainState, batch: Any, key: Array) -> tuple[An
       (12.0, 'seen')
     """
     if not isinstance(state.scale, LossScale):
-        return jax.grad(loss, has_aux=True)(state.params, batch, key)
+        return jax.grad(loss, has_aux=True)(state.params, batch, key, *extra)
     factor = state.scale.factor
 
     def scaled(params: Any) -> tuple[Array, Any]:
-        value, rest = loss(params, batch, key)
+        value, rest = loss(params, batch, key, *extra)
         return value * factor, rest
 
     slopes, rest = jax.grad(scaled, has_aux=True)(state.params)

@@ -29,7 +29,7 @@ from recurrent.training.task import HParams, Metrics, Task
 def tbptt_task(
     init: Callable[[Array], Any],
     start: Callable[[Any, int], Any],
-    loss: Callable[[Any, Any, Any, Array, HParams], tuple[Array, tuple[Metrics, Any]]],
+    loss: Callable[[Any, Any, Array, Any, HParams], tuple[Array, tuple[Metrics, Any]]],
     measure: Callable[[Any, Any, Any, HParams], tuple[Metrics, Any]],
     optimizer: Callable[[HParams], optax.GradientTransformation],
     *,
@@ -49,10 +49,10 @@ def tbptt_task(
     Args:
       init: ``key -> params``.
       start: ``(params, streams) -> carry``, the recurrent state before the first token.
-      loss: ``(params, carry, batch, key, hparams) -> (scalar, (metrics, carry))``, the batch being
+      loss: ``(params, batch, key, carry, hparams) -> (scalar, (metrics, carry))``, the batch being
         ``{"inputs", "targets"}``, tokens ``[T, B]`` and their successors. No gradient enters the
         carry.
-      measure: ``(params, carry, batch, hparams) -> (metrics, carry)``, the batch with ``"mask"``
+      measure: ``(params, batch, carry, hparams) -> (metrics, carry)``, the batch with ``"mask"``
         ``[T, B]``, False past the sequence's end.
       optimizer: ``hparams -> optimizer``, built inside the compiled program.
       streams: B.
@@ -68,13 +68,13 @@ def tbptt_task(
     Example:
       >>> import jax.numpy as jnp, optax
       >>> from recurrent.losses import Average
-      >>> def measure(params, carry, batch, hparams):
+      >>> def measure(params, batch, carry, hparams):
       ...     seen = carry + batch["inputs"].sum(axis=0)
       ...     return {"tokens": Average(batch["mask"].sum(), jnp.int32(1))}, seen
       >>> task = tbptt_task(
       ...     init=lambda key: {"w": jnp.zeros(1)},
       ...     start=lambda params, streams: jnp.zeros(streams, jnp.int32),
-      ...     loss=lambda params, carry, batch, key, hparams: (params["w"].sum(), ({}, carry)),
+      ...     loss=lambda params, batch, key, carry, hparams: (params["w"].sum(), ({}, carry)),
       ...     measure=measure,
       ...     optimizer=lambda hparams: optax.sgd(1.0),
       ...     streams=2, window=4, evaluation_streams=2,
@@ -104,10 +104,8 @@ def tbptt_task(
             carry = jax.tree.map(lambda new, old: jnp.where(k == 0, new, old), fresh, state.carry)
             batch = window_at(tokens, heads + k * window, window)
 
-            def step_loss(params: Any, batch: Any, key: Array) -> Any:
-                return loss(params, carry, batch, key, hparams)
-
-            slopes, (metrics, after) = gradients(step_loss, state, batch, step_key(state))
+            key = step_key(state)
+            slopes, (metrics, after) = gradients(loss, state, batch, key, carry, hparams)
             state, update = apply_gradients(optimizer(hparams), state, slopes, average_decay)
             # a skipped step changes the carry no more than the weights
             state = state._replace(carry=where_applied(state, after, carry))
@@ -117,8 +115,8 @@ def tbptt_task(
         return state, total(metrics)
 
     def evaluate(params: Any, hparams: HParams, data: Any) -> Metrics:
-        def of_window(params: Any, carry: Any, batch: Any) -> tuple[Metrics, Any]:
-            return measure(params, carry, batch, hparams)
+        def of_window(params: Any, batch: Any, carry: Any) -> tuple[Metrics, Any]:
+            return measure(params, batch, carry, hparams)
 
         return evaluate_streams(
             of_window, params, data["tokens"], start, streams=evaluation_streams, window=window
@@ -181,7 +179,7 @@ def evaluate_streams(
     """Add up metrics over all tokens but the first, the state carried along each stream.
 
     Args:
-      measure: ``(params, carry, batch) -> (metrics, carry)``, the batch as in `tbptt_task` with
+      measure: ``(params, batch, carry) -> (metrics, carry)``, the batch as in `tbptt_task` with
         ``"mask"`` ``[T, B]``, False past the sequence's end.
       params: of the model.
       tokens: ``[N]``.
@@ -207,7 +205,7 @@ def evaluate_streams(
         mask = (along < length) & (at < pairs)
         read = [tokens[jnp.minimum(at + ahead, pairs)] for ahead in (0, 1)]
         batch = shard_batch({"inputs": read[0], "targets": read[1], "mask": mask}, axis=1)
-        metrics, carry = measure(params, carry, batch)
+        metrics, carry = measure(params, batch, carry)
         return carry, metrics
 
     _, metrics = lax.scan(body, start(params, streams), jnp.arange(-(-length // window)))

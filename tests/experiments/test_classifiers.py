@@ -1,8 +1,7 @@
-"""Tiny real runs of every experiment, through the launcher, judged by the files that they leave."""
+"""Tiny real runs of the classifiers, through the launcher, judged by the files that they leave."""
 
 import json
 import re
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import __main__, image_cnn, sequential_digits
+from experiments import __main__, char_lm, image_cnn, sequential_digits
 from experiments.data.images import load_images
 from experiments.harness import loop, stopping
-from experiments.harness.checkpoint import checkpoints
+from experiments.harness.config import hparams_of
+from experiments.harness.errors import UserError
+from experiments.harness.identity import identity_of
+from experiments.harness.runs import load_run
+from tests.experiments.run_files import assert_events, best_weights, read, rows_of, snapshot
 
 pytestmark = pytest.mark.optimized
 
@@ -41,25 +44,11 @@ def soft(input_size, hidden_size):
 
 
 def finished(capfd: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> str:
-    """What a command prints that ends well."""
+    """Return what a command prints that ends well."""
     status = __main__.main([*arguments, f"--workdir={folder}"])
     out, err = capfd.readouterr()
     assert status == 0, err
     return out
-
-
-def read(folder: Path, name: str) -> Any:
-    return json.loads((folder / name).read_text())
-
-
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def best_params(folder: Path) -> Any:
-    with checkpoints(folder / "checkpoints" / "best", keep=1) as manager:
-        assert manager.all_steps() == [read(folder, "result.json")["best_step"]]
-        return manager.restore(manager.latest_step())["state"]
 
 
 def assert_complete(folder: Path, experiment: str, figures: tuple[str, ...]) -> None:
@@ -79,17 +68,22 @@ def assert_complete(folder: Path, experiment: str, figures: tuple[str, ...]) -> 
     assert config["config"]["batch_size"] == 256
 
 
-def assert_result(folder: Path, experiment: str, epochs: int, parameters: int) -> None:
+def assert_result(folder: Path, experiment: str, evaluations: int, parameters: int) -> None:
     result, rows = read(folder, "result.json"), rows_of(folder)
     assert result["experiment"] == experiment
     assert result["seed"] == read(folder, "config.json")["config"]["seed"]
-    assert result["steps"] == epochs * STEPS_PER_EPOCH
+    assert result["evaluations"] == evaluations
+    assert result["steps"] == evaluations * STEPS_PER_EPOCH
     assert result["parameters"] == parameters
     assert result["jax"] == jax.__version__
     assert jax.devices()[0].device_kind in result["device"]
     assert 0 < result["train_seconds"] < 600
     assert all(isinstance(value, str | int | float) for value in result.values()), "a flat object"
-    assert [row["step"] for row in rows] == [STEPS_PER_EPOCH * (n + 1) for n in range(epochs)]
+    assert [row["evaluation"] for row in rows] == [n + 1 for n in range(evaluations)]
+    assert [row["step"] for row in rows] == [STEPS_PER_EPOCH * row["evaluation"] for row in rows]
+    assert result["select"] == "loss"
+    assert result["higher_is_better"] is False
+    assert result["report"] == "accuracy"
     best = min(rows, key=lambda row: row["valid_loss"])
     assert result["best_step"] == best["step"]
     assert result["valid_loss"] == best["valid_loss"]
@@ -99,38 +93,8 @@ def assert_result(folder: Path, experiment: str, epochs: int, parameters: int) -
         assert row["train_skipped"] == 0
 
 
-def events_of(folder: Path) -> dict[tuple[str, int], float]:
-    """Tag and step to value, as TensorBoard shows them: a new start purges later steps."""
-    from tensorboardX.proto import event_pb2
-
-    proto: Any = event_pb2  # generated, so without types
-    found: dict[tuple[str, int], float] = {}
-    for file in sorted((folder / "events").iterdir()):
-        assert "tfevents" in file.name, "TensorBoard looks for this word"
-        data = file.read_bytes()
-        while data:
-            (size,) = struct.unpack_from("<Q", data)
-            event = proto.Event.FromString(data[12 : 12 + size])
-            data = data[12 + size + 4 :]
-            if event.session_log.status == proto.SessionLog.START:
-                found = {key: value for key, value in found.items() if key[1] < event.step}
-            for value in event.summary.value:
-                found[value.tag, event.step] = value.simple_value
-    return found
-
-
-def assert_events(folder: Path) -> None:
-    wanted = {
-        (name.replace("_", "/", 1), row["step"]): value
-        for row in rows_of(folder)
-        for name, value in row.items()
-        if name not in ("step", "epoch")
-    }
-    assert events_of(folder) == wanted
-
-
 def assert_recomputed(folder: Path, logits: np.ndarray) -> None:
-    """The test split's numbers from logits ``[360, 10]`` in float64."""
+    """Assert the test metrics, computed in float64 from logits ``[360, 10]``."""
     result, labels = read(folder, "result.json"), load_images("digits", 0).test.labels
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -140,10 +104,20 @@ def assert_recomputed(folder: Path, logits: np.ndarray) -> None:
     assert result["test_accuracy"] * TESTED == pytest.approx(right, abs=1.01)  # a tie may turn
 
 
-def snapshot(folder: Path) -> dict[Path, tuple[int, bytes]]:
-    """Times and bytes of all files but the lock, whose text names its last owner."""
-    files = [file for file in folder.rglob("*") if file.is_file() and file.name != "lock"]
-    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+def assert_loads(folder: Path, module: Any, config: Any) -> None:
+    """Assert that ``load_run`` returns what a finished run has left."""
+    run = load_run(str(folder))
+    assert (run.folder, run.module, run.config) == (folder, module, config)
+    assert run.experiment == read(folder, "config.json")["experiment"]
+    assert run.result == read(folder, "result.json")
+    kept = best_weights(folder)
+    assert jax.tree.structure(run.kept) == jax.tree.structure(kept)
+    for one, other in zip(*map(jax.tree.leaves, (run.kept, kept)), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    hparams = {name: value[0] for name, value in hparams_of(config).items()}
+    test = run.program.task.evaluate(run.kept, hparams, run.program.data["test"])
+    assert float(test["loss"].mean) == pytest.approx(run.result["test_loss"], rel=1e-5)
 
 
 # Recurrent networks
@@ -174,7 +148,7 @@ def soft_gate(zx: list[Any], zh: list[Any], h: Any, c: Any) -> tuple[Any, Any]:
 
 
 def recurrent_logits(gate: Callable[..., Any], gates: int, params: Any, order: str) -> np.ndarray:
-    """A loop over time in float64."""
+    """Return logits ``[360, 10]`` by a loop over time in float64."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     inner, outer = params["cell"]["input"], params["cell"]["recurrent"]
     images = load_images("digits", 0).test.images / 255
@@ -199,7 +173,7 @@ def recurrent_size(gates: int, biases: int, features: int) -> int:
         ("gru", "pixel", gru_gate, 3, 2),
     ],
 )
-def test_sequential_digits(
+def test_a_recurrent_network_trains_to_a_complete_directory_of_true_numbers(
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
     cell: str,
@@ -217,7 +191,11 @@ def test_sequential_digits(
     features = 8 if order == "row" else 1
     assert_result(tmp_path, "sequential_digits", 1, recurrent_size(gates, biases, features))
     assert_events(tmp_path)
-    assert_recomputed(tmp_path, recurrent_logits(gate, gates, best_params(tmp_path), order))
+    assert_recomputed(tmp_path, recurrent_logits(gate, gates, best_weights(tmp_path), order))
+    config = sequential_digits.Config(
+        epochs=1, batch_size=256, cell=cell, order=order, hidden_size=HIDDEN
+    )
+    assert_loads(tmp_path, sequential_digits, config)
     if cell == "elman":
         (tmp_path / "result.json").unlink()
         assert_another_model_is_refused(capfd, tmp_path, flags, monkeypatch)
@@ -229,25 +207,27 @@ def assert_another_model_is_refused(
     flags: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The same flags may mean another model where the library changed between two parts."""
+    """Assert that a run is not gone on with where its flags mean another model by now."""
     before = snapshot(folder)
     make = sequential_digits.cell_flag.make_cell
     monkeypatch.setattr(sequential_digits.cell_flag, "make_cell", lambda n, d, h: make(n, d, h + 1))
     assert __main__.main(["sequential_digits", *flags, f"--workdir={folder}"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert "is of another model: train.params.cell." in line
+    assert "is of another model: members.state.params.cell." in line
     assert re.search(rf"float32\[.*{HIDDEN}\] there and float32\[.*{HIDDEN + 1}\] here", line)
     assert snapshot(folder) == before
 
 
-def test_a_cell_of_ones_own(capfd: pytest.CaptureFixture[str], tmp_path: Path):
+def test_a_cell_of_ones_own_trains_and_an_edit_of_its_file_is_refused(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+):
     file, folder = tmp_path / "mine.py", tmp_path / "run"
     file.write_text(OWN_CELL)
     flags = (*TINY, "--seed=3", f"--cell={file}:soft", f"--hidden_size={HIDDEN}")
     finished(capfd, folder, "sequential_digits", *flags)
     assert_complete(folder, "sequential_digits", (*COMMON_FIGURES, "hidden_state"))
     assert_result(folder, "sequential_digits", 1, recurrent_size(2, 1, 8))
-    assert_recomputed(folder, recurrent_logits(soft_gate, 2, best_params(folder), "row"))
+    assert_recomputed(folder, recurrent_logits(soft_gate, 2, best_weights(folder), "row"))
     before = snapshot(folder)
 
     assert "This run is finished already" in finished(capfd, folder, "sequential_digits", *flags)
@@ -258,10 +238,15 @@ def test_a_cell_of_ones_own(capfd: pytest.CaptureFixture[str], tmp_path: Path):
     line = capfd.readouterr().err
     assert len(line.splitlines()) == 1
     assert "holds a run of another configuration (sources.cell was '" in line
+    with pytest.raises(UserError, match=r"--cell: .*mine\.py:soft has changed since the run in"):
+        load_run(folder)
     assert snapshot(folder) == before
 
+    file.write_text(OWN_CELL)
+    assert load_run(folder).result == read(folder, "result.json")
 
-def test_rows_and_pixels_in_reading_order():
+
+def test_rows_and_pixels_are_read_in_reading_order():
     images = np.arange(2 * 3 * 4).reshape(2, 3, 4) / 24
     rows = sequential_digits.reader("row", (3, 4))(images)
     pixels = sequential_digits.reader("pixel", (3, 4))(images)
@@ -271,7 +256,7 @@ def test_rows_and_pixels_in_reading_order():
         assert rows[y, b, x] == pixels[4 * y + x, b, 0] == 2 * images[b, y, x] - 1
 
 
-def test_permuted_is_one_shuffle_of_the_pixels_for_all():
+def test_permuted_pixels_are_one_shuffle_for_all_images():
     images = np.random.default_rng(1).random((5, 8, 8))
     pixels = sequential_digits.reader("pixel", (8, 8))(images)
     permuted = sequential_digits.reader("permuted", (8, 8))(images)
@@ -287,7 +272,7 @@ def test_permuted_is_one_shuffle_of_the_pixels_for_all():
 
 
 def convolved(images: np.ndarray, params: dict[str, np.ndarray]) -> np.ndarray:
-    """3x3, padded with zeros to the same size, then ReLU and 2x2 max-pooling."""
+    """Convolve by 3x3, padded with zeros to the same size, then apply ReLU and 2x2 max-pooling."""
     height, width = images.shape[1:3]
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     out = sum(
@@ -299,6 +284,7 @@ def convolved(images: np.ndarray, params: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def convolutional_logits(params: Any) -> np.ndarray:
+    """Return logits ``[360, 10]`` in float64."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     x = load_images("digits", 0).test.images[..., None] / 255
     for name in ("Conv_0", "Conv_1"):
@@ -312,21 +298,24 @@ def convolutional_size(height: int, width: int) -> int:
     return (9 + 1) * 32 + (9 * 32 + 1) * 64 + (flat + 1) * 128 + (128 + 1) * CLASSES
 
 
-def test_image_cnn(capfd: pytest.CaptureFixture[str], tmp_path: Path):
+def test_the_convolutional_network_trains_to_a_complete_directory_of_true_numbers(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+):
     flags = ("image_cnn", "--epochs=2", "--batch_size=256")
     finished(capfd, tmp_path, *flags)
     assert_complete(tmp_path, "image_cnn", (*COMMON_FIGURES, "kernels"))
     assert_result(tmp_path, "image_cnn", 2, convolutional_size(8, 8))
     assert_events(tmp_path)
-    assert_recomputed(tmp_path, convolutional_logits(best_params(tmp_path)))
+    assert_recomputed(tmp_path, convolutional_logits(best_weights(tmp_path)))
+    assert_loads(tmp_path, image_cnn, image_cnn.Config(epochs=2, batch_size=256))
     before = snapshot(tmp_path)
     assert "This run is finished already" in finished(capfd, tmp_path, *flags)
     assert snapshot(tmp_path) == before
 
 
-def test_the_articles_network_has_the_articles_size():
-    """Of 28x28: 32 and 64 kernels of 3x3, dense 128 and 10."""
-    model = image_cnn.convnet_classifier(28, 28)
+def test_the_surveys_network_has_the_surveys_size():
+    """Of 28x28 images: 32 and 64 kernels of 3x3, dense layers of 128 and 10."""
+    model = image_cnn.convnet_classifier((28, 28))
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
     assert size == convolutional_size(28, 28) == 421_642
@@ -335,29 +324,36 @@ def test_the_articles_network_has_the_articles_size():
 # What may go wrong in a run
 
 
-def test_a_diverging_run_says_so(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_diverges_says_at_which_step_and_leaves_no_result(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
 ):
-    monkeypatch.setattr(loop, "train", lambda *_: stopping.refuse_divergence(20, 40))
-    assert __main__.main(["sequential_digits", f"--workdir={tmp_path}"]) == 3
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("error: Training diverged: the last 20 ")
-    assert "step 40" in line
+    flags = ("--cell=elman", f"--hidden_size={HIDDEN}", "--epochs=2", "--batch_size=32")
+    rate = ("--optimizer=sgd", "--learning_rate=1e38", "--clip_norm=0", "--warmup_epochs=0")
+    command = ["sequential_digits", *flags, *rate, "--steps_per_call=30", f"--workdir={tmp_path}"]
+    assert __main__.main(command) == 3
+    err = capfd.readouterr().err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    found = re.match(r"error: Training diverged: the last (\d+) steps up to step (\d+) had ", line)
+    assert found, line
+    failures, step = map(int, found.groups())
+    assert 20 <= failures <= step <= 40
+    assert "gradients that are not finite" in line
     assert "--learning_rate" in line
     assert not (tmp_path / "result.json").exists()
+    assert not (tmp_path / "report.html").exists()
 
 
-def test_overwrite_begins_anew(
+def test_overwrite_deletes_the_earlier_run_where_another_configuration_is_refused(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def stopped(*_: Any) -> None:
-        raise stopping.Stopped(15, 3, 5)
+        raise stopping.Stopped(15, 3)
 
     monkeypatch.setattr(loop, "train", stopped)
     flags = [*TINY, "--hidden_size=4", f"--workdir={tmp_path}"]
     assert __main__.main(["sequential_digits", *flags]) == 143
     lines = capfd.readouterr().err.splitlines()
-    assert lines == ["Stopped and saved at step 3 of 5; the same command goes on from there."]
+    assert lines == ["Stopped and saved at step 3; the same command goes on from there."]
     (tmp_path / "figures").mkdir()
     other = [*TINY, "--hidden_size=5", f"--workdir={tmp_path}"]
     assert __main__.main(["sequential_digits", *other]) == 2
@@ -365,3 +361,100 @@ def test_overwrite_begins_anew(
     assert __main__.main(["sequential_digits", *other, "--overwrite"]) == 143
     assert not (tmp_path / "figures").exists()
     assert read(tmp_path, "config.json")["config"]["hidden_size"] == 5
+
+
+# Directories that cannot be loaded
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> Path:
+    """Return the directory of a run that has saved nothing yet."""
+    identity = identity_of("sequential_digits", sequential_digits.Config(hidden_size=HIDDEN))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(identity))
+    return folder
+
+
+def test_a_folder_without_a_run_is_not_loaded(tmp_path: Path):
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "none", tmp_path / "file", tmp_path / "empty"):
+        with pytest.raises(UserError, match=f"There is no trained run in {path}"):
+            load_run(path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty", "file"]
+
+
+def test_a_run_without_an_evaluation_is_not_loaded(untrained: Path):
+    with pytest.raises(UserError, match="has not been evaluated yet: train it further"):
+        load_run(untrained)
+    assert [path.name for path in untrained.rglob("*")] == ["config.json"]
+
+
+def test_a_sweep_is_not_loaded_as_a_run(untrained: Path):
+    identity = read(untrained, "config.json") | {"axes": {"seed": "0:3"}}
+    (untrained / "config.json").write_text(json.dumps(identity))
+    with pytest.raises(UserError, match="holds a sweep: train its best configuration alone"):
+        load_run(untrained)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hiden_size": 8}, "is of another version: sequential_digits has no field 'hiden_size'"),
+        ({"hidden_size": "8"}, "config.json is damaged: hidden_size is '8'"),
+        ({"hidden_size": 8.0}, "config.json is damaged: hidden_size is 8.0"),
+        ({"hidden_size": True}, "config.json is damaged: hidden_size is True"),
+        ({"learning_rate": 1}, "config.json is damaged: learning_rate is 1"),
+        ({"cell": None}, "config.json is damaged: cell is None"),
+        ({"hidden_size": -8}, "--hidden_size: expected at least 1, got -8"),
+        ({"dropout": float("nan")}, "--dropout: expected a finite number"),
+        ({"order": "column"}, "--order: expected one of row, pixel, permuted, got 'column'"),
+        ({"cell": "lsmt"}, "--cell: expected one of"),
+    ],
+)
+def test_a_config_with_an_unknown_or_impossible_field_is_not_loaded(
+    untrained: Path, change: dict[str, Any], words: str
+):
+    identity = read(untrained, "config.json")
+    identity["config"] |= change
+    (untrained / "config.json").write_text(json.dumps(identity))
+    with pytest.raises(UserError, match=re.escape(words)):
+        load_run(untrained)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is damaged"),
+        ("{", "is damaged"),
+        ("[]", "is damaged: expected an object"),
+        ("{}", "is damaged: experiment is None"),
+        ('{"experiment": "image_cnn"}', "is damaged: config is None"),
+        ('{"experiment": 3, "config": {}}', "is damaged: experiment is 3"),
+        ('{"experiment": "image_cnn", "config": []}', "is damaged: config is []"),
+        (
+            '{"experiment": "image_cmn", "config": {}, "sources": {}}',
+            "There is no experiment 'image_cmn'",
+        ),
+        ('{"experiment": "../image_cnn", "config": {}, "sources": {}}', "There is no experiment"),
+        ('{"experiment": "harness.runs", "config": {}, "sources": {}}', "There is no experiment"),
+        ('{"experiment": "image_cnn", "config": {}, "sources": 3}', "is damaged: sources is 3"),
+    ],
+)
+def test_a_damaged_config_is_not_loaded(untrained: Path, text: str, words: str):
+    (untrained / "config.json").write_text(text)
+    with pytest.raises(UserError, match=re.escape(words)):
+        load_run(untrained)
+
+
+def test_a_run_of_another_experiment_has_no_text_to_sample(
+    capfd: pytest.CaptureFixture[str], untrained: Path
+):
+    assert "sample" in char_lm.commands
+    assert __main__.main(["sample", str(untrained)]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == (
+        f"error: sample: the experiment of the run in {untrained} has no such command.\n"
+    )

@@ -49,7 +49,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def epochs_in(folder: Path) -> int:
+def evaluations_in(folder: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return (folder / "metrics.jsonl").read_text().count("\n")
     return 0
@@ -73,13 +73,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @has_proc
-def test_two_processes_stopped_and_lost_end_as_one_that_was_not(
+def test_two_processes_killed_and_stopped_end_as_one_process_does(
     alone: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     run = [*LONG, f"--workdir={folder}"]
     first = launched(*run, "--processes=2")
-    wait_until(lambda: epochs_in(folder) >= 1 or first.poll() is not None)
+    wait_until(lambda: evaluations_in(folder) >= 1 or first.poll() is not None)
     children = children_of(first)
     os.kill(children[1], signal.SIGKILL)
     _, errors = first.communicate(timeout=100)
@@ -89,9 +89,9 @@ def test_two_processes_stopped_and_lost_end_as_one_that_was_not(
     assert first.returncode not in (0, 2, 3)
     assert are_gone(children)
 
-    before = epochs_in(folder)
+    before = evaluations_in(folder)
     second = launched(*run, "--processes=2")
-    wait_until(lambda: epochs_in(folder) > before or second.poll() is not None)
+    wait_until(lambda: evaluations_in(folder) > before or second.poll() is not None)
     second.send_signal(signal.SIGINT)
     _, errors = second.communicate(timeout=100)
     assert second.returncode == 128 + signal.SIGINT, errors
@@ -109,9 +109,9 @@ def test_two_processes_stopped_and_lost_end_as_one_that_was_not(
 
 
 @has_proc
-def test_they_are_gone_when_their_supervisor_is(tmp_path: Path) -> None:
+def test_processes_end_when_their_supervisor_is_gone(tmp_path: Path) -> None:
     run = launched(*LONG, f"--workdir={tmp_path / 'run'}", "--processes=2")
-    wait_until(lambda: epochs_in(tmp_path / "run") >= 1 or run.poll() is not None)
+    wait_until(lambda: evaluations_in(tmp_path / "run") >= 1 or run.poll() is not None)
     children = children_of(run)
     assert len(children) == 2
     run.kill()
@@ -120,28 +120,36 @@ def test_they_are_gone_when_their_supervisor_is(tmp_path: Path) -> None:
 
 
 FIRST_STEPS = """
-import sys, jax, numpy as np
-from experiments import loop, processes, sequential_digits
-from recurrent import train
+import hashlib, sys, jax, numpy as np
+from experiments import sequential_digits
+from experiments.harness import loop, processes
+from experiments.harness.devices import check_devices
+from experiments.harness.engine import engine_of
+from experiments.harness.plan import fresh_state, plan_of_run
+from recurrent.training import minibatch, step
+from recurrent.training.population import batch_mesh, put, sharding
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 if len(sys.argv) > 2:
     number, port = sys.argv[2:]
     processes.join(processes.Group(2, int(number), f"127.0.0.1:{port}"))
 config = sequential_digits.Config(cell="gru", hidden_size=8, batch_size=32)
-mesh = loop.mesh_of(int(sys.argv[1]), config)
-program = loop.on_devices(sequential_digits.program(config), mesh)
-with jax.set_mesh(mesh):
-    state = program.task.init(loop.numbers_of(config))
-    weights = [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
-    rows, mask = train.epoch_order(train.order_key(state.key), 1257, 32)
-    batch = jax.jit(train.take)(program.data["train"], rows[3], mask[3])
-    seen = jax.jit(lambda batch: batch["images"], out_shardings=loop.whole_on(mesh))(batch)
-    state, metrics = program.task.train(state, loop.numbers_of(config), program.data["train"], 20)
-    loss = float(metrics["loss"].mean)
+count = check_devices(int(sys.argv[1]), config)
+plan = plan_of_run(sequential_digits.program(config), config, count)
+engine, whole = engine_of(plan.program, plan.layout), sharding(plan.layout, shared=True)
+data = put(plan.program.data["train"], plan.layout, shared=True)
+with batch_mesh(plan.layout):
+    hparams = loop.hparams_in_slots(plan, fresh_state(plan, {}))
+    members = engine.begin((hparams, np.array([False])))
+    weights = [np.asarray(leaf) for leaf in jax.tree.leaves(members.state.params)]
+    key = step.order_key(jax.tree.map(lambda leaf: leaf[0], members.state))
+    rows, mask = minibatch.epoch_order(key, 1257, 32)
+    batch = jax.jit(minibatch.take)(data, rows[3], mask[3])
+    seen = jax.jit(lambda batch: batch["images"], out_shardings=whole)(batch)
+    members, metrics = engine.train(20)(members, data)
+    loss = float(np.asarray(metrics["loss"].mean)[0])
 everything = b"".join(leaf.tobytes() for leaf in [*weights, np.asarray(seen)])
-import hashlib
 if processes.is_first():
-    print("RESULT", mesh.size, hashlib.sha256(everything).hexdigest(), loss)
+    print("RESULT", count, hashlib.sha256(everything).hexdigest(), loss)
 """
 
 
@@ -185,21 +193,21 @@ def test_weights_and_data_are_the_same_bits_on_any_number_of_devices_and_process
 @pytest.mark.slow
 def test_a_sweep_on_two_processes_equals_that_on_one(tmp_path: Path) -> None:
     swept = ["sweep", "sequential_digits", "--sweep=learning_rate=0.003,0.01,1e10"]
-    swept += ["--sweep=cell=gru,elman", "--hidden_size=8", "--epochs=2", "--places=4"]
-    told = []
+    swept += ["--sweep=cell=gru,elman", "--hidden_size=8", "--epochs=2", "--slots=4"]
+    found = []
     for count in (1, 2):
         folder = tmp_path / str(count)
         status, said = ended(*swept, f"--workdir={folder}", f"--processes={count}")
         assert status == 0, said
         lines = (folder / "sweep.jsonl").read_text().splitlines()
-        told.append({row["member"]: row for row in map(json.loads, lines)})
+        found.append({row["member"]: row for row in map(json.loads, lines)})
         assert (folder / "report.html").exists()
-    assert sorted(told[0]) == sorted(told[1]) == list(range(6))
-    for member, row in told[0].items():
+    assert sorted(found[0]) == sorted(found[1]) == list(range(6))
+    for member, row in found[0].items():
         for name, value in row.items():
             same = pytest.approx(value, rel=1e-4) if isinstance(value, float) else value
-            assert told[1][member][name] == same, name
-    assert {row["status"] for row in told[0].values()} == {"finished", "diverged"}
+            assert found[1][member][name] == same, name
+    assert {row["status"] for row in found[0].values()} == {"finished", "diverged"}
 
 
 @pytest.mark.parametrize(
@@ -214,14 +222,16 @@ def test_a_sweep_on_two_processes_equals_that_on_one(tmp_path: Path) -> None:
         (["--processes=0"], "--processes: expected at least 1, got 0"),
     ],
 )
-def test_what_makes_no_group(flags: list[str], message: str, tmp_path: Path) -> None:
+def test_flags_that_make_no_group_are_refused(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
     status, said = ended("sequential_digits", *flags, f"--workdir={tmp_path / 'run'}")
     assert status == 2
     assert message in said
     assert not (tmp_path / "run").exists()
 
 
-def test_what_all_refuse_is_said_once_and_ends_all(tmp_path: Path) -> None:
+def test_a_refusal_by_all_processes_is_printed_once(tmp_path: Path) -> None:
     run = ["sequential_digits", "--batch_size=33", "--processes=2"]
     status, said = ended(*run, f"--workdir={tmp_path / 'run'}")
     assert status == 2
@@ -252,7 +262,7 @@ def test_processes_that_were_asked_for_different_things_do_not_train(tmp_path: P
 
 
 @pytest.mark.slow
-def test_what_the_first_refuses_ends_all_in_a_sentence(tmp_path: Path) -> None:
+def test_a_refusal_by_the_first_process_ends_all_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("precious")
     ends = by_hand(*[[f"--workdir={tmp_path / 'run'}"]] * 2)

@@ -74,10 +74,44 @@ def test_runs_of_different_metrics_are_not_ranked_together(tmp_path: Path) -> No
     other = finished(tmp_path / "other", "distance", False, 0.1)
     side_by_side.compare([one, other], tmp_path / "all.html")
     page = (tmp_path / "all.html").read_text()
-    assert "(return and distance), so they cannot be ranked together" in page
+    assert "different metrics (highest return, lowest distance), so they cannot be ranked" in page
+    assert "<dl" not in page
     assert 'class="ranking"' not in page
     assert page.count("data:image/png;base64,") == 2
     assert page.index(">one<") < page.index(">other<")
+
+
+def test_runs_of_one_metric_in_two_directions_are_drawn_together_but_not_ranked(
+    tmp_path: Path,
+) -> None:
+    paths = [finished(tmp_path / str(k), "bits/char", bool(k), 3.0) for k in range(2)]
+    side_by_side.compare(paths, tmp_path / "all.html")
+    page = (tmp_path / "all.html").read_text()
+    assert "(lowest bits/char, highest bits/char), so they cannot be ranked" in page
+    assert page.count("data:image/png;base64,") == 1
+
+
+def test_runs_without_a_score_have_no_best(tmp_path: Path) -> None:
+    paths = [finished(tmp_path / str(k), "loss", False, 3.0) for k in range(2)]
+    result = {"select": "loss", "higher_is_better": False, "report": "loss", "valid_loss": None}
+    (tmp_path / "0/result.json").write_text(json.dumps(result))
+    entries = [side_by_side.read(Path(path), Path(path).name) for path in paths]
+    metrics = [entries[0].select]
+    assert [row[0] for row in side_by_side.table_of(entries, metrics).rows] == ["1", "0"]
+    assert side_by_side.headline_of(entries, metrics) == [("lowest validation loss", "1")]
+    assert side_by_side.headline_of(entries[:1], metrics) == []
+
+
+def test_rows_of_a_sweep_are_grouped_by_member_over_its_programs(tmp_path: Path) -> None:
+    programs = {"a": [(0, 1), (2, 1), (0, 2)], "b": [(1, 1)]}
+    for name, order in programs.items():
+        (tmp_path / "programs" / name).mkdir(parents=True)
+        rows = [{"member": member, "evaluation": k, "step": 5 * k} for member, k in order]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "programs" / name / "metrics.jsonl").write_text(lines)
+    found = side_by_side.member_rows(tmp_path)
+    steps = {member: [row["step"] for row in rows] for member, rows in found.items()}
+    assert steps == {0: [5, 10], 1: [5], 2: [5]}
 
 
 def test_a_result_of_an_earlier_version_is_refused(tmp_path: Path) -> None:

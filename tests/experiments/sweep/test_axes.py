@@ -11,7 +11,7 @@ from experiments import sequential_digits
 from experiments.harness.config import options
 from experiments.harness.errors import UserError
 from experiments.sweep import axes, ranking
-from experiments.sweep.axes import at_random, grid, programs, read_axes, settings
+from experiments.sweep.axes import at_random, configurations, grid, programs, read_axes
 from experiments.sweep.ranking import ranked
 from experiments.sweep.search import successive_halving
 
@@ -101,7 +101,7 @@ def test_draws_stay_within_their_range_and_share_their_seeds(seed: int) -> None:
     for point in points:
         assert 1e-4 <= point["learning_rate"] <= 1e-1
         assert point["hidden_size"] in range(3, 10)
-    assert all(len(members) == 2 for members in settings(points))
+    assert all(len(members) == 2 for members in configurations(points))
 
 
 def test_draws_on_a_log_scale_are_even_on_it() -> None:
@@ -135,7 +135,7 @@ def test_static_fields_make_programs() -> None:
     ],
 )
 def test_rungs(epochs: int, reduction: int, first: int, expected: list[int]) -> None:
-    assert successive_halving.rungs(epochs, reduction, first) == expected
+    assert successive_halving.rungs_of(epochs, reduction, first) == expected
 
 
 def test_the_better_third_goes_on() -> None:
@@ -167,7 +167,7 @@ def test_of_distinct_scores_one_in_so_many_goes_on(scores: list[float | None], b
 def row(member: int, rate: float, seed: int, score: float | None, **more: object) -> dict:
     status = "diverged" if score is None else "finished"
     base = {"member": member, "learning_rate": rate, "seed": seed, "score": score}
-    return base | {"status": status, "epochs_trained": 9, "step": 90, "valid_loss": score} | more
+    return base | {"status": status, "evaluations_done": 9, "step": 90, "valid_loss": score} | more
 
 
 def test_settings_are_ranked_by_the_mean_over_their_seeds() -> None:
@@ -182,8 +182,8 @@ def test_settings_are_ranked_by_the_mean_over_their_seeds() -> None:
 
 
 def test_who_was_stopped_early_stands_behind_who_was_not() -> None:
-    early = {"status": "rung", "epochs_trained": 3}
-    later = {"status": "rung", "epochs_trained": 5}
+    early = {"status": "rung", "evaluations_done": 3}
+    later = {"status": "rung", "evaluations_done": 5}
     outcomes = [row(0, 0.1, 0, -0.1, **early), row(1, 0.2, 0, -9.0), row(2, 0.3, 0, -0.5, **later)]
     found = ranked(outcomes, ["learning_rate", "seed"])
     assert [setting.values["learning_rate"] for setting in found] == [0.2, 0.3, 0.1]
@@ -200,4 +200,4 @@ def test_mean_and_spread() -> None:
 def test_what_a_table_and_a_command_line_show_is_the_number_itself() -> None:
     for value in values("learning_rate=log:1e-4:1e-1:8"):
         assert values(f"learning_rate={value}") == [value]
-    assert axes.read_axis("seed=0:4", OPTIONS).told() == "0:4"
+    assert axes.read_axis("seed=0:4", OPTIONS).describe() == "0:4"
