@@ -364,12 +364,12 @@ def multi_head_attention(
       >>> ys.shape
       (3, 2, 4)
     """
-    sizes = _head_sizes(size, heads, key_value_heads, head_size, rotary_base is not None)
+    sizes = head_sizes(size, heads, key_value_heads, head_size, rotary_base is not None)
     memory_size = size if memory_size is None else memory_size
     check_sizes(size=size, memory_size=memory_size, window=1 if window is None else window)
 
     def init(key):
-        return _init_heads(key, size, memory_size, size, sizes, bias)
+        return init_heads(key, size, memory_size, size, sizes, bias)
 
     def apply(
         params: Params, xs: Array, memory: Array | None = None, *, mask: Array | None = None
@@ -379,8 +379,10 @@ def multi_head_attention(
         _check_features("xs", xs, size)
         attended = xs if memory is None else memory
         attended = _real_part("memory", attended, mask, memory_size)
-        queries = _heads(params["query"], xs if memory is not None else attended, sizes.size)
-        keys, values = (_heads(params[name], attended, sizes.size) for name in ("key", "value"))
+        queries = split_heads(params["query"], xs if memory is not None else attended, sizes.size)
+        keys, values = (
+            split_heads(params[name], attended, sizes.size) for name in ("key", "value")
+        )
         if rotary_base is not None:
             positions = jnp.arange(len(xs)).reshape(-1, *[1] * (xs.ndim - 2))
             queries, keys = (rotary(a, positions, base=rotary_base) for a in (queries, keys))
@@ -408,14 +410,14 @@ def _attend_to_real(
     """
     queries, keys, values = (_batch_first(a, 2) for a in (queries, keys, values))
     seen = None if mask is None else _batch_first(mask, 0)[:, None, None, :]
-    contexts = _dot_product_attention(queries, keys, values, seen, causal, window)
+    contexts = dot_product_attention(queries, keys, values, seen, causal, window)
     if seen is not None:
         sees_any = (seen & _near(queries, keys, causal, window)).any(axis=-1)[:, 0]
         contexts = where_flag(sees_any, contexts, jnp.zeros_like(contexts))
     return jnp.moveaxis(contexts, 0, 1)
 
 
-def _dot_product_attention(
+def dot_product_attention(
     queries: Array,
     keys: Array,
     values: Array,
@@ -502,9 +504,10 @@ def _check_features(name: str, values: Array, size: int) -> None:
         )
 
 
-def _init_heads(
+def init_heads(
     key: Array, size: int, memory_size: int, output_size: int, heads: _HeadSizes, bias: bool
 ) -> Params:
+    """Draw the projections of queries, keys, values and outputs."""
     query_width, key_width = heads.heads * heads.size, heads.key_value_heads * heads.size
     shapes = {
         "query": (size, query_width),
@@ -524,7 +527,8 @@ def _linear(key: Array, rows: int, columns: int, bias: bool = False) -> Params:
     return params if bias else {"kernel": params["kernel"]}
 
 
-def _heads(params: Params, xs: Array, size: int) -> Array:
+def split_heads(params: Params, xs: Array, size: int) -> Array:
+    """Project inputs ``[..., D]`` to heads ``[..., heads, size]``."""
     projected = affine(params, xs)
     heads = projected.shape[-1] // size
     return projected.reshape(*projected.shape[:-1], heads, size)
@@ -536,9 +540,10 @@ def _batch_first(array: Array, features: int) -> Array:
     return jnp.moveaxis(array.reshape(len(array), -1, *shape), 1, 0)
 
 
-def _head_sizes(
+def head_sizes(
     size: int, heads: int, key_value_heads: int | None, head_size: int | None, rotates: bool
 ) -> _HeadSizes:
+    """Check the sizes of heads, and fill in those that were left out."""
     key_value_heads = heads if key_value_heads is None else key_value_heads
     check_sizes(heads=heads, key_value_heads=key_value_heads)
     if heads % key_value_heads:

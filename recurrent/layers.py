@@ -195,10 +195,11 @@ def mlp(
             hidden = hidden * affine(params["gate"], x)
         return affine(params["output"], hidden)
 
-    return Layer(partial(_init_all, layers), apply)
+    return Layer(partial(init_all, layers), apply)
 
 
-def _init_all(parts: dict[str, Any], key: Array) -> Params:
+def init_all(parts: dict[str, Any], key: Array) -> Params:
+    """Draw the params of several parts, each from a key of its own."""
     keys = jax.random.split(key, len(parts))
     return {name: part.init(k) for k, (name, part) in zip(keys, parts.items(), strict=True)}
 

@@ -91,7 +91,7 @@ def dense_map(compute_dtype: Any = None) -> LinearMap:
         def apply(x: Array, d_z: Array) -> Array:
             # A kernel transposed before the loop is read row by row in each step: on a CPU up to
             # three times as fast, but slower by up to a half for the product with a single row.
-            small = _is_single_row(d_z) and kernel.size <= SINGLE_ROW_TRANSPOSE_SIZE
+            small = is_single_row(d_z) and kernel.size <= SINGLE_ROW_TRANSPOSE_SIZE
             return product(d_z, kernel.T if small else transposed, compute_dtype)
 
         return apply
@@ -157,5 +157,6 @@ def product(a: Array, b: Array, dtype: Any = None, precision: Any = None, axes: 
     return jnp.tensordot(a.astype(dtype), b.astype(dtype), axes, preferred_element_type=b.dtype)
 
 
-def _is_single_row(x: Array) -> bool:
+def is_single_row(x: Array) -> bool:
+    """Return whether all axes but the last together have length 1."""
     return math.prod(x.shape[:-1]) == 1

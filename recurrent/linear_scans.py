@@ -87,7 +87,7 @@ def linear_scan(
       >>> linear_scan(a, b, h0=2.0, reset=jnp.array([False, True, False])).tolist()
       [5.0, 2.0, 8.5]
     """
-    chosen = _chosen(method, chunk_size)
+    chosen = choose_method(method, chunk_size)
     a, b, h0 = _aligned(a, b, h0)
     if b.shape[0] == 0:
         return b
@@ -193,7 +193,12 @@ def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     return x.sum(axis=axes, keepdims=True)
 
 
-def _chosen(method: str, chunk_size: int) -> str:
+def choose_method(method: str, chunk_size: int) -> str:
+    """Return the method that ``"auto"`` stands for, or the one asked for.
+
+    Raises:
+      ValueError: for an unknown method, or a chunk size below 1.
+    """
     if method not in get_args(Method):
         raise ValueError(f"method: expected one of {list(get_args(Method))}, got {method!r}.")
     if chunk_size < 1:

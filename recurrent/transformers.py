@@ -26,8 +26,8 @@ from recurrent.cells.linear import rg_lru
 from recurrent.combinators import stack
 from recurrent.layers import (
     Layer,
-    _init_all,
     dense,
+    init_all,
     mlp,
     rms_norm,
 )
@@ -293,5 +293,5 @@ def _around(
         state, ys = forward(params, zero_padding(mask, xs), mix)
         return state, zero_padding(mask, ys)
 
-    init = partial(_init_all, {name: inner, **layers})
+    init = partial(init_all, {name: inner, **layers})
     return Cell(init, initial_state, step, input_shape, run)

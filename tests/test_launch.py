@@ -41,8 +41,8 @@ case "$*" in
     if [[ -e $FAKES/pip-is-slow ]]; then sleep 0.5; fi
     if [[ -e $FAKES/pip-kills ]]; then kill -9 "$PPID"; fi
     if [[ -e $FAKES/pip-fails ]]; then echo "No matching distribution" >&2; exit 1; fi ;;
-  *"-m experiments.run "*)
-    note "run ${all##*experiments.run }"
+  *"-m experiments "*)
+    note "run ${all##*-m experiments }"
     echo "in $PWD with $PYTHONPATH"
     exit "${FAKE_STATUS:-0}" ;;
   "-m "*)
@@ -168,7 +168,7 @@ def test_an_experiments_folder_in_the_users_folder_is_not_run(clone: Clone) -> N
     (clone.root / ".venv" / "bin" / "python").symlink_to(sys.executable)
     for folder, words in ((clone.root, "ours"), (clone.fakes, "theirs")):
         (folder / "experiments").mkdir()
-        (folder / "experiments" / "run.py").write_text(f"print('{words}')")
+        (folder / "experiments" / "__main__.py").write_text(f"print('{words}')")
     assert clone.launch("x").stdout == "ours\n"
 
 

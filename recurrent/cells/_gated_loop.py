@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from recurrent.cell import Cell, Params, as_input, scan_sequence, where_flag
-from recurrent.linear_map import CPU_CACHE_SIZE, Maps, _is_single_row
+from recurrent.linear_map import CPU_CACHE_SIZE, Maps, is_single_row
 
 Gate = Callable[..., Any]
 
@@ -234,7 +234,7 @@ def _is_read_once(weights: Weights, state: Any, x: Array) -> bool:
     """
     kernel, hidden = weights.input["kernel"], state.hidden.shape[-1]
     inputs, columns = kernel.shape[0], kernel.shape[-1]
-    many = 64 if _is_single_row(x[0]) else max(128, hidden)
+    many = 64 if is_single_row(x[0]) else max(128, hidden)
     fits = math.prod(x.shape[:-1]) * columns <= 2 * CPU_CACHE_SIZE
     return kernel.size > CPU_CACHE_SIZE or (inputs >= many and fits)
 

@@ -8,11 +8,11 @@ import numpy as np
 from jax import Array, lax
 
 from recurrent.attention import (
-    _dot_product_attention,
-    _head_sizes,
-    _heads,
-    _init_heads,
+    dot_product_attention,
+    head_sizes,
+    init_heads,
     rotary,
+    split_heads,
 )
 from recurrent.cell import Cell, Params, Shape, as_input, check_sizes
 from recurrent.cells.sliding_window import Steps, join, latest, without_padding
@@ -88,14 +88,14 @@ def attention_cell(
       >>> ys.shape, cache.keys.shape
       ((5, 2, 4), (2, 7, 2, 2))
     """
-    sizes = _head_sizes(hidden_size, heads, key_value_heads, head_size, rotary_base is not None)
+    sizes = head_sizes(hidden_size, heads, key_value_heads, head_size, rotary_base is not None)
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     if window < 2:
         raise ValueError(f"window: expected at least 2, got {window}.")
     past = window - 1
 
     def init(key):
-        return _init_heads(key, input_size, input_size, hidden_size, sizes, bias)
+        return init_heads(key, input_size, input_size, hidden_size, sizes, bias)
 
     def initial_state(params: Params, batch_shape: Shape) -> KeyValueCache:
         dtype = params["query"]["kernel"].dtype
@@ -106,7 +106,7 @@ def attention_cell(
         """Return the queries ``[B, T, N, F]`` and the cache extended by all new steps."""
         xs = as_input(xs, (input_size,), params["query"]["kernel"].dtype)
         queries, keys, values = (
-            _heads(params[name], xs, sizes.size) for name in ("query", "key", "value")
+            split_heads(params[name], xs, sizes.size) for name in ("query", "key", "value")
         )
         new = KeyValueCache(keys, values, jnp.ones(xs.shape[:2]))
         return jnp.moveaxis(queries, 1, 0), jax.tree.map(join, cache, new)
@@ -196,7 +196,7 @@ def _attend_to_window(
     if base is not None:
         queries = rotary(queries, jnp.arange(time), base=base)
         keys = rotary(keys, key_steps, base=base)
-    return _dot_product_attention(queries, keys, joined.values, seen[:, None])
+    return dot_product_attention(queries, keys, joined.values, seen[:, None])
 
 
 def _flat(leaf: Array, batch_axes: int) -> Array:

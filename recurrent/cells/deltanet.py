@@ -22,7 +22,7 @@ from recurrent.initializers import (
     resolve,
 )
 from recurrent.linear_scans import (
-    _chosen,
+    choose_method,
     chunked,
 )
 
@@ -98,7 +98,7 @@ def gated_delta_scan(
       >>> ys[:, 0].round().tolist(), state[:, 0].round().tolist()
       ([3.0, 3.0, 7.0], [7.0, 5.0])
     """
-    _chosen("serial", chunk_size)
+    choose_method("serial", chunk_size)
     time = values.shape[0]
     if values.size == 0:
         return state, values

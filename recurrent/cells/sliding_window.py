@@ -113,7 +113,7 @@ def latest(joined: Array, size: int, steps: Steps) -> Array:
     Args:
       joined: ``[B, size + T, ...]``, from `join`.
       size: the number of steps of the window that are kept.
-      steps: of the T new steps.
+      steps: describes the T new steps.
 
     Returns:
       ``[B, size, ...]``.

@@ -272,7 +272,7 @@ def test_chrono_with_a_constant_forget_bias_is_an_error() -> None:
 
 
 def test_chrono_without_a_forget_gate_or_a_valid_length_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"chrono needs a cell with a gate called 'keep'"):
+    with pytest.raises(ValueError, match=r"chrono needs a cell with a gate called 'forget'"):
         elman(D, H, bias_init=chrono(9)).init(KEY)
     with pytest.raises(ValueError, match=r"longest: expected above 2 steps, got 2"):
         chrono(2)

@@ -1,5 +1,6 @@
 """Guard the speed of training by counting operations; only one test reads a clock."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -14,10 +15,9 @@ import pytest
 from jax import lax
 
 from experiments import sequential_digits
-from experiments.harness.config import traced
+from experiments.harness.config import hparams_of
 from recurrent import Cell, elman, gru, lstm, slstm, unroll
-from recurrent.training.optimizers import optimizer
-from recurrent.training.step import init_state, train_steps
+from recurrent.training import minibatch_task, optimizer
 from tests.recurrent.cases import (
     BATCH,
     CELLS,
@@ -132,7 +132,7 @@ def test_a_compiled_step_multiplies_by_no_transposed_kernel(factory: Any, member
 
 
 @pytest.mark.parametrize(("hidden", "turns"), [(64, True), (936, True), (960, False)])
-def test_the_backward_loop_transposes_a_kernel_only_for_a_single_row_and_a_small_kernel(
+def test_for_a_single_row_the_backward_loop_transposes_only_small_kernels(
     hidden: int, turns: bool
 ) -> None:
     """Prefer the product along the kernel's rows, faster for one row while the kernel is cached."""
@@ -328,7 +328,7 @@ def regression() -> tuple[Any, Any, Any]:
     """Return init, loss and data of an LSTM that learns the mean of its inputs."""
     cell = lstm(3, 16)
 
-    def loss(params: Any, batch: Any, key: Any) -> Any:
+    def loss(params: Any, batch: Any, key: Any, hparams: Any) -> Any:
         state, _ = unroll(cell, params, batch["xs"].swapaxes(0, 1))
         errors = state.hidden[:, :3] - batch["xs"].mean(axis=1)
         return (errors**2).mean(), {}
@@ -340,9 +340,11 @@ def regression() -> tuple[Any, Any, Any]:
 @pytest.mark.optimized
 def test_training_steps_reuse_the_memory_of_the_donated_state() -> None:
     init, loss, data = regression()
-    transformation = optimizer("adam", 1e-3)
-    run = partial(train_steps, loss, transformation, batch_size=8, steps=4)
-    state = init_state(init, transformation, jax.random.key(0))
+    task = minibatch_task(
+        init, loss, lambda *_: {}, lambda hparams: optimizer("adam", 1e-3), batch_size=8
+    )
+    state = task.init({"seed": 0})
+    run = partial(task.train, hparams={}, steps=4)
     compiled = jax.jit(run, donate_argnums=0).lower(state, data=data).compile()
     plan: Any = compiled.memory_analysis()
     kept = jax.tree.leaves((state.params, state.opt_state))
@@ -357,20 +359,21 @@ def test_a_sweep_over_all_traced_fields_compiles_an_experiment_once() -> None:
     program = sequential_digits.program(config)
     traces = []
 
-    def train(state: Any, numbers: Any, data: Any) -> Any:
-        traces.append(numbers)
-        return program.task.train(state, numbers, data, 1)
+    def train(state: Any, hparams: Any, data: Any) -> Any:
+        traces.append(hparams)
+        return program.task.train(state, hparams, data, 1)
 
     run: Any = jax.jit(train)
 
     def head(**changes: Any) -> np.ndarray:
-        numbers = jax.tree.map(jnp.asarray, traced(config) | changes)
-        state, _ = run(jax.jit(program.task.init)(numbers), numbers, program.data["train"])
+        changed = hparams_of(dataclasses.replace(config, **changes))
+        hparams = {name: value[0] for name, value in changed.items()}
+        state, _ = run(jax.jit(program.task.init)(hparams), hparams, program.data["train"])
         return np.asarray(state.params["head"]["kernel"])
 
     moves = head(learning_rate=0.3) - head(learning_rate=0.1)
-    for name, value in traced(config).items():
-        head(**{name: 3 if isinstance(value, int) else 0.5})
+    for name in hparams_of(config):
+        head(**{name: 3 if name == "seed" else 0.5})
     assert len(traces) == run._cache_size() == 1
     # The first step of Adam is as long as the learning rate, whatever the gradient.
     np.testing.assert_allclose(np.abs(moves).max(), 0.2, rtol=1e-2)

@@ -177,6 +177,20 @@ def test_apply_gradients_makes_one_update_of_optax_whatever_the_gradients_come_f
 
 
 @pytest.mark.parametrize("loss_scale", [0.0, 64.0])
+def test_further_arguments_reach_the_loss_and_are_not_differentiated(loss_scale: float) -> None:
+    sgd = optax.sgd(0.5)
+
+    def loss(params: Any, batch: Any, key: jax.Array, factor: Any, power: Any) -> Any:
+        return batch * factor * params**power, {"seen": (factor, power)}
+
+    state = init_state(lambda key: jnp.float32(3), sgd, KEY, loss_scale=loss_scale)
+    slope, seen = jax.jit(partial(gradients, loss))(state, 1.0, KEY, 4.0, 2)
+    assert (float(slope), seen) == (4 * 2 * 3, {"seen": (4, 2)})
+    after, metrics = jax.jit(partial(train_step, loss, sgd))(state, 1.0, extra=(4.0, 2))
+    assert (float(after.params), metrics["seen"]) == (3 - 0.5 * 24, (4, 2))
+
+
+@pytest.mark.parametrize("loss_scale", [0.0, 64.0])
 def test_a_step_is_its_two_parts_bit_for_bit(loss_scale: float) -> None:
     sgd = optimizer("sgd", 0.1, clip_norm=1.0)
 

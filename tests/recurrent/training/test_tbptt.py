@@ -34,13 +34,13 @@ def task_of(init: Any, start: Any, loss: Any, measure: Any = None, **options: An
         init,
         start,
         loss,
-        measure or (lambda params, carry, batch, hparams: ({}, carry)),
+        measure or (lambda params, batch, carry, hparams: ({}, carry)),
         lambda hparams: optax.sgd(hparams["rate"]),
         **(shape | options),
     )
 
 
-def cell_loss(params: Any, carry: Any, batch: Any, key: Any, hparams: Any) -> Any:
+def cell_loss(params: Any, batch: Any, key: Any, carry: Any, hparams: Any) -> Any:
     carry, ys = read_by_cell(params, carry, batch["inputs"])
     errors = masked_average((ys.mean(-1) - batch["targets"] / SIZE) ** 2)
     return errors.mean, ({"loss": errors}, carry)
@@ -50,7 +50,7 @@ def cell_start(params: Any, streams: int) -> Any:
     return CELL.initial_state(params, (streams,))
 
 
-def cell_measure(params: Any, carry: Any, batch: Any, hparams: Any = None) -> Any:
+def cell_measure(params: Any, batch: Any, carry: Any, hparams: Any = None) -> Any:
     carry, ys = read_by_cell(params, carry, batch["inputs"])
     seen = masked_average(ys.mean(-1) * batch["targets"], batch["mask"])
     return {"seen": seen, "targets": masked_average(batch["targets"], batch["mask"])}, carry
@@ -85,7 +85,7 @@ def test_an_epoch_has_as_many_steps_as_windows_fit_into_a_stream(size: int, step
 def batches(epochs: int) -> list[dict[str, np.ndarray]]:
     """What each step reads, told by the carry."""
 
-    def loss(params: Any, carry: Any, batch: Any, key: Any, hparams: Any) -> Any:
+    def loss(params: Any, batch: Any, key: Any, carry: Any, hparams: Any) -> Any:
         return 0 * params["a"], ({}, batch)
 
     def start(params: Any, streams: int) -> Any:
@@ -176,7 +176,7 @@ def test_calls_of_any_length_give_the_same() -> None:
 
 
 def test_a_skipped_step_keeps_the_params_and_the_carry_and_counts_in_no_metric() -> None:
-    def loss(params: Any, carry: Any, batch: Any, key: Any, hparams: Any) -> Any:
+    def loss(params: Any, batch: Any, key: Any, carry: Any, hparams: Any) -> Any:
         bad = batch["inputs"][0, 0] * hparams["fault"]
         return params["a"] + params["a"] * bad, ({"loss": Average(bad, bad)}, carry + 1 + bad)
 
@@ -202,7 +202,7 @@ def test_a_skipped_step_keeps_the_params_and_the_carry_and_counts_in_no_metric()
 
 
 def test_the_loss_sees_another_key_at_each_step_and_the_hyperparameters() -> None:
-    def loss(params: Any, carry: Any, batch: Any, key: Any, hparams: Any) -> Any:
+    def loss(params: Any, batch: Any, key: Any, carry: Any, hparams: Any) -> Any:
         return hparams["slope"] * params["a"], ({}, jax.random.key_data(key))
 
     task = task_of(
@@ -294,7 +294,7 @@ def test_a_task_evaluates_in_as_many_streams_as_it_was_told() -> None:
 
 
 def test_hyperparameters_reach_the_measure() -> None:
-    def measure(params: Any, carry: Any, batch: Any, hparams: Any) -> Any:
+    def measure(params: Any, batch: Any, carry: Any, hparams: Any) -> Any:
         return {"seen": masked_average(hparams["factor"] * batch["targets"], batch["mask"])}, carry
 
     task = task_of(lambda key: (), lambda params, streams: (), cell_loss, measure)
