@@ -1,4 +1,4 @@
-"""Makes docs/cells.md from the code: `.venv/bin/python -m docs.make_cells > docs/cells.md`."""
+"""Make docs/cells.md from the code: `.venv/bin/python -m docs.make_cells > docs/cells.md`."""
 
 import inspect
 import itertools
@@ -37,13 +37,13 @@ SIZES = 20, 48  # D and H, neither of which is the default of an option
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     rows = "".join(row(name, *both) for name, both in cells().items())
     return HEAD + rows + "".join(section(name, both[0]) for name, both in cells().items())
 
 
 def cells() -> dict[str, tuple[Factory, Factory]]:
-    """Name to the public function, and the same as a function of D and H."""
+    """Return each cell's public function by name, and the same as a function of D and H."""
     vectors = {name: (factory, factory) for name, factory in library_cells().items()}
 
     def on_pictures(channels: int, features: int) -> Cell:
@@ -54,14 +54,14 @@ def cells() -> dict[str, tuple[Factory, Factory]]:
 
 
 def row(name: str, factory: Factory, sized: Factory) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     cell = sized(*SIZES)
     columns = [f"[`{name}`](#{name})", state(cell), parameters(sized), form(cell), paper(factory)]
     return f"| {' | '.join(columns)} |\n"
 
 
 def section(name: str, factory: Factory) -> str:
-    """The signature and docstring of one cell."""
+    """Return the signature and docstring of one cell."""
     text = inspect.cleandoc(factory.__doc__ or "").replace("``", "`")
     lead, *parts = re.split(
         r"^(Args|Returns|Raises|References|Example):\n", text, flags=re.MULTILINE
@@ -82,7 +82,7 @@ def listed(heading: str, part: str) -> str:
 
 
 def signature(factory: Factory) -> str:
-    """Names and defaults; a function among them by its name, not by where it lies in memory."""
+    """Return names and defaults, a function by its name and not by its address in memory."""
 
     def shown(each: inspect.Parameter) -> inspect.Parameter:
         named = callable(each.default) and each.default is not inspect.Parameter.empty
@@ -101,7 +101,7 @@ class _Named:
 
 
 def state(cell: Cell) -> str:
-    """The state's fields and shapes without batch axes."""
+    """Return the state's fields and shapes without batch axes."""
 
     def initial(key: Any) -> Any:
         return cell.initial_state(cell.init(key), ())
@@ -117,7 +117,7 @@ def state(cell: Cell) -> str:
 
 
 def form(cell: Cell) -> str:
-    """How a whole sequence runs, as its trace shows."""
+    """Return how a whole sequence runs, as its trace shows."""
 
     def run(key: Any, xs: Any) -> Any:
         return recurrent.unroll(cell, cell.init(key), xs)
@@ -132,7 +132,7 @@ def form(cell: Cell) -> str:
 
 
 def paper(factory: Factory) -> str:
-    """The first reference of the docstring."""
+    """Return the first reference of the docstring."""
     references = inspect.cleandoc(factory.__doc__ or "").partition("References:")[2]
     references = references.partition("Example:")[0]
     pattern = r"(.+?\b(?:19|20)\d\d\b)(?:[^;]*?(arXiv:\d+\.\d+))?"
@@ -141,7 +141,7 @@ def paper(factory: Factory) -> str:
 
 
 def parameters(factory: Factory) -> str:
-    """The parameter count as a polynomial of D and H, found by counting at several sizes."""
+    """Return the parameter count as a polynomial of D and H, found by counting at several sizes."""
     sizes = list(itertools.product([8, 16, 24], [16, 32, 48, 64]))
     terms = {"DH": lambda d, h: d * h, "H²": lambda d, h: h * h, "D": lambda d, h: d}
     terms |= {"H": lambda d, h: h, "": lambda d, h: 1}
@@ -155,7 +155,7 @@ def parameters(factory: Factory) -> str:
 
 
 def count(cell: Cell) -> int:
-    """How many numbers the params hold."""
+    """Count the numbers in the params."""
     leaves = jax.tree.leaves(jax.eval_shape(cell.init, jax.random.key(0)))
     return sum(int(np.prod(leaf.shape)) for leaf in leaves)
 

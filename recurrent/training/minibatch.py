@@ -94,9 +94,18 @@ def next_batches(state: TrainState, data: Any, batch_size: int, steps: int) -> t
     Returns:
       Indices into the data ``[steps, B]``, and a mask of the same shape, False where a short last
       batch of the epoch was filled up.
+
+    Raises:
+      ValueError: where the epoch has fewer than ``steps`` batches.
     """
     size = example_count(data)
-    epoch, first = jnp.divmod(state.step, steps_per_epoch(size, batch_size))
+    in_epoch = steps_per_epoch(size, batch_size)
+    if not 1 <= steps <= in_epoch:
+        raise ValueError(
+            f"steps: expected 1 to {in_epoch}, the batches of {batch_size} in {size} examples, "
+            f"got {steps}."
+        )
+    epoch, first = jnp.divmod(state.step, in_epoch)
     order, real = epoch_order(jax.random.fold_in(order_key(state), epoch), size, batch_size)
     return (
         lax.dynamic_slice_in_dim(order, first, steps),

@@ -172,14 +172,24 @@ def batch_mesh(layout: Layout) -> contextlib.AbstractContextManager[Any]:
 def _mesh(layout: Layout) -> Mesh:
     devices, axis = jax.devices()[: layout.devices], AXIS
     if layout.batch_devices > 1:
+        _check_batch_devices(layout)
         each = layout.batch_devices // jax.process_count()
         processes = range(jax.process_count())
         devices, axis = [d for p in processes for d in jax.local_devices(p)[:each]], BATCH
     return jax.make_mesh((len(devices),), (axis,), (AxisType.Auto,), devices=devices)
 
 
+def _check_batch_devices(layout: Layout) -> None:
+    count, processes = layout.batch_devices, jax.process_count()
+    if count > len(jax.devices()) or count % processes:
+        raise ValueError(
+            f"layout: expected at most {len(jax.devices())} batch_devices, a multiple of the "
+            f"{processes} processes, got {count}."
+        )
+
+
 def _size(members: Any) -> int:
-    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves(members)}
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(members)}
     if len(sizes) != 1 or sizes == {()}:
         found = ", ".join(sorted(map(str, sizes))) or "no arrays"
         raise ValueError(f"members: expected arrays with one first axis for all, got {found}.")

@@ -1,37 +1,45 @@
-"""The character language model: its text, its training and resume, and what it writes."""
+"""The character language model: its text, its training, and sampling from a trained run."""
 
 import json
 import math
-import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import recurrent
 from experiments import __main__, char_lm
 from experiments.data import text as texts
 from experiments.harness import loop, stopping
-from experiments.harness.config import traced
+from experiments.harness import run as single
+from experiments.harness.config import hparams_of
 from experiments.harness.errors import UserError
+from experiments.harness.plan import plan_of_run
+from experiments.harness.runs import Run, load_run
+from tests.experiments.run_files import best_weights, read, rows_of
 
 SENTENCES = "the cat sat on the mat. the dog sat on the log.\n"
 FLAGS = ("--hidden_size=12", "--window=8", "--batch_size=4", "--epochs=3", "--steps_per_call=5")
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "my text.txt"
+def write_text(path: Path) -> Path:
     path.write_text(SENTENCES * 20 + "\u00fcber\n" * 8)
     return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_text(tmp_path / "my text.txt")
 
 
 # The text
 
 
-def test_a_text_is_cut_in_its_order(file: Path) -> None:
+def test_a_text_is_split_in_its_order(file: Path) -> None:
     whole = file.read_text()
     parts = texts.load_text("pydoc", str(file))
     read = np.concatenate(parts[1:])
@@ -60,7 +68,9 @@ def test_the_default_text_needs_no_network() -> None:
         (b"abcabc" * 5, "27 characters to train on, fewer than 32 streams of 64"),
     ],
 )
-def test_what_is_no_text_to_learn_from(tmp_path: Path, content: bytes | None, words: str) -> None:
+def test_a_file_that_is_no_text_to_learn_from_is_refused(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
     path = tmp_path / "x.txt"
     if content is not None:
         path.write_bytes(content)
@@ -89,19 +99,20 @@ def config(file: Path, **fields: Any) -> char_lm.Config:
     return char_lm.Config(text=str(file), **(small | fields))
 
 
-def trained(file: Path, folder: Path, **fields: Any) -> loop.Outcome:
-    folder.mkdir(exist_ok=True)
-    own = config(file, **fields)
-    return loop.train(char_lm.program(own), own, folder, lambda step: None)
+def values_of(config: char_lm.Config) -> dict[str, Any]:
+    """Return the traced fields as scalars."""
+    return {name: value[0] for name, value in hparams_of(config).items()}
 
 
-def test_an_untrained_model_expects_about_what_it_has_to() -> None:
-    """With a readout of zeros every character is as likely: the logarithm of how many there are."""
+def test_a_readout_of_zeros_expects_every_character_equally() -> None:
+    """The cross-entropy is then the logarithm of the number of characters."""
     own = char_lm.Config(hidden_size=4)
-    program = char_lm.program(own)
-    params = program.task.init(traced(own)).params
-    params["head"] = jax.tree.map(np.zeros_like, params["head"])
-    found = program.task.evaluate(params, {"tokens": program.data["valid"]["tokens"][:500]})
+    program, hparams = char_lm.program(own), values_of(own)
+    params = program.task.keep(program.task.init(hparams))
+    assert sorted(params) == ["layer_0", "layer_1", "layer_2", "layer_3"]
+    params["layer_3"] = jax.tree.map(np.zeros_like, params["layer_3"])
+    data = {"tokens": program.data["valid"]["tokens"][:500]}
+    found = program.task.evaluate(params, hparams, data)
     count = len(texts.load_text("pydoc").characters)
     assert float(found["loss"].mean) == pytest.approx(math.log(count), rel=1e-5)
     assert float(found["bits"].mean) == pytest.approx(math.log2(count), rel=1e-5)
@@ -110,134 +121,262 @@ def test_an_untrained_model_expects_about_what_it_has_to() -> None:
 
 @pytest.mark.slow
 @pytest.mark.optimized
-def test_it_learns_more_than_how_often_each_character_comes(file: Path, tmp_path: Path) -> None:
-    outcome = trained(file, tmp_path / "run", epochs=30, hidden_size=32, learning_rate=0.01)
+def test_a_trained_model_knows_more_than_how_often_each_character_comes(
+    file: Path, tmp_path: Path
+) -> None:
+    own = config(file, epochs=30, hidden_size=32, learning_rate=0.01)
+    trained = single.train(char_lm.program(own), own, tmp_path / "run")
     counts = Counter(file.read_text())
     shares = np.array(list(counts.values())) / sum(counts.values())
-    assert outcome.rows[-1]["train_loss"] < 0.5 * -(shares * np.log(shares)).sum()
+    entropy = -(shares * np.log(shares)).sum()
+    assert trained.finished.rows[-1]["train_loss"] < 0.5 * entropy
 
 
-@pytest.mark.parametrize("stop_after", [pytest.param(3, marks=pytest.mark.slow), 7])
-def test_a_resume_goes_on_with_the_state_and_ends_at_the_same_bits(
-    file: Path, tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+def trained(
+    file: Path, folder: Path, stop_after: float = math.inf
+) -> tuple[loop.Population, list[int]]:
+    """Train in a folder; return the population and the step after each call.
+
+    A signal comes in the call that follows ``stop_after`` of them.
+    """
+    own = config(file, layers=2)
+    plan = plan_of_run(char_lm.program(own), own)
+    calls: list[int] = []
+    stops: list[int] = []
+
+    def called(state: Any, status: Any, metrics: Any) -> None:
+        calls.append(int(np.asarray(status.step)[0]))
+        if len(calls) == stop_after:
+            stops.append(15)
+
+    def ignore(*_: Any) -> None:
+        pass
+
+    observer = loop.Observer(started=ignore, called=called, evaluated=ignore, ended=ignore)
+    there, _ = loop.train(plan, folder, observer, stops)
+    return there, calls
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, loop.Population, Path]:
+    """Return a text, what is trained on it in one go, and the folder of that training."""
+    file = write_text(tmp_path_factory.mktemp("text") / "text.txt")
+    folder = tmp_path_factory.mktemp("whole")
+    there, _ = trained(file, folder)
+    return file, there, folder
+
+
+@pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 6])
+def test_a_resume_within_an_epoch_goes_on_with_the_carried_state_to_the_same_bits(
+    uninterrupted: tuple[Path, loop.Population, Path], tmp_path: Path, stop_after: int
 ) -> None:
-    whole = trained(file, tmp_path / "whole", layers=2)
-    calls, moments = [], loop.moments
-
-    def interrupted(*given: Any) -> Any:
-        for moment in moments(*given):
-            calls.append(moment.step)
-            if len(calls) == stop_after:
-                signal.raise_signal(signal.SIGTERM)
-            yield moment
-
-    monkeypatch.setattr(loop, "moments", interrupted)
-    with pytest.raises(stopping.Stopped):
-        trained(file, tmp_path / "stopped", layers=2)
-    again = trained(file, tmp_path / "stopped", layers=2)
-    steps = char_lm.program(config(file)).steps_per_epoch
-    assert calls[stop_after - 1] % steps, "it was to stop within an epoch, where a state is carried"
-    assert again.rows == whole.rows
-    for one, other in zip(*(jax.tree.leaves(bits(o.state)) for o in (whole, again)), strict=True):
+    file, whole, folder = uninterrupted
+    steps = char_lm.program(config(file)).steps_per_evaluation
+    with pytest.raises(stopping.Stopped, match="Stopped and saved at step") as stop:
+        trained(file, tmp_path, stop_after)
+    stopped_at = int(str(stop.value).split("at step ")[1].split(";")[0])
+    assert stopped_at % steps, "within an epoch, where a recurrent state is carried"
+    again, calls = trained(file, tmp_path)
+    assert calls[0] > stopped_at
+    assert rows_of(tmp_path) == rows_of(folder)
+    assert np.any(leaves_of(whole.members.state.carry)[0]), "there is a state to go on with"
+    for one, other in zip(leaves_of(whole), leaves_of(again), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def bits(state: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf: (
-            jax.random.key_data(leaf)
-            if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else leaf
-        ),
-        state,
-    )
+def leaves_of(tree: Any) -> list[Any]:
+    """Return all arrays, random keys as their data."""
+    return [
+        jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        for leaf in jax.tree.leaves(tree)
+    ]
 
 
-# What it writes
+# A trained run, and what it writes
 
 
-def test_a_trained_run_writes(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["char_lm", f"--text={file}", f"--workdir={tmp_path}/run", *FLAGS]
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a run of two layers, which the launcher has trained."""
+    folder = tmp_path_factory.mktemp("finished")
+    file = write_text(folder / "text.txt")
+    command = ["char_lm", f"--text={file}", f"--workdir={folder / 'run'}", "--layers=2", *FLAGS]
     assert __main__.main(command) == 0
-    result = json.loads((tmp_path / "run/result.json").read_text())
+    return folder / "run"
+
+
+def test_a_finished_run_leaves_bits_and_figures(finished: Path) -> None:
+    result = read(finished, "result.json")
     assert result["test_bits"] == pytest.approx(result["test_loss"] / math.log(2), rel=1e-5)
-    pictures = {path.name for path in (tmp_path / "run/figures").iterdir()}
-    assert pictures == {"learning_curves.png", "surprise.png"}
-    capsys.readouterr()
-    written = []
-    for flags in (["--prompt=the "], ["--prompt=the "], ["--sample_seed=1"], ["--temperature=0"]):
-        assert __main__.main([*command, "--sample", "--characters=40", *flags]) == 0
-        written.append(capsys.readouterr().out)
+    assert (result["select"], result["higher_is_better"]) == ("loss", False)
+    assert result["report"] == "bits"
+    assert result["evaluations"] == 3
+    figures = {path.name for path in (finished / "figures").iterdir()}
+    assert figures == {"learning_curves.png", "surprise.png"}
+    assert "bits a character" in (finished / "report.html").read_text()
+
+
+def test_a_loaded_run_has_the_weights_that_were_kept_at_the_best_evaluation(
+    finished: Path,
+) -> None:
+    run = load_run(finished)
+    assert run.module is char_lm
+    assert run.experiment == "char_lm"
+    assert run.config == config(finished.parent / "text.txt", layers=2)
+    assert run.result == read(finished, "result.json")
+    kept = best_weights(finished)
+    assert sorted(kept) == sorted(run.kept) == [f"layer_{n}" for n in range(6)]
+    for one, other in zip(leaves_of(run.kept), leaves_of(kept), strict=True):
+        np.testing.assert_array_equal(one, other)
+    program, hparams = run.program, values_of(run.config)
+    test = jax.jit(program.task.evaluate)(run.kept, hparams, program.data["test"])
+    assert float(test["loss"].mean) == pytest.approx(run.result["test_loss"], rel=1e-5)
+
+
+def sampled(capsys: pytest.CaptureFixture[str], folder: Path, *flags: str) -> str:
+    """Return what ``./launch.sh sample`` prints."""
+    assert __main__.main(["sample", str(folder), *flags]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_text_of_a_trained_run_depends_on_prompt_seed_and_temperature_alone(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = (["--prompt=the "], ["--prompt=the "], ["--sample_seed=1"], ["--temperature=0"])
+    written = [sampled(capsys, finished, "--characters=40", *own) for own in flags]
     assert written[0] == written[1]
     assert written[0].startswith("the ")
     assert len(written[0]) == len("the ") + 40 + 1
-    assert set("".join(written)) <= set(file.read_text())
+    assert set("".join(written)) <= set((finished.parent / "text.txt").read_text())
     assert len({*written}) == 3
 
 
-def test_writing_one_by_one_is_what_the_model_expects(file: Path) -> None:
-    """At temperature 0: the most likely character after all before, read at once."""
-    own = config(file)
-    model = char_lm.model_of(own, texts.load_text("pydoc", str(file)).characters)
-    params = model.init(jax.random.key(4))
-    wanted = char_lm.Use(sample=True, prompt="the cat", characters=12, temperature=0.0)
-    text = "".join(char_lm.use(own, wanted, params))
-    for k in range(len("the cat"), len(text)):
-        tokens = jax.numpy.array([[model.characters.index(c)] for c in text[:k]])
-        _, logits = model.logits(params, model.start(params, 1), tokens, 0.0, None)
-        assert text[k] == model.characters[int(logits[-1, 0].argmax())]
+def sample_of(run: Run, **flags: Any) -> str:
+    return "".join(char_lm.sample(run, char_lm.Sample(**flags)))
 
 
-def test_what_cannot_be_written(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def wild(finished: Path) -> Run:
+    """Return the run with random weights, large ones, so that its text does not settle down."""
+    run = load_run(finished)
+    noise = iter(np.random.default_rng(0).normal(size=(100, 10**5)))
+    kept = jax.tree.map(lambda leaf: jnp.asarray(next(noise)[: leaf.size], leaf.dtype), run.kept)
+    kept = jax.tree.map(lambda new, old: 2 * new.reshape(old.shape), kept, run.kept)
+    return run._replace(kept=kept)
+
+
+@pytest.mark.parametrize("prompt", ["the cat", "t", ""])
+def test_text_at_temperature_0_is_the_most_likely_character_after_all_before(
+    wild: Run, prompt: str
 ) -> None:
-    command = ["char_lm", f"--text={file}", f"--workdir={tmp_path / 'run'}", *FLAGS[1:]]
-    assert __main__.main([*command, "--sample"]) == 2
-    assert "There is no trained run in" in capsys.readouterr().err
-    assert __main__.main([*command, FLAGS[0]]) == 0
-    capsys.readouterr()
-    for flags, words in (
-        (["--prompt=CAT"], "--prompt: expected characters of the training text, got"),
-        (["--characters=0"], "--characters: expected at least 1, got 0"),
-        (["--temperature=-1"], "--temperature: expected at least 0"),
-    ):
-        assert __main__.main([*command, FLAGS[0], "--sample", *flags]) == 2
-        assert words in capsys.readouterr().err
-    assert __main__.main([*command, "--hidden_size=13", "--sample"]) == 2
-    assert "holds a run of another configuration" in capsys.readouterr().err
+    """The model reads the whole text at once here, across the pieces in which it was drawn."""
+    text = sample_of(wild, prompt=prompt, characters=2 * char_lm.PIECE + 20, temperature=0.0)
+    characters = texts.load_text("pydoc", wild.config.text).characters
+    begun = len(prompt) or 1
+    assert text.startswith(prompt or "\n")
+    assert len(text) == begun + 2 * char_lm.PIECE + 20
+    assert len(set(text[char_lm.PIECE - 10 : char_lm.PIECE + 20])) > 4, "no constant text"
+    model = char_lm.model_of(wild.config, len(characters))
+    tokens = jnp.array([[characters.index(c)] for c in text])
+    _, logits = recurrent.unroll(model, wild.kept, tokens)
+    likely = "".join(characters[k] for k in logits[begun - 1 : -1, 0].argmax(axis=-1))
+    assert text[begun:] == likely
 
 
-def test_a_text_of_one_line_begins_with_its_first_character(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_longer_text_begins_with_the_shorter_one(wild: Run) -> None:
+    longest = sample_of(wild, prompt="the ", characters=130, temperature=1.0)
+    assert len(longest) == 4 + 130
+    for characters in (1, 49, 50, 51, 100):
+        text = sample_of(wild, prompt="the ", characters=characters, temperature=1.0)
+        assert text == longest[: 4 + characters]
+
+
+def test_every_piece_of_a_text_is_drawn_with_another_key(wild: Run) -> None:
+    """Where all characters are as likely after any text, only the key tells pieces apart."""
+    flat = wild._replace(kept=jax.tree.map(jnp.zeros_like, wild.kept))
+    text = sample_of(flat, characters=3 * char_lm.PIECE, temperature=1.0)[1:]
+    pieces = [text[k : k + char_lm.PIECE] for k in range(0, len(text), char_lm.PIECE)]
+    assert len(set(pieces)) == 3
+    assert text != sample_of(flat, characters=3 * char_lm.PIECE, sample_seed=1, temperature=1.0)[1:]
+
+
+def test_a_prompt_of_unknown_characters_is_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "line.txt"
-    file.write_text("cab " * 300)
-    command = ["char_lm", f"--text={file}", f"--workdir={tmp_path / 'run'}", *FLAGS]
-    assert __main__.main([*command, "--prompt=c"]) == 2
-    assert "--prompt: it belongs to --sample" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-    assert __main__.main(command) == 0
+    assert __main__.main(["sample", str(finished), "--prompt=CAT"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "--prompt: expected characters of the training text, got ['A', 'C', 'T']" in err
+
+
+@pytest.fixture
+def stopped(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory of a run that was stopped before its first evaluation."""
+
+    def stop(*_: Any) -> None:
+        raise stopping.Stopped(15, 5)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", stop)
+        command = ["char_lm", f"--text={file}", f"--workdir={tmp_path / 'run'}", *FLAGS]
+        assert __main__.main(command) == 128 + 15
+    return tmp_path / "run"
+
+
+def test_a_run_that_was_never_evaluated_writes_nothing(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
-    assert __main__.main([*command, "--sample", "--characters=5"]) == 0
-    assert capsys.readouterr().out.startswith("c")
+    before = sorted(stopped.rglob("*"))
+    assert __main__.main(["sample", str(stopped)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (f"error: The run in {stopped} has not been evaluated yet: train it further.\n")
+    assert sorted(stopped.rglob("*")) == before
+
+
+def test_a_text_that_has_changed_since_the_training_is_not_sampled_from(
+    stopped: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even by other characters of the same number, which would be taken for the old ones."""
+    file.write_text(file.read_text().replace("c", "z"))
+    capsys.readouterr()
+    assert __main__.main(["sample", str(stopped)]) == 2
+    assert f"--text: {file} has changed since the run in {stopped}" in capsys.readouterr().err
     file.unlink()
-    assert __main__.main([*command, "--sample"]) == 2
+    assert __main__.main(["sample", str(stopped)]) == 2
     assert f"{file} cannot be read" in capsys.readouterr().err
 
 
-def test_it_sweeps_with_no_line_written_for_it(
+def test_a_text_of_one_line_is_continued_from_its_first_character(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "line.txt"
+    file.write_text("cab " * 300)
+    own = config(file)
+    program = char_lm.program(own)
+    kept = program.task.keep(program.task.init(values_of(own)))
+    run = load_run(finished)._replace(config=own, program=program, kept=kept)
+    text = sample_of(run, characters=5)
+    assert text.startswith("c")
+    assert len(text) == 6
+    assert set(text) <= set("cab ")
+
+
+def test_a_language_model_sweeps_and_its_sweep_is_not_loaded_as_a_run(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["sweep", "char_lm", f"--text={file}", f"--workdir={tmp_path}/sweep", *FLAGS]
-    assert (
-        __main__.main([*command, "--sweep=learning_rate=0.001,0.03", "--sweep=dropout=0,0.2"]) == 0
-    )
+    swept = ["--sweep=learning_rate=0.001,0.03", "--sweep=dropout=0,0.2"]
+    assert __main__.main([*command, *swept]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("sweep of char_lm: 4 members of 4 settings in 1 program")
+    assert out[0].startswith("sweep of char_lm: 4 members of 4 configurations in 1 program")
     rows = [json.loads(line) for line in (tmp_path / "sweep/sweep.jsonl").read_text().splitlines()]
     best = min(rows, key=lambda row: row["valid_loss"])
     assert f"--learning_rate={best['learning_rate']:g}" in next(
         line for line in out if line.startswith("the best alone")
     )
+    with pytest.raises(UserError, match="holds a sweep: train its best configuration alone"):
+        load_run(tmp_path / "sweep")
+    assert __main__.main(["sample", f"{tmp_path}/sweep"]) == 2
+    assert "holds a sweep: train its best configuration" in capsys.readouterr().err

@@ -116,7 +116,7 @@ def assert_loads(folder: Path, module: Any, config: Any) -> None:
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
     hparams = {name: value[0] for name, value in hparams_of(config).items()}
-    test = run.program.task.evaluate(run.kept, hparams, run.program.data["test"])
+    test = jax.jit(run.program.task.evaluate)(run.kept, hparams, run.program.data["test"])
     assert float(test["loss"].mean) == pytest.approx(run.result["test_loss"], rel=1e-5)
 
 

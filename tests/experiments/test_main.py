@@ -1,4 +1,4 @@
-"""The launcher: what it accepts, and how it refuses, before anything compiles or is written."""
+"""The launcher reads a command line, or refuses it before anything compiles or is written."""
 
 import dataclasses
 import json
@@ -12,19 +12,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import __main__, image_cnn, sequential_digits
+from experiments import __main__, char_lm, image_cnn, sequential_digits
 from experiments.harness import flags, loop
 from experiments.harness.config import options
 from experiments.harness.errors import UserError
+from experiments.harness.identity import identity_of
 from experiments.shared import cell_flag
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPERIMENTS = {"sequential_digits": sequential_digits, "image_cnn": image_cnn}
+EXPERIMENTS = {
+    "sequential_digits": sequential_digits,
+    "image_cnn": image_cnn,
+    "char_lm": char_lm,
+}
 
 
 @pytest.fixture(autouse=True)
 def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What should be refused fails at once where it is not."""
+    """Let a command line fail at once that should have been refused."""
 
     def train(*_: Any) -> None:
         raise AssertionError("the training has begun")
@@ -34,7 +39,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
-    """Every entry below the folder with its bytes; a lock's text is that of its last owner."""
+    """Return all entries below a folder with their bytes, but the lock, which names its owner."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
@@ -43,7 +48,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 
 def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that a command answers with, having exited with status 2."""
+    """Return the one line of an error, with which a command has ended at status 2."""
     status = __main__.main(list(arguments))
     out, err = capfd.readouterr()
     assert status == 2
@@ -90,6 +95,10 @@ def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--learning_rate=", ["--learning_rate: expected a number, got ''"]),
         ("--weight_decay=-1", ["--weight_decay: expected at least 0"]),
         ("--clip_norm=-1", ["--clip_norm: expected at least 0"]),
+        ("--accumulate=0", ["--accumulate: expected at least 1, got 0"]),
+        ("--average=1", ["--average: expected less than 1, got 1.0"]),
+        ("--loss_scale=0.5", ["--loss_scale: expected 0, or at least 1, got 0.5"]),
+        ("--patience=-1", ["--patience: expected at least 0, got -1"]),
         ("--warmup_epochs=-1", ["--warmup_epochs: expected at least 0"]),
         ("--warmup_epochs=-inf", ["--warmup_epochs: expected a finite number"]),
         ("--momentum=1", ["--momentum: expected less than 1"]),
@@ -124,7 +133,7 @@ def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--name=$(reboot)", ["--name: expected letters"]),
     ],
 )
-def test_a_bad_flag_is_one_line(
+def test_a_bad_flag_is_answered_in_one_line(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, flag: str, words: list[str]
 ):
     line = refusal(capfd, "sequential_digits", flag)
@@ -151,7 +160,7 @@ def test_a_bad_flag_is_one_line(
         (["--workdir="], "--workdir: expected a text"),
     ],
 )
-def test_bad_arguments_are_one_line(
+def test_bad_arguments_are_answered_in_one_line(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], words: str
 ):
     assert words in refusal(capfd, "sequential_digits", *arguments)
@@ -182,6 +191,15 @@ def test_an_unknown_experiment_names_the_known_ones(
 
 def test_flags_of_one_experiment_are_unknown_to_another(capfd: pytest.CaptureFixture[str]):
     assert "no flag --cell" in refusal(capfd, "image_cnn", "--cell=gru")
+    assert "no flag --window" in refusal(capfd, "sequential_digits", "--window=8")
+
+
+def test_flags_of_a_trained_runs_command_are_unknown_to_its_training(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+):
+    for flag in ("--prompt=c", "--sample", "--characters=5"):
+        assert "no flag --" in refusal(capfd, "char_lm", flag, f"--workdir={tmp_path / 'run'}")
+    assert tree(tmp_path) == {}
 
 
 def test_flags_before_any_experiment_belong_to_the_default(capfd: pytest.CaptureFixture[str]):
@@ -189,7 +207,9 @@ def test_flags_before_any_experiment_belong_to_the_default(capfd: pytest.Capture
 
 
 @pytest.mark.parametrize("arguments", [[], ["--seed=3", "--cell=gru"]])
-def test_the_default_experiment(monkeypatch: pytest.MonkeyPatch, arguments: list[str]):
+def test_without_an_experiment_the_default_one_is_run(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+):
     seen: list[Any] = []
 
     def note(*given: Any) -> int:
@@ -220,7 +240,7 @@ def test_flags_arrive_as_typed_values(data: st.DataObject):
     assert all(type(getattr(settings, name)) is type(value) for name, value in wanted.items())
 
 
-def test_switches_and_spaces():
+def test_switches_and_values_after_a_space_are_read():
     launch, settings = flags.read_flags(
         ["--overwrite", "--seed", "3", "-epochs=2"], __main__.Launch, sequential_digits.Config
     )
@@ -228,6 +248,54 @@ def test_switches_and_spaces():
     assert (settings.seed, settings.epochs) == (3, 2)
     (launch,) = flags.read_flags(["--nooverwrite"], __main__.Launch)
     assert launch == __main__.Launch()
+
+
+# Commands of trained runs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "sample: expected one run directory, as in ./launch.sh sample runs/char_lm/default"),
+        (["--temperature=0"], "sample: expected one run directory"),
+        (["here", "there"], "expected one run directory, as in ./launch.sh sample runs/char_lm"),
+        (["there/is/none"], "There is no trained run in there/is/none"),
+        (["there/is/none", "--prompt=a"], "There is no trained run in there/is/none"),
+    ],
+)
+def test_a_command_of_a_trained_run_wants_its_directory(
+    capfd: pytest.CaptureFixture[str], arguments: list[str], words: str
+):
+    assert words in refusal(capfd, "sample", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--promt=a", ["no flag --promt", 'Did you mean "prompt"']),
+        ("--seed=1", ["no flag --seed"]),
+        ("--prompt=", ["--prompt: expected a text"]),
+        ("--characters=0", ["--characters: expected at least 1, got 0"]),
+        ("--characters=few", ["--characters: expected a whole number, got 'few'"]),
+        ("--temperature=-1", ["--temperature: expected at least 0"]),
+        ("--temperature=nan", ["--temperature: expected a finite number"]),
+        ("--sample_seed=-1", ["--sample_seed: expected at least 0"]),
+    ],
+)
+def test_a_bad_flag_of_a_command_is_answered_in_one_line(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, flag: str, words: list[str]
+):
+    identity = identity_of("char_lm", char_lm.Config())
+    (tmp_path / "config.json").write_text(json.dumps(identity))
+    before = tree(tmp_path)
+    line = refusal(capfd, "sample", str(tmp_path), flag)
+    for word in words:
+        assert word in line
+    assert tree(tmp_path) == before
+
+
+def test_the_name_of_a_command_that_is_misspelt_is_guessed(capfd: pytest.CaptureFixture[str]):
+    assert 'Did you mean "sample"' in refusal(capfd, "sampel", "runs/char_lm/default")
 
 
 # Cells of the user's own
@@ -251,7 +319,7 @@ def test_switches_and_spaces():
         ("def mine(d, h):\n    pass\n", "", ["defines no function ''"]),
     ],
 )
-def test_a_cell_from_a_file_that_will_not_do(
+def test_a_cell_that_will_not_do_is_answered_in_one_line(
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
     text: str | bytes | None,
@@ -282,7 +350,7 @@ def test_a_cell_file_is_read_anew_and_knows_where_it_is(
 
 
 @pytest.mark.parametrize("name", ["cell.txt", "cell", "folder.py"])
-def test_a_cell_from_something_that_is_no_python_file(
+def test_a_cell_from_no_python_file_is_refused(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, name: str
 ):
     if name == "folder.py":
@@ -295,7 +363,7 @@ def test_a_cell_from_something_that_is_no_python_file(
 # The run directory
 
 
-def test_a_workdir_that_is_a_file(capfd: pytest.CaptureFixture[str], tmp_path: Path):
+def test_a_workdir_that_is_a_file_is_refused(capfd: pytest.CaptureFixture[str], tmp_path: Path):
     (tmp_path / "file").write_text("text")
     before = tree(tmp_path)
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -305,7 +373,9 @@ def test_a_workdir_that_is_a_file(capfd: pytest.CaptureFixture[str], tmp_path: P
     assert tree(tmp_path) == before
 
 
-def test_a_workdir_that_holds_other_things(capfd: pytest.CaptureFixture[str], tmp_path: Path):
+def test_a_workdir_that_holds_other_files_is_refused(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+):
     (tmp_path / "config.json").write_text('{"model": "another program\'s"}')
     (tmp_path / "thesis.tex").write_text("text")
     before = tree(tmp_path)
@@ -316,26 +386,28 @@ def test_a_workdir_that_holds_other_things(capfd: pytest.CaptureFixture[str], tm
 
 
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="there is no sysfs")
-def test_a_workdir_that_nobody_may_write(capfd: pytest.CaptureFixture[str]):
+def test_a_workdir_that_nobody_may_write_is_refused(capfd: pytest.CaptureFixture[str]):
     line = refusal(capfd, "sequential_digits", "--workdir=/sys/kernel/recurrent")
     assert "/sys/kernel/recurrent cannot be written" in line
 
 
-def test_a_workdir_with_a_newline_in_its_name(capfd: pytest.CaptureFixture[str], tmp_path: Path):
+def test_a_workdir_with_a_newline_is_refused_in_one_line(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+):
     (tmp_path / "a\nb").write_text("text")
     assert "is a file" in refusal(capfd, "sequential_digits", f"--workdir={tmp_path / 'a'}\nb")
 
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    """A run directory as an earlier command with ``--seed=1`` has left it."""
+    """Return a run directory as an earlier command with ``--seed=1`` has left it."""
     settings = dataclasses.asdict(sequential_digits.Config(seed=1))
     identity = {"experiment": "sequential_digits", "config": settings, "sources": {}}
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "lock").write_text("process 1 on host\n")
     (folder / "config.json").write_text(json.dumps(identity))
-    (folder / "metrics.jsonl").write_text('{"step": 20}\n')
+    (folder / "metrics.jsonl").write_text('{"step": 20, "evaluation": 1}\n')
     return folder
 
 
@@ -349,7 +421,7 @@ def earlier(tmp_path: Path) -> Path:
         ("image_cnn", ["--seed=1"], ["experiment was 'sequential_digits', now 'image_cnn'"]),
     ],
 )
-def test_a_run_of_another_configuration(
+def test_a_run_of_another_configuration_is_refused_and_left_alone(
     capfd: pytest.CaptureFixture[str],
     earlier: Path,
     experiment: str,
@@ -365,7 +437,7 @@ def test_a_run_of_another_configuration(
 
 @pytest.mark.parametrize("text", ["", "{", '{"experiment": ', "[]", "3", "\0"])
 @pytest.mark.parametrize("name", ["config.json", "result.json"])
-def test_a_damaged_file_of_an_earlier_run(
+def test_a_damaged_file_of_an_earlier_run_is_refused_and_left_alone(
     capfd: pytest.CaptureFixture[str], earlier: Path, name: str, text: str
 ):
     (earlier / name).write_text(text)
@@ -375,7 +447,7 @@ def test_a_damaged_file_of_an_earlier_run(
     assert tree(earlier) == before
 
 
-def test_what_a_wrong_flag_refuses_is_not_overwritten(
+def test_a_wrong_flag_overwrites_no_earlier_run(
     capfd: pytest.CaptureFixture[str], earlier: Path, tmp_path: Path
 ):
     (tmp_path / "cell.py").write_text("def mine(d, h): pass\n")
@@ -416,7 +488,7 @@ def test_the_run_directory_is_named_after_what_was_changed(tmp_path: Path):
     assert folder_of("--workdir=here/there", "--name=x") == Path("here/there")
 
 
-def test_default_names_stay_within_their_folder(tmp_path: Path):
+def test_the_name_of_a_run_stays_within_its_folder(tmp_path: Path):
     (tmp_path / "a b").mkdir()
     file = tmp_path / "a b" / "my cell;rm.py"
     file.write_text("def mine(d, h): pass\n")
@@ -425,7 +497,7 @@ def test_default_names_stay_within_their_folder(tmp_path: Path):
     assert set(folder.name).isdisjoint("/ ;:\\")
 
 
-def test_long_names_differ_where_their_flags_do(tmp_path: Path):
+def test_long_names_of_runs_differ_where_their_flags_do(tmp_path: Path):
     flags = {
         "learning_rate": 0.0123456789,
         "weight_decay": 0.0123456789,
@@ -442,7 +514,7 @@ def test_long_names_differ_where_their_flags_do(tmp_path: Path):
 # Help
 
 
-def test_list_gives_each_experiment_one_line(capsys: pytest.CaptureFixture[str]):
+def test_list_prints_each_experiment_and_its_question(capsys: pytest.CaptureFixture[str]):
     assert __main__.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     listed = dict(line.split(maxsplit=1) for line in lines)
@@ -457,8 +529,10 @@ def test_list_gives_each_experiment_one_line(capsys: pytest.CaptureFixture[str])
 def test_help_shows_the_ways_to_call(capsys: pytest.CaptureFixture[str], word: str):
     assert __main__.main([word]) == 0
     out = capsys.readouterr().out
-    for command in ("EXPERIMENT [--flag=value", "EXPERIMENT --help", "list", "download", "test"):
+    runs = ("EXPERIMENT [--flag=value", "EXPERIMENT --help", "sweep EXPERIMENT", "COMMAND DIR")
+    for command in (*runs, "report DIR", "list", "download", "bench", "test"):
         assert f"./launch.sh {command}" in out
+    assert "sample" in next(line for line in out.splitlines() if "COMMAND DIR" in line)
     assert f"default experiment, {__main__.DEFAULT}" in out
 
 
@@ -482,6 +556,21 @@ def test_the_help_of_an_experiment_gives_type_default_and_meaning_of_each_field(
     assert tree(tmp_path) == {}
 
 
+def test_the_help_of_an_experiment_lists_the_commands_of_its_trained_runs(
+    capsys: pytest.CaptureFixture[str],
+):
+    for arguments in (["char_lm", "--help"], ["sample", "--help"]):
+        assert __main__.main(arguments) == 0
+        out = capsys.readouterr().out
+        assert "write text with a trained run" in out
+        assert "./launch.sh sample DIR" in out
+        for name, field in options(char_lm.Sample).items():
+            assert f"--{name} " in out
+            assert field.help in out
+    assert __main__.main(["image_cnn", "--help"]) == 0
+    assert "sample DIR" not in capsys.readouterr().out
+
+
 def test_help_marks_what_sweeps_in_one_program(capsys: pytest.CaptureFixture[str]):
     assert __main__.main(["sequential_digits", "--help"]) == 0
     out = capsys.readouterr().out
@@ -492,12 +581,12 @@ def test_help_marks_what_sweeps_in_one_program(capsys: pytest.CaptureFixture[str
     assert "hidden_size" not in starred
 
 
-def test_download_wants_a_name(capfd: pytest.CaptureFixture[str]):
+def test_download_without_the_name_of_a_data_set_is_refused(capfd: pytest.CaptureFixture[str]):
     assert "say which data set" in refusal(capfd, "download")
     assert "imagenet" in refusal(capfd, "download", "imagenet")
 
 
-def test_an_interruption_is_one_line(
+def test_an_interruption_prints_one_line_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     def interrupt(*_: Any) -> None:
@@ -512,7 +601,7 @@ def test_an_interruption_is_one_line(
 @pytest.mark.parametrize(
     "error", [UserError("two\nlines  of\ttext"), UserError("two lines of text")]
 )
-def test_an_error_is_one_line_whatever_it_says(
+def test_an_error_of_several_lines_is_printed_as_one(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: UserError
 ):
     def fail(*_: Any) -> None:
@@ -544,7 +633,7 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["image_cnn", "--workdir=setup.cfg/../pyproject.toml/x"], "cannot be written"),
     ],
 )
-def test_a_refusal_from_outside(arguments: list[str], words: str):
+def test_a_process_refuses_in_one_line_with_status_2(arguments: list[str], words: str):
     ended = process(*arguments)
     assert ended.returncode == 2
     assert ended.stdout == ""

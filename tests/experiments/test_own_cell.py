@@ -1,4 +1,4 @@
-"""A cell invented on the spot, in this file alone, has all that the library's own have."""
+"""A new cell, defined in this file alone, has all that the cells of the library have."""
 
 import json
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ def given() -> tuple[Any, ...]:
 
 
 @pytest.mark.usefixtures("float64")
-def test_masks_and_resets_equal_a_numpy_loop():
+def test_masks_and_resets_of_a_new_cell_equal_a_numpy_loop():
     params, state, xs, mask, reset = given()
     last, ys = unroll(softsign_gru(SIZE, SIZE), params, xs, state, mask=mask, reset=reset)
     expected_last, expected = numpy_loop(params, state.hidden, xs, mask, reset)
@@ -87,7 +87,7 @@ def test_masks_and_resets_equal_a_numpy_loop():
 
 
 @pytest.mark.usefixtures("float64")
-def test_the_backward_pass_is_the_fast_one_and_equals_autodiff_of_the_scan():
+def test_a_new_cells_backward_pass_is_the_fast_one_and_equals_autodiff_of_the_scan():
     params, state, xs, mask, reset = given()
 
     def gradients(method: Any, params: Any, state: Any, xs: Any) -> Any:
@@ -107,14 +107,16 @@ def test_the_backward_pass_is_the_fast_one_and_equals_autodiff_of_the_scan():
 
 
 def weights_carried(function: Any, *args: Any) -> int:
-    """How many loops carry an array as large as a kernel, which they then add to in every step."""
+    """Count the loops that carry an array as large as a kernel, and so add to it in every step."""
     return sum((SIZE, 3 * SIZE) in loop.carried for loop in loops(function, *args))
 
 
 @pytest.mark.usefixtures("float64")
-def test_it_stacks_streams_and_goes_both_ways():
+def test_a_new_cell_stacks_streams_and_goes_both_ways():
     cell = stack(
-        *(softsign_gru(3, SIZE), residual(softsign_gru(SIZE, SIZE)), dense(SIZE, 2)),
+        softsign_gru(3, SIZE),
+        residual(softsign_gru(SIZE, SIZE)),
+        dense(SIZE, 2),
         input_shape=(3,),
     )
     params = cell.init(jax.random.key(1))
@@ -129,21 +131,22 @@ def test_it_stacks_streams_and_goes_both_ways():
     assert unroll(both, both.init(jax.random.key(2)), xs)[1].shape == (TIME, BATCH, 4)
 
 
-def test_it_trains_by_a_flag(tmp_path: Path):
+def test_a_new_cell_trains_by_a_flag(tmp_path: Path):
     command = ["sequential_digits", f"--cell={__file__}:softsign_gru", f"--workdir={tmp_path}/run"]
     assert __main__.main([*command, "--epochs=3", "--hidden_size=16", "--batch_size=256"]) == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
+    assert [row["evaluation"] for row in rows] == [1, 2, 3]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     parameters = json.loads((tmp_path / "run" / "result.json").read_text())["parameters"]
     assert parameters == 3 * 16 * (8 + 1 + 16 + 1) + 10 * (16 + 1)
 
 
-# What the backward pass keeps, and what its loop does.
+# What the backward pass keeps, and what its loop does
 
 
 def cell_columns(params: Any) -> int:
-    """Of what x is multiplied by."""
+    """Return the columns of the kernel that the inputs are multiplied by."""
     return params["input"]["kernel"].shape[1]
 
 
@@ -152,7 +155,7 @@ def cell_columns(params: Any) -> int:
     ("factory", "kept", "own"),
     [(elman, 1, 0), (lstm, 4, 0), (gru, 4, 1), (softsign_gru, 4, 1)],
 )
-def test_what_a_gate_adds_up_is_kept_once_and_has_one_gradient(
+def test_the_sum_that_a_gate_reads_is_kept_once_and_has_one_gradient(
     factory: Any, kept: int, own: int
 ) -> None:
     cell = factory(SIZE, SIZE)
@@ -179,7 +182,7 @@ def test_what_a_gate_adds_up_is_kept_once_and_has_one_gradient(
 
 @pytest.mark.usefixtures("float64")
 def test_a_part_that_a_gate_uses_beside_the_sum_is_kept_apart() -> None:
-    """The gradients of x's and h's part are one here, and the sum alone would not do."""
+    """Here both parts have one gradient, though the sum alone does not determine the gate."""
 
     def switched(input_size: int, hidden_size: int) -> Any:
         def gate(zx, zh, state):
@@ -214,7 +217,7 @@ def squared_backward(zx: Any, zh: Any, before: Any, d_new: Any) -> Any:
 
 
 @pytest.mark.usefixtures("float64")
-def test_a_gate_brings_its_own_backward_pass() -> None:
+def test_a_gate_with_its_own_backward_pass_has_the_gradients_of_the_scan() -> None:
     vjp = GateVJP(squared_forward, squared_backward, frozenset())
     cell = gated(squared, SIZE, SIZE, gates=1, gate_vjp=vjp)
     params = jax.tree.map(lambda leaf: leaf / 4, cell.init(jax.random.key(0)))
@@ -230,7 +233,7 @@ def test_a_gate_brings_its_own_backward_pass() -> None:
     chex.assert_trees_all_close(differentiate("auto"), differentiate("scan"), atol=1e-12)
 
 
-def test_a_backward_pass_of_ones_own_is_for_gates_without_params() -> None:
+def test_a_backward_pass_of_its_own_is_refused_for_a_gate_with_params() -> None:
     vjp = GateVJP(squared_forward, squared_backward, frozenset())
     with pytest.raises(ValueError, match="gate_vjp: expected a gate without params"):
         gated(squared, 4, 5, gates=1, gate_vjp=vjp, gate_params=lambda key: {"gain": key})

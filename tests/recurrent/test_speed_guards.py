@@ -344,12 +344,15 @@ def test_training_steps_reuse_the_memory_of_the_donated_state() -> None:
         init, loss, lambda *_: {}, lambda hparams: optimizer("adam", 1e-3), batch_size=8
     )
     state = task.init({"seed": 0})
-    run = partial(task.train, hparams={}, steps=4)
-    compiled = jax.jit(run, donate_argnums=0).lower(state, data=data).compile()
+
+    def run(state: Any, data: Any) -> Any:
+        return task.train(state, {}, data, 4)
+
+    compiled = jax.jit(run, donate_argnums=0).lower(state, data).compile()
     plan: Any = compiled.memory_analysis()
     kept = jax.tree.leaves((state.params, state.opt_state))
     assert plan.alias_size_in_bytes >= sum(leaf.nbytes for leaf in kept)
-    after, _ = compiled(state, data=data)
+    after, _ = compiled(state, data)
     assert all(leaf.is_deleted() for leaf in kept)
     assert int(after.step) == 4
 

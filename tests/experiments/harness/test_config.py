@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 from experiments import image_cnn, sequential_digits
 from experiments.harness.config import (
     Option,
-    TrainingConfig,
+    RunConfig,
     check_value,
+    hparams_of,
     option,
     options,
     parse,
-    traced,
+    prefixed,
 )
 from experiments.harness.errors import UserError
+from experiments.shared.optimizer_flags import OptimizerConfig
+from experiments.shared.tasks import MinibatchConfig
 
 EXPERIMENTS = {"sequential_digits": sequential_digits, "image_cnn": image_cnn}
 
@@ -142,7 +145,7 @@ def test_above_and_below_exclude_the_bound(value: float):
 
 
 def test_the_largest_float32_is_a_number_and_the_next_double_is_none():
-    free = options(TrainingConfig)["weight_decay"]
+    free = options(OptimizerConfig)["weight_decay"]
     largest = (2 - 2**-23) * 2.0**127
     assert parse("weight_decay", free, repr(largest)) == largest
     with pytest.raises(UserError, match="finite"):
@@ -159,11 +162,26 @@ def test_check_sees_the_value_last():
     assert seen == [4]
 
 
-def test_traced_fields_are_the_numbers_that_may_be_swept():
-    assert traced(Base(rate=0.25)) == {"rate": 0.25}
-    assert set(traced(TrainingConfig())) == {
-        *("seed", "learning_rate", "momentum", "weight_decay", "l1", "clip_norm")
+def test_hyperparameters_are_the_traced_fields_stacked_over_configs():
+    found = hparams_of(Base(rate=0.25), Base(rate=0.5))
+    assert list(found) == ["rate"]
+    assert found["rate"].tolist() == [0.25, 0.5]
+    assert set(hparams_of(MinibatchConfig())) == {
+        "seed",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "l1",
+        "clip_norm",
     }
+
+
+def test_a_prefix_gives_the_same_fields_other_names():
+    second = prefixed(RunConfig, "other_")
+    assert [f"other_{name}" for name in options(RunConfig)] == list(options(second))
+    for name, field in options(RunConfig).items():
+        assert options(second)[f"other_{name}"] == field
+    assert second(other_seed=3).other_seed == 3
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

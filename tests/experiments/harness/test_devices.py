@@ -13,43 +13,47 @@ import numpy as np
 import pytest
 
 from experiments import sequential_digits
-from experiments.harness import loop
-from experiments.harness.config import numbers_of
-from experiments.harness.devices import mesh_of, on_devices
+from experiments.harness import loop, run
+from experiments.harness.devices import check_devices
+from experiments.harness.engine import engine_of
 from experiments.harness.errors import UserError
-from recurrent.training.step import cut, take
+from experiments.harness.plan import SweepState, plan_of_run
+from recurrent.training.minibatch import shard_batch, take
+from recurrent.training.population import Layout, batch_mesh, put
+from tests.experiments.harness.saved_runs import Killed
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = sequential_digits.Config(cell="gru", hidden_size=8, epochs=2, dropout=0.3, batch_size=32)
 two_devices = pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
 
 
-def trained(folder: Path, devices: int, config: Any = CONFIG) -> loop.Outcome:
+def trained(folder: Path, count: int, config: Any = CONFIG) -> list[dict[str, Any]]:
+    """The rows of a run on so many devices."""
     folder.mkdir(exist_ok=True)
-    mesh = mesh_of(devices, config)
-    return loop.train(sequential_digits.program(config), config, folder, lambda step: None, mesh)
+    return run.train(sequential_digits.program(config), config, folder, count).finished.rows
 
 
 @two_devices
 def test_two_devices_train_as_one_does(tmp_path: Path) -> None:
     one, two = (trained(tmp_path / str(count), count) for count in (1, 2))
-    for a, b in zip(one.rows, two.rows, strict=True):
+    for a, b in zip(one, two, strict=True):
         for name, value in a.items():
             assert b[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
-    first = [a["train_loss"] for a in (one.rows[0], two.rows[0])]
+    first = [rows[0]["train_loss"] for rows in (one, two)]
     assert first[0] == pytest.approx(first[1], rel=1e-4)
 
 
 @two_devices
-def test_each_batch_is_shared() -> None:
-    program = on_devices(sequential_digits.program(CONFIG), mesh_of(2, CONFIG))
-    numbers, data = numbers_of(CONFIG), program.data["train"]
-    with jax.set_mesh(mesh_of(2, CONFIG)):
-        state = program.task.init(numbers)
-        train: Any = program.task.train
-        step = train.lower(state, numbers, data, 1).compile()
+def test_the_gradients_of_a_shared_batch_are_added_up() -> None:
+    plan = plan_of_run(sequential_digits.program(CONFIG), CONFIG, batch_devices=2)
+    engine, state = engine_of(plan.program, plan.layout), SweepState(slots=(0,))
+    data = put(plan.program.data["train"], plan.layout, shared=True)
+    with batch_mesh(plan.layout):
+        members = engine.begin((loop.hparams_in_slots(plan, state), np.array([False])))
+        train: Any = engine.train(1)
+        step = train.lower(members, data).compile()
     assert "all-reduce" in step.as_text()
-    for leaf in jax.tree.leaves(state.params):
+    for leaf in jax.tree.leaves(members.state.params):
         assert len(leaf.sharding.device_set) == 2
 
 
@@ -58,51 +62,49 @@ def test_a_checkpoint_of_one_device_goes_on_on_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trained(tmp_path / "whole", 1)
-    half = dataclasses.replace(CONFIG, epochs=2)
-    moments = loop.moments
-
-    class Killed(BaseException):
-        pass
+    evaluated, calls = loop.evaluated, []
 
     def killed(*given: Any) -> Any:
-        for moment in moments(*given):
-            yield moment
-            if moment.row is not None:
-                raise Killed
+        calls.append(1)
+        if len(calls) == 2:
+            raise Killed
+        return evaluated(*given)
 
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", -1)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "moments", killed)
+        patch.setattr(loop, "evaluated", killed)
         with pytest.raises(Killed):
-            trained(tmp_path / "run", 1, half)
-    again = trained(tmp_path / "run", 2, half)
-    assert again.rows[0] == whole.rows[0]
-    assert again.rows[1]["valid_loss"] == pytest.approx(whole.rows[1]["valid_loss"], rel=2e-3)
+            trained(tmp_path / "run", 1)
+    again = trained(tmp_path / "run", 2)
+    assert again[0] == whole[0]
+    assert again[1]["valid_loss"] == pytest.approx(whole[1]["valid_loss"], rel=2e-3)
 
 
 @two_devices
-def test_what_is_read_does_not_depend_on_the_devices() -> None:
+def test_the_examples_of_a_batch_do_not_depend_on_the_devices() -> None:
     data = {"x": np.arange(40.0).reshape(20, 2)}
     indices, mask = np.array([3, 1, 7, 0]), np.array([True, True, True, False])
     alone = jax.jit(take)(data, indices, mask)
-    with jax.set_mesh(mesh_of(2, CONFIG)):
+    with batch_mesh(Layout(batch_devices=2)):
         shared = jax.jit(take)(data, indices, mask)
     assert shared["x"].sharding.spec[0] == "batch"
     jax.tree.map(np.testing.assert_array_equal, shared, alone)
 
 
-def test_without_a_mesh_nothing_is_cut() -> None:
+def test_without_a_mesh_a_batch_stays_as_it_is() -> None:
     batch = {"x": np.ones((3, 4))}
-    assert cut(batch, 0) is batch
+    assert shard_batch(batch, 0) is batch
 
 
 @pytest.mark.parametrize(
     ("devices", "batch_size", "words"),
     [(99, 64, "--devices: there are"), (2, 33, "2 devices cannot share a batch of 33 equally")],
 )
-def test_devices_that_cannot_share_a_batch(devices: int, batch_size: int, words: str) -> None:
+def test_devices_that_cannot_share_a_batch_are_refused(
+    devices: int, batch_size: int, words: str
+) -> None:
     with pytest.raises(UserError, match=words):
-        mesh_of(devices, dataclasses.replace(CONFIG, batch_size=batch_size))
+        check_devices(devices, dataclasses.replace(CONFIG, batch_size=batch_size))
 
 
 @pytest.mark.slow

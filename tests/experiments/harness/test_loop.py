@@ -1,422 +1,773 @@
-"""The training loop on a model of two numbers: stops, resumes, best params, divergence."""
+"""The loop that trains a run: stops, resumes, the best that is kept, patience and divergence."""
 
 import dataclasses
 import functools
+import json
 import math
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
 
-from experiments.harness import devices, loop, stopping
+from experiments.harness import loop, progress, stopping
+from experiments.harness import run as single
 from experiments.harness.checkpoint import checkpoints, restore
-from experiments.harness.config import TrainingConfig
+from experiments.harness.config import RunConfig, hparams_of
 from experiments.harness.errors import UserError
+from experiments.harness.loop import Observer, Population
+from experiments.harness.plan import (
+    DIVERGED,
+    FINISHED,
+    PATIENCE,
+    Plan,
+    SweepState,
+    plan_of_run,
+    steps_taken,
+)
+from experiments.harness.processes import Hardware
 from experiments.harness.program import Program
-from recurrent.losses import Average
-from recurrent.training.step import Metrics, TrainState, init_state, train_step
-from recurrent.training.task import Task
+from experiments.harness.rundir import rows_of
+from experiments.harness.runs import kept_at_best
+from experiments.harness.stopping import Stopped, divergence_threshold
+from tests import toys
+from tests.toys import FIT, FIT_STEPS, LOSS, FitConfig, fit
 
 pytestmark = pytest.mark.optimized
 
-STEPS_PER_EPOCH, EPOCHS = 7, 4
-TOTAL = STEPS_PER_EPOCH * EPOCHS
-CONFIG = TrainingConfig(steps_per_call=3, learning_rate=0.03)
-BOUNDARIES = (3, 6, 7, 10, 13, 14, 17, 20, 21, 24, 27, 28)  # of calls of 3, 3 and 1 steps
+EVALUATIONS = 4
+TOTAL = EVALUATIONS * FIT_STEPS
+CONFIG = FitConfig(evaluations=EVALUATIONS, steps_per_call=2)
+LONG = dataclasses.replace(CONFIG, evaluations=9)
+BOUNDARIES = (2, 4, 5, 7, 9, 10, 12, 14, 15, 17, 19, 20)  # of calls of 2, 2 and 1 steps
+METRICS = "metrics.jsonl"
+
+Trained = tuple[Population, SweepState]
 
 
-def loss(params: Any, batch: Any, key: Any) -> tuple[Any, Metrics]:
-    """Of ``y = a x + b``, with noise from the step's key: a resume must restore that too."""
-    noise = 0.1 * jax.random.normal(key, batch["x"].shape)
-    errors = (params["a"] * batch["x"] + params["b"] - batch["y"] + noise) ** 2
-    return errors.mean(), {"loss": Average(errors.sum(), jnp.float32(errors.size))}
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once() -> Iterator[None]:
+    """Lets the runs of one program share what is compiled, for speed."""
+    engines: dict[Any, Any] = {}
+    engine_of = loop.engine_of
+
+    def remembered(program: Program, layout: Any) -> Any:
+        key = program.task, program.select, layout
+        if key not in engines:
+            engines[key] = engine_of(program, layout)
+        return engines[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "engine_of", remembered)
+        yield
 
 
-def init(numbers: Any) -> TrainState:
-    def draw(key: Any) -> Any:
-        return {"a": 0.1 * jax.random.normal(key), "b": jnp.float32(0)}
-
-    optimizer = optax.adam(numbers["learning_rate"])
-    return init_state(draw, optimizer, jax.random.key(numbers["seed"]))
-
-
-def train_steps(state: Any, numbers: Any, data: Any, steps: int) -> tuple[Any, Metrics]:
-    def body(state: Any, _: None) -> tuple[Any, Metrics]:
-        batch = {name: leaf[state.step] for name, leaf in data.items()}
-        return train_step(loss, optax.adam(numbers["learning_rate"]), state, batch)
-
-    state, metrics = lax.scan(body, state, None, steps)
-    return state, jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
-
-
-def evaluate(params: Any, data: Any) -> Metrics:
-    errors = (params["a"] * data["x"] + params["b"] - data["y"]) ** 2
-    return {"loss": Average(errors.sum(), jnp.float32(errors.size))}
-
-
-def toy(slope_of_valid: float = 2.0, bad_steps: range = range(0), bad: float = math.nan) -> Program:
-    """Fits ``y = 2 x``; step n reads row n, and ``bad_steps`` read ``bad``."""
-    xs = np.random.default_rng(0).normal(size=(TOTAL, 5)).astype(np.float32)
-    ys = 2 * xs
-    ys[bad_steps.start : bad_steps.stop] = bad
-    fitted = {"x": jnp.asarray(xs), "y": jnp.asarray(ys)}
-    held_out = {"x": jnp.asarray(xs), "y": jnp.asarray(slope_of_valid * xs)}
-    return Program(
-        task=Task(init, train_steps, evaluate, lambda means: -means["loss"]),
-        data={"train": fitted, "valid": held_out},
-        epochs=EPOCHS,
-        steps_per_epoch=STEPS_PER_EPOCH,
-        metric="loss",
-        pictures=lambda params, rows: iter(()),
-    )
-
-
-def with_task(program: Program, **functions: Any) -> Program:
-    return program._replace(task=program.task._replace(**functions))
+@functools.cache
+def program_of(config: FitConfig = CONFIG) -> Program:
+    return fit(config)
 
 
 def run(
-    folder: Path, program: Program, config: TrainingConfig = CONFIG, starts: list[int] | None = None
-) -> loop.Outcome:
-    folder.mkdir(exist_ok=True)
-    return loop.train(program, config, folder, (starts if starts is not None else []).append)
+    folder: Path,
+    program: Program,
+    config: Any = CONFIG,
+    *,
+    stop_at: int | None = None,
+    signum: int = signal.SIGTERM,
+    starts: list[int] | None = None,
+    called: Callable[[int], None] = lambda step: None,
+) -> Trained:
+    """Trains in a folder, with a signal that arrives during the call that ends at ``stop_at``."""
+    plan, stops = plan_of_run(program, config), list[int]()
+
+    def before_a_call(state: SweepState) -> None:
+        if steps_taken(plan, state) + loop.next_call(plan, state) == stop_at:
+            stops.append(signum)
+
+    def on_start(state: SweepState) -> None:
+        if starts is not None:
+            starts.append(steps_taken(plan, state))
+        before_a_call(state)
+
+    def on_call(state: SweepState, status: Any, metrics: Any) -> None:
+        called(steps_taken(plan, state))
+        before_a_call(state)
+
+    observer = Observer(on_start, on_call, lambda state, rows: None, lambda outcomes: None)
+    return loop.train(plan, folder, observer, stops)
 
 
-def bits(value: Any) -> list[tuple[str, bytes]]:
-    """Path and bytes of every leaf."""
-    return [
-        (jax.tree_util.keystr(path), np.asarray(jax.random.key_data(leaf)).tobytes())
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        else (jax.tree_util.keystr(path), np.asarray(leaf).tobytes())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(value)
-    ]
+def stopped(folder: Path, program: Program, config: Any = CONFIG, *, at: int, **more: Any) -> None:
+    with pytest.raises(Stopped, match=f"saved at step {at};") as stop:
+        run(folder, program, config, stop_at=at, **more)
+    assert stop.value.signum == more.get("signum", signal.SIGTERM)
 
 
-@pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], None]], None]:
-    """Has a function called with each step number, from within the run."""
-
-    def hook(called: Callable[[int], None]) -> None:
-        def show(step: int, words: str) -> None:
-            called(step)
-
-        class Quiet:
-            def __enter__(self) -> Any:
-                return show
-
-            def __exit__(self, *_: Any) -> None:
-                pass
-
-        monkeypatch.setattr(loop, "progress", lambda done, total: Quiet())
-
-    return hook
+def bits(tree: Any) -> list[tuple[str, str, bytes]]:
+    """Path, dtype and bytes of every leaf."""
+    found = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        is_key = jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key)
+        data = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        found.append((jax.tree_util.keystr(path), str(data.dtype), data.tobytes()))
+    return found
 
 
-def killer(step: int, signum: int) -> Callable[[int], None]:
-    """Sends this process a signal after the given step."""
-    return lambda now: os.kill(os.getpid(), signum) if now == step else None
+def saved(folder: Path, step: int | None = None, name: str = "latest") -> tuple[Any, Any]:
+    """The arrays and the notes of a checkpoint, by default the newest."""
+    with checkpoints(folder / "checkpoints" / name, read_only=True) as manager:
+        found = manager.restore(manager.latest_step() if step is None else step)
+    return found["state"], found["notes"]
 
 
-@given(st.integers(1, 3000), st.integers(1, 4000), st.data())
-def test_calls_cover_an_epoch_exactly(steps_per_epoch: int, limit: int, data: st.DataObject):
-    step, sizes = 0, []
-    while step < steps_per_epoch:
-        sizes.append(loop.next_call(step, steps_per_epoch, limit))
-        step += sizes[-1]
-    assert step == steps_per_epoch
-    assert min(sizes) >= 1
-    assert max(sizes) <= limit
-    assert len(sizes) == math.ceil(steps_per_epoch / limit)
-    assert len(set(sizes)) <= 2, "each size is a program to compile"
-    epoch, within = data.draw(st.integers(0, 50)), data.draw(st.integers(0, steps_per_epoch - 1))
-    somewhere = loop.next_call(epoch * steps_per_epoch + within, steps_per_epoch, limit)
-    assert 1 <= somewhere <= min(limit, steps_per_epoch - within)
+def rows_in(folder: Path) -> list[dict[str, Any]]:
+    return rows_of(folder / METRICS)
+
+
+def assert_same(found: Trained, expected: Trained) -> None:
+    """Every array, and all that is known beside them but the seconds."""
+    assert bits(found[0]) == bits(expected[0])
+    assert found[1]._replace(seconds=0) == expected[1]._replace(seconds=0)
+
+
+def assert_same_folders(found: Path, expected: Path) -> None:
+    """The rows, and every array of the final checkpoints."""
+    assert (found / METRICS).read_bytes() == (expected / METRICS).read_bytes()
+    for name in ("latest", "best"):
+        assert bits(saved(found, name=name)[0]) == bits(saved(expected, name=name)[0])
+
+
+def hparams(config: Any = CONFIG) -> dict[str, Any]:
+    return {name: value[0] for name, value in hparams_of(config).items()}
+
+
+def first_weights(program: Program) -> np.ndarray:
+    return np.asarray(program.task.init(hparams()).params["w"])
+
+
+def aimed_at(program: Program, weights: np.ndarray) -> Program:
+    """The program with validation data that these weights fit."""
+    x = program.data["valid"]["x"]
+    return program._replace(
+        data=program.data | {"valid": {"x": x, "y": jnp.polyval(jnp.asarray(weights), x)}}
+    )
+
+
+@functools.cache
+def with_bad_steps(steps: range, bad: float = math.nan) -> Program:
+    """The long program with ``bad`` in the training data of these steps."""
+    program = program_of(LONG)
+    task = program.task
+
+    def train(state: Any, hparams: Any, data: Any, count: int) -> Any:
+        def step(state: Any, _: None) -> Any:
+            is_bad = (state.step >= steps.start) & (state.step < steps.stop)
+            read = data | {"y": jnp.where(is_bad, jnp.float32(bad), data["y"])}
+            return task.train(state, hparams, read, 1)
+
+        state, metrics = lax.scan(step, state, None, count)
+        return state, jax.tree.map(lambda leaf: leaf.sum(axis=0), metrics)
+
+    return program._replace(task=task._replace(train=train))
+
+
+def always_saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", -1.0)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[loop.Outcome, Path]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Path]:
     """An uninterrupted run and its folder."""
     folder = tmp_path_factory.mktemp("whole")
-    return run(folder, toy()), folder
+    return run(folder, program_of()), folder
 
 
-def test_a_run_takes_all_its_steps_and_learns(whole: tuple[loop.Outcome, Path]):
-    outcome, _ = whole
-    assert int(outcome.state.train.step) == TOTAL
-    assert [row["step"] for row in outcome.rows] == [7, 14, 21, 28]
-    assert [row["epoch"] for row in outcome.rows] == [1, 2, 3, 4]
-    losses = [row["valid_loss"] for row in outcome.rows]
+# A run and its rows
+
+
+@given(st.integers(1, 3000), st.integers(1, 4000), st.data())
+def test_calls_are_even_and_end_where_evaluations_do(size: int, limit: int, data: st.DataObject):
+    program = program_of()._replace(steps_per_evaluation=size)
+    plan = plan_of_run(program, RunConfig(steps_per_call=limit))
+
+    def next_call(evaluation: int, step: int) -> int:
+        state = SweepState(slots=(0,), evaluation=evaluation, step_in_evaluation=step)
+        return loop.next_call(plan, state)
+
+    sizes: list[int] = []
+    while sum(sizes) < size:
+        sizes.append(next_call(0, sum(sizes)))
+    assert sum(sizes) == size
+    assert 1 <= min(sizes) <= max(sizes) <= limit
+    assert len(sizes) == math.ceil(size / limit)
+    assert len(set(sizes)) <= 2, "each size is a program to compile"
+    evaluation, within = data.draw(st.integers(0, 50)), data.draw(st.integers(0, size - 1))
+    assert 1 <= next_call(evaluation, within) <= min(limit, size - within)
+
+
+def test_a_run_takes_all_its_steps_and_learns(whole: tuple[Trained, Path]):
+    (there, state), folder = whole
+    rows = rows_in(folder)
+    assert there.members.step.tolist() == there.members.state.step.tolist() == [TOTAL]
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    assert [row["evaluation"] for row in rows] == [1, 2, 3, 4]
+    losses = [row["valid_loss"] for row in rows]
     assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < losses[0]
+    (outcome,) = state.outcomes
+    assert outcome["status"] == FINISHED
+    assert outcome["best_step"] == outcome["step"] == TOTAL
+    assert outcome["evaluations_done"] == EVALUATIONS
+    assert outcome["valid_loss"] == losses[-1] == -outcome["score"]
 
 
-def test_calls_of_any_length_count_the_same_epoch(whole: tuple[loop.Outcome, Path], tmp_path: Path):
-    other = run(tmp_path, toy(), dataclasses.replace(CONFIG, steps_per_call=200))
-    for row, expected in zip(other.rows, whole[0].rows, strict=True):
+def test_a_run_is_tested_once_with_what_it_kept(whole: tuple[Trained, Path]):
+    (there, state), _ = whole
+    program, best = program_of(), jax.tree.map(lambda leaf: leaf[0], there.members.best)
+    tested = program.task.evaluate(best, hparams(), program.data["test"])
+    assert state.outcomes[0]["test_loss"] == pytest.approx(float(tested["loss"].mean), rel=1e-6)
+
+
+def test_the_length_of_calls_changes_no_row(whole: tuple[Trained, Path], tmp_path: Path):
+    run(tmp_path, program_of(), dataclasses.replace(CONFIG, steps_per_call=200))
+    for row, expected in zip(rows_in(tmp_path), rows_in(whole[1]), strict=True):
         assert list(row) == list(expected)
         np.testing.assert_allclose(list(row.values()), list(expected.values()), rtol=1e-5)
 
 
-def test_a_row_holds_the_means_of_its_own_epoch(whole: tuple[loop.Outcome, Path]):
-    """By hand, in float64: the loss before each of the seven steps, averaged over the epoch."""
-    program = toy()
-    state = program.task.init({"seed": 0, "learning_rate": CONFIG.learning_rate})
-    step_once = functools.partial(jax.jit(program.task.train, static_argnames="steps"), steps=1)
-    data = program.data["train"]
-    losses = []
+def test_a_row_holds_the_means_since_the_last_evaluation(whole: tuple[Trained, Path]):
+    """By hand, in float64: the losses before each step, and of the weights at the evaluation."""
+    program = program_of()
+    data, valid = program.data["train"], program.data["valid"]
+    task: Any = program.task
+    state, step_once = task.init(hparams()), jax.jit(functools.partial(task.train, steps=1))
+    train_losses, valid_losses = [], []
+
+    def loss(x: Any, y: Any) -> float:
+        slope, offset = np.asarray(state.params["w"], np.float64)
+        return float(((slope * x + offset - np.asarray(y, np.float64)) ** 2).mean())
+
     for step in range(TOTAL):
         key = jax.random.fold_in(jax.random.split(state.key)[0], step)
-        noise = 0.1 * np.asarray(jax.random.normal(key, (5,)), np.float64)
-        x, y = (np.asarray(data[name][step], np.float64) for name in "xy")
-        a, b = (float(state.params[name]) for name in "ab")
-        losses.append(((a * x + b - y + noise) ** 2).mean())
-        state, _ = step_once(state, {"learning_rate": CONFIG.learning_rate}, data)
-    found = [row["train_loss"] for row in whole[0].rows]
-    np.testing.assert_allclose(found, np.mean(np.reshape(losses, (EPOCHS, -1)), axis=1), rtol=1e-4)
+        noise = 0.1 * np.asarray(jax.random.normal(key, (8,)), np.float64)
+        x, y = (np.asarray(data[name][step % FIT_STEPS], np.float64) for name in "xy")
+        train_losses.append(loss(x + noise, y))
+        state, _ = step_once(state, hparams(), data)
+        if (step + 1) % FIT_STEPS == 0:
+            valid_losses.append(loss(np.asarray(valid["x"], np.float64), valid["y"]))
+    rows = rows_in(whole[1])
+    means = np.mean(np.reshape(train_losses, (EVALUATIONS, FIT_STEPS)), axis=1)
+    np.testing.assert_allclose([row["train_loss"] for row in rows], means, rtol=1e-4)
+    np.testing.assert_allclose([row["valid_loss"] for row in rows], valid_losses, rtol=1e-4)
+    assert {row["train_skipped"] for row in rows} == {0.0}
 
 
-def test_a_stop_at_every_call_changes_no_bit(
-    whole: tuple[loop.Outcome, Path], tmp_path: Path, at_step: Any
+def test_a_call_writes_over_the_state_that_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    program, starts = toy(), []
-    for boundary in BOUNDARIES:
-        at_step(killer(boundary, signal.SIGTERM))
-        with pytest.raises(stopping.Stopped, match=f"step {boundary} of {TOTAL}") as stop:
-            run(tmp_path, program, starts=starts)
-        assert stop.value.signum == signal.SIGTERM
-    outcome = run(tmp_path, program, starts=starts)
-    assert starts == [0, *BOUNDARIES[:-1]], "at the end there is no step left to start"
-    assert bits(outcome.state) == bits(whole[0].state)
-    assert outcome.rows == whole[0].rows
-    metrics = "metrics.jsonl"
-    assert (tmp_path / metrics).read_bytes() == (whole[1] / metrics).read_bytes()
+    made: list[Population] = []
+    fresh = loop.fresh
+
+    def remembered(*given: Any) -> Trained:
+        made.append(fresh(*given)[0])
+        return made[0], fresh(*given)[1]
+
+    monkeypatch.setattr(loop, "fresh", remembered)
+    run(tmp_path, program_of())
+    state = made[0].members.state
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
 
 
-@pytest.mark.parametrize("crash", [4, 11, 19])
+# Stops, crashes and resumes
+
+
+def test_a_stop_at_every_call_changes_no_bit(whole: tuple[Trained, Path], tmp_path: Path):
+    starts: list[int] = []
+    for boundary in BOUNDARIES[:-1]:
+        stopped(tmp_path, program_of(), at=boundary, starts=starts)
+        assert saved(tmp_path)[1]["state"]["evaluation"] == boundary // FIT_STEPS
+    last = run(tmp_path, program_of(), stop_at=TOTAL, starts=starts)
+    assert starts == [0, *BOUNDARIES[:-1]]
+    assert_same(last, whole[0])
+    assert_same_folders(tmp_path, whole[1])
+
+
+def test_a_run_that_has_ended_takes_no_step_again(whole: tuple[Trained, Path]):
+    starts: list[int] = []
+    before = (whole[1] / METRICS).read_bytes()
+    assert_same(run(whole[1], program_of(), starts=starts), whole[0])
+    assert starts == []
+    assert (whole[1] / METRICS).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", toys.ALL)
+def test_every_kind_of_task_stopped_amid_an_interval_ends_at_the_same_bits(
+    name: str, tmp_path: Path
+):
+    module = toys.ALL[name]
+    config = module.Config(steps_per_call=2)
+    program = module.program(config)
+    expected = run(tmp_path / "whole", program, config)
+    amid, starts = program.steps_per_evaluation + 2, list[int]()
+    assert amid < 2 * program.steps_per_evaluation, "it must fall between two evaluations"
+    stopped(tmp_path / "parts", program, config, at=amid)
+    assert saved(tmp_path / "parts")[1]["state"]["step_in_evaluation"] == 2
+    found = run(tmp_path / "parts", program, config, starts=starts)
+    assert starts == [amid]
+    assert len(rows_in(tmp_path / "parts")) == program.evaluations
+    assert_same(found, expected)
+    assert_same_folders(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("crash", [4, 8, 13])
 def test_a_crash_after_the_last_save_changes_no_bit(
-    whole: tuple[loop.Outcome, Path],
-    tmp_path: Path,
-    at_step: Any,
-    crash: int,
-    monkeypatch: pytest.MonkeyPatch,
+    whole: tuple[Trained, Path], tmp_path: Path, crash: int, monkeypatch: pytest.MonkeyPatch
 ):
     """Saves at every call, then steps that no save has seen, then death without a last word."""
 
     def die(step: int) -> None:
         if step >= crash:
             monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", math.inf)
-        if step >= crash + STEPS_PER_EPOCH:
+        if step >= crash + FIT_STEPS:
             raise MemoryError
 
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", 0.0)
-    at_step(die)
+    always_saving(monkeypatch)
     with pytest.raises(MemoryError):
-        run(tmp_path, toy())
-    at_step(lambda step: None)
+        run(tmp_path, program_of(), called=die)
     starts: list[int] = []
-    outcome = run(tmp_path, toy(), starts=starts)
-    assert starts == [max(step for step in (0, *BOUNDARIES) if step < crash)]
-    assert bits(outcome.state) == bits(whole[0].state)
-    metrics = "metrics.jsonl"
-    assert (tmp_path / metrics).read_bytes() == (whole[1] / metrics).read_bytes()
+    found = run(tmp_path, program_of(), starts=starts)
+    assert starts == [min(step for step in BOUNDARIES if step >= crash)]
+    assert_same(found, whole[0])
+    assert_same_folders(tmp_path, whole[1])
 
 
-def test_the_best_params_are_those_of_the_highest_score(tmp_path: Path, at_step: Any):
-    """The training passes the slope of the validation data on its way to its own."""
-    program = toy(slope_of_valid=0.5)
-    outcome = run(tmp_path / "whole", program)
-    losses = [row["valid_loss"] for row in outcome.rows]
-    best = int(np.argmin(losses))
-    assert 0 < best < EPOCHS - 1, "otherwise the test shows nothing"
-    assert int(outcome.state.best_step) == outcome.rows[best]["step"]
-    assert float(outcome.state.best_score) == -np.float32(losses[best])
-    evaluated = program.task.evaluate(outcome.state.best_params, program.data["valid"])
-    np.testing.assert_allclose(evaluated["loss"].mean, losses[best], rtol=1e-6)
-    assert bits(outcome.state.best_params) != bits(outcome.state.train.params)
+def test_a_crash_before_the_first_save_begins_anew(
+    whole: tuple[Trained, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def die(step: int) -> None:
+        if step > FIT_STEPS:
+            raise MemoryError
 
-    stop_after_the_best = outcome.rows[best]["step"] + 3
-    at_step(killer(stop_after_the_best, signal.SIGINT))
-    with pytest.raises(stopping.Stopped):
-        run(tmp_path / "parts", program)
-    resumed = run(tmp_path / "parts", program)
-    assert bits(resumed.state) == bits(outcome.state)
-    for folder in ("whole", "parts"):
-        assert_best_is_saved(tmp_path / folder, outcome)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", math.inf)
+    with pytest.raises(MemoryError):
+        run(tmp_path, program_of(), called=die)
+    assert len(rows_in(tmp_path)) == 1
+    starts: list[int] = []
+    assert_same(run(tmp_path, program_of(), starts=starts), whole[0])
+    assert starts == [0]
+    assert_same_folders(tmp_path, whole[1])
 
 
-def assert_best_is_saved(folder: Path, outcome: loop.Outcome) -> None:
-    with checkpoints(folder / "checkpoints" / "best", keep=1) as manager:
-        assert manager.all_steps() == [int(outcome.state.best_step)]
-        found = restore(manager, outcome.state.best_params)
-    assert found is not None
-    assert bits(found[0]) == bits(outcome.state.best_params)
+def test_the_seconds_of_all_parts_add_up(tmp_path: Path):
+    stopped(tmp_path, program_of(), at=9)
+    earlier = saved(tmp_path)[1]["state"]["seconds"]
+    assert earlier > 0
+    _, state = run(tmp_path, program_of())
+    assert earlier < saved(tmp_path)[1]["state"]["seconds"] <= state.seconds
 
 
-def test_a_crash_between_the_two_saves_loses_no_best(tmp_path: Path):
-    outcome = run(tmp_path, toy())
-    best = tmp_path / "checkpoints" / "best" / str(int(outcome.state.best_step))
-    best.rename(tmp_path / "gone")
-    assert bits(run(tmp_path, toy()).state) == bits(outcome.state)
-    assert_best_is_saved(tmp_path, outcome)
+# Damaged and foreign files
 
 
-def test_a_crash_before_the_old_best_was_deleted_is_no_obstacle(tmp_path: Path, at_step: Any):
-    program = toy()
-    at_step(killer(13, signal.SIGTERM))
-    with pytest.raises(stopping.Stopped):
-        run(tmp_path, program)
-    at_step(lambda step: None)
-    best = tmp_path / "checkpoints" / "best"
-    newer = run(tmp_path / "elsewhere", program)
-    later = tmp_path / "elsewhere" / "checkpoints" / "best" / str(int(newer.state.best_step))
-    assert [entry.name for entry in best.iterdir()] == ["7"]
-    later.rename(best / later.name)
-    assert bits(run(tmp_path, program).state) == bits(newer.state)
-    assert str(int(newer.state.best_step)) in {entry.name for entry in best.iterdir()}
+def damage(checkpoint: Path) -> None:
+    """Truncates its notes, which are read first; damaged arrays are test_checkpoint's affair."""
+    file = checkpoint / "notes" / "metadata"
+    file.write_bytes(file.read_bytes()[:20])
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e38])
-def test_bad_steps_in_a_row_stop_the_run_at_the_twentieth(tmp_path: Path, bad: float):
-    config = dataclasses.replace(CONFIG, steps_per_call=1)
-    with pytest.raises(stopping.Diverged, match=r"last 20 steps up to step 25 .*--learning_rate"):
-        run(tmp_path, toy(bad_steps=range(5, 28), bad=bad), config)
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+def test_a_damaged_newest_checkpoint_costs_a_few_steps_and_changes_no_bit(
+    whole: tuple[Trained, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    for step in (7, 14):
+        stopped(tmp_path, program_of(), at=step)
+    damage(tmp_path / "checkpoints/latest/14")
+    starts: list[int] = []
+    found = run(tmp_path, program_of(), starts=starts)
+    (warning,) = [line for line in capfd.readouterr().err.splitlines() if "warning:" in line]
+    assert "checkpoint 14 is damaged" in warning
+    assert starts == [7]
+    assert_same(found, whole[0])
+    assert_same_folders(tmp_path, whole[1])
 
 
-def test_nineteen_bad_steps_leave_params_and_moments_alone(tmp_path: Path, at_step: Any):
-    program = toy(bad_steps=range(5, 24))
-    config = dataclasses.replace(CONFIG, steps_per_call=1)
-    saved = []
-    for step in (5, 24):
-        at_step(killer(step, signal.SIGTERM))
-        with pytest.raises(stopping.Stopped):
-            run(tmp_path, program, config)
-        with checkpoints(tmp_path / "checkpoints" / "latest") as manager:
-            saved.append(manager.restore(step)["state"]["train"])
-    assert int(saved[1]["skipped"]) == 19
-    for name in ("params", "opt_state", "key"):
-        assert bits(saved[0][name]) == bits(saved[1][name])
-    outcome = run(tmp_path, program, config)
-    assert int(outcome.state.train.skipped) == 0
-    shares = [row["train_skipped"] for row in outcome.rows]
-    np.testing.assert_allclose(shares, [2 / 7, 1, 1, 3 / 7], rtol=1e-6)
-    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(outcome.state.train.params))
+def test_where_all_checkpoints_are_damaged_a_run_does_not_begin_anew(tmp_path: Path):
+    stopped(tmp_path, program_of(), at=7)
+    damage(tmp_path / "checkpoints/latest/7")
+    before = (tmp_path / METRICS).read_bytes()
+    with pytest.raises(UserError, match=r"All checkpoints in .* are damaged .*--overwrite"):
+        run(tmp_path, program_of())
+    assert (tmp_path / METRICS).read_bytes() == before
 
 
-def test_params_that_are_never_scored_are_never_the_best(tmp_path: Path):
-    program = with_task(toy(), score=lambda means: math.nan)
-    with pytest.raises(stopping.Diverged, match="the validation score is nan"):
-        run(tmp_path, program)
-    assert list((tmp_path / "checkpoints" / "best").iterdir()) == []
+def test_lost_rows_of_metrics_are_noticed(tmp_path: Path):
+    stopped(tmp_path, program_of(), at=17)
+    file = tmp_path / METRICS
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[1:]))
+    with pytest.raises(UserError, match=r"expected 3 rows .*got 2\..*--overwrite"):
+        run(tmp_path, program_of())
+
+
+def test_a_torn_last_row_that_no_checkpoint_counts_is_cut(
+    whole: tuple[Trained, Path], tmp_path: Path
+):
+    stopped(tmp_path, program_of(), at=17)
+    with open(tmp_path / METRICS, "a") as stream:
+        stream.write('{"step": 20, "evalu')
+    run(tmp_path, program_of())
+    assert_same_folders(tmp_path, whole[1])
 
 
 @pytest.mark.parametrize(
-    ("signum", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, stopping.Stopped)]
+    ("change", "words"),
+    [
+        (
+            {"degree": 2},
+            r"members\.state\.params\.w is float32\[1, 2\] there and float32\[1, 3\] here",
+        ),
+        (
+            {"optimizer": "sgd"},
+            r"members\.state\.opt_state\.\S+ is absent there and float32\[1, 2\] here",
+        ),
+    ],
 )
-def test_a_second_ctrl_c_does_not_wait_and_a_second_sigterm_does(
-    tmp_path: Path, at_step: Any, signum: int, ends: type[BaseException]
+def test_another_model_in_the_folder_is_refused_and_leaves_it_untouched(
+    tmp_path: Path, change: dict[str, Any], words: str
 ):
-    def twice(step: int) -> None:
-        os.kill(os.getpid(), signum)
-        os.kill(os.getpid(), signum)
-
-    at_step(twice)
-    with pytest.raises(ends):
-        run(tmp_path, toy())
-
-
-def test_signals_do_what_they_did_before_when_the_run_is_over(tmp_path: Path):
-    before = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
-    run(tmp_path, toy())
-    assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == before
-
-
-def test_another_model_in_the_folder_is_refused_untouched(tmp_path: Path, at_step: Any):
-    at_step(killer(10, signal.SIGTERM))
-    with pytest.raises(stopping.Stopped):
-        run(tmp_path, toy())
+    stopped(tmp_path, program_of(), at=9)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    program = toy()
-
-    def wider(numbers: Any) -> Any:
-        def draw(key: Any) -> Any:
-            return {"a": jax.random.normal(key, (5,)), "b": jnp.float32(0)}
-
-        optimizer = optax.adam(numbers["learning_rate"])
-        return init_state(draw, optimizer, jax.random.key(0))
-
-    with pytest.raises(UserError, match=r"train\.params\.a is float32\[\] there and float32\[5\]"):
-        run(tmp_path, with_task(program, init=wider))
+    other = dataclasses.replace(CONFIG, **change)
+    with pytest.raises(UserError, match=f"is of another model: {words}.*--overwrite"):
+        run(tmp_path, fit(other), other)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
-def test_the_seconds_of_all_parts_add_up(tmp_path: Path, at_step: Any):
-    at_step(killer(10, signal.SIGTERM))
-    with pytest.raises(stopping.Stopped):
-        run(tmp_path, toy())
-    with checkpoints(tmp_path / "checkpoints" / "latest") as manager:
-        earlier = manager.restore(10)["notes"]["train_seconds"]
-    assert earlier > 0
-    outcome = run(tmp_path, toy())
-    with checkpoints(tmp_path / "checkpoints" / "latest") as manager:
-        assert earlier < manager.restore(TOTAL)["notes"]["train_seconds"] <= outcome.seconds
+def test_who_reads_a_run_leaves_alone_what_it_is_saving(tmp_path: Path):
+    there, _ = run(tmp_path, program_of())
+    saving = tmp_path / "checkpoints" / "best" / "999.orbax-checkpoint-tmp"
+    saving.mkdir()
+    kept = kept_at_best(program_of(), CONFIG, tmp_path)
+    assert bits(kept) == bits(jax.tree.map(lambda leaf: leaf[0], there.members.best))
+    assert saving.is_dir()
 
 
-def test_lost_rows_are_noticed(tmp_path: Path, at_step: Any):
-    at_step(killer(20, signal.SIGTERM))
-    with pytest.raises(stopping.Stopped):
-        run(tmp_path, toy())
-    file = tmp_path / "metrics.jsonl"
-    lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join(lines[1:]))
-    with pytest.raises(UserError, match=rf"expected {len(lines)} rows .*got {len(lines) - 1}"):
-        run(tmp_path, toy())
+# The best that is kept
 
 
-def test_a_call_writes_over_the_state_that_it_was_given(
+def test_the_weights_of_the_best_evaluation_are_kept_through_a_stop(tmp_path: Path):
+    """The training passes the weights that fit the validation data on its way to its own."""
+    program = program_of(LONG)
+    end = np.asarray(run(tmp_path / "aim", program, LONG)[0].members.state.params["w"][0])
+    program = aimed_at(program, (first_weights(program) + end) / 2)
+    there, state = run(tmp_path / "whole", program, LONG)
+    rows = rows_in(tmp_path / "whole")
+    losses = [row["valid_loss"] for row in rows]
+    best = int(np.argmin(losses))
+    assert 0 < best < LONG.evaluations - 1, "otherwise the test shows nothing"
+    best_step = rows[best]["step"]
+    assert there.members.best_step.tolist() == [best_step]
+    assert there.members.best_score.tolist() == [-np.float32(losses[best])]
+    assert state.outcomes[0]["best_step"] == best_step
+    assert state.outcomes[0]["valid_loss"] == losses[best]
+    kept = jax.tree.map(lambda leaf: leaf[0], there.members.best)
+    evaluated = program.task.evaluate(kept, hparams(), program.data["valid"])
+    np.testing.assert_allclose(evaluated["loss"].mean, losses[best], rtol=1e-6)
+    assert bits(kept["w"]) != bits(there.members.state.params["w"][0])
+
+    stopped(tmp_path / "parts", program, LONG, at=best_step + 2, signum=signal.SIGINT)
+    assert_same(run(tmp_path / "parts", program, LONG), (there, state))
+    for folder in ("whole", "parts"):
+        assert_best_is_saved(tmp_path / folder, there)
+
+
+def assert_best_is_saved(folder: Path, there: Population) -> None:
+    expected = {"kept": jax.tree.map(lambda leaf: leaf[0], there.members.best)}
+    with checkpoints(folder / "checkpoints" / "best", keep=1) as manager:
+        assert manager.all_steps() == there.members.best_step.tolist()
+        found = restore(manager, expected)
+    assert found is not None
+    assert bits(found[0]) == bits(expected)
+
+
+def test_a_crash_between_the_saves_of_latest_and_best_loses_no_best(tmp_path: Path):
+    there, state = run(tmp_path, program_of())
+    best = tmp_path / "checkpoints" / "best" / str(state.outcomes[0]["best_step"])
+    best.rename(tmp_path / "gone")
+    assert_same(run(tmp_path, program_of()), (there, state))
+    assert_best_is_saved(tmp_path, there)
+
+
+def test_a_best_that_is_newer_than_the_latest_is_no_obstacle(
+    whole: tuple[Trained, Path], tmp_path: Path
+):
+    """A crash may come before the old best was deleted, or before the latest was saved."""
+    stopped(tmp_path, program_of(), at=9)
+    best = tmp_path / "checkpoints" / "best"
+    assert [entry.name for entry in best.iterdir()] == ["5"]
+    run(tmp_path / "elsewhere", program_of())
+    (tmp_path / "elsewhere/checkpoints/best/20").rename(best / "20")
+    assert_same(run(tmp_path, program_of()), whole[0])
+    assert "20" in {entry.name for entry in best.iterdir()}
+    assert bits(saved(tmp_path, 20, "best")[0]) == bits(saved(whole[1], 20, "best")[0])
+
+
+# Early stopping
+
+
+PATIENT = dataclasses.replace(LONG, patience=2)
+
+
+def test_patience_ends_a_run_and_a_resume_knows_it(tmp_path: Path):
+    program = aimed_at(program_of(LONG), first_weights(program_of(LONG)))
+    there, state = run(tmp_path, program, PATIENT)
+    losses = [row["valid_loss"] for row in rows_in(tmp_path)]
+    assert losses == sorted(losses), "the validation gets worse from the first evaluation on"
+    assert len(losses) == 1 + PATIENT.patience < LONG.evaluations
+    (outcome,) = state.outcomes
+    assert outcome["status"] == PATIENCE
+    assert (outcome["best_step"], outcome["step"]) == (FIT_STEPS, 3 * FIT_STEPS)
+    starts: list[int] = []
+    assert_same(run(tmp_path, program, PATIENT, starts=starts), (there, state))
+    assert starts == []
+    assert [row["valid_loss"] for row in rows_in(tmp_path)] == losses
+
+
+@pytest.mark.parametrize("stop", [10, 12])
+def test_patience_counts_through_a_stop(tmp_path: Path, stop: int):
+    program = aimed_at(program_of(LONG), first_weights(program_of(LONG)))
+    expected = run(tmp_path / "whole", program, PATIENT)
+    stopped(tmp_path / "parts", program, PATIENT, at=stop)
+    assert_same(run(tmp_path / "parts", program, PATIENT), expected)
+    assert_same_folders(tmp_path / "parts", tmp_path / "whole")
+
+
+# Bad steps and divergence
+
+
+def test_nineteen_bad_steps_change_no_weight_or_moment_and_training_goes_on(tmp_path: Path):
+    config = dataclasses.replace(LONG, steps_per_call=1)
+    program, trees = with_bad_steps(range(7, 26)), []
+    for step in (7, 26):
+        stopped(tmp_path, program, config, at=step)
+        trees.append(saved(tmp_path, step)[0]["members"]["state"])
+    assert trees[1]["skipped"].tolist() == [19]
+    for name in ("params", "opt_state", "key"):
+        assert bits(trees[0][name]) == bits(trees[1][name])
+    there, state = run(tmp_path, program, config)
+    assert state.outcomes[0]["status"] == FINISHED
+    assert there.members.state.skipped.tolist() == [0]
+    assert bits(there.members.state.params) != bits(trees[1]["params"])
+    rows = rows_in(tmp_path)
+    shares = [row["train_skipped"] for row in rows]
+    np.testing.assert_allclose(shares, [0, 3 / 5, 1, 1, 1, 1 / 5, 0, 0, 0], rtol=1e-6)
+    assert all(np.isfinite(row["valid_loss"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("bad", "steps_per_call", "failures", "step"),
+    [
+        *((bad, 1, 20, 28) for bad in (math.nan, math.inf, -math.inf, 1e38)),
+        (math.nan, 2, 21, 29),
+    ],
+)
+def test_twenty_bad_steps_in_a_row_end_a_run_within_the_call(
+    tmp_path: Path, bad: float, steps_per_call: int, failures: int, step: int
+):
+    config = dataclasses.replace(LONG, steps_per_call=steps_per_call)
+    program = with_bad_steps(range(8, 99), bad)
+    trained = single.train(program, config, tmp_path)
+    assert trained.outcome["status"] == DIVERGED
+    assert trained.outcome["step"] == step, "no step is taken after the call"
+    assert trained.outcome["score"] is None
+    assert trained.divergence == (
+        f"Training diverged: the last {failures} steps up to step {step} had gradients that are "
+        "not finite. Try a lower --learning_rate or a --clip_norm."
+    )
+    assert [row["step"] for row in rows_in(tmp_path)] == [5, 10, 15, 20, 25, step]
+
+
+def diverging(monkeypatch: pytest.MonkeyPatch, folder: Path) -> single.Trained:
+    always_saving(monkeypatch)
+    return single.train(with_bad_steps(range(8, 99)), LONG, folder)
+
+
+def test_the_checkpoints_of_a_run_that_diverged_hold_finite_weights_and_end_the_same_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    made: list[loop.RunState] = []
-    first_state = loop.first_state
+    first = diverging(monkeypatch, tmp_path)
+    rows = (tmp_path / METRICS).read_bytes()
+    latest, _ = saved(tmp_path)
+    best, _ = saved(tmp_path, name="best")
+    for tree in (latest["members"]["state"]["params"], latest["members"]["best"], best["kept"]):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+    again = diverging(monkeypatch, tmp_path)
+    assert again.outcome == first.outcome
+    assert again.divergence == first.divergence
+    assert (tmp_path / METRICS).read_bytes() == rows
 
-    def kept(*args: Any) -> loop.RunState:
-        made.append(first_state(*args))
-        return made[0]
 
-    monkeypatch.setattr(loop, "first_state", kept)
-    run(tmp_path / "run", toy())
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(made[0].train))
+def test_a_run_stopped_between_its_divergence_and_the_next_evaluation_says_it_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    program = with_bad_steps(range(6, 99))
+    config = dataclasses.replace(LONG, steps_per_call=1)
+    stopped(tmp_path, program, config, at=27)  # the twentieth bad step was the 26th
+    trained = single.train(program, config, tmp_path)
+    assert trained.outcome["status"] == DIVERGED
+    assert "the last 20 steps up to step 26 had gradients" in trained.divergence
 
 
-def test_what_cannot_fit_is_refused_before_it_is_tried():
-    def huge(numbers: Any) -> Any:
-        def draw(key: Any) -> Any:
-            return {"kernel": jnp.zeros((10**6, 10**6))}
+def test_weights_whose_validation_is_not_finite_are_never_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    always_saving(monkeypatch)
+    program = aimed_at(program_of(), np.array([np.nan, 0], np.float32))
+    trained = single.train(program, CONFIG, tmp_path)
+    assert trained.outcome["status"] == DIVERGED
+    assert (trained.outcome["step"], trained.outcome["best_step"]) == (FIT_STEPS, 0)
+    assert "after step 5 the validation loss is not finite" in trained.divergence
+    assert list((tmp_path / "checkpoints" / "best").iterdir()) == []
+    assert rows_in(tmp_path)[0]["valid_loss"] is None
+    with checkpoints(tmp_path / "checkpoints" / "latest", read_only=True) as manager:
+        assert sorted(manager.all_steps()) == [2, 4], "the state that was judged is not saved"
+    with pytest.raises(UserError, match="has not been evaluated yet"):
+        kept_at_best(program, CONFIG, tmp_path)
 
-        optimizer = optax.adam(numbers["learning_rate"])
-        return init_state(draw, optimizer, jax.random.key(0))
 
-    config = TrainingConfig()
-    devices.check_fits_memory(toy(), config)
-    with pytest.raises(UserError, match=r"need about 18626\.\d GiB, and cpu has"):
-        devices.check_fits_memory(with_task(toy(), init=huge), config)
+def test_a_finite_loss_out_of_all_bounds_is_a_divergence(tmp_path: Path):
+    config = dataclasses.replace(CONFIG, learning_rate=1e10)
+    trained = single.train(fit(config), config, tmp_path)
+    assert trained.outcome["status"] == DIVERGED
+    (row,) = rows_in(tmp_path)
+    assert row["valid_loss"] > 1e6
+    assert f"after step 5 the validation loss is {row['valid_loss']:.4g}" in trained.divergence
+    assert "and above" in trained.divergence
+
+
+@pytest.mark.parametrize(
+    ("module", "threshold", "value", "words"),
+    [
+        (FIT, -303.0, 1e4, "validation loss is 1e+04, and above 303 nothing is learned. Try a"),
+        (FIT, -303.0, None, "validation loss is not finite, and above 303 nothing is learned."),
+        (FIT, -math.inf, None, "validation loss is not finite. Try a lower --learning_rate or"),
+        (toys.POLICY, -303.0, -400.0, "validation return is -400, and below -303 nothing is"),
+    ],
+)
+def test_the_words_of_a_divergence_follow_the_direction_of_the_metric(
+    module: Any, threshold: float, value: float | None, words: str
+):
+    program = module.program(module.Config())
+    plan: Plan = plan_of_run(program, module.Config())
+    outcome = {"status": DIVERGED, "step": 5}
+    state = SweepState((None,), divergence_threshold=threshold, outcomes=(outcome,))
+    status: Any = types.SimpleNamespace(failures=np.array([19]))
+    row = {f"valid_{program.select.name}": value}
+    said = single.divergence_of(plan, state, [(state, status)], [row])
+    assert said.startswith("Training diverged: after step 5 the ")
+    assert words in said
+    finished = state._replace(outcomes=({"status": FINISHED, "step": 5},))
+    assert single.divergence_of(plan, finished, [(state, status)], [row]) == ""
+
+
+def test_what_is_a_divergence_depends_on_the_untrained_score(whole: tuple[Trained, Path]):
+    higher = LOSS._replace(higher_is_better=True)
+    assert divergence_threshold(2.0, LOSS) == -202.0
+    assert divergence_threshold(0.5, higher) == -99.5
+    assert divergence_threshold(-2.0, higher) == -202.0
+    assert divergence_threshold(None, LOSS) == -math.inf
+    assert divergence_threshold(1e-3, LOSS) == pytest.approx(-100, rel=1e-4)
+    program = program_of()
+    params = {"w": jnp.asarray(first_weights(program))}
+    untrained = program.task.evaluate(params, hparams(), program.data["valid"])["loss"].mean
+    assert untrained > 1
+    np.testing.assert_allclose(whole[0][1].divergence_threshold, -101 * untrained, rtol=1e-5)
+
+
+# Signals
+
+
+def signaled(monkeypatch: pytest.MonkeyPatch, at_call: int, *signums: int) -> None:
+    """Sends this process signals while a call is made, counted over all runs from here on."""
+    advanced, calls = loop.advanced, []
+
+    def interrupted(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == at_call:
+            for signum in signums:
+                signal.raise_signal(signum)
+        return advanced(*given)
+
+    monkeypatch.setattr(loop, "advanced", interrupted)
+
+
+def asked_of(folder: Path, config: FitConfig = CONFIG) -> single.Asked:
+    module = toys.module(FitConfig, program_of)
+    return single.Asked("fit", module, config, folder, False, Hardware(), "./launch.sh fit")
+
+
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+)
+def test_a_signal_ends_the_command_with_its_status_and_a_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    signum: int,
+    status: int,
+):
+    signaled(monkeypatch, 4, signum)
+    assert single.main(asked_of(tmp_path)) == status
+    lines = capsys.readouterr().err.splitlines()
+    sentence = "Stopped and saved at step 7; the same command goes on from there."
+    assert [line for line in lines if not line.startswith("step ")] == [sentence]
+    assert lines[-1] == sentence
+    assert saved(tmp_path)[1]["state"]["step_in_evaluation"] == 2
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("signum", "ends"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)],
+    ids=["INT", "TERM"],
+)
+def test_a_second_ctrl_c_does_not_wait_and_a_second_sigterm_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, ends: type[BaseException]
+):
+    signaled(monkeypatch, 1, signum, signum)
+    with pytest.raises(ends):
+        single.train(program_of(), CONFIG, tmp_path)
+    steps = [entry.name for entry in (tmp_path / "checkpoints" / "latest").iterdir()]
+    assert steps == ([] if ends is KeyboardInterrupt else ["2"])
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_signals_do_what_they_did_before_when_the_run_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: bool
+):
+    before = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
+    if stop:
+        signaled(monkeypatch, 2, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            single.train(program_of(), CONFIG, tmp_path)
+    else:
+        single.train(program_of(), CONFIG, tmp_path)
+    assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_third_signal_ends_the_process_at_once():
     code = (
-        "import os, signal, time; from experiments.loop import stop_requests\n"
+        "import os, signal, time\n"
+        f"from {stopping.__name__} import stop_requests\n"
         "with stop_requests():\n"
         "    for _ in range(3): os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)"
@@ -425,70 +776,54 @@ def test_a_third_signal_ends_the_process_at_once():
     assert process.returncode == 128 + signal.SIGTERM
 
 
-# Early stopping
+# The command, and what it says
 
 
-def test_patience_ends_a_training_and_a_resume_knows_it(tmp_path: Path):
-    """The score of the toy falls from the second epoch on."""
-    program = with_task(toy(slope_of_valid=0.0))
-    config = dataclasses.replace(CONFIG, patience=2, learning_rate=0.3)
-    outcome = run(tmp_path, program, config)
-    losses = [row["valid_loss"] for row in outcome.rows]
-    assert losses[0] == min(losses)
-    assert len(losses) == 3 < EPOCHS
-    assert int(outcome.state.best_step) == STEPS_PER_EPOCH
-    starts: list[int] = []
-    again = run(tmp_path, program, config, starts)
-    assert again.rows == outcome.rows
-    assert bits(again.state) == bits(outcome.state)
-    assert starts == []
-
-
-def test_patience_lasts_from_one_process_to_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_diverged_run_ends_the_command_with_status_3_and_leaves_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    program = with_task(toy(slope_of_valid=0.0))
-    config = dataclasses.replace(CONFIG, patience=2, learning_rate=0.3)
-    whole = run(tmp_path / "whole", program, config)
-    moments = loop.moments
-
-    def stopped(*given: Any) -> Any:
-        for moment in moments(*given):
-            if moment.step == 2 * STEPS_PER_EPOCH:
-                signal.raise_signal(signal.SIGTERM)
-            yield moment
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "moments", stopped)
-        with pytest.raises(stopping.Stopped):
-            run(tmp_path / "stopped", program, config)
-    again = run(tmp_path / "stopped", program, config)
-    assert again.rows == whole.rows
-    assert bits(again.state) == bits(whole.state)
+    assert single.main(asked_of(tmp_path, dataclasses.replace(CONFIG, learning_rate=1e10))) == 3
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: Training diverged: after step 5 the validation loss is ")
+    assert not (tmp_path / "result.json").exists()
+    assert not (tmp_path / "report.html").exists()
 
 
-def test_who_reads_a_run_leaves_alone_what_it_is_saving(tmp_path: Path):
-    run(tmp_path, toy())
-    saving = tmp_path / "checkpoints" / "best" / "999.orbax-checkpoint-tmp"
-    saving.mkdir()
-    loop.best_params(toy(), CONFIG, tmp_path)
-    assert saving.is_dir()
+def test_a_resume_says_where_it_goes_on_and_counts_its_progress_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 2.0**20)  # but for first and last
+    signaled(monkeypatch, 4, signal.SIGTERM)
+    assert single.main(asked_of(tmp_path)) == 143
+    first = capsys.readouterr()
+    assert single.main(asked_of(tmp_path)) == 0
+    second = capsys.readouterr()
+    assert [line.partition(" (")[0] for line in first.out.splitlines()] == [
+        f"fit begins in {tmp_path}"
+    ]
+    (start,) = [line for line in second.out.splitlines() if line.startswith("fit ")]
+    assert start.startswith(f"fit goes on from step 7 in {tmp_path} (")
+    assert start.endswith(" s to the first step)")
+    lines = [line for line in first.err.splitlines() if line.startswith("step ")]
+    assert [line.partition(", ")[0] for line in lines] == [f"step 2/{TOTAL}"]
+    lines = second.err.splitlines()
+    assert [line.partition(", ")[0] for line in lines] == [f"step 9/{TOTAL}", f"step 20/{TOTAL}"]
+    assert all(", loss " in line for line in lines)
+    (result,) = [json.loads((tmp_path / "result.json").read_text())]
+    assert result["steps"] == TOTAL
 
 
-def test_a_finite_score_out_of_all_bounds_is_a_divergence(tmp_path: Path):
-    """As of a member of a population, with the same rate."""
-    config = dataclasses.replace(CONFIG, learning_rate=1e10)
-    with pytest.raises(
-        stopping.Diverged, match=f"after step {STEPS_PER_EPOCH} the validation score"
-    ):
-        run(tmp_path, toy(), config)
-
-
-def test_what_is_a_divergence_hangs_on_the_untrained_score(tmp_path: Path):
-    assert stopping.worst_score(-2.0) == -202.0
-    assert stopping.worst_score(0.5) == -99.5
-    assert stopping.worst_score(math.nan) == -math.inf
-    assert stopping.worst_score(-1e-3) == pytest.approx(-100, rel=1e-4)
-    state = run(tmp_path, toy()).state
-    untrained = evaluate(init({"seed": 0, "learning_rate": 0.1}).params, toy().data["valid"])
-    np.testing.assert_allclose(state.worst, -101 * untrained["loss"].mean, rtol=1e-5)
+def test_rates_of_progress_count_from_where_a_resume_began(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    now = [1000.0]
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    with progress.progress(100) as show:
+        for seconds, step in [(0, 40), (2, 60), (3, 70), (7, 90), (8, 100)]:
+            now[0] = 1000.0 + seconds
+            show(step, f"loss {step}")
+    assert capsys.readouterr().err.splitlines() == [
+        "step 60/100, loss 60, 10 steps/s, ETA 4 s",
+        "step 90/100, loss 90, 7 steps/s, ETA 1 s",
+        "step 100/100, loss 100, 8 steps/s, ETA 0 s",
+    ]

@@ -179,15 +179,15 @@ def test_the_directory_is_free_again_after_an_error(tmp_path: Path):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-ROWS = [{"step": step, "valid_loss": 1 / step} for step in (7, 14, 21)]
+ROWS = [{"step": 7 * k, "evaluation": k, "valid_loss": 1 / k} for k in (1, 2, 3)]
 LINES = [json.dumps(row) + "\n" for row in ROWS]
 
 
-@pytest.mark.parametrize(("step", "kept"), [(0, 0), (6, 0), (7, 1), (13, 1), (20, 2), (99, 3)])
-def test_rows_after_the_checkpoint_are_cut(tmp_path: Path, step: int, kept: int):
+@pytest.mark.parametrize(("evaluation", "kept"), [(0, 0), (1, 1), (2, 2), (3, 3), (99, 3)])
+def test_rows_after_the_checkpoint_are_cut(tmp_path: Path, evaluation: int, kept: int):
     file = tmp_path / "metrics.jsonl"
     file.write_text("".join(LINES))
-    assert rundir.rows_until(file, step) == ROWS[:kept]
+    assert rundir.rows_until(file, evaluation) == ROWS[:kept]
     assert file.read_text() == "".join(LINES[:kept])
 
 
@@ -197,9 +197,10 @@ def test_a_torn_line_is_cut_wherever_it_broke(tmp_path_factory: pytest.TempPathF
     text = "".join(LINES)[:size]
     file.write_text(text)
     whole = [row for row, line in zip(ROWS, LINES, strict=True) if line.rstrip() in text]
-    assert rundir.rows_until(file, 21) == whole
-    rundir.append_row(file, {"step": 28})
-    assert [json.loads(line) for line in file.read_text().splitlines()] == [*whole, {"step": 28}]
+    assert rundir.rows_until(file, 3) == whole
+    more = [{"evaluation": 4, "member": 0}, {"evaluation": 4, "member": 1}]
+    rundir.append_rows(file, more)
+    assert [json.loads(line) for line in file.read_text().splitlines()] == [*whole, *more]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_a_torn_line_is_cut_wherever_it_broke(tmp_path_factory: pytest.TempPathF
 def test_garbage_at_the_end_is_cut(tmp_path: Path, garbage: bytes):
     file = tmp_path / "metrics.jsonl"
     file.write_bytes("".join(LINES).encode() + garbage)
-    assert rundir.rows_until(file, 21) == ROWS
+    assert rundir.rows_until(file, 3) == ROWS
     assert file.read_text() == "".join(LINES)
 
 
@@ -217,7 +218,7 @@ def test_a_damaged_row_between_others_is_refused_and_kept(tmp_path: Path):
     file.write_text(LINES[0] + '{"step": garb\n' + LINES[2])
     before = file.read_bytes()
     with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: line 2 is no row"):
-        rundir.rows_until(file, 21)
+        rundir.rows_until(file, 3)
     assert file.read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""The optimiser of a Config: what it hands on, and averages of several gradients."""
+"""The optimizer of a Config: what it hands on, and averages of several gradients."""
 
 import dataclasses
 from typing import Any
@@ -9,14 +9,18 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.harness.config import TrainingConfig, traced
+from experiments.harness.config import hparams_of, prefixed
 from experiments.harness.errors import UserError
-from experiments.shared.optimizer_flags import optimizer_of
+from experiments.shared.optimizer_flags import OptimizerConfig, optimizer_of
 from recurrent.training.optimizers import optimizer
 
-CONFIG = TrainingConfig(optimizer="sgd", learning_rate=0.1, momentum=0.5, warmup_epochs=0.5)
+CONFIG = OptimizerConfig(optimizer="sgd", learning_rate=0.1, momentum=0.5, warmup_epochs=0.5)
 EPOCHS, STEPS = 3, 4
 GRADIENTS = np.random.default_rng(0).normal(size=(EPOCHS * STEPS, 3, 2)).astype(np.float32)
+
+
+def hparams(config: Any) -> dict[str, Any]:
+    return {name: value[0] for name, value in hparams_of(config).items()}
 
 
 def followed(made: optax.GradientTransformation, gradients: np.ndarray) -> np.ndarray:
@@ -29,9 +33,9 @@ def followed(made: optax.GradientTransformation, gradients: np.ndarray) -> np.nd
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
-def test_it_steps_by_the_mean_of_so_many_gradients(accumulate: int) -> None:
+def test_an_accumulating_optimizer_steps_by_the_mean_of_its_gradients(accumulate: int) -> None:
     config = dataclasses.replace(CONFIG, accumulate=accumulate, l1=0.01, weight_decay=0.02)
-    found = followed(optimizer_of(config, EPOCHS, STEPS)(traced(config)), GRADIENTS)
+    found = followed(optimizer_of(config, EPOCHS, STEPS)(hparams(config)), GRADIENTS)
     means = GRADIENTS.reshape(-1, accumulate, 3, 2).mean(axis=1)
     expected = optimizer(
         "sgd",
@@ -47,12 +51,26 @@ def test_it_steps_by_the_mean_of_so_many_gradients(accumulate: int) -> None:
     np.testing.assert_allclose(found, followed(expected, means), rtol=1e-5)
 
 
-def test_its_numbers_may_be_traced() -> None:
-    def stepped(numbers: Any) -> Any:
-        return followed(optimizer_of(CONFIG, EPOCHS, STEPS)(numbers), GRADIENTS[:2])
+def test_the_hyperparameters_of_an_optimizer_may_be_traced() -> None:
+    def stepped(hparams: Any) -> Any:
+        return followed(optimizer_of(CONFIG, EPOCHS, STEPS)(hparams), GRADIENTS[:2])
 
-    numbers = traced(CONFIG)
-    np.testing.assert_allclose(jax.jit(stepped)(numbers), stepped(numbers), rtol=1e-6)
+    given = hparams(CONFIG)
+    np.testing.assert_allclose(jax.jit(stepped)(given), stepped(given), rtol=1e-6)
+
+
+def test_a_second_optimizer_goes_by_its_own_fields() -> None:
+    both: Any = dataclasses.make_dataclass(
+        "Both", [], bases=(prefixed(OptimizerConfig, "critic_"), OptimizerConfig), frozen=True
+    )
+    config = both(optimizer="adam", critic_optimizer="sgd", critic_learning_rate=0.1)
+    config = dataclasses.replace(config, critic_momentum=0.5, critic_warmup_epochs=0.5)
+    found = optimizer_of(config, EPOCHS, STEPS, prefix="critic_")(hparams(config))
+    expected = optimizer_of(CONFIG, EPOCHS, STEPS)(hparams(CONFIG))
+    np.testing.assert_array_equal(followed(found, GRADIENTS), followed(expected, GRADIENTS))
+    many = dataclasses.replace(config, critic_accumulate=99)
+    with pytest.raises(UserError, match="--critic_accumulate: the whole training has 12 batches"):
+        optimizer_of(many, EPOCHS, STEPS, prefix="critic_")
 
 
 def test_an_update_of_more_batches_than_there_are_is_refused() -> None:

@@ -657,3 +657,8 @@ def test_a_metric_writes_its_value_for_people(
     metric: Metric, value: float | None, text: str
 ) -> None:
     assert metric.text(value) == text
+
+
+def test_more_batch_devices_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"layout: expected at most \d+ batch_devices"):
+        sharding(Layout(batch_devices=99))
