@@ -151,7 +151,7 @@ def gan(config: Any) -> Program:
         def of_critic(game: Game, _: None) -> Any:
             state = game.critic
             slopes, loss = gradients(critic_loss, state, game, step_key(state))
-            state, _ = apply_gradients(theirs(hparams), state, slopes)
+            state, _update = apply_gradients(theirs(hparams), state, slopes)
             return game._replace(critic=state), loss
 
         def step(game: Game, _: None) -> Any:

@@ -135,7 +135,7 @@ def observer_of(
     def started(state: SweepState) -> None:
         step = steps_taken(plan, state)
         begins = f"goes on from step {step}" if step else "begins"
-        waited = time.time() - started_at()
+        waited = max(0.0, time.time() - started_at())
         print(f"{name} {begins} in {folder} ({waited:.1f} s to the first step)", flush=True)
         show(step, "")
 

@@ -157,28 +157,19 @@ def trained(
     return there, calls
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, loop.Population, Path]:
-    """Return a text, what is trained on it in one go, and the folder of that training."""
-    file = write_text(tmp_path_factory.mktemp("text") / "text.txt")
-    folder = tmp_path_factory.mktemp("whole")
-    there, _ = trained(file, folder)
-    return file, there, folder
-
-
 @pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 6])
 def test_a_resume_within_an_epoch_goes_on_with_the_carried_state_to_the_same_bits(
-    uninterrupted: tuple[Path, loop.Population, Path], tmp_path: Path, stop_after: int
+    file: Path, tmp_path: Path, stop_after: int
 ) -> None:
-    file, whole, folder = uninterrupted
+    whole, _ = trained(file, tmp_path / "whole")
     steps = char_lm.program(config(file)).steps_per_evaluation
     with pytest.raises(stopping.Stopped, match="Stopped and saved at step") as stop:
-        trained(file, tmp_path, stop_after)
+        trained(file, tmp_path / "stopped", stop_after)
     stopped_at = int(str(stop.value).split("at step ")[1].split(";")[0])
     assert stopped_at % steps, "within an epoch, where a recurrent state is carried"
-    again, calls = trained(file, tmp_path)
+    again, calls = trained(file, tmp_path / "stopped")
     assert calls[0] > stopped_at
-    assert rows_of(tmp_path) == rows_of(folder)
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
     assert np.any(leaves_of(whole.members.state.carry)[0]), "there is a state to go on with"
     for one, other in zip(leaves_of(whole), leaves_of(again), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -201,6 +192,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     file = write_text(folder / "text.txt")
     command = ["char_lm", f"--text={file}", f"--workdir={folder / 'run'}", "--layers=2", *FLAGS]
+    jax.config.update("jax_disable_most_optimizations", True)  # as in a test, to compile quickly
     assert __main__.main(command) == 0
     return folder / "run"
 
@@ -255,14 +247,17 @@ def sample_of(run: Run, **flags: Any) -> str:
     return "".join(char_lm.sample(run, char_lm.Sample(**flags)))
 
 
-@pytest.fixture(scope="module")
-def wild(finished: Path) -> Run:
-    """Return the run with random weights, large ones, so that its text does not settle down."""
-    run = load_run(finished)
-    noise = iter(np.random.default_rng(0).normal(size=(100, 10**5)))
-    kept = jax.tree.map(lambda leaf: jnp.asarray(next(noise)[: leaf.size], leaf.dtype), run.kept)
-    kept = jax.tree.map(lambda new, old: 2 * new.reshape(old.shape), kept, run.kept)
-    return run._replace(kept=kept)
+def untrained(own: char_lm.Config) -> Run:
+    """Return a run with random weights."""
+    program = char_lm.program(own)
+    kept = program.task.keep(program.task.init(values_of(own)))
+    return Run(Path(), "char_lm", char_lm, own, program, kept, {})
+
+
+@pytest.fixture
+def wild(file: Path) -> Run:
+    """Return a run whose text does not settle down to a few characters."""
+    return untrained(config(file, cell="elman", layers=2, hidden_size=32))
 
 
 @pytest.mark.parametrize("prompt", ["the cat", "t", ""])
@@ -348,16 +343,10 @@ def test_a_text_that_has_changed_since_the_training_is_not_sampled_from(
     assert f"{file} cannot be read" in capsys.readouterr().err
 
 
-def test_a_text_of_one_line_is_continued_from_its_first_character(
-    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_text_of_one_line_is_continued_from_its_first_character(tmp_path: Path) -> None:
     file = tmp_path / "line.txt"
     file.write_text("cab " * 300)
-    own = config(file)
-    program = char_lm.program(own)
-    kept = program.task.keep(program.task.init(values_of(own)))
-    run = load_run(finished)._replace(config=own, program=program, kept=kept)
-    text = sample_of(run, characters=5)
+    text = sample_of(untrained(config(file)), characters=5)
     assert text.startswith("c")
     assert len(text) == 6
     assert set(text) <= set("cab ")

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.test_crash import COMMAND, Launch, Process, cache, launch
-
-__all__ = ["cache", "launch"]  # fixtures
+from tests.faults.processes import COMMAND, Launch, Process
 
 FLAGS = (
     *("--cell=elman", "--hidden_size=8", "--epochs=9", "--layout=1x1", "--search=halving"),
-    *("--sweep=learning_rate=log:1e-3:1e-1:4", "--sweep=order=row,pixel", "--places=4"),
+    *("--sweep=learning_rate=log:1e-3:1e-1:4", "--sweep=order=row,pixel", "--slots=4"),
 )
 SWEEP = (*COMMAND, "sweep")
 
@@ -21,13 +19,13 @@ def ended(run: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def steps_of(run: Path) -> dict[int, int]:
-    """How many epochs each member has trained, by all rows of metrics."""
+def evaluations_in(run: Path) -> dict[int, int]:
+    """How often each member has been evaluated, by all rows of metrics."""
     counts: dict[int, int] = {}
     for number in (0, 1):
         lines = (run / f"programs/{number}/metrics.jsonl").read_text().splitlines()
-        for row in (row for line in lines for row in json.loads(line)["members"]):
-            counts[row["member"]] = counts.get(row["member"], 0) + 1
+        for member in (json.loads(line)["member"] for line in lines):
+            counts[member] = counts.get(member, 0) + 1
     return counts
 
 
@@ -45,18 +43,18 @@ def test_a_sweep_that_is_killed_twice_ends_at_the_same_rows(
     (tmp_path / "whole").mkdir()
     whole = Process(SWEEP, tmp_path / "whole" / "run", cache, FLAGS)
     whole.succeed()
-    told = []
+    found = []
     for count in (1, 5):  # in the first program, and in the second
         with launch(SWEEP, flags=FLAGS) as process:
-            told.append(killed_after(process, count))
+            found.append(killed_after(process, count))
     done = (process.run / "programs/0/ended.json").stat().st_mtime_ns
     with launch(SWEEP, flags=FLAGS) as process:
         process.succeed()
-    assert len(told[0]) < len(told[1]) < len(ended(whole.run)) == 8
-    for rows in told:
+    assert len(found[0]) < len(found[1]) < len(ended(whole.run)) == 8
+    for rows in found:
         assert ended(process.run)[: len(rows)] == rows
     assert ended(process.run) == ended(whole.run)
-    assert steps_of(process.run) == steps_of(whole.run)
+    assert evaluations_in(process.run) == evaluations_in(whole.run)
     assert (process.run / "programs/0/ended.json").stat().st_mtime_ns == done
     tables = [text.splitlines()[2:-2] for text in (process.succeed(), whole.succeed())]
     assert tables[0] == tables[1]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import image_cnn, sequential_digits
+from experiments.harness import catalogue
 from experiments.harness.config import (
     Option,
     RunConfig,
@@ -21,8 +21,10 @@ from experiments.harness.config import (
 from experiments.harness.errors import UserError
 from experiments.shared.optimizer_flags import OptimizerConfig
 from experiments.shared.tasks import MinibatchConfig
+from tests import toys
 
-EXPERIMENTS = {"sequential_digits": sequential_digits, "image_cnn": image_cnn}
+CONFIGS = {name: catalogue.load(name).Config for name in catalogue.experiments()}
+CONFIGS |= {f"toy {name}": module.Config for name, module in toys.ALL.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ def test_a_subclass_changes_the_default_and_inherits_bounds_and_help():
     assert Derived().whole == 7
 
 
-def test_a_field_without_option_is_named():
+def test_a_field_that_is_not_declared_by_option_is_named_in_the_error():
     @dataclasses.dataclass(frozen=True)
     class Bare:
         size: int = 1
@@ -152,7 +154,7 @@ def test_the_largest_float32_is_a_number_and_the_next_double_is_none():
         parse("weight_decay", free, repr(math.nextafter(largest, math.inf)))
 
 
-def test_check_sees_the_value_last():
+def test_a_field_s_own_check_comes_after_its_bounds():
     seen: list[int] = []
     made = option(1, "checked", minimum=0, check=seen.append).metadata["option"]
     with pytest.raises(UserError):
@@ -184,14 +186,16 @@ def test_a_prefix_gives_the_same_fields_other_names():
     assert second(other_seed=3).other_seed == 3
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_default_passes_its_own_checks(name: str):
-    for flag, item in options(EXPERIMENTS[name].Config).items():
-        assert parse(flag, item, str(item.default)) == item.default
+    for flag, item in options(CONFIGS[name]).items():
+        check_value(flag, item, item.default)
+        if item.default != "":  # which no flag can say, since it may be an unset shell variable
+            assert parse(flag, item, str(item.default)) == item.default
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_field_has_a_meaning_and_the_type_of_its_default(name: str):
-    for flag, item in options(EXPERIMENTS[name].Config).items():
+    for flag, item in options(CONFIGS[name]).items():
         assert item.help, flag
         assert type(item.default) is item.type, flag

@@ -1,6 +1,6 @@
 """One model on several devices: the same data, weights and masks, and nearly the same numbers."""
 
-import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -12,25 +12,29 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import sequential_digits
-from experiments.harness import loop, run
-from experiments.harness.devices import check_devices
+from experiments.harness import devices, loop
+from experiments.harness import run as single
+from experiments.harness.devices import bytes_of_member, check_devices, check_fits_memory
 from experiments.harness.engine import engine_of
 from experiments.harness.errors import UserError
-from experiments.harness.plan import SweepState, plan_of_run
-from recurrent.training.minibatch import shard_batch, take
-from recurrent.training.population import Layout, batch_mesh, put
-from tests.experiments.harness.saved_runs import Killed
+from experiments.harness.plan import fresh_state, plan_of_run
+from experiments.harness.program import Program
+from recurrent.training.population import batch_mesh, put
+from tests.toys import LENGTHS, POLICY, FitConfig, LengthsConfig, PolicyConfig, fit
 
 ROOT = Path(__file__).resolve().parents[3]
-CONFIG = sequential_digits.Config(cell="gru", hidden_size=8, epochs=2, dropout=0.3, batch_size=32)
+CONFIG = LengthsConfig(epochs=2)
 two_devices = pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
 
 
-def trained(folder: Path, count: int, config: Any = CONFIG) -> list[dict[str, Any]]:
+@functools.cache
+def program() -> Program:
+    return LENGTHS.program(CONFIG)
+
+
+def trained(folder: Path, count: int) -> list[dict[str, Any]]:
     """The rows of a run on so many devices."""
-    folder.mkdir(exist_ok=True)
-    return run.train(sequential_digits.program(config), config, folder, count).finished.rows
+    return single.train(program(), CONFIG, folder, check_devices(count, CONFIG)).finished.rows
 
 
 @two_devices
@@ -39,22 +43,22 @@ def test_two_devices_train_as_one_does(tmp_path: Path) -> None:
     for a, b in zip(one, two, strict=True):
         for name, value in a.items():
             assert b[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
-    first = [rows[0]["train_loss"] for rows in (one, two)]
-    assert first[0] == pytest.approx(first[1], rel=1e-4)
+    assert two[0]["train_loss"] == pytest.approx(one[0]["train_loss"], rel=1e-4)
 
 
 @two_devices
-def test_the_gradients_of_a_shared_batch_are_added_up() -> None:
-    plan = plan_of_run(sequential_digits.program(CONFIG), CONFIG, batch_devices=2)
-    engine, state = engine_of(plan.program, plan.layout), SweepState(slots=(0,))
-    data = put(plan.program.data["train"], plan.layout, shared=True)
+def test_devices_share_each_batch_and_hold_the_weights_whole() -> None:
+    plan = plan_of_run(program(), CONFIG, check_devices(2, CONFIG))
+    engine, data = engine_of(program(), plan.layout), program().data["train"]
     with batch_mesh(plan.layout):
-        members = engine.begin((loop.hparams_in_slots(plan, state), np.array([False])))
+        hparams = loop.hparams_in_slots(plan, fresh_state(plan, {}))
+        members = engine.begin((hparams, np.array([False])))
         train: Any = engine.train(1)
-        step = train.lower(members, data).compile()
+        step = train.lower(members, put(data, plan.layout, shared=True)).compile()
     assert "all-reduce" in step.as_text()
     for leaf in jax.tree.leaves(members.state.params):
         assert len(leaf.sharding.device_set) == 2
+        assert leaf.sharding.is_fully_replicated
 
 
 @two_devices
@@ -62,17 +66,20 @@ def test_a_checkpoint_of_one_device_goes_on_on_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = trained(tmp_path / "whole", 1)
-    evaluated, calls = loop.evaluated, []
 
-    def killed(*given: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
+    class Killed(BaseException):
+        pass
+
+    advanced = loop.advanced
+
+    def killed(plan: Any, call: Any, data: Any, there: Any, state: Any) -> Any:
+        if state.evaluation == 1:
             raise Killed
-        return evaluated(*given)
+        return advanced(plan, call, data, there, state)
 
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", -1)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluated", killed)
+        patch.setattr(loop, "advanced", killed)
         with pytest.raises(Killed):
             trained(tmp_path / "run", 1)
     again = trained(tmp_path / "run", 2)
@@ -81,34 +88,50 @@ def test_a_checkpoint_of_one_device_goes_on_on_two(
 
 
 @two_devices
-def test_the_examples_of_a_batch_do_not_depend_on_the_devices() -> None:
-    data = {"x": np.arange(40.0).reshape(20, 2)}
-    indices, mask = np.array([3, 1, 7, 0]), np.array([True, True, True, False])
-    alone = jax.jit(take)(data, indices, mask)
-    with batch_mesh(Layout(batch_devices=2)):
-        shared = jax.jit(take)(data, indices, mask)
-    assert shared["x"].sharding.spec[0] == "batch"
-    jax.tree.map(np.testing.assert_array_equal, shared, alone)
-
-
-def test_without_a_mesh_a_batch_stays_as_it_is() -> None:
-    batch = {"x": np.ones((3, 4))}
-    assert shard_batch(batch, 0) is batch
+def test_a_task_that_has_no_batches_trains_to_the_same_bits_on_two_devices(tmp_path: Path) -> None:
+    """Its data are its own, so that each device does the same."""
+    config, rows = PolicyConfig(evaluations=2), []
+    for count in (1, 2):
+        given = POLICY.program(config), config, tmp_path / str(count), check_devices(count, config)
+        rows.append(single.train(*given).finished.rows)
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize(
-    ("devices", "batch_size", "words"),
+    ("count", "batch_size", "words"),
     [(99, 64, "--devices: there are"), (2, 33, "2 devices cannot share a batch of 33 equally")],
 )
-def test_devices_that_cannot_share_a_batch_are_refused(
-    devices: int, batch_size: int, words: str
+def test_devices_that_are_not_there_or_cannot_share_a_batch_are_refused(
+    count: int, batch_size: int, words: str
 ) -> None:
+    if count == 2 and jax.device_count() < 2:
+        pytest.skip("needs two devices")
     with pytest.raises(UserError, match=words):
-        check_devices(devices, dataclasses.replace(CONFIG, batch_size=batch_size))
+        check_devices(count, LengthsConfig(batch_size=batch_size))
+
+
+# Memory
+
+
+def test_what_cannot_fit_is_refused_before_it_is_tried() -> None:
+    """A trillion weights with Adam's two moments, the best weights, and a gradient."""
+    check_fits_memory(program(), CONFIG)
+    config = FitConfig(degree=10**12 - 1, optimizer="adamw")
+    with pytest.raises(UserError, match=r"need about 18626\.\d GiB, and .* has \d+\.\d; choose"):
+        check_fits_memory(fit(config), config)
+
+
+def test_what_just_fits_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = bytes_of_member(program(), CONFIG)
+    monkeypatch.setattr(devices, "memory_bytes", lambda: needed)
+    check_fits_memory(program(), CONFIG)
+    monkeypatch.setattr(devices, "memory_bytes", lambda: needed - 1)
+    with pytest.raises(UserError, match="choose smaller sizes"):
+        check_fits_memory(program(), CONFIG)
 
 
 @pytest.mark.slow
-def test_one_two_and_four_devices_by_the_command_line(tmp_path: Path) -> None:
+def test_one_two_and_four_devices_by_the_command_line_reach_the_same_loss(tmp_path: Path) -> None:
     losses = []
     for count in (1, 2, 4):
         folder = tmp_path / str(count)

@@ -40,12 +40,12 @@ def test_a_new_directory_records_what_was_asked(tmp_path: Path):
     assert set(contents(path)) == {"config.json"}
 
 
-def test_an_empty_directory_will_do(tmp_path: Path):
+def test_a_run_may_begin_in_an_empty_directory(tmp_path: Path):
     claimed(tmp_path)
     assert (tmp_path / "config.json").exists()
 
 
-def test_another_configuration_names_the_field_and_both_values(tmp_path: Path):
+def test_another_configuration_is_refused_naming_the_field_and_both_values(tmp_path: Path):
     claimed(tmp_path)
     before = contents(tmp_path)
     with pytest.raises(UserError) as caught:
@@ -64,7 +64,9 @@ def test_another_configuration_names_the_field_and_both_values(tmp_path: Path):
         (IDENTITY | {"config": {"seed": 0}}, "config.rate was 0.1, now None"),
     ],
 )
-def test_every_part_of_the_identity_counts(tmp_path: Path, identity: dict[str, Any], words: str):
+def test_a_difference_in_any_part_of_the_identity_is_refused(
+    tmp_path: Path, identity: dict[str, Any], words: str
+):
     claimed(tmp_path)
     with pytest.raises(UserError) as caught:
         claimed(tmp_path, identity)
@@ -97,7 +99,7 @@ def test_a_directory_of_other_things_is_left_alone(tmp_path: Path, name: str, ov
     assert not (tmp_path / "lock").exists()
 
 
-def test_a_file_is_no_directory(tmp_path: Path):
+def test_a_file_in_place_of_the_directory_is_refused_and_kept(tmp_path: Path):
     (tmp_path / "file").write_text("text")
     with pytest.raises(UserError, match="is a file"):
         claimed(tmp_path / "file")
@@ -118,7 +120,7 @@ def test_a_link_to_nothing_is_refused(tmp_path: Path):
 
 
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="there is no sysfs")
-def test_where_nobody_may_write(tmp_path: Path):
+def test_a_place_where_nobody_may_write_is_refused(tmp_path: Path):
     path = Path("/sys/kernel/recurrent")  # not even root may make a directory there
     with pytest.raises(UserError, match="cannot be written"):
         claimed(path)
@@ -135,7 +137,7 @@ def test_a_read_only_directory_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["{", "", "[1]", '"text"', "nul\0", "[" * 10_000, b"\xff\xfe"])
-def test_a_damaged_config_is_one_sentence(tmp_path: Path, text: str | bytes):
+def test_a_damaged_config_is_refused_in_a_sentence(tmp_path: Path, text: str | bytes):
     claimed(tmp_path)
     (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     before = contents(tmp_path)
@@ -146,7 +148,7 @@ def test_a_damaged_config_is_one_sentence(tmp_path: Path, text: str | bytes):
     assert json.loads((tmp_path / "config.json").read_text()) == IDENTITY
 
 
-def test_the_owner_is_named_and_not_disturbed(tmp_path: Path):
+def test_another_start_names_the_owner_and_does_not_disturb_it(tmp_path: Path):
     with rundir.claim(tmp_path, IDENTITY, overwrite=False):
         (tmp_path / "metrics.jsonl").write_text("{}\n")
         before = contents(tmp_path), (tmp_path / "lock").read_bytes()
@@ -191,6 +193,24 @@ def test_rows_after_the_checkpoint_are_cut(tmp_path: Path, evaluation: int, kept
     assert file.read_text() == "".join(LINES[:kept])
 
 
+def test_rows_of_all_members_of_an_evaluation_are_kept_or_cut_together(tmp_path: Path):
+    file = tmp_path / "metrics.jsonl"
+    rows = [{"member": m, "step": 7 * k, "evaluation": k} for k in (1, 2) for m in range(3)]
+    rundir.append_rows(file, rows)
+    assert rundir.rows_of(file) == rows
+    assert rundir.rows_of(file, 1) == rundir.rows_until(file, 1) == rows[:3]
+    assert rundir.rows_of(file) == rows[:3]
+
+
+def test_a_reader_of_rows_leaves_the_file_as_it_is(tmp_path: Path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(LINES) + '{"step": 28')
+    before = file.read_bytes()
+    assert rundir.rows_of(file) == ROWS
+    assert rundir.rows_of(file, 2) == ROWS[:2]
+    assert file.read_bytes() == before
+
+
 @given(st.integers(0, len("".join(LINES))))
 def test_a_torn_line_is_cut_wherever_it_broke(tmp_path_factory: pytest.TempPathFactory, size: int):
     file = tmp_path_factory.mktemp("torn") / "metrics.jsonl"
@@ -204,7 +224,8 @@ def test_a_torn_line_is_cut_wherever_it_broke(tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"\xff\xfe\n", b"\0\0\0\0", b"null\n", b"{}\n", b"[]\n", b"3\n"]
+    "garbage",
+    [b"\xff\xfe\n", b"\0\0\0\0", b"null\n", b"{}\n", b"[]\n", b"3\n", b'{"evaluation": "4"}\n'],
 )
 def test_garbage_at_the_end_is_cut(tmp_path: Path, garbage: bytes):
     file = tmp_path / "metrics.jsonl"
@@ -222,8 +243,9 @@ def test_a_damaged_row_between_others_is_refused_and_kept(tmp_path: Path):
     assert file.read_bytes() == before
 
 
-def test_no_rows_yet(tmp_path: Path):
+def test_a_run_without_metrics_has_no_rows(tmp_path: Path):
     assert rundir.rows_until(tmp_path / "metrics.jsonl", 100) == []
+    assert rundir.rows_of(tmp_path / "elsewhere.jsonl") == []
 
 
 def test_flat_names_leaves_by_their_path():

@@ -59,6 +59,17 @@ def test_the_hyperparameters_of_an_optimizer_may_be_traced() -> None:
     np.testing.assert_allclose(jax.jit(stepped)(given), stepped(given), rtol=1e-6)
 
 
+def test_warm_up_is_at_most_half_of_the_training() -> None:
+    config = dataclasses.replace(CONFIG, warmup_epochs=100.0, clip_norm=0.0)
+    found = followed(optimizer_of(config, EPOCHS, STEPS)(hparams(config)), GRADIENTS)
+    half = dataclasses.replace(config, warmup_epochs=EPOCHS / 2)
+    expected = optimizer_of(half, EPOCHS, STEPS)(hparams(half))
+    np.testing.assert_array_equal(found, followed(expected, GRADIENTS))
+    less = dataclasses.replace(config, warmup_epochs=1.0)
+    other = followed(optimizer_of(less, EPOCHS, STEPS)(hparams(less)), GRADIENTS)
+    assert not np.allclose(found, other), "otherwise the test shows nothing"
+
+
 def test_a_second_optimizer_goes_by_its_own_fields() -> None:
     both: Any = dataclasses.make_dataclass(
         "Both", [], bases=(prefixed(OptimizerConfig, "critic_"), OptimizerConfig), frozen=True

@@ -1,0 +1,68 @@
+"""Tasks of any kind, killed in real processes: the same command again ends at the same bits."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.processes import PATIENCE, ROOT, arrays, saved_steps
+
+CODE = """
+import sys
+from pathlib import Path
+from experiments.harness import loop, run
+from experiments.harness.processes import Hardware
+from tests import toys
+loop.SECONDS_BETWEEN_SAVES = -1
+module, folder = toys.ALL[sys.argv[1]], Path(sys.argv[2])
+config = module.Config(steps_per_call=1)
+sys.exit(run.main(run.Asked(sys.argv[1], module, config, folder, False, Hardware(), "again")))
+"""
+
+
+def started(name: str, folder: Path, cache: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-c", CODE, name, str(folder)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+
+
+def killed_amid(name: str, folder: Path, cache: Path) -> int:
+    """Kills a run some saves after its first one; returns the last step that it has saved."""
+    process, latest = started(name, folder, cache), folder / "checkpoints" / "latest"
+    first = max(saved_steps(latest), default=0)
+    deadline = time.monotonic() + PATIENCE
+    while max(saved_steps(latest), default=0) < first + 5:
+        assert process.poll() is None, "it ended too soon for the test to mean anything"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    return max(saved_steps(latest))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gan", *(pytest.param(name, marks=pytest.mark.slow) for name in ("policy", "lengths"))],
+)
+def test_a_task_killed_twice_ends_at_the_same_bits(name: str, tmp_path: Path, cache: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    assert started(name, whole, cache).wait(PATIENCE) == 0
+    assert killed_amid(name, folder, cache) < killed_amid(name, folder, cache)
+    assert started(name, folder, cache).wait(PATIENCE) == 0
+    for kept in ("latest", "best"):
+        ours, theirs = (path / "checkpoints" / kept for path in (folder, whole))
+        assert saved_steps(ours)[-1] == saved_steps(theirs)[-1]
+        assert arrays(ours) == arrays(theirs)
+    assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    results = [json.loads((path / "result.json").read_text()) for path in (folder, whole)]
+    for result in results:
+        del result["train_seconds"], result["finished"]
+    assert results[0] == results[1]
