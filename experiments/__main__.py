@@ -163,6 +163,7 @@ def run(experiment: str, arguments: list[str]) -> int:
         hint = did_you_mean(experiment, [*catalogue.experiments(), *catalogue.commands()])
         known = ", ".join(catalogue.experiments())
         raise UserError(f"There is no experiment {experiment!r}; choose from {known}.{hint}")
+    prepare_devices(early_flags(arguments, Hardware).devices)
     module = catalogue.load(experiment)
     if asks_for_help(arguments):
         print(help_page(experiment, module))
@@ -202,6 +203,8 @@ def sweep(arguments: list[str]) -> int:
         word, rest = DEFAULT, arguments
     if not word or word.startswith("-"):
         raise UserError("sweep: say which experiment, as in ./launch.sh sweep sequential_digits.")
+    sharing = processes.on_this_machine(early_flags(rest, Group))
+    prepare_devices(max(1, cores() // sharing))
     module = catalogue.load(word)
     if asks_for_help(rest):
         print(sweep_help(module))
@@ -222,12 +225,32 @@ def sweep(arguments: list[str]) -> int:
     return run_sweep(asked, run_directory(f"sweep/{word}", launch, name), group, launch.overwrite)
 
 
+def early_flags(arguments: list[str], cls: Any) -> Any:
+    """Return what the command line says of one dataclass, before the experiment is imported."""
+    own = "|".join(config.options(cls))
+    (found,) = read_flags([w for w in arguments if re.match(f"--?({own})=", w)], cls)
+    return found
+
+
+def prepare_devices(count: int) -> None:
+    """Give the CPU its devices, which must come before an experiment makes its first array."""
+    from experiments.harness.devices import set_cpu_devices
+
+    set_cpu_devices(count)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def run_sweep(asked: Any, folder: Path, group: Group, overwrite: bool) -> int:
     """Train a sweep on all cores or devices of this process."""
-    from experiments.harness.devices import cores, keep_compiled_programs, set_cpu_devices
+    from experiments.harness.devices import keep_compiled_programs
 
     keep_compiled_programs()
-    set_cpu_devices(max(1, cores() // processes.on_this_machine(group)))
     processes.join(group)
     from experiments.sweep import run as sweeps
 

@@ -174,9 +174,10 @@ def hparams_of(*configs: Any) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    names = [name for name, field in options(configs[0]).items() if field.traced]
     return {
-        name: np.asarray(jnp.asarray([getattr(each, name) for each in configs])) for name in names
+        name: np.asarray(jnp.asarray([field.type(getattr(each, name)) for each in configs]))
+        for name, field in options(configs[0]).items()
+        if field.traced
     }
 
 

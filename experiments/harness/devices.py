@@ -73,13 +73,6 @@ def set_cpu_devices(count: int) -> None:
         jax.config.update("jax_num_cpu_devices", count)
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def keep_compiled_programs() -> None:
     """Keep compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where already."""
     from experiments.data.cache import cache_dir

@@ -107,7 +107,7 @@ def train(
         check_rows(plan, state, folder / "metrics.jsonl")
         keep_best(plan, best, there)  # which a crash may have kept from following the latest
         observer.ended(state.outcomes)
-        begun, saved = time.monotonic() - state.seconds, time.monotonic()
+        began, saved = time.monotonic() - state.seconds, time.monotonic()
         call = compiled_calls(engine, there.members, data["train"])
         if is_training(state):
             call(next_call(plan, state))
@@ -119,7 +119,7 @@ def train(
                 there, state, rows = evaluated(plan, engine, data, there, state)
                 append_rows(folder / "metrics.jsonl", rows)
                 observer.evaluated(state, rows)
-            state = state._replace(seconds=time.monotonic() - begun)
+            state = state._replace(seconds=time.monotonic() - began)
             over = state.outcomes != outcomes
             stop, due = highest(stops[0] if stops else 0, is_due(plan, saved))
             if (over or stop or due) and not is_lost(plan, state):
@@ -209,7 +209,7 @@ def evaluations_of(
             best_score=float(read.best_score[slot]),
             failures=int(read.failures[slot]),
             ending=ending_of(plan, int(read.status[slot]), int(read.step[slot])),
-            train=train_means[slot],
+            train=train_means[slot] if train_means else {},
             valid=valid_means[slot],
         )
         for slot, member in enumerate(state.slots)

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from experiments.harness import loop, processes, rundir, stopping
-from experiments.harness.config import hparams_of
+from experiments.harness.checks import check_program
+from experiments.harness.config import hparams_of, options
 from experiments.harness.devices import (
     check_devices,
     check_fits_memory,
     keep_compiled_programs,
-    set_cpu_devices,
 )
 from experiments.harness.engine import Status
 from experiments.harness.identity import identity_of
@@ -68,12 +68,12 @@ def main(asked: Asked) -> int:
     """Do what is asked; return the exit status, 3 where the training diverged."""
     identity = identity_of(asked.experiment, asked.config)
     keep_compiled_programs()
-    set_cpu_devices(asked.hardware.devices)
     processes.join(asked.hardware, asked.hardware.devices)
     where = {"workdir": str(asked.folder.absolute()), "devices": asked.hardware.devices}
     processes.check_same_everywhere(rundir.flat(identity) | where | {"overwrite": asked.overwrite})
     batch_devices = check_devices(asked.hardware.devices, asked.config)
     program = asked.module.program(asked.config)  # what it refuses must touch no earlier run
+    check_program(program, asked.config)
     check_fits_memory(program, asked.config)
     with processes.by_the_first(rundir.claim(asked.folder, identity, asked.overwrite)):
         if (asked.folder / "result.json").exists():
@@ -139,14 +139,17 @@ def observer_of(
         print(f"{name} {begins} in {folder} ({waited:.1f} s to the first step)", flush=True)
         show(step, "")
 
+    valid: dict[str, float | None] = {}  # the latest, for metrics that training does not have
+
     def called(state: SweepState, status: Status, metrics: Metrics) -> None:
         last[:] = [(state, status)]
         (means,) = loop.means_of(metrics) or [{}]
-        show(int(np.asarray(status.step)[0]), message(plan.program, means))
+        show(int(np.asarray(status.step)[0]), message(plan.program, valid | means))
 
     def evaluated(state: SweepState, rows: Sequence[Row]) -> None:
-        if processes.is_first():
-            for row in rows:
+        for row in rows:
+            valid.update({m.name: row[f"valid_{m.name}"] for m in plan.program.metrics})
+            if processes.is_first():
                 write_events(row)
 
     return Observer(started, called, evaluated, ended=lambda outcomes: None)
@@ -172,7 +175,9 @@ def divergence_of(plan: Plan, state: SweepState, last: Sequence[Any], rows: Sequ
     (outcome,) = state.outcomes
     if outcome["status"] != DIVERGED:
         return ""
-    advice = "Try a lower --learning_rate or a --clip_norm."
+    known = options(plan.config)
+    flags = [f"--{name}" for name in ("learning_rate", "clip_norm") if name in known]
+    advice = f"Try a lower {' or '.join(flags)}." if flags else "Try smaller steps."
     failures = int(np.asarray(last[-1][1].failures)[0]) if last else 0
     if failures >= MOST_FAILURES:
         return (

@@ -109,12 +109,18 @@ def read_config(folder: Path) -> Any:
     experiment, fields = identity["experiment"], identity["config"]
     cls = read_experiment(folder).Config
     known = config.options(cls)
+    missing = [name for name in known if name not in fields]
+    if missing:
+        raise UserError(
+            f"The run in {folder} is of another version: it does not say {', '.join(missing)}."
+        )
     for name, value in fields.items():
         if name not in known:
             raise UserError(
                 f"The run in {folder} is of another version: {experiment} has no field {name!r}."
             )
-        if type(value) is not known[name].type:
+        is_whole = known[name].type is float and type(value) is int
+        if type(value) is not known[name].type and not is_whole:
             raise UserError(f"{folder / 'config.json'} is damaged: {name} is {value!r}.")
         config.check_value(name, known[name], value)
     return cls(**fields)

@@ -1,5 +1,6 @@
 """Leave what a finished run leaves: figures, the report page and ``result.json``."""
 
+import functools
 import platform
 import time
 from typing import Any
@@ -20,12 +21,12 @@ def finish(
     ``result.json`` is written last: where it is, the run is complete.
     """
     found = final_numbers(experiment, program, asked.config, trained)
-    write_report(
+    write = functools.partial(
+        write_report,
         asked.folder / "report.html",
         title=experiment,
         question=question,
         headline=headline(program, found),
-        exhibits=program.exhibits(trained.finished),
         folder=asked.folder / "figures",
         result=found,
         config={
@@ -34,6 +35,14 @@ def finish(
         },
         commands={"Run it again": asked.command},
     )
+    try:
+        write(exhibits=program.exhibits(trained.finished))
+    except OSError:
+        raise
+    except Exception as error:  # whatever the experiment's own drawing raises
+        reason = f"{type(error).__name__}: {error}"
+        print(f"warning: the exhibits cannot be drawn ({reason}); the page is without them.")
+        write(exhibits=[])
     rundir.write_json(asked.folder / "result.json", found)
     return found
 

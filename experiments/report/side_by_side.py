@@ -186,7 +186,12 @@ def table_of(entries: Sequence[Entry], metrics: Sequence[Metric]) -> Table:
 
 def measurements(entries: Sequence[Entry]) -> list[str]:
     """Return the names of what was measured in any of the entries."""
-    found = {name: value for entry in entries for name, value in entry.result.items()}
+    found = {
+        name: value
+        for entry in entries
+        for name, value in entry.result.items()
+        if value is not None
+    }
     return [
         name
         for name, value in found.items()

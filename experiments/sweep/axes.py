@@ -75,7 +75,7 @@ def read_axis(text: str, options: Mapping[str, Option]) -> Axis:
         raise UserError(
             f"--sweep={text}: there is no field {field!r} to sweep.{did_you_mean(field, options)}"
         )
-    if field in OF_ROWS:
+    if field in OF_ROWS or field.startswith(("train_", "valid_", "test_")):
         raise UserError(f"--sweep={text}: a sweep's own rows have a {field!r}; rename the field.")
     if not values:
         raise UserError(f"--sweep={text}: expected {field}=VALUES, with VALUES {FORMS}.")

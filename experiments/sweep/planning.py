@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.harness import config
+from experiments.harness.checks import check_program
 from experiments.harness.config import Option
 from experiments.harness.errors import UserError
 from experiments.harness.plan import Outcome, Plan, Values, let_all_go_on
@@ -157,6 +158,7 @@ def plan_of(sweep: Sweep, search: Search, batch: Batch) -> Plan:
     """Return the plan of the members that share their static fields."""
     own, asked = dataclasses.replace(sweep.base, **batch.static), sweep.settings
     program = sweep.module.program(own)
+    check_program(program, own)
     configurations = axes.configurations(batch.members)
     seeds = max(map(len, configurations))
     slots = layouts.slots_of(program, own, len(batch.members), seeds, asked.slots)

@@ -113,7 +113,8 @@ def format_mean(mean: tuple[float, float] | None, several: bool) -> str:
     """Write a mean, with its standard deviation where there are several seeds."""
     if mean is None:
         return "-"
-    return f"{mean[0]:.4f} \u00b1 {mean[1]:.4f}" if several else f"{mean[0]:.4f}"
+    form = ".4f" if 1e-3 <= abs(mean[0]) < 1e4 else ".4g"  # so that small and large ones differ
+    return f"{mean[0]:{form}} \u00b1 {mean[1]:{form}}" if several else f"{mean[0]:{form}}"
 
 
 def value_text(value: Any) -> str:

@@ -86,7 +86,7 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
     print(report.table_text(found, plans[0].program))
     print(f"report: {folder / 'report.html'}")
     if not found[0].of("score"):
-        print("error: every member diverged; sweep over lower learning rates.", file=sys.stderr)
+        print("error: every member diverged; sweep over smaller steps.", file=sys.stderr)
         return 3
     print(f"{report.best_words(sweep)}: {report.best_command(sweep, found[0])}")
     return 0
@@ -115,6 +115,7 @@ def program_folder(folder: Path, number: int) -> Path:
 def laid_out(plan: Plan, folder: Path, number: int, asked: Settings) -> Plan:
     """Return the plan with as many slots as when its program began, maybe on other devices."""
     own = program_folder(folder, number)
+    check_form(own / "places.json", (own / "places.json").exists())
     file = own / "slots.json"
     known = rundir.read_json(file) if file.exists() else None
     meet("slots")  # so that all of them have seen the file, or none
@@ -127,6 +128,15 @@ def laid_out(plan: Plan, folder: Path, number: int, asked: Settings) -> Plan:
         own.mkdir(parents=True, exist_ok=True)
         rundir.write_json(file, {"slots": plan.slots})
     return layouts.with_fastest_layout(plan) if asked.layout == "measure" else plan
+
+
+def check_form(file: Path, is_another: bool) -> None:
+    """Raise `UserError` where a sweep was begun by a version that wrote other files."""
+    if is_another:
+        raise UserError(
+            f"{file} was written by another version of this code, in a form that this one does "
+            "not read. Finish the sweep with that version, or begin anew with --overwrite."
+        )
 
 
 def announcement(sweep: Sweep, plans: Sequence[Plan], folder: Path) -> str:
@@ -260,11 +270,7 @@ def trained(
     known = rundir.read_json(file) if is_ended(folder) else None
     meet("ended")  # so that all of them have seen the file, or none
     if known is not None:
-        if known.keys() != set(Ended._fields):
-            raise UserError(
-                f"{file} was written by another version of this code, in a form that this one does "
-                "not read. Finish the sweep with that version, or begin anew with --overwrite."
-            )
+        check_form(file, known.keys() != set(Ended._fields))
         return Ended(**known)
     _, state = loop.train(plan, folder, observer, stops, dict(memory))
     ended = Ended(list(state.outcomes), state.seconds, state.memory)

@@ -222,7 +222,7 @@ def begin(task: Task, hparams: HParams) -> Member:
     of a batch, by which `vmap` draws orthogonal kernels, waits inside the pool of threads that
     the devices share, and two of them have been seen to wait for each other for ever.
     """
-    state = task.init(hparams)
+    state = jax.tree.map(jnp.asarray, task.init(hparams))
     best = jax.tree.map(jnp.copy, task.keep(state))  # so that a donated member has no array twice
     step, best_step, since_best, status = jnp.zeros((4,), jnp.int32)
     return Member(hparams, state, step, best, jnp.float32(-jnp.inf), best_step, since_best, status)
@@ -270,8 +270,9 @@ def judged(task: Task, select: Metric, limits: Limits, member: Member, valid: Me
     """
     training = member.status == TRAINING
     score = jnp.float32(select.score(valid[select.name].mean))
-    lost = ~jnp.isfinite(score) | (score < limits.divergence_threshold)
-    better = training & ~lost & (score > member.best_score)
+    seen = valid[select.name].weight > 0  # where nothing was counted, nothing is known
+    lost = seen & (~jnp.isfinite(score) | (score < limits.divergence_threshold))
+    better = training & seen & ~lost & (score > member.best_score)
     since_best = jnp.where(better, 0, member.evaluations_since_best + training)
     status = jnp.where(since_best >= limits.patience, FINISHED, TRAINING)
     status = jnp.where(lost, DIVERGED, status)

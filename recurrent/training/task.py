@@ -19,12 +19,28 @@ Metrics = dict[str, Average]
 
 
 def weights_of(state: Any) -> Any:
-    """Return the weights to evaluate, for a task whose state is a `TrainState`."""
+    """Return the weights to evaluate, for a task whose state is a `TrainState`.
+
+    Raises:
+      ValueError: for another state, whose task must say what to keep.
+    """
+    if not hasattr(state, "weights"):
+        raise ValueError(
+            f"keep: expected a TrainState, got {type(state).__name__}; give the Task one."
+        )
     return state.weights
 
 
 def skipped_steps(state: Any) -> Array:
-    """Return how many steps in a row were skipped, for a task whose state is a `TrainState`."""
+    """Return how many steps in a row were skipped, for a task whose state is a `TrainState`.
+
+    Raises:
+      ValueError: for another state, whose task must say what a failure is.
+    """
+    if not hasattr(state, "skipped"):
+        raise ValueError(
+            f"failures: expected a TrainState, got {type(state).__name__}; give the Task one."
+        )
     return state.skipped
 
 

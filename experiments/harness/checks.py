@@ -1,0 +1,52 @@
+"""Check what an experiment hands to the harness, before anything is compiled or written."""
+
+from typing import Any
+
+import jax
+
+from experiments.harness.config import hparams_of
+from experiments.harness.errors import UserError
+from experiments.harness.program import Program
+from recurrent.losses import Average
+
+SPLITS = ("train", "valid", "test")
+
+
+def check_program(program: Program, config: Any) -> None:
+    """Raise `UserError` where a program's splits, task and metrics do not fit together."""
+    missing = [split for split in SPLITS if split not in program.data]
+    if missing:
+        raise UserError(
+            f"Program.data: expected the splits {', '.join(SPLITS)}, got none called "
+            f"{missing[0]!r}; give () where the task makes its own data."
+        )
+    hparams = {name: value[0] for name, value in hparams_of(config).items()}
+    try:
+        found = jax.eval_shape(lambda hparams: evaluated(program, hparams), hparams)
+    except ValueError as error:
+        raise UserError(f"The task of the program is not complete: {error}") from error
+    check_metrics(program, found)
+
+
+def evaluated(program: Program, hparams: Any) -> Any:
+    """Return what an evaluation of an untrained state on the validation split gives."""
+    task = program.task
+    state = task.init(hparams)
+    task.failures(state)
+    return task.evaluate(task.keep(state), hparams, program.data["valid"])
+
+
+def check_metrics(program: Program, found: Any) -> None:
+    """Raise `UserError` where an evaluation does not give the metrics that the program names."""
+    for name, value in found.items():
+        if not isinstance(value, Average) or value.total.shape or value.weight.shape:
+            raise UserError(
+                f"Task.evaluate: expected {name!r} to be a recurrent.losses.Average of two "
+                f"scalars, got {value}."
+            )
+    for metric in program.metrics:
+        if metric.name not in found:
+            raise UserError(
+                f"Program.select, Program.report: there is no metric {metric.name!r} among those "
+                f"that the task evaluates: {', '.join(found)}."
+            )
