@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The one door: makes the environment if it is missing or out of date, then runs an experiment,
+# The entry point: makes the environment if it is missing or out of date, then runs an experiment,
 # a download, the comparison or the tests. `./launch.sh --help` lists what there is.
 #
 #   RECURRENT_VENV         where the environment lives (default: .venv beside this file)
