@@ -131,6 +131,8 @@ def use(word: str, arguments: list[str]) -> int:
     """Do with a trained run what one of its experiment's commands does."""
     having = catalogue.commands()[word]
     folders = [each for each in arguments if not each.startswith("-")]
+    if arguments and folders[:1] == arguments[:1]:
+        folders = arguments[:1]  # what stands after it may be the value of a flag
     if asks_for_help(arguments):
         (command, *_) = (catalogue.load(name).commands[word] for name in having)
         print("\n".join([f"{command.help}: ./launch.sh {word} DIR", *help_lines(command.flags)]))
@@ -140,7 +142,8 @@ def use(word: str, arguments: list[str]) -> int:
             f"{word}: expected one run directory, as in ./launch.sh {word} "
             f"runs/{having[0]}/default, got {len(folders)}."
         )
-    return use_run(word, folders[0], [each for each in arguments if each not in folders])
+    at = arguments.index(folders[0])
+    return use_run(word, folders[0], arguments[:at] + arguments[at + 1 :])
 
 
 def use_run(word: str, folder: str, arguments: list[str]) -> int:

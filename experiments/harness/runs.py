@@ -103,7 +103,7 @@ def read_config(folder: Path) -> Any:
     """Return the Config of a run.
 
     Raises:
-      UserError: where ``config.json`` has fields that the experiment does not have.
+      UserError: where ``config.json`` has fields that the experiment does not have, or lacks one.
     """
     identity = read_identity(folder)
     experiment, fields = identity["experiment"], identity["config"]

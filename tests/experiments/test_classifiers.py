@@ -16,7 +16,7 @@ from experiments.harness import loop, stopping
 from experiments.harness.config import hparams_of
 from experiments.harness.errors import UserError
 from experiments.harness.identity import identity_of
-from experiments.harness.runs import load_run
+from experiments.harness.runs import load_run, read_config
 from tests.experiments.run_files import assert_events, best_weights, read, rows_of, snapshot
 
 pytestmark = pytest.mark.optimized
@@ -405,7 +405,8 @@ def test_a_sweep_is_not_loaded_as_a_run(untrained: Path):
         ({"hidden_size": "8"}, "config.json is damaged: hidden_size is '8'"),
         ({"hidden_size": 8.0}, "config.json is damaged: hidden_size is 8.0"),
         ({"hidden_size": True}, "config.json is damaged: hidden_size is True"),
-        ({"learning_rate": 1}, "config.json is damaged: learning_rate is 1"),
+        ({"learning_rate": "1"}, "config.json is damaged: learning_rate is '1'"),
+        ({"learning_rate": True}, "config.json is damaged: learning_rate is True"),
         ({"cell": None}, "config.json is damaged: cell is None"),
         ({"hidden_size": -8}, "--hidden_size: expected at least 1, got -8"),
         ({"dropout": float("nan")}, "--dropout: expected a finite number"),
@@ -421,6 +422,22 @@ def test_a_config_with_an_unknown_or_impossible_field_is_not_loaded(
     (untrained / "config.json").write_text(json.dumps(identity))
     with pytest.raises(UserError, match=re.escape(words)):
         load_run(untrained)
+
+
+def test_a_config_without_a_field_of_the_experiment_is_not_loaded(untrained: Path):
+    identity = read(untrained, "config.json")
+    del identity["config"]["order"], identity["config"]["seed"]
+    (untrained / "config.json").write_text(json.dumps(identity))
+    with pytest.raises(UserError, match="is of another version: it does not say seed, order"):
+        load_run(untrained)
+
+
+def test_a_whole_number_in_a_config_stands_for_a_number(untrained: Path):
+    identity = read(untrained, "config.json")
+    identity["config"]["learning_rate"] = 1
+    (untrained / "config.json").write_text(json.dumps(identity))
+    expected = sequential_digits.Config(hidden_size=HIDDEN, learning_rate=1.0)
+    assert read_config(untrained) == expected
 
 
 @pytest.mark.parametrize(

@@ -258,7 +258,8 @@ def test_switches_and_values_after_a_space_are_read():
     [
         ([], "sample: expected one run directory, as in ./launch.sh sample runs/char_lm/default"),
         (["--temperature=0"], "sample: expected one run directory"),
-        (["here", "there"], "expected one run directory, as in ./launch.sh sample runs/char_lm"),
+        (["--prompt=a", "here", "there"], "sample: expected one run directory"),
+        (["here", "--prompt", "a b"], "There is no trained run in here"),
         (["there/is/none"], "There is no trained run in there/is/none"),
         (["there/is/none", "--prompt=a"], "There is no trained run in there/is/none"),
     ],
