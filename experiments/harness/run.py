@@ -177,7 +177,7 @@ def divergence_of(plan: Plan, state: SweepState, last: Sequence[Any], rows: Sequ
         return ""
     known = options(plan.config)
     flags = [f"--{name}" for name in ("learning_rate", "clip_norm") if name in known]
-    advice = f"Try a lower {' or '.join(flags)}." if flags else "Try smaller steps."
+    advice = f"Try a lower {' or a '.join(flags)}." if flags else "Try smaller steps."
     failures = int(np.asarray(last[-1][1].failures)[0]) if last else 0
     if failures >= MOST_FAILURES:
         return (
