@@ -24,7 +24,7 @@ def check_program(program: Program, config: Any) -> None:
     try:
         found = jax.eval_shape(lambda hparams: evaluated(program, hparams), hparams)
     except ValueError as error:
-        raise UserError(f"The task of the program is not complete: {error}") from error
+        raise UserError(f"The program cannot be evaluated: {error}") from error
     check_metrics(program, found)
 
 

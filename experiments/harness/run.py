@@ -20,7 +20,7 @@ from experiments.harness.devices import (
     check_fits_memory,
     keep_compiled_programs,
 )
-from experiments.harness.engine import Status
+from experiments.harness.engine import Status, read_status
 from experiments.harness.identity import identity_of
 from experiments.harness.loop import Observer
 from experiments.harness.plan import DIVERGED, Outcome, Plan, SweepState, plan_of_run, steps_taken
@@ -106,20 +106,20 @@ def train(
       Stopped: after SIGINT or SIGTERM, when the state has been saved.
     """
     plan = plan_of_run(program, config, batch_devices)
-    last: list[Any] = []
     with (
         stopping.stop_requests() as stops,
         event_writer(folder / "events") as write_events,
         progress(program.steps) as show,
     ):
-        observer = observer_of(plan, folder, name, show, write_events, last)
+        observer = observer_of(plan, folder, name, show, write_events)
         there, state = loop.train(plan, folder, observer, stops)
     (ended,) = state.outcomes
     kept = jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], there.members.best)
     hparams = {name: value[0] for name, value in hparams_of(config).items()}
     rows = rundir.rows_of(folder / "metrics.jsonl")
     finished = Finished(kept, hparams, rows, ended["best_step"])
-    return Trained(ended, finished, state.seconds, divergence_of(plan, state, last, rows))
+    failures = int(np.asarray(read_status(program.task, there.members).failures)[0])
+    return Trained(ended, finished, state.seconds, divergence_of(plan, state, failures, rows))
 
 
 def observer_of(
@@ -128,7 +128,6 @@ def observer_of(
     name: str,
     show: Show,
     write_events: Callable[[Row], None],
-    last: list[Any],
 ) -> Observer:
     """Return what is called on the way of a run: it says how far the run has come."""
 
@@ -142,7 +141,6 @@ def observer_of(
     valid: dict[str, float | None] = {}  # the latest, for metrics that training does not have
 
     def called(state: SweepState, status: Status, metrics: Metrics) -> None:
-        last[:] = [(state, status)]
         (means,) = loop.means_of(metrics) or [{}]
         show(int(np.asarray(status.step)[0]), message(plan.program, valid | means))
 
@@ -170,7 +168,7 @@ def started_at() -> float:
     return float(text or time.time())
 
 
-def divergence_of(plan: Plan, state: SweepState, last: Sequence[Any], rows: Sequence[Row]) -> str:
+def divergence_of(plan: Plan, state: SweepState, failures: int, rows: Sequence[Row]) -> str:
     """Say why a run has diverged; return nothing where it has not."""
     (outcome,) = state.outcomes
     if outcome["status"] != DIVERGED:
@@ -178,7 +176,6 @@ def divergence_of(plan: Plan, state: SweepState, last: Sequence[Any], rows: Sequ
     known = options(plan.config)
     flags = [f"--{name}" for name in ("learning_rate", "clip_norm") if name in known]
     advice = f"Try a lower {' or a '.join(flags)}." if flags else "Try smaller steps."
-    failures = int(np.asarray(last[-1][1].failures)[0]) if last else 0
     if failures >= MOST_FAILURES:
         return (
             f"Training diverged: the last {failures} steps up to step {outcome['step']} had "

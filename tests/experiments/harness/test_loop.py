@@ -671,13 +671,12 @@ def test_the_words_of_a_divergence_follow_the_direction_of_the_metric(
     plan: Plan = plan_of_run(program, module.Config())
     outcome = {"status": DIVERGED, "step": 5}
     state = SweepState((None,), divergence_threshold=threshold, outcomes=(outcome,))
-    status: Any = types.SimpleNamespace(failures=np.array([19]))
     row = {f"valid_{program.select.name}": value}
-    said = single.divergence_of(plan, state, [(state, status)], [row])
+    said = single.divergence_of(plan, state, 19, [row])
     assert said.startswith("Training diverged: after step 5 the ")
     assert words in said
     finished = state._replace(outcomes=({"status": FINISHED, "step": 5},))
-    assert single.divergence_of(plan, finished, [(state, status)], [row]) == ""
+    assert single.divergence_of(plan, finished, 19, [row]) == ""
 
 
 def test_what_is_a_divergence_depends_on_the_untrained_score(whole: tuple[Trained, Path]):
