@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The entry point: makes the environment if it is missing or out of date, then runs an experiment,
-# a download, the comparison or the tests. `./launch.sh --help` lists what there is.
+# an idea of yours, the comparison or the tests. `./launch.sh --help` lists what there is.
 #
 #   RECURRENT_VENV         where the environment lives (default: .venv beside this file)
 #   RECURRENT_PYTHON       the interpreter to make it with (default: the first Python >= 3.11 that runs)
@@ -297,17 +297,58 @@ run_linters() {
   return "$status"
 }
 
-main() {
-  if [[ ${1-} == test ]]; then
-    ensure_environment experiments,dev
-    run_tests "${@:2}"
-  elif [[ ${1-} == bench ]]; then
-    ensure_environment experiments,bench
-    run_experiment "$@"
-  else
+asks_for_help() {
+  local word
+  for word in "$@"; do case $word in --help | -h) return 0 ;; esac; done
+  return 1
+}
+
+show() { # what needs no package is shown before anything is installed
+  if [[ -x $venv/bin/python ]]; then
+    python=$venv/bin/python
+  elif (find_python) 2>/dev/null; then
+    find_python
+  else # only uv can bring one
     ensure_environment experiments
-    run_experiment "${@:-sequential_digits}"
+    python=$venv/bin/python
   fi
+  export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+  exec "$python" -P -m experiments "$@"
+}
+
+tests_help() {
+  cat <<'EOF'
+./launch.sh test                     lints, checks types and runs the tests
+./launch.sh test -m slow             runs the exhaustive tests, which take long
+./launch.sh test tests/recurrent     runs the tests of a folder or file
+./launch.sh test -k gated            runs those with a word in their name
+./launch.sh test [anything of pytest's]   see https://docs.pytest.org
+EOF
+}
+
+main() {
+  case ${1-} in
+    help | --help | -h | list | new) show "$@" ;;
+    test)
+      if asks_for_help "${@:2}"; then
+        tests_help
+        return
+      fi
+      ensure_environment experiments,dev
+      run_tests "${@:2}"
+      ;;
+    bench)
+      if asks_for_help "${@:2}"; then show "$@"; fi
+      ensure_environment experiments # which is quick, and refuses flags that contradict each other
+      "$venv/bin/python" -P -m experiments "$@" --check
+      ensure_environment experiments,bench
+      run_experiment "$@"
+      ;;
+    *)
+      ensure_environment experiments
+      run_experiment "${@:-sequential_digits}"
+      ;;
+  esac
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then main "$@"; fi

@@ -1,1 +1,13 @@
-"""Experiments on recurrent networks, and all that is not pure: flags, files, pages."""
+"""Experiments on the library `recurrent`: ``from experiments import run, run_sweep, load_run``."""
+
+from typing import Any
+
+__all__ = ["load_run", "run", "run_sweep"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from experiments.harness import runs, scripts  # here, so that help needs no package
+
+    return runs.load_run if name == "load_run" else getattr(scripts, name)

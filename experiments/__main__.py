@@ -1,44 +1,26 @@
 """Start what a command line asks for: a run, a sweep, a report, a download, a comparison."""
 
-import dataclasses
-import hashlib
 import os
 import re
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
-from experiments.harness import catalogue, config, processes, supervisor
-from experiments.harness.config import option
+from experiments.harness import catalogue, config, help, processes, progress, supervisor
 from experiments.harness.errors import UserError, did_you_mean
-from experiments.harness.flags import asks_for_help, help_lines, read_flags, take_repeated
+from experiments.harness.flags import asks_for_help, read_flags, take_repeated
+from experiments.harness.naming import (
+    Launch,
+    default_name,
+    run_directory,
+    runs_of,
+    runs_of_ours,
+)
 from experiments.harness.processes import Group, Hardware
 
 DEFAULT = "sequential_digits"
-ROOT = Path(__file__).resolve().parent.parent
-
-USAGE = """\
-./launch.sh                               trains the default experiment, {default}
-./launch.sh EXPERIMENT [--flag=value ...] trains an experiment, or goes on with it
-./launch.sh EXPERIMENT --help             lists its flags
-./launch.sh sweep EXPERIMENT --sweep=FIELD=VALUES ...  trains many configurations together; --help
-./launch.sh report DIR ... [--out=FILE]   puts runs and sweeps side by side on one page
-./launch.sh COMMAND DIR [--flag=value ...] uses a trained run: {commands}
-./launch.sh list                          lists all experiments
-./launch.sh download DATASET|all          fetches data sets
-./launch.sh bench [--flag=value ...]      times our cells beside other libraries; --help
-./launch.sh test [pytest arguments]       lints, checks types and runs the tests
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """Hold the flags of every run that say where, not what."""
-
-    name: str = option("", "name of the run directory; by default the flags that were changed")
-    workdir: str = option("", "the run directory itself, instead of runs/EXPERIMENT/NAME")
-    overwrite: bool = option(False, "delete an earlier run in that directory first")
 
 
 def main(arguments: list[str]) -> int:
@@ -46,36 +28,62 @@ def main(arguments: list[str]) -> int:
     # JAX's QR on a CPU, which draws orthogonal kernels, is OpenBLAS's, whose threads wait by
     # spinning: beside other work 17 to 35 s for 16 LSTMs, in place of 0.04.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    arguments, shows_all = without(arguments, "--traceback")
     try:
         status = dispatch(arguments)
         sys.stdout.flush()
         return status
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return refused(error, " ".join(str(error).split()), shows_all)
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed again at exit
         return 141
+    except Exception as error:
+        from experiments.harness.mistakes import explained
+
+        said = explained(error)
+        if not said:
+            raise
+        return refused(error, said, shows_all)
+
+
+def refused(error: BaseException, said: str, shows_all: bool) -> int:
+    """Print an error in one line, after its traceback where that was asked for."""
+    if shows_all:
+        traceback.print_exception(error)
+    print("error:", said, file=sys.stderr)
+    return 2
+
+
+def without(arguments: list[str], flag: str) -> tuple[list[str], bool]:
+    """Return the arguments without a flag, and whether it was among them."""
+    others = [word for word in arguments if word != flag]
+    return others, len(others) < len(arguments)
 
 
 def dispatch(arguments: list[str]) -> int:
     """Do what the command line says, without handling errors."""
     word, *rest = arguments or [DEFAULT]
-    words = {"bench": bench, "sweep": sweep, "report": report, "download": download, "list": names}
     if word in ("help", "--help", "-h"):
-        known = ", ".join(catalogue.commands())
-        print(USAGE.format(default=DEFAULT, commands=known), end="")
+        print(help.usage(DEFAULT, [*catalogue.commands()]))
         return 0
-    if word in words:
-        return words[word](rest)
-    if word in catalogue.commands():
+    if word in WORDS:
+        return WORDS[word](rest)
+    if word in catalogue.commands() or is_command_of_run(word, rest):
         return use(word, rest)
     if word.startswith("-"):
         return run(DEFAULT, arguments)
     return run(word, rest)
+
+
+def is_command_of_run(word: str, rest: list[str]) -> bool:
+    """Return whether a word that is no experiment stands before a run directory."""
+    if catalogue.is_file(word) or word in catalogue.experiments():
+        return False
+    return any((Path(each).expanduser() / "config.json").exists() for each in rest[:1])
 
 
 def names(rest: list[str]) -> int:
@@ -104,12 +112,12 @@ def report(arguments: list[str]) -> int:
     from experiments.report import side_by_side
 
     if asks_for_help(arguments):
-        print("\n".join([f"{side_by_side.__doc__}", "Flags:", *help_lines(side_by_side.Settings)]))
+        print(help.page_of_module(side_by_side))
         return 0
     folders = [word for word in arguments if not word.startswith("-")]
     flags_only = [word for word in arguments if word.startswith("-")]
     (settings,) = read_flags(flags_only, side_by_side.Settings)
-    out = Path(settings.out or ROOT / "runs" / "report.html").expanduser()
+    out = Path(settings.out or runs_of_ours() / "report.html").expanduser()
     side_by_side.compare(folders, out)
     print(f"report: {out}")
     return 0
@@ -120,22 +128,25 @@ def bench(arguments: list[str]) -> int:
     from experiments.bench import comparison
 
     if asks_for_help(arguments):
-        print("\n".join([f"{comparison.__doc__}", "Flags:", *help_lines(comparison.Settings)]))
+        print(help.page_of_module(comparison))
         return 0
+    arguments, only_checks = without(arguments, "--check")  # as launch.sh does before it installs
     (settings,) = read_flags(arguments, comparison.Settings)
-    folder = Path(settings.out or ROOT / "runs" / "bench" / default_name(settings)).expanduser()
+    if only_checks:
+        comparison.check(settings)
+        return 0
+    folder = Path(settings.out or runs_of_ours() / "bench" / default_name(settings)).expanduser()
     return comparison.main(settings, folder, shlex.join(["./launch.sh", "bench", *arguments]))
 
 
 def use(word: str, arguments: list[str]) -> int:
     """Do with a trained run what one of its experiment's commands does."""
-    having = catalogue.commands()[word]
+    having = catalogue.commands().get(word, [])
     folders = [each for each in arguments if not each.startswith("-")]
     if arguments and folders[:1] == arguments[:1]:
         folders = arguments[:1]  # what stands after it may be the value of a flag
     if asks_for_help(arguments):
-        (command, *_) = (catalogue.load(name).commands[word] for name in having)
-        print("\n".join([f"{command.help}: ./launch.sh {word} DIR", *help_lines(command.flags)]))
+        print(help.page_of_command(word, folders, having))
         return 0
     if len(folders) != 1:
         raise UserError(
@@ -150,9 +161,10 @@ def use_run(word: str, folder: str, arguments: list[str]) -> int:
     """Write out, piece by piece, what a command makes of a trained run."""
     from experiments.harness.runs import load_run, read_experiment
 
-    known = getattr(read_experiment(Path(folder).expanduser()), "commands", {})
+    known = read_experiment(Path(folder).expanduser()).commands
     if word not in known:
-        raise UserError(f"{word}: the experiment of the run in {folder} has no such command.")
+        having = f"it has {', '.join(known)}" if known else "it has none"
+        raise UserError(f"{word}: the experiment of {folder} has no such command; {having}.")
     (flags,) = read_flags(arguments, known[word].flags)
     for piece in known[word].run(load_run(folder), flags):
         print(piece, end="", flush=True)
@@ -160,34 +172,100 @@ def use_run(word: str, folder: str, arguments: list[str]) -> int:
     return 0
 
 
-def run(experiment: str, arguments: list[str]) -> int:
+def info(arguments: list[str]) -> int:
+    """Show what a run is, and what it came to."""
+    from experiments.report.info import describe
+
+    if asks_for_help(arguments) or len(arguments) != 1:
+        raise UserError("info: expected one run directory, as in ./launch.sh info RUN_DIRECTORY.")
+    print(describe(arguments[0]))
+    return 0
+
+
+def new(arguments: list[str]) -> int:
+    """Write a file with an experiment of the user's own."""
+    from experiments.harness.new import write_experiment
+
+    if asks_for_help(arguments) or len(arguments) != 1:
+        raise UserError("new: expected the path of a file, as in ./launch.sh new idea.py.")
+    print(write_experiment(arguments[0]))
+    return 0
+
+
+def version(rest: list[str]) -> int:
+    """Print the versions of the code and of what it stands on."""
+    from experiments.harness.version import describe
+
+    print(describe())
+    return 0
+
+
+def completion(rest: list[str]) -> int:
+    """Print a script for the shell that completes words and flags."""
+    from experiments.harness.completion import script
+
+    print(script(rest, [*WORDS, *catalogue.commands()]))
+    return 0
+
+
+def run(word: str, arguments: list[str]) -> int:
     """Train an experiment, go on with it, or say that it is finished."""
-    if experiment not in catalogue.experiments():
-        hint = did_you_mean(experiment, [*catalogue.experiments(), *catalogue.commands()])
+    if not catalogue.is_file(word) and word not in catalogue.experiments():
         known = ", ".join(catalogue.experiments())
-        raise UserError(f"There is no experiment {experiment!r}; choose from {known}.{hint}")
+        hint = did_you_mean(word, [*catalogue.experiments(), *catalogue.commands(), *WORDS])
+        raise UserError(
+            f"There is no experiment {word!r}; choose from {known}, or give the path of a file of "
+            f"your own, as in ./launch.sh idea.py.{hint}"
+        )
     prepare_devices(early_flags(arguments, Hardware).devices)
-    module = catalogue.load(experiment)
+    experiment = catalogue.load(word)
     if asks_for_help(arguments):
-        print(help_page(experiment, module))
+        print(help.page_of(experiment))
         return 0
-    launch, hardware, asked = read_flags(arguments, Launch, Hardware, module.Config)
+    cls = experiment.module.Config
+    base = fields_of(early_flags(arguments, Launch).config, experiment)
+    launch, hardware, asked = read_flags(arguments, Launch, Hardware, cls, base=base)
     processes.check(hardware)
     if processes.are_to_be_started(hardware):
-        return supervisor.supervise([experiment, *arguments], hardware.processes)
+        return supervisor.supervise([word, *arguments], hardware.processes)
+    folder = run_directory(runs_of(experiment) / experiment.name, launch, default_name(asked))
+    progress.say_preparing(experiment.name, hardware)
     from experiments.harness import run as runs
 
     return runs.main(
         runs.Asked(
             experiment=experiment,
-            module=module,
             config=asked,
-            folder=run_directory(experiment, launch, default_name(asked)),
+            folder=folder,
             overwrite=launch.overwrite,
             hardware=hardware,
-            command=command_line(experiment, *arguments),
+            command=command_line(word, *arguments),
         )
     )
+
+
+def fields_of(file: str, experiment: catalogue.Experiment) -> dict[str, Any]:
+    """Return the fields of a JSON file, or of the ``config.json`` of a run; none without a file.
+
+    Raises:
+      UserError: where it cannot be read, is of another experiment, or has other fields.
+    """
+    if not file:
+        return {}
+    from experiments.harness import rundir
+
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"--config: there is no file {file!r}.")
+    found = rundir.read_json(path)
+    if "experiment" in found and isinstance(found.get("config"), dict):
+        if found["experiment"] != experiment.name:
+            raise UserError(
+                f"--config: {file} is of the experiment {found['experiment']!r}, not of "
+                f"{experiment.name!r}."
+            )
+        found = found["config"]
+    return config.fields_from_json(f"--config: {file}", experiment.module.Config, found)
 
 
 def command_line(*words: str) -> str:
@@ -208,24 +286,28 @@ def sweep(arguments: list[str]) -> int:
         raise UserError("sweep: say which experiment, as in ./launch.sh sweep sequential_digits.")
     sharing = processes.on_this_machine(early_flags(rest, Group))
     prepare_devices(max(1, cores() // sharing))
-    module = catalogue.load(word)
+    experiment = catalogue.load(word)
     if asks_for_help(rest):
-        print(sweep_help(module))
+        print(help.page_of_sweep(experiment))
         return 0
+    cls = experiment.module.Config
     texts, others = take_repeated("--sweep=", rest)
     if {"--sweep", "-sweep"} & set(others):
         raise UserError("--sweep: write it as one word, --sweep=FIELD=VALUES.")
-    launch, group, settings, base = read_flags(others, Launch, Group, flags.Settings, module.Config)
+    fields = fields_of(early_flags(others, Launch).config, experiment)
+    classes = (Launch, Group, flags.Settings, cls)
+    launch, group, settings, base = read_flags(others, *classes, base=fields)
     processes.check(group)
-    swept = axes.read_axes(texts, config.options(module.Config))
+    swept = axes.read_axes(texts, config.options(cls))
     for axis in swept:
         if any(re.match(f"--?(no)?{axis.field}(=|$)", other) for other in others):
             raise UserError(f"--{axis.field}: it is swept too; give it once.")
     if processes.are_to_be_started(group):
         return supervisor.supervise(["sweep", *arguments], group.processes)
-    asked = flags.Sweep(word, module, base, swept, settings, command_line("sweep", *arguments))
+    asked = flags.Sweep(experiment, base, swept, settings, command_line("sweep", *arguments))
     name = default_name(base, settings, sweep=",".join(texts).replace(":", "_"))
-    return run_sweep(asked, run_directory(f"sweep/{word}", launch, name), group, launch.overwrite)
+    folder = run_directory(runs_of(experiment) / "sweep" / experiment.name, launch, name)
+    return run_sweep(asked, folder, group, launch.overwrite)
 
 
 def early_flags(arguments: list[str], cls: Any) -> Any:
@@ -251,6 +333,7 @@ def cores() -> int:
 
 def run_sweep(asked: Any, folder: Path, group: Group, overwrite: bool) -> int:
     """Train a sweep on all cores or devices of this process."""
+    progress.say_preparing(f"sweep of {asked.experiment.name}", group)
     from experiments.harness.devices import keep_compiled_programs
 
     keep_compiled_programs()
@@ -260,56 +343,24 @@ def run_sweep(asked: Any, folder: Path, group: Group, overwrite: bool) -> int:
     return sweeps.main(asked, folder, overwrite)
 
 
-def sweep_help(module: Any) -> str:
-    """Return the sweep's own flags; then the experiment's, any of which can be swept."""
-    from experiments.sweep import axes, flags, run
-
-    lines = [f"{run.__doc__}".strip(), "", "Flags of every sweep:"]
-    lines += [f"   --sweep=FIELD=VALUES   may be repeated; VALUES are {axes.FORMS}"]
-    lines += [*help_lines(flags.Settings), *help_lines(Group)]
-    lines += ["", "Flags of every run:", *help_lines(Launch)]
-    lines += ["", "Fields (* sweep in one program, others in one for each value):"]
-    return "\n".join([*lines, *help_lines(module.Config)])
-
-
-def help_page(experiment: str, module: Any) -> str:
-    """Return the experiment's fields, each with type, default and meaning; then the launcher's."""
-    lines = [module.__doc__.strip(), "", f"Flags of {experiment} (* sweeps in one program):"]
-    lines += [*help_lines(module.Config), "", "Flags of every run:", *help_lines(Launch)]
-    lines += help_lines(Hardware)
-    for word, command in getattr(module, "commands", {}).items():
-        lines += ["", f"./launch.sh {word} DIR: {command.help}", *help_lines(command.flags)]
-    return "\n".join(lines)
+WORDS = {
+    "bench": bench,
+    "completion": completion,
+    "download": download,
+    "info": info,
+    "list": names,
+    "new": new,
+    "report": report,
+    "sweep": sweep,
+    "--version": version,
+}
 
 
-def run_directory(experiment: str, launch: Launch, name: str) -> Path:
-    """Return where the run lives: --workdir, or runs/EXPERIMENT/NAME beside launch.sh."""
-    if launch.workdir:
-        return Path(launch.workdir).expanduser()
-    name = launch.name or name
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,119}", name):
-        raise UserError(
-            f"--name: expected letters, digits and ._=,+- (at most 120), got {name!r}; "
-            "use --workdir for a path."
-        )
-    return ROOT / "runs" / experiment / name
-
-
-def default_name(*settings: Any, sweep: str = "") -> str:
-    """Return the changed fields, such as ``cell=gru,seed=1``; ``default`` where there are none."""
-    changed = [
-        f"{name}={getattr(each, name)}"
-        for each in settings
-        for name, field in config.options(each).items()
-        if getattr(each, name) != field.default and name not in ("layout", "slots")
-    ]
-    changed = [*filter(None, [sweep]), *changed]
-    name = re.sub(r"[^A-Za-z0-9._=,+-]", "-", ",".join(changed)) or "default"
-    if len(name) <= 100:
-        return name
-    return f"{name[:80]}-{hashlib.sha256(','.join(changed).encode()).hexdigest()[:12]}"
+def start() -> None:
+    """Run the command line of this process, and end it."""
+    supervisor.end_with_the_supervisor()
+    processes.ends_alone(lambda: main(sys.argv[1:]))
 
 
 if __name__ == "__main__":
-    supervisor.end_with_the_supervisor()
-    processes.ends_alone(lambda: main(sys.argv[1:]))
+    start()

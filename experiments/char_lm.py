@@ -174,7 +174,7 @@ commands = {"sample": Command(Sample, sample, "write text with a trained run")}
 def exhibits(model: recurrent.Cell, text: Text, finished: Finished) -> Iterator[Exhibit]:
     """Draw learning curves, and the beginning of the test text by how much each character cost."""
     from experiments.figures.curves import learning_curves
-    from experiments.figures.text import coloured_text
+    from experiments.figures.text import colored_text
 
     yield Figure(
         "learning_curves",
@@ -190,7 +190,7 @@ def exhibits(model: recurrent.Cell, text: Text, finished: Finished) -> Iterator[
         "surprise",
         "What surprised it",
         "The beginning of the test text. The redder a character, the less the model expected it.",
-        coloured_text(
+        colored_text(
             "".join(text.characters[k] for k in text.test[1 : len(logits) + 1]),
             -np.asarray(log_probs) / math.log(2),
         ),

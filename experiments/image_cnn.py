@@ -1,6 +1,7 @@
 """How well does the survey's convolutional network recognize a handwritten digit?
 
 Command: ./launch.sh image_cnn [--data=mnist]
+         ./launch.sh predict RUN_DIRECTORY --image=FILE
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from jax import Array
 from experiments.data.images import ImageSet
 from experiments.harness.program import Figure, Program
 from experiments.shared.classification import CLASSES, Classifier, ClassifierConfig, classification
+from experiments.shared.predict import predict_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,7 @@ def program(config: Config) -> Program:
     return classification(config, convnet_classifier)
 
 
-def convnet_classifier(image_shape: tuple[int, int]) -> Classifier:
+def convnet_classifier(config: Config, image_shape: tuple[int, int]) -> Classifier:
     """Return `recurrent.convnet.ConvNet` as a Classifier."""
     from recurrent.convnet import ConvNet
 
@@ -41,6 +43,9 @@ def convnet_classifier(image_shape: tuple[int, int]) -> Classifier:
         return apply  # pyright: ignore[reportReturnType]
 
     return Classifier(init, logits, first_kernels)
+
+
+commands = {"predict": predict_command(convnet_classifier)}
 
 
 def first_kernels(params: Any, test: ImageSet) -> Iterator[Figure]:

@@ -1,6 +1,7 @@
 """How well does a recurrent network read a handwritten digit, one row at a time?
 
 Command: ./launch.sh sequential_digits [--data=mnist] [--order=pixel] [--cell=gru]
+         ./launch.sh predict RUN_DIRECTORY --image=FILE
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from experiments.harness.config import option
 from experiments.harness.program import Figure, Program
 from experiments.shared import cell_flag
 from experiments.shared.classification import CLASSES, Classifier, ClassifierConfig, classification
+from experiments.shared.predict import predict_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +37,18 @@ class Config(ClassifierConfig):
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
-
-    def model_of(image_shape: tuple[int, int]) -> Classifier:
-        read = reader(config.order, image_shape)
-        features = read(np.zeros((1, *image_shape))).shape[-1]
-        cell = cell_flag.make_cell(config.cell, features, config.hidden_size)
-        return sequence_classifier(cell, read)
-
     return classification(config, model_of)
+
+
+def model_of(config: Config, image_shape: tuple[int, int]) -> Classifier:
+    """Return the network that a Config asks for."""
+    read = reader(config.order, image_shape)
+    features = read(np.zeros((1, *image_shape))).shape[-1]
+    cell = cell_flag.make_cell(config.cell, features, config.hidden_size)
+    return sequence_classifier(cell, read)
+
+
+commands = {"predict": predict_command(model_of)}
 
 
 def reader(order: str, image_shape: tuple[int, ...]) -> Callable[[Any], Any]:

@@ -187,7 +187,39 @@ def test_extras_accumulate(clone: Clone) -> None:
 
 def test_bench_installs_the_other_libraries(clone: Clone) -> None:
     clone.took("x")
-    assert clone.took("bench", "--quick") == ["pip experiments,bench", "run bench --quick"]
+    assert clone.took("bench", "--quick") == [
+        "run bench --quick --check",
+        "pip experiments,bench",
+        "run bench --quick",
+    ]
+
+
+def test_flags_of_bench_are_checked_before_the_libraries_are_installed(clone: Clone) -> None:
+    clone.took("x")
+    clone.forget()
+    assert clone.launch("bench", "--nonsense", FAKE_STATUS="2").returncode == 2
+    assert "run bench --nonsense --check" in clone.log()
+    assert not any(line.startswith("pip") for line in clone.log())
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["help"], ["list"], ["bench", "--help"], ["new", "idea.py"]]
+)
+def test_help_installs_nothing(clone: Clone, words: list[str]) -> None:
+    assert clone.took(*words) == [f"run {' '.join(words)}"]
+    assert not (clone.root / ".venv").exists()
+
+
+def test_help_of_test_installs_nothing(clone: Clone) -> None:
+    assert clone.took("test", "--help") == []
+    assert "-m slow" in clone.launch("test", "-h").stdout
+
+
+def test_help_without_any_python_is_left_to_uv(clone: Clone) -> None:
+    for path in clone.bin.glob("python3*"):
+        path.unlink()
+    clone.command("uv", UV)
+    assert clone.took("--help")[-1] == "run --help"
 
 
 def test_a_changed_lock_is_installed_in_place(clone: Clone) -> None:
@@ -271,13 +303,13 @@ def test_a_folder_not_made_by_launch_is_left_alone(clone: Clone) -> None:
 def test_the_environment_of_another_project_is_left_alone(clone: Clone) -> None:
     other = clone.root.parent / "another clone"
     shutil.copytree(clone.root, other)
-    clone.took("list")
+    clone.took("x")
     other_clone = clone._replace(root=other)
     shared = str(clone.root / ".venv")
-    result = other_clone.launch("list", RECURRENT_VENV=shared)
+    result = other_clone.launch("x", RECURRENT_VENV=shared)
     assert result.returncode == 1
     assert f"{shared} belongs to {clone.root}; set RECURRENT_VENV" in result.stderr
-    assert clone.took("list") == ["run list"]
+    assert clone.took("x") == ["run x"]
 
 
 def test_recurrent_venv_places_the_environment_elsewhere(clone: Clone) -> None:

@@ -1,6 +1,7 @@
 """Small programs of every kind that the tests train: a fit, a game of two networks, a policy."""
 
 import dataclasses
+import functools
 import types
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from jax import Array, lax
 
 import recurrent
+from experiments.harness.catalogue import Experiment
 from experiments.harness.config import RunConfig, option, prefixed
 from experiments.harness.program import Program
 from experiments.shared.optimizer_flags import OptimizerConfig, optimizer_of
@@ -25,8 +27,13 @@ ONE = jnp.float32(1)
 
 
 def module(config: type, program: Any, question: str = "Does it fit?") -> Any:
-    """What the launcher sees of an experiment."""
+    """What defines an experiment."""
     return types.SimpleNamespace(__doc__=f"{question}\n", Config=config, program=program)
+
+
+def experiment(module: Any, name: str = "toy") -> Experiment:
+    """What the launcher hands on of an experiment."""
+    return Experiment(name, name, module)
 
 
 # A fit: one network, one loss, each step on its own rows.
@@ -44,6 +51,7 @@ class FitConfig(OptimizerConfig, RunConfig):
     clip_norm: float = 0.0
 
 
+@functools.cache  # so that trainings of one program may share what is compiled
 def fit(config: Any) -> Program:
     """Fits ``y = 2 x - 1`` by a polynomial, with noise that depends on the step."""
     rows = np.random.default_rng(0).normal(size=(3, FIT_STEPS, 8)).astype(np.float32)
@@ -106,6 +114,7 @@ class Game(NamedTuple):
     critic: TrainState
 
 
+@functools.cache
 def gan(config: Any) -> Program:
     """A generator ``a z + b`` learns to draw from a normal distribution of mean 3."""
     ours = optimizer_of(config, config.evaluations, 8)
@@ -208,6 +217,7 @@ class PolicyState(NamedTuple):
     baseline: Array  # of the returns seen so far, part of what is kept
 
 
+@functools.cache
 def policy(config: Any) -> Program:
     """A softmax policy over three arms of negative returns, by policy gradients."""
     sgd = optimizer_of(config, config.evaluations, 4 * UPDATES)
@@ -275,6 +285,7 @@ class LengthsConfig(MinibatchConfig):
     hidden_size: int = option(6, "H", minimum=1)
 
 
+@functools.cache
 def lengths(config: Any) -> Program:
     """A GRU reads sequences of 1 to 7 steps, padded with NaN, and tells the mean of each."""
     cell = recurrent.gru(1, config.hidden_size)

@@ -81,10 +81,7 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
     result = beginning(settings, command, missing)
     if settings.quick:
         settings = dataclasses.replace(settings, seconds=settings.seconds / 5, repeats=5)
-    todo = list(jobs(settings, selected(settings), modules))
-    if not todo:
-        measured = " of --quick" if settings.quick else ""
-        raise UserError(f"--only={settings.only}: expected words that match a case{measured}.")
+    todo = check(settings, modules)
     for name, why in missing.items():
         print(f"{LIBRARIES[name].title} is skipped: {why}.")
     make_folder(folder)
@@ -104,6 +101,21 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
         write(result, folder)
         draw(result, folder)
     return result
+
+
+def check(settings: Settings, modules: dict[str, Any] | None = None) -> list[Any]:
+    """Return the jobs that the settings select, of all libraries or of those installed.
+
+    Raises:
+      UserError: where there are none.
+    """
+    todo = list(
+        jobs(settings, selected(settings), dict.fromkeys(LIBRARIES) if modules is None else modules)
+    )
+    if not todo:
+        measured = " of --quick" if settings.quick else ""
+        raise UserError(f"--only={settings.only}: expected words that match a case{measured}.")
+    return todo
 
 
 def make_folder(folder: Path) -> None:
@@ -163,7 +175,7 @@ def selected(settings: Settings) -> Selection:
 
 
 def jobs(
-    settings: Settings, wanted: Selection, modules: dict[str, ModuleType]
+    settings: Settings, wanted: Selection, modules: dict[str, Any]
 ) -> Iterator[tuple[str, str, Callable[[], Rows]]]:
     """Yield what to measure: the part, the title of the case, and a function that measures it."""
     from experiments.bench import ablation, long
@@ -182,9 +194,7 @@ def jobs(
             yield "long", f"long {steps}", partial(long_rows, settings, names, steps)
 
 
-def table_rows(
-    settings: Settings, wanted: Selection, modules: dict[str, ModuleType], case: Case
-) -> Rows:
+def table_rows(settings: Settings, wanted: Selection, modules: dict[str, Any], case: Case) -> Rows:
     """Measure a case with all selected libraries that have its cell, in all measurements."""
     from experiments.bench import libraries
     from experiments.bench.compare import compare

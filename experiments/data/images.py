@@ -11,10 +11,10 @@ from experiments.data.download import REMOTE_FILES, fetch
 from experiments.data.idx import read_idx
 from experiments.harness.errors import UserError, unknown
 
-DATASETS = ("digits", "mnist")
+SHAPES = {"digits": (8, 8), "mnist": (28, 28)}  # height and width, by data set
+DATASETS = tuple(SHAPES)
 _CLASSES = 10
 _DIGITS_TEST, _DIGITS_VALID = 360, 180
-_MNIST_SHAPE = (28, 28)
 _MNIST_VALID = 5_000
 
 
@@ -96,10 +96,11 @@ def _load_mnist(split_seed: int) -> Splits:
     train_images, train_labels, test_images, test_labels = map(fetch, REMOTE_FILES["mnist"])
     official_train = _read_pair(train_images, train_labels)
     test = _read_pair(test_images, test_labels)
+    height, width = SHAPES["mnist"]
     for path, images in ((train_images, official_train.images), (test_images, test.images)):
-        if images.shape[1:] != _MNIST_SHAPE:
+        if images.shape[1:] != (height, width):
             raise UserError(
-                f"{path} should hold images of {_MNIST_SHAPE[0]} x {_MNIST_SHAPE[1]} pixels, but "
+                f"{path} should hold images of {height} x {width} pixels, but "
                 f"holds {images.shape[1]} x {images.shape[2]}."
             )
     if len(official_train.labels) <= _MNIST_VALID:

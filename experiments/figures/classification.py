@@ -14,6 +14,7 @@ from experiments.figures.style import (
     MUTED,
     format_percent,
     message_figure,
+    plain,
     tiled_images,
     titled_figure,
 )
@@ -46,8 +47,8 @@ def confusion_matrix(matrix: np.ndarray, labels: Sequence[str] | None = None) ->
     axes = figure.subplots()
     _confusion_cells(axes, counts)
     ticks = range(len(classes))
-    axes.set_xticks(ticks, classes, color=INK)
-    axes.set_yticks(ticks, classes, color=INK)
+    axes.set_xticks(ticks, [plain(each) for each in classes], color=INK)
+    axes.set_yticks(ticks, [plain(each) for each in classes], color=INK)
     axes.set_xlabel("predicted class", color=MUTED)
     axes.set_ylabel("true class", color=MUTED)
     axes.tick_params(length=0)

@@ -17,6 +17,9 @@ from experiments.figures.style import (
     format_percent,
     log_scale,
     message_figure,
+    panel_title,
+    plain,
+    step_axis,
     titled_figure,
 )
 from recurrent.training.task import Metric
@@ -56,7 +59,7 @@ def overlaid(
     Args:
       curves: For each name, the (steps, values) of its lines; None and non-finite values leave a
         gap.
-      title: What the values are.
+      title: What they show.
     """
     figure = titled_figure(4.0, title)
     axes = figure.subplots()
@@ -69,16 +72,19 @@ def overlaid(
                 linestyle=("-", "--", ":")[k // len(COLORS) % 3],
                 linewidth=1.4,
                 alpha=1.0 if len(lines) == 1 else 0.6,
-                label=name if number == 0 else None,
+                label=plain(name) if number == 0 else None,
             )
     if _spans_a_decade(axes):
         log_scale(axes)
-    axes.set_xlabel("training step", color=MUTED)
-    axes.set_xlim(left=0)
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(colors=MUTED, labelsize=8, which="both", left=False)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    step_axis(axes)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=3,
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=INK,
+    )
     return figure
 
 
@@ -101,25 +107,26 @@ def percent_ticks(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
 
 
-def _keys(metric: Metric) -> tuple[str, str]:
-    return f"train_{metric.name}", f"valid_{metric.name}"
-
-
-def _column(rows: Rows, key: str) -> np.ndarray:
+def column(rows: Rows, key: str) -> np.ndarray:
     """Return one value per row, [len(rows)]; NaN where it is missing or not finite."""
     values = np.array([row.get(key) for row in rows], float)
     return np.where(np.isfinite(values), values, np.nan)
 
 
+def _keys(metric: Metric) -> tuple[str, str]:
+    return f"train_{metric.name}", f"valid_{metric.name}"
+
+
 def _curves_message(rows: Rows, metric: Metric, best_step: int | None) -> str:
-    steps = _column(rows, "step")
-    values = _column(rows, f"valid_{metric.name}")
+    steps = column(rows, "step")
+    values = column(rows, f"valid_{metric.name}")
     best = values[steps == best_step]
     if best.size and np.isfinite(best[-1]):
         value = format_value(best[-1], metric)
-        return f"Best at step {best_step} of {steps[-1]:.0f}: validation {metric.name} {value}"
+        where = f"At its best evaluation, step {best_step} of {steps[-1]:.0f}"
+        return f"{where}: validation {metric.name} {value}"
     for split, key in (("Validation", "valid"), ("Training", "train")):
-        value = _column(rows, f"{key}_{metric.name}")[-1]
+        value = column(rows, f"{key}_{metric.name}")[-1]
         if np.isfinite(value):
             text = format_value(value, metric)
             return f"{split} {metric.name} {text} after {steps[-1]:.0f} steps"
@@ -127,14 +134,14 @@ def _curves_message(rows: Rows, metric: Metric, best_step: int | None) -> str:
 
 
 def _curves(axes: Axes, rows: Rows, metric: Metric, best_step: int | None) -> None:
-    axes.set_title(metric.name, loc="left", color=INK, fontsize=10)
+    panel_title(axes, metric.name, lines_below=1)  # in which the best evaluation is named
     if not any(key in row for row in rows for key in _keys(metric)):
         _not_measured(axes, metric)
         return
-    steps = _column(rows, "step")
+    steps = column(rows, "step")
     ends = []
     for split, key, color in (("train", "train", MUTED), ("validation", "valid", ACCENT)):
-        values = _column(rows, f"{key}_{metric.name}")
+        values = column(rows, f"{key}_{metric.name}")
         if not np.isfinite(values).any():
             continue
         size = 3 if len(rows) <= 40 else 1
@@ -147,7 +154,7 @@ def _curves(axes: Axes, rows: Rows, metric: Metric, best_step: int | None) -> No
     _curve_panel(axes, metric)
     axes.set_xlim(0, 1.04 * max(steps[-1], 1))  # the same in all panels, even if one diverges
     if best_step:
-        _mark_best(axes, best_step, steps, _column(rows, f"valid_{metric.name}"))
+        _mark_best(axes, best_step, steps, column(rows, f"valid_{metric.name}"))
     _label_ends(axes, ends)
     _note_broken(axes, rows, metric)
 
@@ -156,18 +163,13 @@ def _curve_panel(axes: Axes, metric: Metric) -> None:
     log = not metric.higher_is_better and _spans_a_decade(axes)
     if log:
         log_scale(axes)
-        axes.set_title(f"{metric.name}, log scale", loc="left", color=INK, fontsize=10)
+        panel_title(axes, f"{metric.name}, log scale", lines_below=1)
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         _linear_limits(axes, metric)
     if is_percent(metric):
         percent_ticks(axes)
-    axes.set_xlabel("training step", color=MUTED)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelsize=8, which="both", left=False)
+    step_axis(axes)
 
 
 def _linear_limits(axes: Axes, metric: Metric) -> None:
@@ -204,10 +206,10 @@ def _mark_best(axes: Axes, best_step: int, steps: np.ndarray, values: np.ndarray
         ms=6,
         clip_on=False,
     )
-    at_the_end = best_step > 0.95 * steps[-1]  # where it would overlap the curves' labels
-    side = "right" if at_the_end else "center"
+    share = best_step / steps[-1]
+    side = "left" if share < 0.2 else "right" if share > 0.8 else "center"  # stay in the panel
     axes.text(
-        best_step, 1.0, "best", color=ACCENT, fontsize=8, ha=side, va="bottom",
+        best_step, 1.01, "best evaluation", color=ACCENT, fontsize=8, ha=side, va="bottom",
         transform=axes.get_xaxis_transform(),
     )  # fmt: skip
 
@@ -229,7 +231,7 @@ def _not_measured(axes: Axes, metric: Metric) -> None:
     axes.set_yticks([])
     axes.spines[:].set_color(FAINT)
     axes.text(
-        0.5, 0.5, f"{metric.name} was not measured", color=MUTED, ha="center", va="center",
+        0.5, 0.5, plain(f"{metric.name} was not measured"), color=MUTED, ha="center", va="center",
         transform=axes.transAxes,
     )  # fmt: skip
 

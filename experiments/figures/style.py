@@ -1,5 +1,6 @@
 """Define the colors and sizes of all figures, and the parts that they share."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 INK = "#22272e"
 MUTED = "#7d8590"
@@ -20,6 +21,23 @@ DIVERGING = "RdBu_r"
 ALARM_SHADES = LinearSegmentedColormap.from_list("alarm", ["#fbdcc9", "#e8590c", "#8f2d04"])
 DOTS_PER_INCH = 200
 WIDTH = 8.0  # inches
+UNPRINTABLE = re.compile(
+    "[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]"
+)  # all but line breaks
+
+
+def plain(text: object) -> str:
+    r"""Return a text in the form in which matplotlib shows it as it is.
+
+    A pair of dollar signs would be read as a formula, and a legend leaves out what begins with an
+    underscore. So every text that may come from a user goes through here, once.
+
+    Example:
+      >>> print(plain("cost in $"))
+      cost in \$
+    """
+    escaped = UNPRINTABLE.sub("\ufffd", str(text)).replace("$", r"\$")
+    return f"\u200b{escaped}" if escaped.startswith("_") else escaped  # a space without width
 
 
 def log_scale(axes: Axes) -> None:
@@ -33,17 +51,42 @@ def log_scale(axes: Axes) -> None:
 def titled_figure(height: float, message: str, width: float = WIDTH) -> Figure:
     """Return an empty figure of `width` by `height` inches with the message as its title."""
     figure = Figure((width, height), DOTS_PER_INCH, facecolor="white", layout="constrained")
-    figure.suptitle(message, x=0.01, ha="left", color=INK, fontsize=11, fontweight="bold")
+    text = plain(message)
+    figure.suptitle(text, x=0.01, ha="left", color=INK, fontsize=11, fontweight="bold", wrap=True)
     return figure
 
 
 def message_figure(message: str) -> Figure:
     """Return a figure that shows only a message, for when there is nothing to draw."""
     figure = Figure((WIDTH, 1.0), DOTS_PER_INCH, facecolor="white")
+    text = plain(message)
     figure.suptitle(
-        message, x=0.5, y=0.5, ha="center", va="center", color=INK, fontsize=12, fontweight="bold"
+        text, x=0.5, y=0.5, ha="center", va="center", color=INK, fontsize=12, fontweight="bold"
     )
     return figure
+
+
+def panel_title(axes: Axes, text: str, lines_below: int = 0) -> None:
+    """Say above a panel what it shows, with room for small lines of text between the two."""
+    pad = 6 + 11 * lines_below
+    axes.set_title(plain(text), loc="left", color=INK, fontsize=10, pad=pad)
+
+
+def quiet(axes: Axes) -> None:
+    """Draw grid, spines and ticks faintly, so that they stand behind the data."""
+    axes.grid(color=FAINT, linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=MUTED, labelsize=8, which="both", length=0)
+
+
+def step_axis(axes: Axes, name: str = "training step") -> None:
+    """Let the horizontal axis of a quiet panel count whole numbers from zero."""
+    axes.set_xlabel(name, color=MUTED)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    quiet(axes)
 
 
 def format_percent(fraction: float, decimals: int = 1) -> str:
@@ -86,9 +129,8 @@ def tiled_images(
         x, y = (i % columns) * across, (i // columns) * down
         axes.imshow(image, cmap, vmin=limits[0], vmax=limits[1], extent=(x, x + wide, y + tall, y))
         axes.add_patch(Rectangle((x, y), wide, tall, fill=False, color=FAINT, linewidth=0.6))
-        axes.text(
-            x + wide / 2, y + tall + 0.04, caption, color=INK, fontsize=8, ha="center", va="top"
-        )
+        text = plain(caption)
+        axes.text(x + wide / 2, y + tall + 0.04, text, color=INK, fontsize=8, ha="center", va="top")
     axes.set_xlim(-0.11, columns * across - 0.11)
     axes.set_ylim(rows * down - 0.05, -0.05)
     axes.set_axis_off()
@@ -123,4 +165,4 @@ def color_bar(figure: Figure, image: AxesImage, label: str) -> None:
     bar = figure.colorbar(image, ax=image.axes, aspect=30, fraction=0.04, pad=0.02)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)
-    bar.set_label(label, color=MUTED)
+    bar.set_label(plain(label), color=MUTED)

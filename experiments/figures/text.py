@@ -5,12 +5,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from experiments.figures.style import ALARM, INK, titled_figure
+from experiments.figures.style import ALARM, INK, plain, titled_figure
 
 MOST_BITS = 8.0  # from here on the color no longer changes
 
 
-def coloured_text(text: str, values: np.ndarray, columns: int = 80) -> Figure:
+def colored_text(text: str, values: np.ndarray, columns: int = 80) -> Figure:
     """Draw a text on a colored background: the larger a character's value, the redder.
 
     A value that is not finite gets the strongest color.
@@ -55,7 +55,7 @@ def _draw_character(axes: Axes, row: int, column: int, character: str, strength:
     axes.text(
         column + 0.5,
         row + 0.55,
-        visible.replace("$", r"\$"),  # matplotlib would read a formula
+        plain(visible),
         ha="center",
         va="center",
         fontsize=8,

@@ -1,14 +1,45 @@
-"""Find the experiments: the files in `experiments/` that define a class called Config."""
+"""Find experiments: files in `experiments/` that define a class called Config, or one anywhere."""
 
 import ast
+import dataclasses
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NamedTuple
 
-from experiments.harness.errors import UserError, unknown
+from experiments.harness import config
+from experiments.harness.errors import UserError, did_you_mean
+from experiments.harness.user_files import load_file
 
 _FOLDER = Path(__file__).resolve().parent.parent
+FORMS = "it needs a frozen dataclass Config(RunConfig) and a function program(config)"
+
+
+class Experiment(NamedTuple):
+    """Hold an experiment.
+
+    Attributes:
+      name: that of its file, without the ending.
+      word: what stands for it on a command line, its name or the path of its file.
+      module: what defines its ``Config`` and ``program``.
+      file: a file of the user's own; None for one of this package, or without a file.
+    """
+
+    name: str
+    word: str
+    module: Any
+    file: Path | None = None
+
+    @property
+    def question(self) -> str:
+        """Return the first line of its docstring."""
+        return (self.module.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def commands(self) -> dict[str, Any]:
+        """Return what can be done with its trained runs, by word."""
+        return getattr(self.module, "commands", {})
 
 
 def experiments() -> dict[str, str]:
@@ -42,13 +73,60 @@ def _parsed() -> Iterator[tuple[str, ast.Module]]:
         yield path.stem, ast.parse(path.read_bytes())
 
 
-def load(name: str) -> ModuleType:
-    """Import the module of an experiment, with its ``Config`` and ``program``.
+def is_file(word: str) -> bool:
+    """Return whether a word of a command line names an experiment by its file."""
+    return word.endswith(".py") or ("/" in word and Path(word).expanduser().is_file())
+
+
+def load(word: str) -> Experiment:
+    """Import an experiment by its name, or from a file anywhere.
 
     Raises:
-      UserError: for a name that is none.
+      UserError: for a name that is none, and for a file that cannot be imported or lacks what an
+        experiment needs.
     """
+    if is_file(word):
+        module = load_file(word)
+        return experiment_of(module, word)
     known = experiments()
-    if name not in known:
-        raise UserError(unknown("experiment", name, known))
-    return importlib.import_module(f"experiments.{name}")
+    if word not in known:
+        raise UserError(
+            f"There is no experiment {word!r}; choose from {', '.join(known)}, or give the path of "
+            f"a file of your own, as in ./launch.sh idea.py.{did_you_mean(word, known)}"
+        )
+    return Experiment(word, word, importlib.import_module(f"experiments.{word}"))
+
+
+def experiment_of(module: ModuleType | Any, word: str = "") -> Experiment:
+    """Return the experiment that a module of the user's defines.
+
+    Raises:
+      UserError: where it lacks what an experiment needs.
+    """
+    own = str(getattr(module, "__name__", "")).startswith("experiments.")
+    file = None if own else getattr(module, "__file__", None)
+    name = Path(file).stem if file else getattr(module, "__name__", "experiment").rpartition(".")[2]
+    word = word or str(file or name)
+    for needed in ("Config", "program"):
+        if not callable(getattr(module, needed, None)):
+            raise UserError(f"{word} defines no {needed}: {FORMS}.")
+    check_config_class(module.Config, word)
+    return Experiment(name, word, module, file and Path(file).resolve())
+
+
+def check_config_class(cls: Any, word: str) -> None:
+    """Raise `UserError` where a class cannot be the Config of an experiment."""
+    if not isinstance(cls, type) or "__dataclass_fields__" not in vars(cls):
+        raise UserError(
+            f"{word}: Config is no dataclass; write @dataclasses.dataclass(frozen=True)."
+        )
+    if not issubclass(cls, config.RunConfig):
+        raise UserError(f"{word}: Config must inherit from RunConfig, or from a part that does.")
+    try:
+        config.options(cls)
+    except (TypeError, NameError) as error:
+        raise UserError(f"{word}: {error}") from error
+    given = {field.name for field in dataclasses.fields(cls)}
+    plain = [name for name in vars(cls).get("__annotations__", {}) if name not in given]
+    if plain:
+        raise UserError(f"{word}: Config.{plain[0]} is no field of the dataclass.")

@@ -18,6 +18,7 @@ from experiments.harness.errors import UserError
 from experiments.harness.processes import is_first, meet
 
 FORM = 2  # of what a checkpoint holds; another one is refused
+ANEW = "Choose another --name, or begin anew with --overwrite."
 
 
 @contextlib.contextmanager
@@ -55,7 +56,7 @@ def save(manager: Any, step: int, tree: Any, notes: dict[str, Any]) -> None:
 
 
 def restore(
-    manager: Any, like: Any, sharding: Sharding | None = None
+    manager: Any, like: Any, sharding: Sharding | None = None, advice: str = ANEW
 ) -> tuple[Any, dict[str, Any]] | None:
     """Return the newest readable checkpoint as a tree like ``like``, and its notes.
 
@@ -66,6 +67,7 @@ def restore(
       manager: of `checkpoints`.
       like: a tree of arrays or `jax.ShapeDtypeStruct`.
       sharding: where the arrays are put; None for the first device.
+      advice: what to do where the checkpoint holds another tree.
 
     Raises:
       UserError: where the checkpoint holds another tree, naming the first difference, or was
@@ -74,7 +76,7 @@ def restore(
     reasons = {}
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            found = _restore_step(manager, step, like, sharding)
+            found = _restore_step(manager, step, like, sharding, advice)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # whatever Orbax meets in a damaged file
@@ -114,7 +116,7 @@ def set_aside(manager: Any, step: int) -> Path:
 
 
 def _restore_step(
-    manager: Any, step: int, like: Any, sharding: Sharding | None
+    manager: Any, step: int, like: Any, sharding: Sharding | None, advice: str
 ) -> tuple[Any, dict[str, Any]]:
     import orbax.checkpoint as ocp
 
@@ -126,7 +128,7 @@ def _restore_step(
             "this code, in a form that this one does not read. Finish the run with that version, "
             "or begin anew with --overwrite."
         )
-    _check_shapes(manager.directory / str(step), notes.pop("shapes"), _shapes(like))
+    _check_shapes(manager.directory / str(step), notes.pop("shapes"), _shapes(like), advice)
     sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -136,13 +138,15 @@ def _restore_step(
     return _with_keys(found["state"], like), notes
 
 
-def _check_shapes(folder: Any, found: dict[str, str], expected: dict[str, str]) -> None:
+def _check_shapes(
+    folder: Any, found: dict[str, str], expected: dict[str, str], advice: str
+) -> None:
     for path in {**expected, **found}:
         if found.get(path) != expected.get(path):
             raise UserError(
                 f"The checkpoint {folder} is of another model: {path} is "
                 f"{found.get(path, 'absent')} there and {expected.get(path, 'absent')} here. "
-                "Choose another --name, or begin anew with --overwrite."
+                f"{advice}"
             )
 
 

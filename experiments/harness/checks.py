@@ -4,12 +4,46 @@ from typing import Any
 
 import jax
 
+from experiments.harness.catalogue import Experiment
 from experiments.harness.config import hparams_of
 from experiments.harness.errors import UserError
+from experiments.harness.mistakes import explained
 from experiments.harness.program import Program
+from experiments.harness.user_files import describe_error
 from recurrent.losses import Average
 
 SPLITS = ("train", "valid", "test")
+
+
+def checked_program(experiment: Experiment, config: Any) -> Program:
+    """Return the program of an experiment.
+
+    Raises:
+      UserError: where its splits, task and metrics do not fit together, and for whatever a file
+        of the user's raises.
+    """
+    program = made_program(experiment, config)
+    check_program(program, config)
+    return program
+
+
+def made_program(experiment: Experiment, config: Any) -> Program:
+    """Call an experiment's ``program``.
+
+    Raises:
+      UserError: where a file of the user's returns something else, or exits.
+    """
+    try:
+        program = experiment.module.program(config)
+    except SystemExit as error:
+        reason = describe_error(error, experiment.word)
+        raise UserError(f"program of {experiment.word}: {reason}.") from error
+    if not isinstance(program, Program):
+        raise UserError(
+            f"program of {experiment.word}: expected it to return an "
+            f"experiments.harness.program.Program, got {type(program).__name__}."
+        )
+    return program
 
 
 def check_program(program: Program, config: Any) -> None:
@@ -24,7 +58,8 @@ def check_program(program: Program, config: Any) -> None:
     try:
         found = jax.eval_shape(lambda hparams: evaluated(program, hparams), hparams)
     except ValueError as error:
-        raise UserError(f"The program cannot be evaluated: {error}") from error
+        said = explained(error) or f"The program cannot be evaluated: {error}"
+        raise UserError(said) from error
     check_metrics(program, found)
 
 

@@ -6,6 +6,7 @@ by inheriting the parts that the experiment uses: `RunConfig` here, `OptimizerCo
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_type_hints
 
@@ -163,7 +164,10 @@ def check_value(name: str, option: Option, value: Any) -> None:
         if bound is not None and not holds(bound):
             raise UserError(f"--{name}: expected {words} {bound}, got {value}.")
     if option.check is not None:
-        option.check(value)
+        try:
+            option.check(value)
+        except UserError as error:  # which may have another name in front, that of a prefix
+            raise UserError(f"--{name}: {re.sub(r'^--[a-z0-9_]+: ', '', str(error))}") from error
 
 
 _LARGEST_FLOAT32 = 3.4028234663852886e38
@@ -201,3 +205,34 @@ class RunConfig:
     steps_per_call: int = option(
         200, "steps in one compiled call; a stop (Ctrl-C) waits for its end", minimum=1
     )
+
+
+def fields_from_json(name: str, cls: type, fields: Any) -> dict[str, Any]:
+    """Return the fields of a Config as JSON has them, checked as flags are.
+
+    Args:
+      name: of the file, for the sentences of errors.
+      cls: the Config.
+      fields: what was read.
+
+    Raises:
+      UserError: for a field that there is not, or a value of another type or out of bounds.
+    """
+    if not isinstance(fields, dict):
+        raise UserError(f"{name}: expected an object of fields, got {fields!r}.")
+    known = options(cls)
+    for field, value in fields.items():
+        if field not in known:
+            raise UserError(f"{name}: there is no field {field!r}.{did_you_mean(field, known)}")
+        kind = known[field].type
+        is_whole = kind is float and type(value) is int
+        if type(value) is not kind and not is_whole:
+            expected = {int: "a whole number", float: "a number", bool: "true or false"}
+            raise UserError(
+                f"{name}: {field} must be {expected.get(kind, 'a text')}, got {value!r}."
+            )
+        try:
+            check_value(field, known[field], value)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+    return {field: known[field].type(value) for field, value in fields.items()}

@@ -35,6 +35,7 @@ class Engine(NamedTuple):
       read: ``members -> Status``.
       restart: ``(members, over, fresh, hparams) -> members``: those over end, others begin.
       copy: ``(members, sources, hparams) -> members``: each goes on from the one in that slot.
+      kept: ``(members, slot) -> kept`` of that member at its best evaluation.
     """
 
     begin: Callable[..., Any]
@@ -45,6 +46,7 @@ class Engine(NamedTuple):
     read: Callable[..., Any]
     restart: Callable[..., Any]
     copy: Callable[..., Any]
+    kept: Callable[..., Any]
 
 
 def engine_of(program: Program, layout: Layout) -> Engine:
@@ -82,6 +84,9 @@ def engine_of(program: Program, layout: Layout) -> Engine:
     def read(members: Member) -> Status:
         return read_status(task, members)
 
+    def kept(members: Member, slot: Array) -> Any:
+        return jax.tree.map(lambda leaf: leaf[slot], members.best)
+
     return Engine(
         begin=jax.jit(spread(begin, in_turn), out_shardings=own),
         train=functools.cache(functools.partial(_trainer, task, layout)),
@@ -91,6 +96,7 @@ def engine_of(program: Program, layout: Layout) -> Engine:
         read=jax.jit(read, out_shardings=whole),
         restart=jax.jit(restart, donate_argnums=0, out_shardings=own),
         copy=jax.jit(population.copied, donate_argnums=0, out_shardings=own),
+        kept=jax.jit(kept, out_shardings=whole),
     )
 
 

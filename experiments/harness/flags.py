@@ -1,9 +1,8 @@
 """Read a command line into checked dataclasses, and list its flags for `--help`."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
-
-from absl import flags
 
 from experiments.harness import config
 from experiments.harness.config import Option
@@ -18,13 +17,30 @@ def take_repeated(flag: str, arguments: list[str]) -> tuple[list[str], list[str]
     return [match[1] for match in own if match], others
 
 
-def read_flags(arguments: list[str], *classes: type) -> list[Any]:
+def read_flags(
+    arguments: list[str], *classes: type, base: Mapping[str, Any] | None = None
+) -> list[Any]:
     """Return a value of each dataclass from the flags, each typed and checked.
+
+    Args:
+      arguments: the command line.
+      *classes: dataclasses whose fields are the flags.
+      base: values of fields that no flag gives, in place of their defaults.
 
     Raises:
       UserError: for a flag that is unknown, repeated, ill-typed or out of bounds.
     """
-    known = {name: field for cls in classes for name, field in config.options(cls).items()}
+    from absl import flags  # here, so that help needs no package
+
+    known: dict[str, Option] = {}
+    for cls in classes:
+        twice = known.keys() & config.options(cls).keys()
+        if twice:
+            raise UserError(
+                f"{cls.__name__}: the field {min(twice)!r} has the name of a flag of every run; "
+                "rename it."
+            )
+        known |= config.options(cls)
     values = flags.FlagValues()
     for name, field in known.items():
         define(values, name, field)
@@ -44,39 +60,24 @@ def read_flags(arguments: list[str], *classes: type) -> list[Any]:
     if extra:
         raise UserError(f"Unexpected argument {extra[0]!r}: flags are written --name=value.")
     given = {name: values[name].value for name in known if values[name].present}
+    given = {**(base or {}), **given}
     return [cls(**{n: given[n] for n in config.options(cls) if n in given}) for cls in classes]
 
 
-class _Parser(flags.ArgumentParser):
-    def __init__(self, name: str, field: Option):
-        self.name, self.field = name, field
-
-    def parse(self, argument: Any) -> Any:
-        return config.parse(self.name, self.field, argument)
-
-
-def define(values: flags.FlagValues, name: str, field: Option) -> None:
+def define(values: Any, name: str, field: Option) -> None:
     """Add the flag of one option."""
+    from absl import flags
+
+    class Parser(flags.ArgumentParser):
+        def parse(self, argument: Any) -> Any:
+            return config.parse(name, field, argument)
+
     if field.type is bool:
         flags.DEFINE_boolean(name, None, field.help, flag_values=values)
     else:
-        flags.DEFINE(_Parser(name, field), name, None, field.help, flag_values=values)
+        flags.DEFINE(Parser(), name, None, field.help, flag_values=values)
 
 
 def asks_for_help(arguments: list[str]) -> bool:
     """Return whether the command line asks for the list of flags."""
     return any(word in ("--help", "-h", "--helpfull") for word in arguments)
-
-
-def help_lines(cls: type) -> list[str]:
-    """Return a line or two of help for each field of a dataclass."""
-    return [help_line(*item) for item in config.options(cls).items()]
-
-
-def help_line(name: str, field: Option) -> str:
-    """Return one flag's type, default and meaning."""
-    kinds = {int: "whole number", float: "number", bool: "true/false", str: "text"}
-    kind = "|".join(field.choices) or kinds[field.type]
-    star = "*" if field.traced else " "
-    default = f'"{field.default}"' if field.type is str else str(field.default).lower()
-    return f" {star} --{name:16} {kind}, default {default}\n{'':22} {field.help}"

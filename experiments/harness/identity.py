@@ -2,45 +2,131 @@
 
 import dataclasses
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from experiments.harness.catalogue import Experiment
 from experiments.harness.config import options
+from experiments.harness.neighbors import neighbors, parts_of_experiment
+from experiments.harness.version import ROOT, code_digest, git_version, versions
+
+WEIGHTS = "**/checkpoints/best/**/*"  # of a run, and of the best training of a sweep
 
 
-def identity_of(experiment: str, config: Any) -> dict[str, Any]:
-    """Return the experiment, all fields of its Config, and hashes of the files that they name."""
+def identity_of(experiment: Experiment, config: Any) -> dict[str, Any]:
+    """Return the experiment, all fields of its Config, and the hashes of its files."""
     return {
-        "experiment": experiment,
+        "experiment": experiment.name,
         "config": dataclasses.asdict(config),
-        "sources": source_hashes(config),
+        "sources": code_hashes(experiment) | source_hashes(config),
     }
 
 
-def source_hashes(config: Any) -> dict[str, str]:
+def origin_of(experiment: Experiment, folder: Path) -> dict[str, Any]:
+    """Return where a run came from, which may be another place when it is gone on with.
+
+    Args:
+      experiment: what is trained.
+      folder: the run directory, from which a file that lies above it is named.
+    """
+    file = experiment.file
+    if file is not None and folder.resolve().is_relative_to(file.parent):
+        file = os.path.relpath(file, folder.resolve())
+    return {
+        **({"file": str(file)} if file else {}),
+        "working_directory": str(Path.cwd()),
+        "code": code_digest(),
+        **git_version(ROOT),
+        **versions(),
+    }
+
+
+def changes_since(earlier: dict[str, Any], now: dict[str, Any]) -> str:
+    """Say which code and packages have changed since a run began; nothing where none has."""
+    said = [
+        f"{name} was {earlier[name]}, now {now[name]}"
+        for name in versions()
+        if name in earlier and earlier[name] != now[name]
+    ]
+    if earlier.get("code", now["code"]) != now["code"]:
+        said = [f"recurrent was {_commit(earlier)}, now {_commit(now)}", *said]
+    return "; ".join(said)
+
+
+def _commit(origin: dict[str, Any]) -> str:
+    if "commit" not in origin:
+        return "of another version"
+    return f"at commit {origin['commit'][:7]}" + ("" if origin["clean"] else " with changes")
+
+
+def code_hashes(experiment: Experiment) -> dict[str, str]:
+    """Return the hash of an experiment's file, and of each file beside it that it imports."""
+    if experiment.file is not None:
+        root, parts = experiment.file.parent, neighbors(experiment.file)
+        files = [experiment.file, *parts]
+    elif getattr(experiment.module, "__file__", None):
+        own = Path(experiment.module.__file__).resolve()
+        root, files = own.parent.parent, [own, *parts_of_experiment(own)]
+    else:
+        return {}
+    return {str(file.relative_to(root)): digest(file) for file in files}
+
+
+def source_hashes(config: Any, base: Path = Path()) -> dict[str, str]:
     """Return the hash of each file of the user's that a Config names, so that an edit is noticed.
 
     A field declared with ``file=True`` holds ``PATH`` or ``PATH:NAME``; one that names no file
-    has no hash.
+    has no hash. What a Python file imports from beside it belongs to it, and to a run directory
+    the weights of its best evaluation.
+
+    Args:
+      config: a Config.
+      base: the folder from which relative paths start.
     """
-    found = {
-        name: file_hash(getattr(config, name))
-        for name, field in options(config).items()
-        if field.file
-    }
-    return {name: digest for name, digest in found.items() if digest}
+    found: dict[str, str] = {}
+    for name, field in options(config).items():
+        path = named_file(getattr(config, name), base) if field.file else None
+        if path is not None:
+            found |= {f"--{name}: {label}": digest(each) for label, each in with_neighbors(path)}
+    return {name: each for name, each in found.items() if each}
 
 
-def file_hash(value: str) -> str | None:
-    """Return SHA-256 of the file in ``PATH`` or ``PATH:NAME``; None where there is none.
+def with_neighbors(path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield a file and what belongs to it, each with its name."""
+    if path.is_dir():
+        weights = sorted(each for each in path.glob(WEIGHTS) if each.is_file())
+        yield from ((str(each.relative_to(path.parent)), each) for each in weights)
+        return
+    yield path.name, path
+    if path.suffix == ".py":
+        file = path.resolve()
+        yield from ((str(each.relative_to(file.parent)), each) for each in neighbors(file))
 
-    A file that cannot be read counts as none; whoever reads it says so better.
+
+def named_file(value: str, base: Path = Path(), *, whole: bool = False) -> Path | None:
+    """Return the file or run directory in ``PATH`` or ``PATH:NAME``; None without one.
+
+    Args:
+      value: the text.
+      base: the folder from which relative paths start.
+      whole: whether ``PATH`` alone is looked for.
     """
-    for text in (value, value.rpartition(":")[0]):
-        path = Path(text).expanduser()
+    for text in [value] if whole else [value, value.rpartition(":")[0]]:
         try:
-            if text and path.is_file():
-                return hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError:
+            path = base / Path(text).expanduser()
+            if text and (path.is_file() or (path / "config.json").is_file()):
+                return path
+        except (OSError, RuntimeError):
             return None
     return None
+
+
+def digest(file: Path) -> str:
+    """Return SHA-256 of a file; nothing where it cannot be read, which its reader says better."""
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""

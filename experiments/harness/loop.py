@@ -58,6 +58,9 @@ class Population(NamedTuple):
     sums: Metrics
 
 
+Leaving = Callable[[Sequence[Outcome], Sequence[int], Callable[[int], Any]], None]
+
+
 class Observer(NamedTuple):
     """Hold what is called on the way, by the first process of several too.
 
@@ -66,12 +69,15 @@ class Observer(NamedTuple):
       called: ``(state, status, metrics)`` after each call, with the metrics of that call.
       evaluated: ``(state, rows)`` after each evaluation, with a row of each member that trained.
       ended: ``outcomes`` so far, when members have ended and a checkpoint knows of it.
+      leaving: ``(outcomes, slots, kept_of)`` before the slots of members that end are filled again:
+        all outcomes so far, of which the last are those in these slots; ``slot -> kept``.
     """
 
     started: Callable[[SweepState], None]
     called: Callable[[SweepState, Status, Metrics], None]
     evaluated: Callable[[SweepState, list[dict[str, Any]]], None]
     ended: Callable[[Sequence[Outcome]], None]
+    leaving: Leaving = lambda outcomes, slots, kept_of: None
 
 
 def train(
@@ -116,7 +122,7 @@ def train(
             outcomes = state.outcomes
             there, state, metrics = advanced(plan, call, data["train"], there, state)
             if state.step_in_evaluation == plan.program.steps_per_evaluation:
-                there, state, rows = evaluated(plan, engine, data, there, state)
+                there, state, rows = evaluated(plan, engine, data, there, state, observer)
                 append_rows(folder / "metrics.jsonl", rows)
                 observer.evaluated(state, rows)
             state = state._replace(seconds=time.monotonic() - began)
@@ -166,7 +172,12 @@ def advanced(
 
 
 def evaluated(
-    plan: Plan, engine: Engine, data: dict[str, Data], there: Population, state: SweepState
+    plan: Plan,
+    engine: Engine,
+    data: dict[str, Data],
+    there: Population,
+    state: SweepState,
+    observer: Observer,
 ) -> tuple[Population, SweepState, list[dict[str, Any]]]:
     """Measure and judge all members; end, replace and copy them as the plan says.
 
@@ -186,7 +197,7 @@ def evaluated(
     state = state._replace(memory=memory)
     ends = endings(found, decisions)
     if ends:
-        members, state = ended(plan, engine, data, members, state, found, ends)
+        members, state = ended(plan, engine, data, members, state, found, ends, observer)
     there_still = {each.member for each in found if each.slot not in ends}
     copies = {k: v for k, v in decisions.items() if isinstance(v, Copy) and k in there_still}
     if copies:
@@ -265,6 +276,7 @@ def ended(
     state: SweepState,
     evaluations: Sequence[MemberEvaluation],
     ends: dict[int, str],
+    observer: Observer,
 ) -> tuple[Member, SweepState]:
     """Write down the outcomes of members that end, and fill their slots with those that wait."""
     over = np.isin(np.arange(plan.slots), list(ends))
@@ -274,7 +286,9 @@ def ended(
         for each in evaluations
         if each.slot in ends
     ]
-    vacated = vacate(state._replace(outcomes=(*state.outcomes, *outcomes)), list(ends))
+    state = state._replace(outcomes=(*state.outcomes, *outcomes))
+    observer.leaving(state.outcomes, list(ends), functools.partial(engine.kept, members))
+    vacated = vacate(state, list(ends))
     state = assign(plan, vacated)
     if is_training(state):
         pairs = zip(vacated.slots, state.slots, strict=True)

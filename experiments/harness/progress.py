@@ -1,29 +1,47 @@
 """Show progress: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
+import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
-from experiments.harness.processes import is_first
+from experiments.harness.processes import Group, is_first
 
-Show = Callable[[int, str], None]
+Show = Callable[[int, str, Hashable], None]
 SECONDS_BETWEEN_LINES = 5.0
-LAYOUT = (
-    "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {rate_fmt}, ETA {remaining}{postfix}"
+LAYOUTS = (  # the first that fits is shown
+    "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {rate_noinv_fmt}, ETA {remaining}"
+    "{postfix}",
+    "{percentage:3.0f}% |{bar}| ETA {remaining}{postfix}",
+    "{percentage:3.0f}% ETA {remaining}{postfix}",
 )
+SHORTEST_BAR = 5  # columns
+
+
+def say_preparing(name: str, group: Group) -> None:
+    """Say what is about to start, before imports and compilation take their seconds.
+
+    The processes of a group have not met yet, so the first is known by its flags, and in a group
+    that only the cluster knows nobody speaks.
+    """
+    in_slurm = int(os.environ.get("SLURM_PROCID") or 0)
+    if group.process <= 0 and in_slurm == 0 and group.coordinator != "auto":
+        print(f"{name}: preparing and compiling ...", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Show]:
-    """Open a progress display and yield ``show(step, message)``, for a training of ``total`` steps.
+    """Open a progress display and yield ``show(step, message, stage)``, for ``total`` steps.
 
-    The first call says where the training begins; rates count from there. ``message`` holds the
-    latest metrics. Of several processes only the first shows anything.
+    ``message`` holds the latest metrics, separated by commas. The display begins with the first
+    call. Before the first call of each ``stage`` something was compiled, so what came between it
+    and the call before counts in no rate. Of several processes only the first shows anything.
     """
     if not is_first():
-        yield lambda step, message: None
+        yield lambda step, message, stage: None
     elif not sys.stderr.isatty():
         yield _lines(total)
     else:
@@ -35,35 +53,82 @@ def progress(total: int) -> Iterator[Show]:
                 bar.close()
 
 
-def _bar(total: int, bars: list[Any]) -> Show:
-    def show(step: int, message: str) -> None:
-        if not bars:
-            from tqdm import tqdm
+def _counted() -> Callable[[int, Hashable], tuple[int, float]]:
+    """Return a function that returns how many steps were taken in how many seconds."""
+    stages: set[Hashable] = set()
+    steps, seconds, last = 0, 0.0, (0, 0.0)
 
-            bars.append(
-                tqdm(initial=step, total=total, unit="steps", bar_format=LAYOUT, dynamic_ncols=True)
-            )
-        bars[0].set_postfix_str(message, refresh=False)
-        bars[0].update(step - bars[0].n)
+    def counted(step: int, stage: Hashable) -> tuple[int, float]:
+        nonlocal steps, seconds, last
+        now = time.monotonic()
+        if stage in stages:
+            steps, seconds = steps + step - last[0], seconds + now - last[1]
+        stages.add(stage)
+        last = step, now
+        return steps, seconds
+
+    return counted
+
+
+def _bar(total: int, bars: list[Any]) -> Show:
+    counted = _counted()
+
+    def show(step: int, message: str, stage: Hashable) -> None:
+        if not bars:
+            bars.append(_opened(step, total))
+        (bar,) = bars
+        steps, seconds = counted(step, stage)
+        bar.speed = steps / seconds if seconds else 0
+        bar.bar_format, shown = _fitting(bar, message)
+        bar.set_postfix_str(shown, refresh=step == bar.n)
+        bar.update(step - bar.n)
 
     return show
 
 
-def _lines(total: int) -> Show:
-    began, first, last = 0.0, -1, 0.0
+def _opened(step: int, total: int) -> Any:
+    from tqdm import tqdm
 
-    def show(step: int, message: str) -> None:
-        nonlocal began, first, last
+    class Bar(tqdm):
+        speed = 0.0
+
+        @property
+        def format_dict(self) -> Any:
+            return {**super().format_dict, "rate": self.speed}
+
+    bar = Bar(initial=step, total=total, unit=" steps", miniters=1, dynamic_ncols=True, delay=1e-9)
+    bar.delay = 0  # which has kept it from showing itself before there is a message
+    return bar
+
+
+def _fitting(bar: Any, message: str) -> tuple[str, str]:
+    """Return a layout, and as many parts of the message as fit: a number is not to be cut."""
+    parts, now = message.split(", "), bar.format_dict
+    columns = now["ncols"] or sys.maxsize
+    for count in range(len(parts), 0, -1):
+        shown = ", ".join(parts[:count])
+        for layout in LAYOUTS:
+            text = layout.replace("{bar}", "-" * SHORTEST_BAR)
+            line = bar.format_meter(**{**now, "bar_format": text, "ncols": None, "postfix": shown})
+            if len(line) <= columns:
+                return layout, shown
+    return LAYOUTS[-1], parts[0]
+
+
+def _lines(total: int) -> Show:
+    counted, last = _counted(), -math.inf
+
+    def show(step: int, message: str, stage: Hashable) -> None:
+        nonlocal last
+        steps, seconds = counted(step, stage)
         now = time.monotonic()
-        if first < 0:
-            began, first, last = now, step, now - SECONDS_BETWEEN_LINES
-            return
         if now - last < SECONDS_BETWEEN_LINES and step < total:
             return
         last = now
-        rate = (step - first) / max(now - began, 1e-9)
-        eta = (total - step) / max(rate, 1e-9)
-        line = f"step {step}/{total}, {message}, {rate:.0f} steps/s, ETA {eta:.0f} s"
-        print(line, file=sys.stderr, flush=True)
+        parts = [f"step {step}/{total}", *([message] if message else [])]
+        if steps and seconds:
+            rate = steps / seconds
+            parts += [f"{rate:.0f} steps/s", f"ETA {(total - step) / rate:.0f} s"]
+        print(", ".join(parts), file=sys.stderr, flush=True)
 
     return show

@@ -1,19 +1,20 @@
 """Train one run in its directory, go on with it, or say that it is finished."""
 
+import dataclasses
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.harness import loop, processes, rundir, stopping
-from experiments.harness.checks import check_program
+from experiments.harness.catalogue import Experiment
+from experiments.harness.checks import checked_program
 from experiments.harness.config import hparams_of, options
 from experiments.harness.devices import (
     check_devices,
@@ -21,7 +22,7 @@ from experiments.harness.devices import (
     keep_compiled_programs,
 )
 from experiments.harness.engine import Status, read_status
-from experiments.harness.identity import identity_of
+from experiments.harness.identity import changes_since, identity_of, origin_of
 from experiments.harness.loop import Observer
 from experiments.harness.plan import DIVERGED, Outcome, Plan, SweepState, plan_of_run, steps_taken
 from experiments.harness.processes import Hardware
@@ -37,8 +38,7 @@ class Asked(NamedTuple):
     """Hold what a command line asks of a run.
 
     Attributes:
-      experiment: its name.
-      module: its module.
+      experiment: what is trained.
       config: its Config.
       folder: the run directory.
       overwrite: whether to delete an earlier run there first.
@@ -46,8 +46,7 @@ class Asked(NamedTuple):
       command: the whole command line.
     """
 
-    experiment: str
-    module: ModuleType
+    experiment: Experiment
     config: Any
     folder: Path
     overwrite: bool
@@ -67,15 +66,17 @@ class Trained(NamedTuple):
 def main(asked: Asked) -> int:
     """Do what is asked; return the exit status, 3 where the training diverged."""
     identity = identity_of(asked.experiment, asked.config)
+    origin = origin_of(asked.experiment, asked.folder)
     keep_compiled_programs()
     processes.join(asked.hardware, asked.hardware.devices)
     where = {"workdir": str(asked.folder.absolute()), "devices": asked.hardware.devices}
     processes.check_same_everywhere(rundir.flat(identity) | where | {"overwrite": asked.overwrite})
     batch_devices = check_devices(asked.hardware.devices, asked.config)
-    program = asked.module.program(asked.config)  # what it refuses must touch no earlier run
-    check_program(program, asked.config)
+    # what it refuses must touch no earlier run
+    program = checked_program(asked.experiment, asked.config)
     check_fits_memory(program, asked.config)
-    with processes.by_the_first(rundir.claim(asked.folder, identity, asked.overwrite)):
+    with processes.by_the_first(rundir.claim(asked.folder, identity, asked.overwrite, origin)):
+        say_changes(asked.folder, origin)
         if (asked.folder / "result.json").exists():
             found = rundir.read_json(asked.folder / "result.json")
             if (asked.folder / "report.html").exists():
@@ -83,7 +84,9 @@ def main(asked: Asked) -> int:
                 return say_result(asked.folder, found)
             print("This run is finished, but its report is missing: it is made again.")
         try:
-            trained = train(program, asked.config, asked.folder, batch_devices, asked.experiment)
+            trained = train(
+                program, asked.config, asked.folder, batch_devices, asked.experiment.name
+            )
         except stopping.Stopped as stop:
             print(stop, file=sys.stderr)
             return 128 + stop.signum
@@ -92,9 +95,16 @@ def main(asked: Asked) -> int:
             return 3
         if not processes.is_first():
             return 0
-        question = (asked.module.__doc__ or "").partition("\n")[0]
-        found = result.finish(asked.experiment, question, program, asked, trained)
+        found = result.finish(asked.experiment, program, asked, trained)
     return say_result(asked.folder, found)
+
+
+def say_changes(folder: Path, origin: dict[str, Any]) -> None:
+    """Say where a run that was begun is gone on with by other code."""
+    earlier = rundir.read_json(folder / "config.json").get("origin", {})
+    changes = changes_since(earlier, origin)
+    if changes and processes.is_first():
+        print(f"Since this run began its code has changed: {changes}. --overwrite begins it anew.")
 
 
 def train(
@@ -106,14 +116,17 @@ def train(
       Stopped: after SIGINT or SIGTERM, when the state has been saved.
     """
     plan = plan_of_run(program, config, batch_devices)
+    metrics = [metric.name for metric in program.metrics]
     with (
         stopping.stop_requests() as stops,
-        event_writer(folder / "events") as write_events,
+        event_writer(folder / "events", dataclasses.asdict(config), metrics) as events,
         progress(program.steps) as show,
     ):
-        observer = observer_of(plan, folder, name, show, write_events)
+        observer = observer_of(plan, folder, name, show, events.add)
         there, state = loop.train(plan, folder, observer, stops)
-    (ended,) = state.outcomes
+        (ended,) = state.outcomes
+        if processes.is_first():
+            events.end(ended)
     kept = jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], there.members.best)
     hparams = {name: value[0] for name, value in hparams_of(config).items()}
     rows = rundir.rows_of(folder / "metrics.jsonl")
@@ -130,19 +143,21 @@ def observer_of(
     write_events: Callable[[Row], None],
 ) -> Observer:
     """Return what is called on the way of a run: it says how far the run has come."""
+    begun = 0  # after how many evaluations
 
     def started(state: SweepState) -> None:
-        step = steps_taken(plan, state)
+        nonlocal begun
+        step, begun = steps_taken(plan, state), state.evaluation
         begins = f"goes on from step {step}" if step else "begins"
         waited = max(0.0, time.time() - started_at())
         print(f"{name} {begins} in {folder} ({waited:.1f} s to the first step)", flush=True)
-        show(step, "")
 
     valid: dict[str, float | None] = {}  # the latest, for metrics that training does not have
 
     def called(state: SweepState, status: Status, metrics: Metrics) -> None:
         (means,) = loop.means_of(metrics) or [{}]
-        show(int(np.asarray(status.step)[0]), message(plan.program, valid | means))
+        step = int(np.asarray(status.step)[0])
+        show(step, message(plan.program, valid | means), state.evaluation > begun)
 
     def evaluated(state: SweepState, rows: Sequence[Row]) -> None:
         for row in rows:

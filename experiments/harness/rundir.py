@@ -15,7 +15,9 @@ from experiments.harness.files import write_atomically
 
 
 @contextlib.contextmanager
-def claim(path: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[Path]:
+def claim(
+    path: Path, identity: dict[str, Any], overwrite: bool, origin: dict[str, Any] | None = None
+) -> Iterator[Path]:
     """Make or reopen the run directory for ``identity``, locked against other processes.
 
     Args:
@@ -23,6 +25,7 @@ def claim(path: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[Pat
       identity: what ``config.json`` records: the experiment, its Config and the hashes of the
         user's own files. A run is only continued under the same identity.
       overwrite: delete an earlier run in the directory first.
+      origin: what ``config.json`` records besides, which may be another when it is gone on with.
 
     Raises:
       UserError: where the path cannot be written, holds something that is not a run, holds a
@@ -35,7 +38,7 @@ def claim(path: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[Pat
             _lock(held.enter_context(open(path / "lock", "a+")), path)
             if overwrite:
                 _clear(path)
-            check_identity(path / "config.json", identity)
+            check_identity(path / "config.json", identity, origin or {})
         except OSError as error:
             raise UserError(
                 f"The run directory {path} cannot be written: {error.strerror}."
@@ -73,19 +76,29 @@ def _clear(path: Path) -> None:
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
-def check_identity(file: Path, identity: dict[str, Any]) -> None:
+def check_identity(file: Path, identity: dict[str, Any], origin: dict[str, Any]) -> None:
     """Write what a run is, or raise `UserError` where the file says that it is another one."""
     if not file.exists():
-        return write_json(file, identity)
-    earlier, now = flat(read_json(file)), flat(json.loads(json.dumps(identity)))
+        return write_json(file, {**identity, "origin": origin})
+    found = read_json(file)
+    found.pop("origin", None)
+    earlier, now = flat(found), flat(json.loads(json.dumps(identity)))
     different = [name for name in {**earlier, **now} if earlier.get(name) != now.get(name)]
-    if different:
-        shown = "; ".join(f"{n} was {earlier.get(n)!r}, now {now.get(n)!r}" for n in different[:3])
+    if not different:
+        return None
+    edited = [name for name in different if name.startswith("sources.")]
+    if edited == different:
+        names = ", ".join(name.removeprefix("sources.") for name in edited[:3])
         raise UserError(
-            f"{file.parent} holds a run of another configuration ({shown}). Choose another --name "
-            "or --workdir, or begin it anew with --overwrite."
+            f"{names} has changed since the run in {file.parent} was begun. Begin it anew with "
+            "--overwrite, or keep both by another --name or --workdir."
         )
-    return None
+    others = [name for name in different if name not in edited][:3]
+    shown = "; ".join(f"{n} was {earlier.get(n)!r}, now {now.get(n)!r}" for n in others)
+    raise UserError(
+        f"{file.parent} holds a run of another configuration ({shown}). "
+        "Choose another --name or --workdir, or begin it anew with --overwrite."
+    )
 
 
 def flat(tree: dict[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,23 @@
 """Use a trained run from its directory: its Config, its program and what it kept at its best."""
 
+import dataclasses
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 
 from experiments.harness import catalogue, config, rundir
+from experiments.harness.catalogue import Experiment
 from experiments.harness.checkpoint import checkpoints, restore
+from experiments.harness.checks import made_program
 from experiments.harness.errors import UserError
-from experiments.harness.identity import source_hashes
+from experiments.harness.identity import code_hashes, named_file, source_hashes
 from experiments.harness.program import Program
 from recurrent.training.task import Kept
+
+WINNER = "best"  # where a sweep leaves its best training, as a run of its own
 
 
 class Run(NamedTuple):
@@ -20,8 +25,7 @@ class Run(NamedTuple):
 
     Attributes:
       folder: its directory.
-      experiment: the name of its experiment.
-      module: the experiment's module.
+      experiment: what was trained.
       config: its Config.
       program: what it trains.
       kept: what its task kept at its best evaluation, such as the weights.
@@ -29,8 +33,7 @@ class Run(NamedTuple):
     """
 
     folder: Path
-    experiment: str
-    module: ModuleType
+    experiment: Experiment
     config: Any
     program: Program
     kept: Kept
@@ -51,27 +54,47 @@ class Command(NamedTuple):
     help: str
 
 
-def load_run(folder: str | Path) -> Run:
-    """Load a run from its directory, from any script.
+def load_run(folder: str | Path, experiment: Any = None) -> Run:
+    """Load a run from its directory, from any script; of a sweep, its best training.
+
+    Where the experiment's code has changed since, a warning is printed.
+
+    Args:
+      folder: of a run, or of a sweep.
+      experiment: the module or the file of its experiment, where it is not where it was.
 
     Raises:
       UserError: where the folder holds no run, or one that has not been evaluated yet; where a file
-        that its Config names has changed since.
+        that its Config names has changed since; where its weights do not fit its model any more.
     """
-    folder = Path(folder).expanduser()
-    module, asked = read_experiment(folder), read_config(folder)
-    check_sources(folder, asked)
-    program = module.program(asked)
+    folder = trained_folder(Path(folder).expanduser())
+    found = read_experiment(folder, experiment)
+    asked = read_config(folder, found)
+    check_sources(folder, found, asked)
+    asked = with_absolute_paths(folder, asked)
+    start = {"init_from": ""} if hasattr(asked, "init_from") else {}  # it is trained already
+    program = made_program(found, dataclasses.replace(asked, **start))
     result = folder / "result.json"
     return Run(
         folder=folder,
-        experiment=module.__name__.rpartition(".")[2],
-        module=module,
+        experiment=found,
         config=asked,
         program=program,
         kept=kept_at_best(program, asked, folder),
         result=rundir.read_json(result) if result.exists() else {},
     )
+
+
+def trained_folder(folder: Path) -> Path:
+    """Return a run's own folder, or the one in which a sweep has left its best training."""
+    file = folder / "config.json"
+    if not file.is_file() or "axes" not in rundir.read_json(file):
+        return folder
+    if not (folder / WINNER / "config.json").exists():
+        raise UserError(
+            f"The sweep in {folder} has no best training: it has not finished, or all diverged."
+        )
+    return folder / WINNER
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
@@ -83,73 +106,129 @@ def read_identity(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").exists():
         raise UserError(f"There is no trained run in {folder}: it has no config.json.")
     identity = rundir.read_json(folder / "config.json")
-    if "axes" in identity:
-        raise UserError(f"{folder} holds a sweep: train its best configuration alone, then use it.")
-    expected = {"experiment": str, "config": dict, "sources": dict}
+    expected = {"experiment": str, "config": dict, "sources": dict, "origin": dict}
     for name, kind in expected.items():
-        if not isinstance(identity.get(name), kind):
-            raise UserError(
-                f"{folder / 'config.json'} is damaged: {name} is {identity.get(name)!r}."
-            )
+        found = identity.setdefault(name, {}) if name == "origin" else identity.get(name)
+        if not isinstance(found, kind):
+            raise UserError(f"{folder / 'config.json'} is damaged: {name} is {found!r}.")
     return identity
 
 
-def read_experiment(folder: Path) -> ModuleType:
-    """Return the module of a run's experiment."""
-    return catalogue.load(read_identity(folder)["experiment"])
+def read_experiment(folder: Path, experiment: Any = None) -> Experiment:
+    """Return a run's experiment.
+
+    Raises:
+      UserError: where its file is no longer where it was.
+    """
+    if experiment is not None and not isinstance(experiment, str | Path):
+        return catalogue.experiment_of(experiment)
+    if experiment is not None:
+        return catalogue.load(str(Path(experiment).absolute()))
+    folder = trained_folder(folder)
+    identity = read_identity(folder)
+    file = identity["origin"].get("file")
+    if not isinstance(file, str):
+        return catalogue.load(identity["experiment"])
+    path = (folder.resolve() / file).resolve()
+    if not path.is_file():
+        raise UserError(
+            f"The experiment of the run in {folder} was {path}, which is not there. Put it back, "
+            "or say where it is: load_run(folder, experiment=FILE)."
+        )
+    return catalogue.load(str(path))
 
 
-def read_config(folder: Path) -> Any:
+def read_config(folder: Path, found: Experiment) -> Any:
     """Return the Config of a run.
 
     Raises:
       UserError: where ``config.json`` has fields that the experiment does not have, or lacks one.
     """
     identity = read_identity(folder)
-    experiment, fields = identity["experiment"], identity["config"]
-    cls = read_experiment(folder).Config
+    fields = identity["config"]
+    cls = found.module.Config
     known = config.options(cls)
     missing = [name for name in known if name not in fields]
     if missing:
         raise UserError(
             f"The run in {folder} is of another version: it does not say {', '.join(missing)}."
         )
-    for name, value in fields.items():
-        if name not in known:
-            raise UserError(
-                f"The run in {folder} is of another version: {experiment} has no field {name!r}."
-            )
-        is_whole = known[name].type is float and type(value) is int
-        if type(value) is not known[name].type and not is_whole:
-            raise UserError(f"{folder / 'config.json'} is damaged: {name} is {value!r}.")
-        config.check_value(name, known[name], value)
-    return cls(**fields)
+    return cls(**config.fields_from_json(f"{folder / 'config.json'}", cls, fields))
 
 
-def check_sources(folder: Path, asked: Any) -> None:
-    """Raise `UserError` where a file that a Config names is no longer what the run has read."""
-    earlier = read_identity(folder)["sources"]
-    for name, digest in source_hashes(asked).items():
+def check_sources(folder: Path, found: Experiment, asked: Any) -> None:
+    """Warn where the code of a run has changed; refuse where a file that its Config names has.
+
+    Raises:
+      UserError: for such a file.
+    """
+    identity = read_identity(folder)
+    earlier, base = identity["sources"], Path(identity["origin"].get("working_directory", ""))
+    for name, digest in source_hashes(asked, base).items():
         if earlier.get(name, digest) != digest:
             raise UserError(
-                f"--{name}: {getattr(asked, name)} has changed since the run in {folder} was "
-                "trained with it; restore it, or train anew."
+                f"{name} has changed since the run in {folder} was trained with it; restore it, "
+                "or train anew."
             )
+    for name, digest in code_hashes(found).items():
+        if earlier.get(name, digest) != digest:
+            said = f"{name} has changed since the run in {folder} was trained by it"
+            print(f"warning: {said}; what it computes now may differ.", file=sys.stderr)
+
+
+def with_absolute_paths(folder: Path, asked: Any) -> Any:
+    """Return a Config whose files are found from any working directory."""
+    base = Path(read_identity(folder)["origin"].get("working_directory", ""))
+    changed = {}
+    for name, field in config.options(asked).items():
+        value = getattr(asked, name)
+        path = named_file(value, base) if field.file else None
+        if path is not None:
+            rest = value.rpartition(":")[2] if named_file(value, base, whole=True) is None else ""
+            changed[name] = f"{path}:{rest}" if rest else str(path)
+    return dataclasses.replace(asked, **changed)
 
 
 def kept_at_best(program: Program, asked: Any, folder: Path) -> Kept:
     """Return what a run kept at its best evaluation.
 
     Raises:
-      UserError: where there is none yet.
+      UserError: where there is none yet, or it does not fit the model.
     """
     hparams = {name: value[0] for name, value in config.hparams_of(asked).items()}
     task = program.task
     like = jax.eval_shape(lambda hparams: task.keep(task.init(hparams)), hparams)
+    return restored_best(folder, like, "The experiment has changed since; restore it.")
+
+
+def restored_best(folder: Path, like: Kept, advice: str) -> Kept:
+    """Return what a run kept at its best evaluation, as a tree like ``like``.
+
+    Raises:
+      UserError: where there is none yet, or a tree of other shapes.
+    """
     best = folder / "checkpoints" / "best"
     if best.is_dir():
         with checkpoints(best, keep=1, read_only=True) as manager:
-            found = restore(manager, {"kept": like})
+            found = restore(manager, {"kept": like}, advice=advice)
         if found:
             return found[0]["kept"]
     raise UserError(f"The run in {folder} has not been evaluated yet: train it further.")
+
+
+def weights_of(folder: str, like: Any) -> Any:
+    """Return the weights of another run, to start a training from.
+
+    Args:
+      folder: of the run, or of a sweep.
+      like: the tree of weights that is to be filled.
+
+    Raises:
+      UserError: where there are none, or some of another shape.
+    """
+    try:
+        path = trained_folder(Path(folder).expanduser())
+        read_identity(path)
+        return restored_best(path, like, "Give this model the sizes of that one.")
+    except UserError as error:
+        raise UserError(f"--init_from: {error}") from error

@@ -17,6 +17,7 @@ def write_report(
     title: str,
     question: str,
     headline: Sequence[tuple[str, str]],
+    notes: Sequence[str] = (),
     exhibits: Iterable[Exhibit],
     folder: Path,
     result: Mapping[str, object],
@@ -33,6 +34,7 @@ def write_report(
       title: what was run.
       question: what the run was to answer.
       headline: the few numbers that answer it, as (label, value).
+      notes: what a reader must know before these numbers are used, each a sentence that stands out.
       exhibits: shown in this order.
       folder: where the exhibits' files go; made if missing.
       result: name to final value.
@@ -48,6 +50,7 @@ def write_report(
         policy=policy(shown),
         question=question,
         headline=headline,
+        notes=notes,
         exhibits=shown,
         result=[(name, _text(value)) for name, value in result.items()],
         settings=[_setting(name, *entry) for name, entry in config.items()],

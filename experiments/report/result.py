@@ -3,19 +3,22 @@
 import functools
 import platform
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from experiments.harness import rundir
+from experiments.harness.catalogue import Experiment
 from experiments.harness.config import options
-from experiments.harness.program import Program
+from experiments.harness.program import Exhibit, Figure, Finished, Program
+from experiments.harness.version import code_version
 from experiments.report.page import write_report
 
+CURVES = "learning_curves"  # an experiment's own exhibit of this name takes the place of ours
 
-def finish(
-    experiment: str, question: str, program: Program, asked: Any, trained: Any
-) -> dict[str, Any]:
+
+def finish(experiment: Experiment, program: Program, asked: Any, trained: Any) -> dict[str, Any]:
     """Draw, report and return the result of a run that has ended.
 
     ``result.json`` is written last: where it is, the run is complete.
@@ -24,8 +27,8 @@ def finish(
     write = functools.partial(
         write_report,
         asked.folder / "report.html",
-        title=experiment,
-        question=question,
+        title=experiment.name,
+        question=experiment.question,
         headline=headline(program, found),
         folder=asked.folder / "figures",
         result=found,
@@ -36,25 +39,49 @@ def finish(
         commands={"Run it again": asked.command},
     )
     try:
-        write(exhibits=program.exhibits(trained.finished))
+        write(exhibits=with_learning_curves(program, trained.finished))
     except OSError:
         raise
     except Exception as error:  # whatever the experiment's own drawing raises
         reason = f"{type(error).__name__}: {error}"
         print(f"warning: the exhibits cannot be drawn ({reason}); the page is without them.")
-        write(exhibits=[])
+        write(exhibits=[curves_of(program, trained.finished)])
     rundir.write_json(asked.folder / "result.json", found)
     return found
 
 
-def final_numbers(experiment: str, program: Program, config: Any, trained: Any) -> dict[str, Any]:
+def with_learning_curves(program: Program, finished: Finished) -> Iterator[Exhibit]:
+    """Yield the experiment's own exhibits, after learning curves if these are not among them."""
+    own = list(program.exhibits(finished))
+    if all(each.name != CURVES for each in own):
+        yield curves_of(program, finished)
+    yield from own
+
+
+def curves_of(program: Program, finished: Finished) -> Figure:
+    """Draw the metrics that people compare, evaluation by evaluation."""
+    from experiments.figures.curves import learning_curves
+
+    caption = "Training metrics are means over the steps since the evaluation before."
+    if finished.best_step:
+        caption += (
+            " The dashed line marks the best evaluation, by the validation "
+            f"{program.select.name}, whose weights were kept."
+        )
+    drawn = learning_curves(finished.rows, program.metrics, finished.best_step)
+    return Figure(CURVES, "Learning curves", caption, drawn)
+
+
+def final_numbers(
+    experiment: Experiment, program: Program, config: Any, trained: Any
+) -> dict[str, Any]:
     """Return the flat object of ``result.json``."""
     outcome, leaves = trained.outcome, jax.tree.leaves(trained.finished.kept)
     measured = {
         name: value for name, value in outcome.items() if name.startswith(("test_", "valid_"))
     }
     return {
-        "experiment": experiment,
+        "experiment": experiment.name,
         "seed": config.seed,
         "steps": outcome["step"],
         "evaluations": len(trained.finished.rows),
@@ -63,7 +90,7 @@ def final_numbers(experiment: str, program: Program, config: Any, trained: Any) 
         **selected_by(program),
         "parameters": sum(leaf.size for leaf in leaves),
         "train_seconds": round(trained.seconds, 3),
-        **when_and_where(),
+        **when_and_where(experiment),
     }
 
 
@@ -76,11 +103,11 @@ def selected_by(program: Program) -> dict[str, Any]:
     }
 
 
-def when_and_where() -> dict[str, str]:
+def when_and_where(experiment: Experiment) -> dict[str, Any]:
     """Return what stands at the end of every ``result.json``."""
     return {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "jax": jax.__version__,
+        **code_version(experiment.file),
         "python": platform.python_version(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
@@ -90,7 +117,10 @@ def headline(program: Program, found: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the few numbers that the report shows large."""
     report = program.report
     return [
-        (f"test {report.name}", report.text(found.get(f"test_{report.name}"))),
+        (
+            f"test {report.name} at its best evaluation",
+            report.text(found.get(f"test_{report.name}")),
+        ),
         ("training", f"{found['train_seconds']:.1f} s"),
         ("steps", f"{found['steps']:,}"),
         ("parameters", f"{found['parameters']:,}"),

@@ -5,14 +5,14 @@ import json
 import math
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.harness import rundir
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
-from experiments.harness.program import Figure, Row, Table
+from experiments.harness.program import Exhibit, Figure, Row, Table
 from experiments.report.page import write_report
 from recurrent.training.task import Metric
 
@@ -72,7 +72,8 @@ def compare(folders: Sequence[str], out: Path) -> None:
                 title=f"{len(entries)} runs {TITLE}",
                 question=question_of(metrics),
                 headline=headline_of(entries, metrics),
-                exhibits=[table_of(entries, metrics), *figures_of(entries, metrics)],
+                notes=notes_of(metrics),
+                exhibits=exhibits_of(entries, metrics),
                 folder=Path(scratch) / "figures",
                 result={},
                 config={},
@@ -83,11 +84,20 @@ def compare(folders: Sequence[str], out: Path) -> None:
 
 
 def question_of(metrics: Sequence[Metric]) -> str:
-    """Say what the page answers, and whether its runs can be ranked together."""
+    """Say what the page answers."""
+    first = "Which did best on the validation data" if len(metrics) == 1 else "What did each reach"
+    return f"{first}, and what was different?"
+
+
+def notes_of(metrics: Sequence[Metric]) -> list[str]:
+    """Say that runs cannot be ranked together, where they cannot."""
     if len(metrics) == 1:
-        return "Which did best on the validation data, and what was different?"
+        return []
     goals = ", ".join(f"{extreme(metric)} {metric.name}" for metric in metrics)
-    return f"These runs were selected by different metrics ({goals}), so they cannot be ranked."
+    return [
+        "These runs cannot be ranked together: their best evaluations were selected by different "
+        f"metrics ({goals})."
+    ]
 
 
 def extreme(metric: Metric) -> str:
@@ -97,12 +107,21 @@ def extreme(metric: Metric) -> str:
 
 def headline_of(entries: Sequence[Entry], metrics: Sequence[Metric]) -> list[tuple[str, str]]:
     """Return the name of the best entry, where there is one."""
-    if len(metrics) > 1:
-        return []
+    best = best_of(entries) if len(metrics) == 1 else None
+    return [(f"{best_words(best)} at its best evaluation", best.name)] if best else []
+
+
+def best_of(entries: Sequence[Entry]) -> Entry | None:
+    """Return the best of entries that were selected by the same metric, where any has a score."""
     best = max(entries, key=lambda entry: entry.score)
-    if best.score == -math.inf:
-        return []
-    return [(f"{extreme(metrics[0])} validation {metrics[0].name}", best.name)]
+    return None if best.score == -math.inf else best
+
+
+def best_words(best: Entry) -> str:
+    """Say what the best entry reached, as in ``lowest validation loss, 0.25,``."""
+    name = f"valid_{best.select.name}"
+    value = format_number(best.result[name])
+    return f"{extreme(best.select)} validation {best.select.name}, {value},"
 
 
 def check_earlier_page(out: Path) -> None:
@@ -162,26 +181,50 @@ def member_rows(folder: Path) -> dict[int, list[Row]]:
     return rows
 
 
-def table_of(entries: Sequence[Entry], metrics: Sequence[Metric]) -> Table:
-    """Return fields that differ and measurements, the best entry first where they can be ranked."""
-    ranked = entries
-    if len(metrics) == 1:
-        ranked = sorted(entries, key=lambda entry: -entry.score)
-    names = list(dict.fromkeys(name for entry in entries for name in entry.fields))
-    differ = [n for n in names if len({str(entry.fields.get(n, "-")) for entry in entries}) > 1]
-    measured = measurements(entries)
-    lines = [
+def exhibits_of(entries: Sequence[Entry], metrics: Sequence[Metric]) -> Iterator[Exhibit]:
+    """Return results, curves and the settings that differ, the best first where there is one."""
+    ranked = sorted(entries, key=lambda entry: -entry.score) if len(metrics) == 1 else entries
+    yield results_of(ranked, metrics)
+    differ = settings_of(ranked)
+    if differ.rows:
+        yield differ
+    yield from figures_of(entries, metrics)
+
+
+def results_of(entries: Sequence[Entry], metrics: Sequence[Metric]) -> Table:
+    """Return what was measured, a row for each entry, what they were selected by first."""
+    first = [f"valid_{metric.name}" for metric in metrics]
+
+    def place(name: str) -> tuple[bool, ...]:
+        return name not in first, not name.startswith("valid_"), not name.startswith("test_")
+
+    measured = sorted(measurements(entries), key=place)
+    caption = "Validation and test metrics are those of a run at its best evaluation."
+    if any("configurations" in entry.result for entry in entries):
+        caption += " Of a sweep they are means over the members of its best configuration."
+    return Table(
+        "ranking" if len(metrics) == 1 else "runs",
+        "Results, the best first" if len(metrics) == 1 else "Results",
+        caption,
+        ["run", *measured],
         [
-            entry.name,
-            *(str(entry.fields.get(name, "-")) for name in differ),
-            *(format_number(entry.result.get(name)) for name in measured),
-        ]
-        for entry in ranked
-    ]
-    name = "ranking" if len(metrics) == 1 else "runs"
-    caption = "A run's validation metrics are those of its best evaluation."
-    heading = "What differs, and the results"
-    return Table(name, heading, caption, ["run", *differ, *measured], lines)
+            [entry.name, *(format_number(entry.result.get(name)) for name in measured)]
+            for entry in entries
+        ],
+    )
+
+
+def settings_of(entries: Sequence[Entry]) -> Table:
+    """Return the settings that differ, a row for each, in a column for each entry."""
+    names = dict.fromkeys(name for entry in entries for name in entry.fields)
+    rows = [[name, *(str(entry.fields.get(name, "-")) for entry in entries)] for name in names]
+    return Table(
+        "settings",
+        "Settings that differ",
+        "All others are the same.",
+        ["setting", *(entry.name for entry in entries)],
+        [row for row in rows if len(set(row[1:])) > 1],
+    )
 
 
 def measurements(entries: Sequence[Entry]) -> list[str]:
@@ -224,5 +267,7 @@ def draw(entries: Sequence[Entry], metric: str, file: str) -> Figure:
         for entry in entries
         if entry.select.name == metric
     }
-    title = f"validation {metric}"
-    return Figure(file, title.capitalize(), CAPTION, overlaid(curves, title))
+    best = best_of([entry for entry in entries if entry.select.name == metric])
+    message = f"{best.name}: {best_words(best)} at its best evaluation" if best else "No score"
+    heading = f"Validation {metric} after each evaluation"
+    return Figure(file, heading, CAPTION, overlaid(curves, message))

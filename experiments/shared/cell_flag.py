@@ -1,16 +1,17 @@
 """Find the cell that a flag names: one of the library's, or one from a user's file."""
 
-import importlib.machinery
-import importlib.util
 import inspect
-import traceback
-import types
 from collections.abc import Callable
-from pathlib import Path
-from typing import cast
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
 
 import recurrent
 from experiments.harness.errors import UserError, did_you_mean
+from experiments.harness.mistakes import in_words
+from experiments.harness.user_files import describe_error, load_function, place_of
 from recurrent import Cell
 
 
@@ -53,7 +54,62 @@ def make_cell(name: str, input_size: int, hidden_size: int) -> Cell:
             f"--cell: expected a cell that reads vectors of {input_size} numbers; {name} reads "
             f"inputs of shape {cell.input_shape}."
         )
+    if ":" in name:
+        check_step(name, cell)
     return cell
+
+
+def check_step(name: str, cell: Cell) -> None:
+    """Raise `UserError` where a step of the user's own cell fails, or changes its state's form."""
+    x = jax.ShapeDtypeStruct((2, *cell.input_shape), jnp.float32)
+    try:
+        before, (after, ys) = jax.eval_shape(lambda x: step_of(cell, x), x)
+    except Exception as error:  # whatever the user's own function raises
+        if runs_as_a_whole(cell, x):
+            return
+        place = place_of(error, name.rpartition(":")[0])
+        where = f" ({place})" if place else ""
+        raise UserError(f"--cell: a step of {name} raised {in_words(error)}{where}.") from error
+    if cell_state(before) != cell_state(after):
+        raise UserError(
+            f"--cell: a step of {name} must return a state like the one it is given, "
+            f"{cell_state(before)}, but returns {cell_state(after)}."
+        )
+    if not isinstance(ys, jax.ShapeDtypeStruct) or ys.shape[:1] != (2,):
+        raise UserError(
+            f"--cell: a step of {name} must return one output array [B, ...] beside the state, "
+            f"got {ys}."
+        )
+
+
+def step_of(cell: Cell, x: Array) -> Any:
+    """Return the initial state, and what a step makes of it."""
+    params = cell.init(jax.random.key(0))
+    state = cell.initial_state(params, x.shape[:1])
+    found = cell.step(params, state, x)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(f"expected it to return (state, output), got {type(found).__name__}")
+    return state, found
+
+
+def runs_as_a_whole(cell: Cell, x: Any) -> bool:
+    """Return whether a cell without a step reads sequences, as a bidirectional one does."""
+
+    def whole(x: Array) -> Any:
+        return recurrent.unroll(cell, cell.init(jax.random.key(0)), jnp.stack([x, x]))
+
+    try:
+        jax.eval_shape(whole, x)
+    except Exception:
+        return False
+    return cell.sequence is not None
+
+
+def cell_state(state: Any) -> str:
+    """Write the structure, types and shapes of a state in a line."""
+    leaves, structure = jax.tree.flatten(state)
+    shapes = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
+    return str(jax.tree.unflatten(structure, shapes)).replace("'", "")
 
 
 def cell_factory(name: str) -> Callable[..., Cell]:
@@ -63,9 +119,8 @@ def cell_factory(name: str) -> Callable[..., Cell]:
       UserError: for a name that is none, a file that is not there or is not Python, or a
         function that the file does not define.
     """
-    file, colon, function = name.rpartition(":")
-    if colon:
-        return _function_in(Path(file), function)
+    if ":" in name:
+        return load_function(name, "--cell")
     known = library_cells()
     if name not in known:
         raise UserError(
@@ -73,41 +128,3 @@ def cell_factory(name: str) -> Callable[..., Cell]:
             + did_you_mean(name, known)
         )
     return known[name]
-
-
-class _SourceAlone(importlib.machinery.SourceFileLoader):
-    """Read a source file and leave no bytecode, which might be that of an earlier edit."""
-
-    def get_code(self, fullname: str) -> types.CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
-
-
-def _function_in(file: Path, function: str) -> Callable[..., Cell]:
-    if not file.is_file():
-        raise UserError(f"--cell: there is no file {str(file)!r}.")
-    if file.suffix != ".py":
-        raise UserError(f"--cell: {str(file)!r} is not a Python file; its name must end in .py.")
-    loader = _SourceAlone(file.stem, str(file.absolute()))
-    spec = importlib.util.spec_from_loader(file.stem, loader)
-    module = importlib.util.module_from_spec(cast(importlib.machinery.ModuleSpec, spec))
-    try:
-        loader.exec_module(module)
-    except Exception as error:  # whatever the user's own file raises
-        reason = describe_error(error, str(file))
-        raise UserError(f"--cell: {file} cannot be read: {reason}.") from error
-    if not callable(getattr(module, function, None)):
-        names = [name for name, value in vars(module).items() if inspect.isfunction(value)]
-        raise UserError(
-            f"--cell: {file} defines no function {function!r}.{did_you_mean(function, names)}"
-        )
-    return getattr(module, function)
-
-
-def describe_error(error: Exception, file: str) -> str:
-    """Describe an error in a line, with the line of the user's file where it came up."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename) == Path(file).absolute()]
-    if isinstance(error, SyntaxError):
-        lines, error = [error.lineno], SyntaxError(error.msg)
-    place = f" ({file}, line {lines[-1]})" if lines and lines[-1] else ""
-    return f"{type(error).__name__}: {error}{place}"

@@ -78,13 +78,11 @@ class Classifier(NamedTuple):
     exhibits: Callable[[Any, ImageSet], Iterator[Exhibit]]
 
 
-def classification(
-    config: ClassifierConfig, model_of: Callable[[tuple[int, int]], Classifier]
-) -> Program:
-    """Return the Program that trains ``model_of(image shape)`` on the images of a Config."""
+def classification(config: Any, model_of: Callable[[Any, tuple[int, int]], Classifier]) -> Program:
+    """Return the Program that trains ``model_of(config, image shape)`` on its images."""
     splits = load_images(config.data, config.split_seed)
     data = {name: as_arrays(split) for name, split in splits._asdict().items()}
-    model = model_of(splits.train.images.shape[1:])
+    model = model_of(config, splits.train.images.shape[1:])
     epochs, examples = config.epochs or EPOCHS[config.data], len(splits.train.labels)
 
     def loss(params: Any, batch: Any, key: Array, hparams: HParams) -> tuple[Array, Metrics]:

@@ -1,17 +1,23 @@
 """Build tasks from a Config: what its flags say is seen to here, not in the experiments."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 
 from experiments.harness.config import RunConfig, option
 from experiments.harness.errors import UserError
-from experiments.shared.optimizer_flags import OptimizerConfig, optimizer_of
+from experiments.harness.program import Exhibit, Finished, Program, no_exhibits
+from experiments.harness.runs import weights_of
+from experiments.shared.optimizer_flags import OptimizerConfig, learning_rate_of, optimizer_of
 from recurrent import training
-from recurrent.training import minibatch, tbptt
-from recurrent.training.task import Task
+from recurrent.losses import Average
+from recurrent.training import TrainState, minibatch, tbptt
+from recurrent.training.task import HParams, Metric, Metrics, Task
 
 
 def check_loss_scale(scale: float) -> None:
@@ -32,6 +38,9 @@ class MinibatchConfig(OptimizerConfig, RunConfig):
         minimum=0,
         below=1,
     )
+    init_from: str = option(
+        "", "run directory whose best weights the training starts from", file=True
+    )
     loss_scale: float = option(
         0.0,
         "initial factor of the loss, adapted during training, for a cell of your own whose "
@@ -48,6 +57,18 @@ class TbpttConfig(MinibatchConfig):
 
     batch_size: int = option(32, "parallel streams", minimum=1, maximum=10**7)
     window: int = option(64, "T, tokens that gradients go back through", minimum=1)
+
+
+def started(config: MinibatchConfig, init: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """Return ``key -> params``, those of another run where ``--init_from`` names one.
+
+    Raises:
+      UserError: where that run has no weights, or weights of other shapes.
+    """
+    if not config.init_from:
+        return init
+    weights = weights_of(config.init_from, jax.eval_shape(init, jax.random.key(0)))
+    return lambda key: weights
 
 
 def minibatch_task(
@@ -72,8 +93,8 @@ def minibatch_task(
       epochs: of the whole training.
     """
     steps = minibatch.steps_per_epoch(examples, config.batch_size)
-    return training.minibatch_task(
-        init,
+    task = training.minibatch_task(
+        started(config, init),
         loss,
         measure,
         optimizer_of(config, epochs, steps),
@@ -81,6 +102,7 @@ def minibatch_task(
         average_decay=config.average,
         loss_scale=config.loss_scale,
     )
+    return with_learning_rate(task, learning_rate_of(config, epochs, steps))
 
 
 def tbptt_task(
@@ -105,8 +127,8 @@ def tbptt_task(
       evaluation_streams: how many streams an evaluation reads side by side.
     """
     steps = tbptt.steps_per_epoch(tokens, config.batch_size, config.window)
-    return training.tbptt_task(
-        init,
+    task = training.tbptt_task(
+        started(config, init),
         start,
         loss,
         measure,
@@ -116,4 +138,67 @@ def tbptt_task(
         evaluation_streams=evaluation_streams,
         average_decay=config.average,
         loss_scale=config.loss_scale,
+    )
+    return with_learning_rate(task, learning_rate_of(config, config.epochs, steps))
+
+
+def with_learning_rate(task: Task, learning_rate: Callable[[HParams, Any], Any]) -> Task:
+    """Add the metric ``"learning_rate"`` to the training of a task; nothing trains otherwise.
+
+    Args:
+      task: whose state is a `TrainState`.
+      learning_rate: ``(hparams, step) -> rate``.
+    """
+
+    def train(state: TrainState, hparams: HParams, data: Any, steps: int) -> Any:
+        rates = jax.vmap(functools.partial(learning_rate, hparams))(state.step + jnp.arange(steps))
+        mean = Average(rates.sum(), jnp.float32(steps))
+        state, metrics = task.train(state, hparams, data, steps)
+        return state, {"learning_rate": mean} | metrics
+
+    return task._replace(train=train)
+
+
+def minibatch_program(
+    config: MinibatchConfig,
+    data: dict[str, Any],
+    init: Callable[[Array], Any],
+    measure: Callable[..., Metrics],
+    select: Metric,
+    *,
+    loss: Callable[..., Any] | None = None,
+    report: Metric | None = None,
+    exhibits: Callable[[Finished], Iterator[Exhibit]] = no_exhibits,
+) -> Program:
+    """Return the Program that trains on random batches and is evaluated after each epoch.
+
+    Args:
+      config: with the number of epochs, and what `minibatch_task` takes from it.
+      data: the splits ``"train"``, ``"valid"`` and ``"test"``, each a dict of arrays
+        ``[examples, ...]``.
+      init: ``key -> params``.
+      measure: ``(params, batch, hparams) -> metrics``; ``batch`` has a few examples of the data,
+        and a ``"mask"`` that is false where a last batch is filled up.
+      select: the metric that chooses what is kept.
+      loss: ``(params, batch, key, hparams) -> (scalar, metrics)``; by default the mean of the
+        selecting metric, which is then minimized.
+      report: the metric that people read, by default the selecting one.
+      exhibits: of the report.
+    """
+
+    def own_loss(params: Any, batch: Any, key: Array, hparams: HParams) -> Any:
+        metrics = measure(params, batch, hparams)
+        return metrics[select.name].mean, metrics
+
+    examples = minibatch.example_count(data["train"])
+    return Program(
+        task=minibatch_task(
+            config, init, loss or own_loss, measure, examples=examples, epochs=config.epochs
+        ),
+        data=data,
+        evaluations=config.epochs,
+        steps_per_evaluation=minibatch.steps_per_epoch(examples, config.batch_size),
+        select=select,
+        report=report or select,
+        exhibits=exhibits,
     )

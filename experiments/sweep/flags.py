@@ -1,9 +1,9 @@
 """Read what a command line asks of a sweep."""
 
 import dataclasses
-from types import ModuleType
 from typing import Any, NamedTuple
 
+from experiments.harness.catalogue import Experiment
 from experiments.harness.config import option
 from experiments.sweep.axes import MOST_MEMBERS, Axis
 
@@ -50,16 +50,14 @@ class Sweep(NamedTuple):
     """Hold what a command line asks for.
 
     Attributes:
-      experiment: its name.
-      module: its module.
+      experiment: what is trained.
       base: the Config in which the swept fields are replaced.
       swept: the axes.
       settings: the sweep's own flags.
       command: the whole command line.
     """
 
-    experiment: str
-    module: ModuleType
+    experiment: Experiment
     base: Any
     swept: list[Axis]
     settings: Settings

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.harness import config
-from experiments.harness.checks import check_program
+from experiments.harness.checks import checked_program
 from experiments.harness.config import Option
 from experiments.harness.errors import UserError
 from experiments.harness.plan import Outcome, Plan, Values, let_all_go_on
@@ -109,7 +109,7 @@ def largest(axis: Axis) -> Any:
 
 def options_of(sweep: Sweep) -> dict[str, Option]:
     """Return the fields of the sweep's experiment."""
-    return config.options(sweep.module.Config)
+    return config.options(sweep.experiment.module.Config)
 
 
 def static_axes(sweep: Sweep) -> list[Axis]:
@@ -157,8 +157,7 @@ def check_idle_flags(sweep: Sweep) -> None:
 def plan_of(sweep: Sweep, search: Search, batch: Batch) -> Plan:
     """Return the plan of the members that share their static fields."""
     own, asked = dataclasses.replace(sweep.base, **batch.static), sweep.settings
-    program = sweep.module.program(own)
-    check_program(program, own)
+    program = checked_program(sweep.experiment, own)
     configurations = axes.configurations(batch.members)
     seeds = max(map(len, configurations))
     slots = layouts.slots_of(program, own, len(batch.members), seeds, asked.slots)

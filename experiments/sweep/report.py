@@ -13,8 +13,10 @@ from experiments.harness.program import Program, Row, Table
 from experiments.report.page import write_report
 from experiments.report.result import selected_by, when_and_where
 from experiments.sweep import figures
+from experiments.sweep.edges import edge_notes
 from experiments.sweep.flags import Sweep
 from experiments.sweep.ranking import Configuration, best_member, mean_and_spread
+from recurrent.training.task import Metric
 
 MOST_LINES = 40
 MOST_BOXES = 3
@@ -43,9 +45,10 @@ def write(
     drawn = figures.all_of(configurations, rows, program.metrics, plan.marks)
     write_report(
         folder / "report.html",
-        title=f"sweep of {sweep.experiment}",
-        question=(sweep.module.__doc__ or "").partition("\n")[0],
+        title=f"sweep of {sweep.experiment.name}",
+        question=sweep.experiment.question,
         headline=headline(configurations, program, found),
+        notes=edge_notes(sweep, configurations[0]),
         exhibits=[ranking_table(configurations, program), *drawn],
         folder=folder / "figures",
         result=found,
@@ -63,11 +66,25 @@ def write(
 def ranking_table(configurations: Sequence[Configuration], program: Program) -> Table:
     """Return the ranking as an exhibit."""
     head, *lines = table(configurations, program)
-    heading = "Ranking, by validation score"
-    if max(len(each.members) for each in configurations) > 1:
-        heading += "; mean \u00b1 standard deviation over seeds"
-    caption = "Metrics of the validation split at each member's best evaluation."
-    return Table("ranking", heading, caption, head, lines)
+    select = program.select
+    better = "higher" if select.higher_is_better else "lower"
+    caption = "Metrics of the validation split, of each member at its best evaluation."
+    return Table(
+        "ranking",
+        f"Ranking, by validation {select.name} ({better} is better)",
+        f"{caption} {spread_note(configurations)}".strip(),
+        head,
+        lines,
+    )
+
+
+def spread_note(configurations: Sequence[Configuration]) -> str:
+    """Say what the numbers after \u00b1 are; return nothing where there are none."""
+    counts = [len(each.members) for each in configurations]
+    if max(counts) == 1:
+        return ""
+    seeds = str(counts[0]) if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    return f"A value is a mean, \u00b1 is the sample standard deviation over {seeds} seeds."
 
 
 def settings_of(sweep: Sweep) -> list[tuple[str, Any, Any]]:
@@ -137,7 +154,10 @@ def ending(configuration: Configuration) -> str:
 
 
 def table_text(configurations: Sequence[Configuration], program: Program) -> str:
-    """Write the ranking in columns for a terminal, the middle of a long one left out."""
+    """Write the ranking in columns for a terminal, the middle of a long one left out.
+
+    Below it stands what the numbers after \u00b1 are, where there are such.
+    """
     head, *lines = table(configurations, program)
     if len(lines) > MOST_LINES:
         left = len(lines) - MOST_LINES
@@ -148,7 +168,8 @@ def table_text(configurations: Sequence[Configuration], program: Program) -> str
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in [head, *lines]
     ]
-    return "\n".join(padded)
+    note = spread_note(configurations)
+    return "\n".join([*padded, *([note] if note else [])])
 
 
 def best_words(sweep: Sweep) -> str:
@@ -168,7 +189,7 @@ def best_command(sweep: Sweep, configuration: Configuration) -> str:
         for name, field in options(sweep.base).items()
         if values[name] != field.default
     ]
-    return shlex.join(["./launch.sh", sweep.experiment, *changed])
+    return shlex.join(["./launch.sh", sweep.experiment.word, *changed])
 
 
 def headline(
@@ -182,10 +203,17 @@ def headline(
     ]
     return [
         *winner[:MOST_BOXES],
-        (f"test {report.name} of the winner", report.text(found.get(f"test_{report.name}"))),
+        (test_label(configurations[0], report), report.text(found.get(f"test_{report.name}"))),
         ("members", str(found["members"])),
         ("training", f"{seconds_text(found['train_seconds'])}"),
     ]
+
+
+def test_label(winner: Configuration, metric: Metric) -> str:
+    """Say which number the winner's on the test split is."""
+    label = f"test {metric.name} of the winner at its best evaluation"
+    seeds = len(winner.members)
+    return f"{label}, mean of {seeds} seeds" if seeds > 1 else label
 
 
 def seconds_text(seconds: float) -> str:
@@ -201,7 +229,7 @@ def final_numbers(
     measured = [name for name in members[0] if name.startswith(("valid_", "test_"))]
     means = {name: mean_and_spread(winner.of(name)) for name in measured}
     return {
-        "experiment": sweep.experiment,
+        "experiment": sweep.experiment.name,
         **{f"best_{name}": value for name, value in winner.values.items()},
         **{name: mean[0] for name, mean in means.items() if mean},
         **{f"{name}_spread": mean[1] for name, mean in means.items() if mean},
@@ -212,5 +240,5 @@ def final_numbers(
         "diverged_members": sum(each["status"] == DIVERGED for each in members),
         "evaluations_done": sum(each["evaluations_done"] for each in members),
         "train_seconds": round(seconds, 3),
-        **when_and_where(),
+        **when_and_where(sweep.experiment),
     }

@@ -4,22 +4,19 @@ Command: ./launch.sh sweep EXPERIMENT --sweep=learning_rate=log:1e-4:1e-1:8 --sw
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from experiments.harness import loop, rundir, stopping
-from experiments.harness.engine import Status
 from experiments.harness.errors import UserError
 from experiments.harness.files import write_atomically
-from experiments.harness.identity import source_hashes
+from experiments.harness.identity import code_hashes, origin_of, source_hashes
 from experiments.harness.loop import Observer
-from experiments.harness.plan import DIVERGED, Memory, Outcome, Plan, SweepState
+from experiments.harness.plan import Memory, Outcome, Plan
 from experiments.harness.processes import (
     by_the_first,
     check_same_everywhere,
@@ -27,9 +24,10 @@ from experiments.harness.processes import (
     is_first,
     meet,
 )
-from experiments.harness.progress import Show, progress
+from experiments.harness.progress import progress
+from experiments.harness.run import say_changes
 from experiments.report.side_by_side import member_rows
-from experiments.sweep import layouts, ranking, report
+from experiments.sweep import layouts, ranking, report, winner
 from experiments.sweep.flags import Settings, Sweep
 from experiments.sweep.planning import (
     best_score,
@@ -38,6 +36,7 @@ from experiments.sweep.planning import (
     program_count,
     static_axes,
 )
+from experiments.sweep.progress import Whole, observers, whole_of
 from experiments.sweep.search import Tried
 
 
@@ -68,7 +67,9 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
     where = {"workdir": str(folder.absolute()), "overwrite": overwrite}
     check_same_everywhere(rundir.flat(asked) | where)
     plans = planned(sweep)
-    with by_the_first(rundir.claim(folder, asked, overwrite)):
+    origin = origin_of(sweep.experiment, folder)
+    with by_the_first(rundir.claim(folder, asked, overwrite, origin)):
+        say_changes(folder, origin)
         plans = [laid_out(plan, folder, k, sweep.settings) for k, plan in enumerate(plans)]
         print(announcement(sweep, plans, folder), flush=True)
         try:
@@ -82,13 +83,18 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
         alone = sweep.settings.search == "pbt"
         found = ranking.ranked(outcomes_of(programs), fields, each_alone=alone)
         seconds = sum(each.seconds for each in programs)
-        report.write(sweep, plans[0], found, member_rows(folder), seconds, folder)
+        rows = member_rows(folder)
+        winner.publish(sweep, plans[0], found[0], rows, folder)
+        report.write(sweep, plans[0], found, rows, seconds, folder)
     print(report.table_text(found, plans[0].program))
+    for note in report.edge_notes(sweep, found[0]):
+        print(note)
     print(f"report: {folder / 'report.html'}")
     if not found[0].of("score"):
         print("error: every member diverged; sweep over smaller steps.", file=sys.stderr)
         return 3
     print(f"{report.best_words(sweep)}: {report.best_command(sweep, found[0])}")
+    print(f"its weights, to be used as those of a run: {folder}")
     return 0
 
 
@@ -97,13 +103,15 @@ def identity(sweep: Sweep) -> dict[str, Any]:
     asked = dataclasses.asdict(sweep.settings)
     del asked["layout"], asked["slots"]  # which change no number, or are known since the beginning
     values = [{axis.field: value} for axis in static_axes(sweep) for value in axis.values]
-    named = [source_hashes(dataclasses.replace(sweep.base, **own)) for own in [{}, *values]]
+    sources = code_hashes(sweep.experiment)
+    for own in [{}, *values]:
+        sources |= source_hashes(dataclasses.replace(sweep.base, **own))
     return {
-        "experiment": sweep.experiment,
+        "experiment": sweep.experiment.name,
         "config": dataclasses.asdict(sweep.base),
         "axes": {axis.field: axis.describe() for axis in sweep.swept},
         "sweep": asked,
-        "sources": {f"{k} {name}": h for k, each in enumerate(named) for name, h in each.items()},
+        "sources": sources,
     }
 
 
@@ -150,7 +158,7 @@ def announcement(sweep: Sweep, plans: Sequence[Plan], folder: Path) -> str:
         f"{plan.slots} at a time on {layouts.describe(plan.layout, plan.slots)}" for plan in plans
     )
     return (
-        f"sweep of {sweep.experiment}: {plural(members, 'member')} of "
+        f"sweep of {sweep.experiment.name}: {plural(members, 'member')} of "
         f"{plural(configurations, 'configuration')} in {programs}; {'; '.join(laid)}\n"
         f"in {folder}"
     )
@@ -169,23 +177,28 @@ def train_all(sweep: Sweep, plans: Sequence[Plan], folder: Path) -> list[Ended]:
     """
     programs: list[Ended] = []
     tried: list[Tried] = []
-    total = program_count(sweep) * sum(len(p.values) * p.program.steps for p in plans)
-    done = 0
-    with stopping.stop_requests() as stops, progress(total) as show:
+    whole, done = whole_of(plans, program_count(sweep)), Whole(0, 0)
+    rows = [row for rows in member_rows(folder).values() for row in rows]
+    with stopping.stop_requests() as stops, progress(whole.steps) as show:
+        observer_of = observers(whole, plans[0].program.select, rows, show)
         while True:
             plan, tried = plan_in_turn(sweep, plans, tried, folder)
             if plan is None:
                 break
             (stop,) = highest(stops[0] if stops else 0)
             if stop:
-                raise stopping.Stopped(int(stop), done)
-            observer = observer_of(plan, programs, folder, show, done)
+                raise stopping.Stopped(int(stop), done.steps)
             own = program_folder(folder, len(programs))
+            observer = observer_of(plan, done, own)._replace(
+                ended=functools.partial(write_outcomes, folder, outcomes_of(programs)),
+                leaving=winner.keeper(plan, own, sweep.settings.search == "pbt"),
+            )
             memory = programs[-1].memory if programs else {}
             programs.append(trained(plan, own, observer, stops, memory))
             static = {axis.field: plan.values[0][axis.field] for axis in static_axes(sweep)}
             tried.append(Tried(static, best_score(sweep, programs[-1].outcomes)))
-            done += len(plan.values) * plan.program.steps
+            own_members = len(plan.values)
+            done = Whole(done.members + own_members, done.steps + own_members * plan.program.steps)
     write_outcomes(folder, outcomes_of(programs))
     return programs
 
@@ -206,51 +219,13 @@ def outcomes_of(programs: Sequence[Ended]) -> list[Outcome]:
     return [outcome for each in programs for outcome in each.outcomes]
 
 
-def write_outcomes(folder: Path, outcomes: Sequence[Outcome]) -> None:
+def write_outcomes(
+    folder: Path, before: Sequence[Outcome], outcomes: Sequence[Outcome] = ()
+) -> None:
     """Write ``sweep.jsonl``, by the first process alone."""
     if is_first():
-        lines = [json.dumps(row) + "\n" for row in outcomes]
+        lines = [json.dumps(row) + "\n" for row in [*before, *outcomes]]
         write_atomically(folder / "sweep.jsonl", "".join(lines))
-
-
-def observer_of(
-    plan: Plan, before: Sequence[Ended], folder: Path, show: Show, done: int
-) -> Observer:
-    """Return what is called on the way of a program: it shows how far all of them have come."""
-    earlier = outcomes_of(before)
-
-    def called(state: SweepState, status: Status, metrics: Any) -> None:
-        show(done + steps_done(plan, state, status), best_so_far(plan, state))
-
-    return Observer(
-        started=lambda state: show(done, ""),
-        called=called,
-        evaluated=lambda state, rows: None,
-        ended=lambda outcomes: write_outcomes(folder, [*earlier, *outcomes]),
-    )
-
-
-def steps_done(plan: Plan, state: SweepState, status: Status) -> int:
-    """Return the steps of all members, counting as whole trainings those that have ended."""
-    steps = np.asarray(jax.device_get(status.step))
-    running = sum(int(steps[k]) for k, member in enumerate(state.slots) if member is not None)
-    return running + len(state.outcomes) * plan.program.steps
-
-
-def best_so_far(plan: Plan, state: SweepState) -> str:
-    """Return the validation metric of the best member, in a few characters."""
-    lost = {each["member"] for each in state.outcomes if each["status"] == DIVERGED}
-    select, metric = plan.program.select, plan.program.report
-    known = [
-        row
-        for member, row in state.best_metrics.items()
-        if plan.names[member] not in lost and None not in (row[select.name], row[metric.name])
-    ]
-    ended = f"{len(state.outcomes)} ended"
-    if not known:
-        return ended
-    best = max(known, key=lambda row: select.score(row[select.name]))
-    return f"{ended}, best {metric.name} {best[metric.name]:.4g}"
 
 
 def is_ended(folder: Path) -> bool:

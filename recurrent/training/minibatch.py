@@ -203,7 +203,8 @@ def take(data: dict[str, Array], indices: Array, mask: Array) -> dict[str, Array
       ([2.0, 0.0], [True, False])
     """
     within = jnp.where(mask, indices, example_count(data))  # what lies outside becomes zeros
-    batch = {name: leaf.at[within].get(mode="fill", fill_value=0) for name, leaf in data.items()}
+    arrays = {name: jnp.asarray(leaf) for name, leaf in data.items()}
+    batch = {k: leaf.at[within].get(mode="fill", fill_value=0) for k, leaf in arrays.items()}
     return shard_batch(batch | {"mask": mask}, axis=0)
 
 

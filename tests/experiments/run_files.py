@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +24,52 @@ def best_weights(folder: Path) -> Any:
         return manager.restore(manager.latest_step())["state"]["kept"]
 
 
-def events_of(folder: Path) -> dict[tuple[str, int], float]:
-    """Return values by tag and step, as TensorBoard shows them: a new start purges later steps."""
+def events_in(folder: Path) -> Iterator[Any]:
+    """Read the events of a run, process by process."""
     from tensorboardX.proto import event_pb2
 
     proto: Any = event_pb2  # generated, so without types
-    found: dict[tuple[str, int], float] = {}
     for file in sorted((folder / "events").iterdir()):
         assert "tfevents" in file.name, "TensorBoard looks for this word"
         data = file.read_bytes()
         while data:
             (size,) = struct.unpack_from("<Q", data)
-            event = proto.Event.FromString(data[12 : 12 + size])
+            yield proto.Event.FromString(data[12 : 12 + size])
             data = data[12 + size + 4 :]
-            if event.session_log.status == proto.SessionLog.START:
-                found = {key: value for key, value in found.items() if key[1] < event.step}
-            for value in event.summary.value:
+
+
+def events_of(folder: Path) -> dict[tuple[str, int], float]:
+    """Return values by tag and step, as TensorBoard shows them: a new start purges later steps."""
+    found: dict[tuple[str, int], float] = {}
+    for event in events_in(folder):
+        if event.session_log.status == event.session_log.START:
+            found = {key: value for key, value in found.items() if key[1] < event.step}
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
                 found[value.tag, event.step] = value.simple_value
     return found
 
 
-def assert_events(folder: Path) -> None:
-    """Assert that TensorBoard shows every number of ``metrics.jsonl``, and no other."""
+def assert_events(folder: Path, outcome: dict[str, Any] | None = None) -> None:
+    """Assert that TensorBoard shows each number of ``metrics.jsonl`` and of the end, and no other.
+
+    Args:
+      folder: of the run.
+      outcome: the numbers of the end; by default those of ``result.json``.
+    """
     wanted = {
         (name.replace("_", "/", 1), row["step"]): value
         for row in rows_of(folder)
         for name, value in row.items()
         if name not in ("step", "evaluation")
     }
+    end = read(folder, "result.json") if outcome is None else outcome
+    for split, name in ("valid", "best"), ("test", "test"):
+        wanted |= {
+            (f"{name}/{key.removeprefix(split + '_')}", end["best_step"]): value
+            for key, value in end.items()
+            if key.startswith(f"{split}_")
+        }
     assert events_of(folder) == wanted
 
 

@@ -212,8 +212,8 @@ def test_a_loaded_run_has_the_weights_that_were_kept_at_the_best_evaluation(
     finished: Path,
 ) -> None:
     run = load_run(finished)
-    assert run.module is char_lm
-    assert run.experiment == "char_lm"
+    assert run.experiment.module is char_lm
+    assert run.experiment.name == "char_lm"
     assert run.config == config(finished.parent / "text.txt", layers=2)
     assert run.result == read(finished, "result.json")
     kept = best_weights(finished)
@@ -251,7 +251,7 @@ def untrained(own: char_lm.Config) -> Run:
     """Return a run with random weights."""
     program = char_lm.program(own)
     kept = program.task.keep(program.task.init(values_of(own)))
-    return Run(Path(), "char_lm", char_lm, own, program, kept, {})
+    return Run(Path(), catalogue.load("char_lm"), own, program, kept, {})
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import __main__, char_lm, image_cnn, sequential_digits
 from experiments.data.images import load_images
-from experiments.harness import loop, stopping
+from experiments.harness import catalogue, loop, stopping
 from experiments.harness.config import hparams_of
 from experiments.harness.errors import UserError
 from experiments.harness.identity import identity_of
@@ -104,11 +105,29 @@ def assert_recomputed(folder: Path, logits: np.ndarray) -> None:
     assert result["test_accuracy"] * TESTED == pytest.approx(right, abs=1.01)  # a tie may turn
 
 
+def assert_predicts(capfd: pytest.CaptureFixture[str], folder: Path, logits: np.ndarray) -> None:
+    """Assert that ``predict`` says of test images what these logits say."""
+    images = load_images("digits", 0).test.images[:3]
+    np.save(folder / "three.npy", images)
+    Image.fromarray(images[0]).save(folder / "one.png")
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected = exponents / exponents.sum(axis=1, keepdims=True)
+    capfd.readouterr()
+    command = ["predict", str(folder), "--json"]
+    assert __main__.main([*command, f"--array={folder / 'three.npy'}"]) == 0
+    found = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    got = np.array([each["probabilities"] for each in found])
+    np.testing.assert_allclose(got, expected[:3], atol=1e-5)
+    assert [each["class"] for each in found] == list(got.argmax(axis=1))
+    assert __main__.main(["predict", str(folder), f"--image={folder / 'one.png'}"]) == 0
+    assert capfd.readouterr().out.split()[0] == str(got[0].argmax())
+
+
 def assert_loads(folder: Path, module: Any, config: Any) -> None:
     """Assert that ``load_run`` returns what a finished run has left."""
     run = load_run(str(folder))
-    assert (run.folder, run.module, run.config) == (folder, module, config)
-    assert run.experiment == read(folder, "config.json")["experiment"]
+    assert (run.folder, run.experiment.module, run.config) == (folder, module, config)
+    assert run.experiment.name == read(folder, "config.json")["experiment"]
     assert run.result == read(folder, "result.json")
     kept = best_weights(folder)
     assert jax.tree.structure(run.kept) == jax.tree.structure(kept)
@@ -196,6 +215,8 @@ def test_a_recurrent_network_trains_to_a_complete_directory_of_true_numbers(
         epochs=1, batch_size=256, cell=cell, order=order, hidden_size=HIDDEN
     )
     assert_loads(tmp_path, sequential_digits, config)
+    logits = recurrent_logits(gate, gates, best_weights(tmp_path), order)
+    assert_predicts(capfd, tmp_path, logits)
     if cell == "elman":
         (tmp_path / "result.json").unlink()
         assert_another_model_is_refused(capfd, tmp_path, flags, monkeypatch)
@@ -212,7 +233,7 @@ def assert_another_model_is_refused(
     make = sequential_digits.cell_flag.make_cell
     monkeypatch.setattr(sequential_digits.cell_flag, "make_cell", lambda n, d, h: make(n, d, h + 1))
     assert __main__.main(["sequential_digits", *flags, f"--workdir={folder}"]) == 2
-    (line,) = capfd.readouterr().err.splitlines()
+    _, line = capfd.readouterr().err.splitlines()  # after the one that it is preparing
     assert "is of another model: members.state.params.cell." in line
     assert re.search(rf"float32\[.*{HIDDEN}\] there and float32\[.*{HIDDEN + 1}\] here", line)
     assert snapshot(folder) == before
@@ -235,8 +256,7 @@ def test_a_cell_of_ones_own_trains_and_an_edit_of_its_file_is_refused(
 
     file.write_text(OWN_CELL.replace("soft_sign", "tanh"))
     assert __main__.main(["sequential_digits", *flags, f"--workdir={folder}"]) == 2
-    line = capfd.readouterr().err
-    assert len(line.splitlines()) == 1
+    _, line = capfd.readouterr().err.splitlines()
     assert "holds a run of another configuration (sources.cell was '" in line
     with pytest.raises(UserError, match=r"--cell: .*mine\.py:soft has changed since the run in"):
         load_run(folder)
@@ -308,6 +328,7 @@ def test_the_convolutional_network_trains_to_a_complete_directory_of_true_number
     assert_events(tmp_path)
     assert_recomputed(tmp_path, convolutional_logits(best_weights(tmp_path)))
     assert_loads(tmp_path, image_cnn, image_cnn.Config(epochs=2, batch_size=256))
+    assert_predicts(capfd, tmp_path, convolutional_logits(best_weights(tmp_path)))
     before = snapshot(tmp_path)
     assert "This run is finished already" in finished(capfd, tmp_path, *flags)
     assert snapshot(tmp_path) == before
@@ -315,7 +336,7 @@ def test_the_convolutional_network_trains_to_a_complete_directory_of_true_number
 
 def test_the_surveys_network_has_the_surveys_size():
     """Of 28x28 images: 32 and 64 kernels of 3x3, dense layers of 128 and 10."""
-    model = image_cnn.convnet_classifier((28, 28))
+    model = image_cnn.convnet_classifier(image_cnn.Config(), (28, 28))
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
     assert size == convolutional_size(28, 28) == 421_642
@@ -352,7 +373,7 @@ def test_overwrite_deletes_the_earlier_run_where_another_configuration_is_refuse
     monkeypatch.setattr(loop, "train", stopped)
     flags = [*TINY, "--hidden_size=4", f"--workdir={tmp_path}"]
     assert __main__.main(["sequential_digits", *flags]) == 143
-    lines = capfd.readouterr().err.splitlines()
+    _, *lines = capfd.readouterr().err.splitlines()
     assert lines == ["Stopped and saved at step 3; the same command goes on from there."]
     (tmp_path / "figures").mkdir()
     other = [*TINY, "--hidden_size=5", f"--workdir={tmp_path}"]
@@ -369,7 +390,9 @@ def test_overwrite_deletes_the_earlier_run_where_another_configuration_is_refuse
 @pytest.fixture
 def untrained(tmp_path: Path) -> Path:
     """Return the directory of a run that has saved nothing yet."""
-    identity = identity_of("sequential_digits", sequential_digits.Config(hidden_size=HIDDEN))
+    identity = identity_of(
+        catalogue.load("sequential_digits"), sequential_digits.Config(hidden_size=HIDDEN)
+    )
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(identity))
@@ -394,20 +417,23 @@ def test_a_run_without_an_evaluation_is_not_loaded(untrained: Path):
 def test_a_sweep_is_not_loaded_as_a_run(untrained: Path):
     identity = read(untrained, "config.json") | {"axes": {"seed": "0:3"}}
     (untrained / "config.json").write_text(json.dumps(identity))
-    with pytest.raises(UserError, match="holds a sweep: train its best configuration alone"):
+    with pytest.raises(UserError, match="has no best training: it has not finished"):
         load_run(untrained)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"hiden_size": 8}, "is of another version: sequential_digits has no field 'hiden_size'"),
-        ({"hidden_size": "8"}, "config.json is damaged: hidden_size is '8'"),
-        ({"hidden_size": 8.0}, "config.json is damaged: hidden_size is 8.0"),
-        ({"hidden_size": True}, "config.json is damaged: hidden_size is True"),
-        ({"learning_rate": "1"}, "config.json is damaged: learning_rate is '1'"),
-        ({"learning_rate": True}, "config.json is damaged: learning_rate is True"),
-        ({"cell": None}, "config.json is damaged: cell is None"),
+        (
+            {"hiden_size": 8},
+            "config.json: there is no field 'hiden_size'. Did you mean \"hidden_size\"",
+        ),
+        ({"hidden_size": "8"}, "config.json: hidden_size must be a whole number, got '8'"),
+        ({"hidden_size": 8.0}, "hidden_size must be a whole number, got 8.0"),
+        ({"hidden_size": True}, "hidden_size must be a whole number, got True"),
+        ({"learning_rate": "1"}, "learning_rate must be a number, got '1'"),
+        ({"learning_rate": True}, "learning_rate must be a number, got True"),
+        ({"cell": None}, "cell must be a text, got None"),
         ({"hidden_size": -8}, "--hidden_size: expected at least 1, got -8"),
         ({"dropout": float("nan")}, "--dropout: expected a finite number"),
         ({"order": "column"}, "--order: expected one of row, pixel, permuted, got 'column'"),
@@ -437,7 +463,8 @@ def test_a_whole_number_in_a_config_stands_for_a_number(untrained: Path):
     identity["config"]["learning_rate"] = 1
     (untrained / "config.json").write_text(json.dumps(identity))
     expected = sequential_digits.Config(hidden_size=HIDDEN, learning_rate=1.0)
-    assert read_config(untrained) == expected
+    experiment = catalogue.load("sequential_digits")
+    assert read_config(untrained, experiment) == expected
 
 
 @pytest.mark.parametrize(
@@ -473,5 +500,5 @@ def test_a_run_of_another_experiment_has_no_text_to_sample(
     out, err = capfd.readouterr()
     assert out == ""
     assert err == (
-        f"error: sample: the experiment of the run in {untrained} has no such command.\n"
+        f"error: sample: the experiment of {untrained} has no such command; it has predict.\n"
     )

@@ -15,6 +15,7 @@ from experiments.sweep.axes import read_axes
 from experiments.sweep.flags import Settings, Sweep
 from tests import toys
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 slow = pytest.mark.slow
 RATES = {
     "gan": "learning_rate=0.0001,0.003,0.01,0.03,0.1,0.3",
@@ -30,7 +31,9 @@ SEARCHES = {
 
 def trained(name: str, folder: Path) -> dict[str, Any]:
     module = toys.ALL[name]
-    asked = single.Asked(name, module, module.Config(), folder, False, Hardware(), "./launch.sh")
+    asked = single.Asked(
+        toys.experiment(module, name), module.Config(), folder, False, Hardware(), "./launch.sh"
+    )
     assert single.main(asked) == 0
     return json.loads((folder / "result.json").read_text())
 
@@ -65,7 +68,9 @@ def test_a_sweep_ends_in_a_page_with_the_right_winner(
 ) -> None:
     module = toys.ALL[name]
     axes = read_axes([RATES[name]], options(module.Config))
-    asked = Sweep(name, module, module.Config(), axes, SEARCHES[search], "./launch.sh sweep")
+    asked = Sweep(
+        toys.experiment(module, name), module.Config(), axes, SEARCHES[search], "./launch.sh sweep"
+    )
     assert run.main(asked, tmp_path, overwrite=False) == 0
     rows = [json.loads(line) for line in (tmp_path / "sweep.jsonl").read_text().splitlines()]
     assert len(rows) == 6

@@ -13,7 +13,7 @@ from experiments.harness.program import Program
 from tests import toys
 
 READ_BY_THE_LOOP = {"patience", "steps_per_call"}
-EXPERIMENTS = {name: catalogue.load(name) for name in catalogue.experiments()}
+EXPERIMENTS = {name: catalogue.load(name).module for name in catalogue.experiments()}
 
 
 class Reading(dict):

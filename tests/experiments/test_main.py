@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments import __main__, char_lm, image_cnn, sequential_digits
-from experiments.harness import flags, loop
+from experiments.harness import catalogue, flags, loop, naming
 from experiments.harness.config import options
 from experiments.harness.errors import UserError
 from experiments.harness.identity import identity_of
@@ -35,7 +36,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise AssertionError("the training has begun")
 
     monkeypatch.setattr(loop, "train", train)
-    monkeypatch.setattr(__main__, "ROOT", tmp_path)
+    monkeypatch.setattr(naming, "runs_of_ours", lambda: tmp_path / "runs")
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -53,10 +54,11 @@ def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     out, err = capfd.readouterr()
     assert status == 2
     assert out == ""
-    assert err.startswith("error: ")
     assert err.endswith("\n")
-    assert len(err.splitlines()) == 1
-    return err
+    *before, said = err.splitlines(keepends=True)
+    assert said.startswith("error: ")
+    assert all("preparing" in line for line in before)
+    return said
 
 
 # Flags
@@ -242,12 +244,12 @@ def test_flags_arrive_as_typed_values(data: st.DataObject):
 
 def test_switches_and_values_after_a_space_are_read():
     launch, settings = flags.read_flags(
-        ["--overwrite", "--seed", "3", "-epochs=2"], __main__.Launch, sequential_digits.Config
+        ["--overwrite", "--seed", "3", "-epochs=2"], naming.Launch, sequential_digits.Config
     )
-    assert launch == __main__.Launch(overwrite=True)
+    assert launch == naming.Launch(overwrite=True)
     assert (settings.seed, settings.epochs) == (3, 2)
-    (launch,) = flags.read_flags(["--nooverwrite"], __main__.Launch)
-    assert launch == __main__.Launch()
+    (launch,) = flags.read_flags(["--nooverwrite"], naming.Launch)
+    assert launch == naming.Launch()
 
 
 # Commands of trained runs
@@ -286,7 +288,7 @@ def test_a_command_of_a_trained_run_wants_its_directory(
 def test_a_bad_flag_of_a_command_is_answered_in_one_line(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, flag: str, words: list[str]
 ):
-    identity = identity_of("char_lm", char_lm.Config())
+    identity = identity_of(catalogue.load("char_lm"), char_lm.Config())
     (tmp_path / "config.json").write_text(json.dumps(identity))
     before = tree(tmp_path)
     line = refusal(capfd, "sample", str(tmp_path), flag)
@@ -402,8 +404,7 @@ def test_a_workdir_with_a_newline_is_refused_in_one_line(
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
     """Return a run directory as an earlier command with ``--seed=1`` has left it."""
-    settings = dataclasses.asdict(sequential_digits.Config(seed=1))
-    identity = {"experiment": "sequential_digits", "config": settings, "sources": {}}
+    identity = identity_of(catalogue.load("sequential_digits"), sequential_digits.Config(seed=1))
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "lock").write_text("process 1 on host\n")
@@ -475,8 +476,9 @@ def test_missing_data_leave_an_earlier_run_alone(
 
 
 def folder_of(*arguments: str) -> Path:
-    launch, settings = flags.read_flags(list(arguments), __main__.Launch, sequential_digits.Config)
-    return __main__.run_directory("sequential_digits", launch, __main__.default_name(settings))
+    launch, settings = flags.read_flags(list(arguments), naming.Launch, sequential_digits.Config)
+    parent = naming.runs_of(catalogue.load("sequential_digits")) / "sequential_digits"
+    return naming.run_directory(parent, launch, naming.default_name(settings))
 
 
 def test_the_run_directory_is_named_after_what_was_changed(tmp_path: Path):
@@ -533,7 +535,7 @@ def test_help_shows_the_ways_to_call(capsys: pytest.CaptureFixture[str], word: s
     runs = ("EXPERIMENT [--flag=value", "EXPERIMENT --help", "sweep EXPERIMENT", "COMMAND DIR")
     for command in (*runs, "report DIR", "list", "download", "bench", "test"):
         assert f"./launch.sh {command}" in out
-    assert "sample" in next(line for line in out.splitlines() if "COMMAND DIR" in line)
+    assert "uses a trained run: sample, predict" in out
     assert f"default experiment, {__main__.DEFAULT}" in out
 
 
@@ -544,9 +546,10 @@ def test_the_help_of_an_experiment_gives_type_default_and_meaning_of_each_field(
     assert __main__.main([experiment, "--seed=3", "--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith((EXPERIMENTS[experiment].__doc__ or "").splitlines()[0])
-    for cls in (EXPERIMENTS[experiment].Config, __main__.Launch):
+    parts = [" ".join(part.split()) for part in re.split(r"\n [ *] --", out)[1:]]
+    for cls in (EXPERIMENTS[experiment].Config, naming.Launch):
         for field in dataclasses.fields(cls):
-            (entry,) = [part for part in out.split(" --")[1:] if part.split()[0] == field.name]
+            (entry,) = [part for part in parts if part.split()[0] == field.name]
             item = options(cls)[field.name]
             assert item.help in entry
             assert f"default {item.default}" in entry.replace('"', "").replace("false", "False")
@@ -562,7 +565,7 @@ def test_the_help_of_an_experiment_lists_the_commands_of_its_trained_runs(
 ):
     for arguments in (["char_lm", "--help"], ["sample", "--help"]):
         assert __main__.main(arguments) == 0
-        out = capsys.readouterr().out
+        out = " ".join(capsys.readouterr().out.split())
         assert "write text with a trained run" in out
         assert "./launch.sh sample DIR" in out
         for name, field in options(char_lm.Sample).items():
@@ -570,6 +573,19 @@ def test_the_help_of_an_experiment_lists_the_commands_of_its_trained_runs(
             assert field.help in out
     assert __main__.main(["image_cnn", "--help"]) == 0
     assert "sample DIR" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [40, 60, 200])
+def test_help_is_as_wide_as_the_terminal_and_lists_own_fields_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert __main__.main(["char_lm", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [word for line in lines for word in line[:4].split() + line[3:].split()[:1]]
+    assert names.index("--layers") < names.index("--seed") < names.index("--workdir")
+    long = [line for line in lines if len(line) > min(columns, 100) and "./launch.sh" not in line]
+    assert not [line for line in long if len(max(line.split(), key=len)) + 6 < min(columns, 100)]
 
 
 def test_help_marks_what_sweeps_in_one_program(capsys: pytest.CaptureFixture[str]):
@@ -639,7 +655,9 @@ def test_a_process_refuses_in_one_line_with_status_2(arguments: list[str], words
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert words in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
+    *before, said = ended.stderr.splitlines()
+    assert said.startswith("error: ")
+    assert all("preparing" in line for line in before)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

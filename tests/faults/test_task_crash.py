@@ -20,7 +20,8 @@ from tests import toys
 loop.SECONDS_BETWEEN_SAVES = -1
 module, folder = toys.ALL[sys.argv[1]], Path(sys.argv[2])
 config = module.Config(steps_per_call=1)
-sys.exit(run.main(run.Asked(sys.argv[1], module, config, folder, False, Hardware(), "again")))
+experiment = toys.experiment(module, sys.argv[1])
+sys.exit(run.main(run.Asked(experiment, config, folder, False, Hardware(), "again")))
 """
 
 

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -54,6 +55,20 @@ def pixel(figure: Figure, panel: int, point: tuple[float, float]) -> np.ndarray:
     return from_the_bottom[int(y), int(x)]
 
 
+def shown(text: Text) -> str:
+    """Return what matplotlib draws of a text, by its own rule of what is a formula."""
+    assert not is_math_text(text.get_text())
+    return text.get_text().replace(r"\$", "$").replace("\u200b", "")
+
+
+def rendered(text: str, parse_math: bool) -> np.ndarray:
+    figure = Figure((3, 1), 100)
+    figure.text(0.1, 0.4, text, parse_math=parse_math)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
+
+
 def curve(figure: Figure, panel: int, label: str) -> tuple[np.ndarray, np.ndarray]:
     (line,) = [line for line in figure.axes[panel].lines if line.get_label() == label]
     return np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
@@ -69,10 +84,25 @@ def test_learning_curves_draw_every_evaluation(panel: int, name: str, label: str
 
 def test_learning_curves_mark_the_best_step_in_both_panels():
     figure = curves.learning_curves(ROWS, BOTH, best_step=160)
-    assert message(figure) == "Best at step 160 of 240: validation accuracy 71.0 %"
+    assert message(figure) == (
+        "At its best evaluation, step 160 of 240: validation accuracy 71.0 %"
+    )
     for panel in (0, 1):
         steps, _ = curve(figure, panel, "best")
         np.testing.assert_array_equal(steps, [160, 160])
+    assert texts(figure).count("best evaluation") == 2
+
+
+@pytest.mark.parametrize("best_step", [40, 120, 240])
+def test_the_mark_of_the_best_evaluation_covers_no_title_and_leaves_no_panel(best_step: int):
+    figure = curves.learning_curves(ROWS, BOTH, best_step)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        (mark,) = [t for t in axes.texts if t.get_text() == "best evaluation"]
+        box = mark.get_window_extent()
+        (title,) = [t for t in axes.findobj(Text) if t.get_text() == axes.get_title("left")]
+        assert not box.overlaps(title.get_window_extent())
+        assert axes.bbox.x0 <= box.x0 < box.x1 <= axes.bbox.x1 + 1
 
 
 @pytest.mark.parametrize("best_step", [0, None])
@@ -141,7 +171,7 @@ def test_missing_validation_leaves_the_training_curve():
 def test_a_return_that_is_only_evaluated_has_one_curve_up_to_below_zero():
     rows = [{"step": i, "train_loss": 1.0, "valid_return": -200.0 / i} for i in range(1, 21)]
     figure = curves.learning_curves(rows, [LOSS, RETURN], best_step=20)
-    assert message(figure) == "Best at step 20 of 20: validation return -10.0"
+    assert message(figure) == ("At its best evaluation, step 20 of 20: validation return -10.0")
     assert [line.get_label() for line in figure.axes[1].lines if len(line.get_xydata()) > 2] == [  # pyright: ignore[reportArgumentType]
         "validation"
     ]
@@ -166,7 +196,7 @@ def test_only_what_people_read_in_percent_is_drawn_in_percent():
     rows = [{"step": 10, "valid_accuracy": 84.25}, {"step": 20, "valid_accuracy": 61.5}]
     points = Metric("accuracy", higher_is_better=False)
     figure = curves.learning_curves(rows, [points], best_step=20)
-    assert message(figure) == "Best at step 20 of 20: validation accuracy 61.5"
+    assert message(figure) == ("At its best evaluation, step 20 of 20: validation accuracy 61.5")
     assert not any("%" in text for text in texts(figure))
 
 
@@ -190,6 +220,56 @@ def test_an_error_rate_over_decades_is_logarithmic_and_in_percent():
 )
 def test_values_have_three_digits(value: float, expected: str):
     assert curves.format_value(value, RETURN) == expected
+
+
+ODD_NAMES = ["_hidden", "$x$ of $y$", "$", "a$b", r"\$1 and \$2", "<b> & 'c'", "x^2_i", "_$a$"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_plain_text_is_drawn_as_it_is(name: str):
+    expected = rendered(name, parse_math=False)
+    assert expected.min() < 255
+    np.testing.assert_array_equal(rendered(style.plain(name), parse_math=True), expected)
+
+
+def test_what_cannot_be_printed_is_drawn_as_a_mark_of_its_own():
+    assert style.plain("a\tb\udcff\nc") == "a\ufffdb\ufffd\nc"
+    rendered(style.plain("a\tb\udcff\nc"), parse_math=True)
+
+
+def test_a_legend_shows_every_name_as_it_is():
+    figure = curves.overlaid({name: [([1, 2], [1.0, None])] for name in ODD_NAMES}, "$a$ _b")
+    figure.draw_without_rendering()
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [shown(text) for text in legend.get_texts()] == ODD_NAMES
+    title = [text for text in figure.texts if "b" in text.get_text()]
+    assert [shown(text) for text in title] == ["$a$ _b"]
+    box = legend.get_window_extent()
+    assert not box.overlaps(title[0].get_window_extent())
+    assert not box.overlaps(figure.axes[0].bbox)
+
+
+def test_a_long_title_is_wrapped_within_its_figure():
+    figure = style.titled_figure(3.0, "a title of many $words$ " * 10)
+    axes = figure.subplots()
+    figure.draw_without_rendering()
+    (title,) = figure.texts
+    box = title.get_window_extent()
+    assert box.x1 <= figure.bbox.x1
+    assert box.y0 >= axes.bbox.y1
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_learning_curves_show_the_name_of_a_metric_as_it_is(name: str):
+    rows: list[dict[str, float | None]] = [{"step": 5, f"valid_{name}": 0.5}]
+    metric = Metric(name, higher_is_better=True)
+    figure = curves.learning_curves(rows, [metric, LOSS._replace(name=f"{name}2")], best_step=5)
+    figure.draw_without_rendering()
+    drawn = [shown(text) for text in figure.findobj(Text)]
+    assert {name, f"{name}2", f"{name}2 was not measured"} <= set(drawn)
+    figure = curves.learning_curves(rows, [metric], best_step=5)
+    assert shown(figure.texts[0]).endswith(f"validation {name} 0.500")
 
 
 def test_confusion_matrix_prints_each_count_in_its_cell_and_no_zero():

@@ -94,7 +94,9 @@ def test_an_exhibit_that_fails_costs_no_result(
         raise RuntimeError("no ink")
 
     module = toys.module(toys.FitConfig, lambda config: PROGRAM._replace(exhibits=exhibits))
-    asked = run.Asked("toy", module, CONFIG, tmp_path, False, Hardware(), "./launch.sh toy")
+    asked = run.Asked(
+        toys.experiment(module), CONFIG, tmp_path, False, Hardware(), "./launch.sh toy"
+    )
     assert run.main(asked) == 0
     assert "the exhibits cannot be drawn (RuntimeError: no ink)" in capsys.readouterr().out
     assert json.loads((tmp_path / "result.json").read_text())["steps"] == 10
@@ -108,7 +110,7 @@ def test_the_progress_of_a_task_shows_validation_where_training_has_no_such_metr
 
     class Display:
         def __enter__(self) -> Any:
-            return lambda step, message: messages.append(message)
+            return lambda step, message, stage: messages.append(message)
 
         def __exit__(self, *_: Any) -> None:
             pass

@@ -23,7 +23,7 @@ from experiments.shared.optimizer_flags import OptimizerConfig
 from experiments.shared.tasks import MinibatchConfig
 from tests import toys
 
-CONFIGS = {name: catalogue.load(name).Config for name in catalogue.experiments()}
+CONFIGS = {name: catalogue.load(name).module.Config for name in catalogue.experiments()}
 CONFIGS |= {f"toy {name}": module.Config for name, module in toys.ALL.items()}
 
 
@@ -172,6 +172,9 @@ def test_hyperparameters_are_the_traced_fields_stacked_over_configs():
         "seed",
         "learning_rate",
         "momentum",
+        "beta1",
+        "beta2",
+        "epsilon",
         "weight_decay",
         "l1",
         "clip_norm",

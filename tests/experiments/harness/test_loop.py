@@ -7,8 +7,7 @@ import math
 import signal
 import subprocess
 import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ from experiments.harness.stopping import Stopped, divergence_threshold
 from tests import toys
 from tests.toys import FIT, FIT_STEPS, LOSS, FitConfig, fit
 
-pytestmark = pytest.mark.optimized
+pytestmark = [pytest.mark.optimized, pytest.mark.usefixtures("compiled_once")]
 
 EVALUATIONS = 4
 TOTAL = EVALUATIONS * FIT_STEPS
@@ -55,24 +54,6 @@ METRICS = "metrics.jsonl"
 Trained = tuple[Population, SweepState]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_once() -> Iterator[None]:
-    """Lets the runs of one program share what is compiled, for speed."""
-    engines: dict[Any, Any] = {}
-    engine_of = loop.engine_of
-
-    def remembered(program: Program, layout: Any) -> Any:
-        key = program.task, program.select, layout
-        if key not in engines:
-            engines[key] = engine_of(program, layout)
-        return engines[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "engine_of", remembered)
-        yield
-
-
-@functools.cache
 def program_of(config: FitConfig = CONFIG) -> Program:
     return fit(config)
 
@@ -712,7 +693,9 @@ def signaled(monkeypatch: pytest.MonkeyPatch, at_call: int, *signums: int) -> No
 
 def asked_of(folder: Path, config: FitConfig = CONFIG) -> single.Asked:
     module = toys.module(FitConfig, program_of)
-    return single.Asked("fit", module, config, folder, False, Hardware(), "./launch.sh fit")
+    return single.Asked(
+        toys.experiment(module, "fit"), config, folder, False, Hardware(), "./launch.sh fit"
+    )
 
 
 @pytest.mark.parametrize(
@@ -811,19 +794,3 @@ def test_a_resume_says_where_it_goes_on_and_counts_its_progress_from_there(
     assert all(", loss " in line for line in lines)
     (result,) = [json.loads((tmp_path / "result.json").read_text())]
     assert result["steps"] == TOTAL
-
-
-def test_rates_of_progress_count_from_where_a_resume_began(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    now = [1000.0]
-    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-    with progress.progress(100) as show:
-        for seconds, step in [(0, 40), (2, 60), (3, 70), (7, 90), (8, 100)]:
-            now[0] = 1000.0 + seconds
-            show(step, f"loss {step}")
-    assert capsys.readouterr().err.splitlines() == [
-        "step 60/100, loss 60, 10 steps/s, ETA 4 s",
-        "step 90/100, loss 90, 7 steps/s, ETA 1 s",
-        "step 100/100, loss 100, 8 steps/s, ETA 0 s",
-    ]

@@ -35,7 +35,7 @@ def test_a_new_directory_records_what_was_asked(tmp_path: Path):
     path = tmp_path / "a" / "b"
     with rundir.claim(path, IDENTITY, overwrite=False) as folder:
         assert folder == path
-        assert json.loads((path / "config.json").read_text()) == IDENTITY
+        assert json.loads((path / "config.json").read_text()) == IDENTITY | {"origin": {}}
     claimed(path)
     assert set(contents(path)) == {"config.json"}
 
@@ -59,7 +59,7 @@ def test_another_configuration_is_refused_naming_the_field_and_both_values(tmp_p
     ("identity", "words"),
     [
         (IDENTITY | {"experiment": "other"}, "experiment was 'toy', now 'other'"),
-        (IDENTITY | {"sources": {"cell": "ff"}}, "sources.cell was None, now 'ff'"),
+        (IDENTITY | {"sources": {"a.py": "ff"}}, "a.py has changed since the run"),
         (with_config(width=3), "config.width was None, now 3"),
         (IDENTITY | {"config": {"seed": 0}}, "config.rate was 0.1, now None"),
     ],
@@ -145,7 +145,7 @@ def test_a_damaged_config_is_refused_in_a_sentence(tmp_path: Path, text: str | b
         claimed(tmp_path)
     assert contents(tmp_path) == before
     claimed(tmp_path, overwrite=True)
-    assert json.loads((tmp_path / "config.json").read_text()) == IDENTITY
+    assert json.loads((tmp_path / "config.json").read_text()) == IDENTITY | {"origin": {}}
 
 
 def test_another_start_names_the_owner_and_does_not_disturb_it(tmp_path: Path):
@@ -171,7 +171,7 @@ def test_the_lock_of_a_dead_process_is_recovered(tmp_path: Path):
 def test_a_first_start_that_died_early_may_be_repeated(tmp_path: Path):
     (tmp_path / "lock").write_text("process 1 on host\n")
     claimed(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text()) == IDENTITY
+    assert json.loads((tmp_path / "config.json").read_text()) == IDENTITY | {"origin": {}}
 
 
 def test_the_directory_is_free_again_after_an_error(tmp_path: Path):

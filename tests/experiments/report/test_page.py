@@ -52,6 +52,7 @@ def content(tmp_path: Path) -> dict[str, Any]:
         "title": "sequential_digits",
         "question": "Can it read?",
         "headline": [("test accuracy", "98.1 %"), ("parameters", "19,338")],
+        "notes": ["The best is the largest that was tried."],
         "exhibits": [drawn("curves", "Learning curves", "After each evaluation.")],
         "folder": tmp_path / "figures",
         "result": {"test_accuracy": 0.98125, "seed": 0, "best": None},
@@ -73,6 +74,9 @@ def test_everything_given_is_on_the_page(tmp_path: Path, content: dict[str, Any]
     assert page.texts("h1") == page.texts("title") == ["sequential_digits"]
     assert list(zip(page.texts("dt"), page.texts("dd"), strict=True)) == content["headline"]
     assert page.texts("h3") == ["Learning curves"]
+    text = (tmp_path / "report.html").read_text()
+    positions = [text.index(each) for each in ("Can it read?", content["notes"][0], "98.1 %")]
+    assert positions == sorted(positions)
     assert page.texts("figcaption") == ["After each evaluation."]
     assert page.texts("pre") == ["./launch.sh sequential_digits --cell=gru"]
     assert page.texts("td") == [
@@ -137,6 +141,7 @@ def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path):
         title=HOSTILE,
         question=HOSTILE,
         headline=[(HOSTILE, HOSTILE)],
+        notes=[HOSTILE],
         exhibits=[drawn("curves", HOSTILE, HOSTILE)],
         folder=tmp_path / "figures",
         result={HOSTILE: HOSTILE},
@@ -148,6 +153,7 @@ def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path):
     (image,) = [attributes for tag, attributes in page.tags if tag == "img"]
     assert image["alt"] == HOSTILE
     assert "onerror" not in image
+    assert page.texts("p").count(HOSTILE) == 2
     for tag in ("title", "h1", "dt", "dd", "h3", "figcaption", "pre", "code"):
         assert HOSTILE in page.texts(tag)
 

@@ -1,12 +1,16 @@
 """Runs and sweeps on one page."""
 
+import html
 import json
+import re
 from pathlib import Path
 
 import pytest
+from matplotlib.cbook import is_math_text
 
 from experiments import __main__
 from experiments.harness.errors import UserError
+from experiments.harness.program import Table
 from experiments.report import side_by_side
 
 FLAGS = ("--hidden_size=4", "--epochs=2", "--batch_size=256", "--cell=elman")
@@ -28,17 +32,25 @@ def test_the_best_comes_first_with_what_differs(folders: list[str], tmp_path: Pa
     page = (tmp_path / "page/all.html").read_text()
     assert page.count("data:image/png;base64,") == 1
     entries = [side_by_side.read(Path(folder), Path(folder).name) for folder in folders]
-    found = side_by_side.table_of(entries, [entries[0].select])
-    head, lines = found.columns, found.rows
-    assert head[:3] == ["run", "seed", "learning_rate"]
-    losses = [float(line[head.index("valid_loss")]) for line in lines]
+    results, settings, *_ = side_by_side.exhibits_of(entries, [entries[0].select])
+    assert isinstance(results, Table)
+    assert isinstance(settings, Table)
+    assert results.columns[:2] == ["run", "valid_loss"]
+    losses = [float(line[1]) for line in results.rows]
     assert losses == sorted(losses)
-    assert lines[-1][0] == "slow"
-    rates = {line[0]: line[2] for line in lines}
+    assert results.rows[-1][0] == "slow"
+    names = [line[0] for line in results.rows]
+    assert settings.columns == ["setting", *names]
+    values = {name: values for name, *values in settings.rows}
+    assert list(values) == ["seed", "learning_rate"]
+    rates = dict(zip(names, values["learning_rate"], strict=True))
     assert rates == {"slow": "0.0001", "quick": "0.03", "many": "0.01"}
-    for line in lines:
+    for line in [*results.rows, *settings.rows]:
         for cell in line:
             assert f'<td class="value">{cell}</td>' in page
+    headings = [re.escape(heading) for heading in (results.heading, settings.heading)]
+    assert re.search(".*".join([*headings, "Validation loss after each"]), page, re.DOTALL)
+    assert "Of a sweep they are means over the members of its best configuration" in page
 
 
 def finished(folder: Path, metric: str, higher: bool, value: float) -> str:
@@ -60,12 +72,13 @@ def test_runs_are_ranked_in_the_direction_of_their_metric(
     values = {"a": -7.0, "b": 2.5}
     paths = [finished(tmp_path / n, "return", higher, value) for n, value in values.items()]
     entries = [side_by_side.read(Path(path), Path(path).name) for path in paths]
-    table = side_by_side.table_of(entries, [entries[0].select])
+    table, *_ = side_by_side.exhibits_of(entries, [entries[0].select])
+    assert isinstance(table, Table)
     assert table.name == "ranking"
     assert table.rows[0][0] == best
     most = "highest" if higher else "lowest"
     assert side_by_side.headline_of(entries, [entries[0].select]) == [
-        (f"{most} validation return", best)
+        (f"{most} validation return, {values[best]:g}, at its best evaluation", best)
     ]
 
 
@@ -74,7 +87,12 @@ def test_runs_of_different_metrics_are_not_ranked_together(tmp_path: Path) -> No
     other = finished(tmp_path / "other", "distance", False, 0.1)
     side_by_side.compare([one, other], tmp_path / "all.html")
     page = (tmp_path / "all.html").read_text()
-    assert "different metrics (highest return, lowest distance), so they cannot be ranked" in page
+    (note,) = re.findall('<p class="note" role="note">(.*)</p>', page)
+    assert note.startswith("These runs cannot be ranked together")
+    assert note.endswith("different metrics (highest return, lowest distance).")
+    assert page.index(note) < page.index("Results") < page.index("Validation return")
+    assert "best first" not in page
+    assert "Which did best" not in page
     assert "<dl" not in page
     assert 'class="ranking"' not in page
     assert page.count("data:image/png;base64,") == 2
@@ -87,7 +105,8 @@ def test_runs_of_one_metric_in_two_directions_are_drawn_together_but_not_ranked(
     paths = [finished(tmp_path / str(k), "bits/char", bool(k), 3.0) for k in range(2)]
     side_by_side.compare(paths, tmp_path / "all.html")
     page = (tmp_path / "all.html").read_text()
-    assert "(lowest bits/char, highest bits/char), so they cannot be ranked" in page
+    assert "cannot be ranked together" in page
+    assert "(lowest bits/char, highest bits/char)" in page
     assert page.count("data:image/png;base64,") == 1
 
 
@@ -97,9 +116,28 @@ def test_runs_without_a_score_have_no_best(tmp_path: Path) -> None:
     (tmp_path / "0/result.json").write_text(json.dumps(result))
     entries = [side_by_side.read(Path(path), Path(path).name) for path in paths]
     metrics = [entries[0].select]
-    assert [row[0] for row in side_by_side.table_of(entries, metrics).rows] == ["1", "0"]
-    assert side_by_side.headline_of(entries, metrics) == [("lowest validation loss", "1")]
+    table, *others = side_by_side.exhibits_of(entries, metrics)
+    assert isinstance(table, Table)
+    assert [row[0] for row in table.rows] == ["1", "0"]
+    assert [each.name for each in others] == ["curves_1"]  # no setting differs
+    label = "lowest validation loss, 3, at its best evaluation"
+    assert side_by_side.headline_of(entries, metrics) == [(label, "1")]
     assert side_by_side.headline_of(entries[:1], metrics) == []
+    side_by_side.compare(paths[:1], tmp_path / "page.html")
+    assert "No score" in str(side_by_side.draw(entries[:1], "loss", "x").figure.get_suptitle())
+
+
+@pytest.mark.parametrize("name", ["_hidden", "$a$ $b$", "<b>bold<b>"])
+def test_the_name_of_a_folder_is_shown_as_it_is(name: str, tmp_path: Path) -> None:
+    paths = [finished(tmp_path / each, "loss", False, 3.0) for each in (name, "other")]
+    side_by_side.compare(paths, tmp_path / "all.html")
+    assert f">{html.escape(name)}<" in (tmp_path / "all.html").read_text()
+    entries = [side_by_side.read(Path(path), Path(path).name) for path in paths]
+    legend = side_by_side.draw(entries, "loss", "x").figure.axes[0].get_legend()
+    assert legend is not None
+    drawn = [text.get_text() for text in legend.get_texts()]
+    assert [text.replace("\u200b", "").replace(r"\$", "$") for text in drawn] == [name, "other"]
+    assert not is_math_text(drawn[0])
 
 
 def test_rows_of_a_sweep_are_grouped_by_member_over_its_programs(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from experiments.figures.style import ACCENT, ALARM
 from experiments.harness.plan import DIVERGED, FINISHED, STOPPED
@@ -98,11 +100,15 @@ def test_the_ring_is_at_the_best_value_and_the_cross_at_the_worse_edge(
     configurations = swept(metric, values, lost=1e6 * values[-1])
     axes = figures.by_field(configurations, ["rate"], [metric]).axes[0]
     (ring,) = [line for line in axes.lines if line.get_label() == "winner"]
-    assert ring.get_xydata() == pytest.approx(np.array([[1, values[0]]]))
+    assert ring.get_xydata() == pytest.approx(np.array([[0, values[0]]]))
+    ticks = dict(
+        zip(axes.get_xticks(), [t.get_text() for t in axes.get_xticklabels()], strict=True)
+    )
+    assert ticks == {0: "1", 1: "2", 2: "3", 3: "4"}
     heights = [drawn_height(axes, value) for value in values]
     assert all(0 < height < 1 for height in heights)
     ((x, y),) = crosses(axes)
-    assert x == 4
+    assert x == 3
     if metric.higher_is_better:
         assert y < heights[2] < heights[1] < heights[0]
     else:
@@ -143,8 +149,9 @@ def test_the_best_tile_is_darkest_and_framed(metric: Metric, values: list[float]
     configurations = swept(metric, values, lost=1e6 * values[-1])
     figure = figures.heat_map(configurations, ["rate", "width"], metric)
     brightness = tiles(figure)
-    assert list(brightness)[-1] == "diverged"
-    best, middle, worst = list(brightness.values())[:3]
+    del brightness["diverged"]
+    shades = {float(text): shade for text, shade in brightness.items()}
+    best, middle, worst = (shades[value] for value in values)
     assert best < middle < worst
     (frame,) = [each for each in figure.axes[0].patches if not each.get_fill()]
     assert isinstance(frame, Rectangle)
@@ -225,7 +232,7 @@ def test_where_all_diverged_there_is_no_winner() -> None:
         each.figure.draw_without_rendering()
 
 
-def test_values_that_change_are_drawn_over_the_steps() -> None:
+def test_values_that_change_are_drawn_over_the_evaluations_with_the_winner_marked() -> None:
     outcomes = [
         outcome(0, RETURN, -1.0, FINISHED, rate=0.2, kind="a"),
         outcome(1, RETURN, -2.0, FINISHED, rate=0.5, kind="b"),
@@ -233,17 +240,81 @@ def test_values_that_change_are_drawn_over_the_steps() -> None:
     configurations = ranked(outcomes, ["rate", "kind"], each_alone=True)
     rows = rows_of(configurations, RETURN)
     assert "values" not in {e.name for e in figures.all_of(configurations, rows, [RETURN], [])}
-    for row, rate in zip(rows[0], (0.1, 0.2), strict=True):
-        row |= {"rate": rate, "kind": "a"}
+    for member, rates in enumerate([(0.1, 0.2), (0.5, 0.5)]):
+        for row, rate in zip(rows[member], rates, strict=True):
+            row |= {"rate": rate, "kind": "ab"[member]}
     drawn = {each.name: each for each in figures.all_of(configurations, rows, [RETURN], [])}
     (axes,) = drawn["values"].figure.axes
-    lines = {line.get_color(): line.get_xydata() for line in axes.lines}
-    winner = lines.pop(ACCENT)
-    assert winner == pytest.approx(np.array([[0, 0.1], [STEPS, 0.1], [2 * STEPS, 0.2]]))
-    (other,) = lines.values()  # its rows have no rate: it never changed
-    assert other == pytest.approx(np.array([[0, 0.5], [STEPS, 0.5], [2 * STEPS, 0.5]]))
+    assert axes.get_xlabel() == "evaluation"
+    other, winner, dot = (np.array(line.get_xydata()) for line in axes.lines)
+    assert other == pytest.approx(np.array([[0, 0.5], [1, 0.5], [2, 0.5]]))  # it never changed
+    assert winner == pytest.approx(np.array([[0, 0.1], [1, 0.1], [2, 0.2]]))
+    assert dot == pytest.approx(np.array([[2, 0.2]]))
+    (name,) = axes.texts
+    assert (name.get_text(), name.get_color()) == ("winner", ACCENT)
+    assert axes.lines[1].get_color() == ACCENT != axes.lines[0].get_color()
+    message = "The winner at its best evaluation: rate 0.2 (from 0.1)"
+    assert drawn["values"].figure.get_suptitle() == message
 
 
-def test_labels_that_would_meet_are_left_out() -> None:
-    values = [0.024, 0.025, 0.03, 0.1, 0.102, 1.0]
-    assert figures.spaced(values, {value: value for value in values}) == [0.024, 0.1, 1.0]
+def test_of_a_run_and_its_copy_the_one_that_reached_the_best_itself_is_the_winner() -> None:
+    values = {"rate": 0.3, "valid_loss": 1.0, "score": -1.0, "best_step": STEPS}
+    outcomes = [{**outcome(k, LOSS, 1.0, FINISHED), **values} for k in range(2)]
+    rows = {
+        0: [{"step": STEPS, "valid_loss": 9.0, "rate": 0.1}, {"step": 20, "valid_loss": 2.0}],
+        1: [{"step": STEPS, "valid_loss": 1.0, "rate": 0.3}, {"step": 20, "valid_loss": 3.0}],
+    }
+    for own in rows.values():
+        own[1]["rate"] = 0.2
+    configurations = ranked(outcomes, ["rate"], each_alone=True)
+    drawn = {each.name: each.figure for each in figures.all_of(configurations, rows, [LOSS], [])}
+    (curve,) = [line for line in drawn["members"].axes[0].lines if line.get_color() == ACCENT]
+    assert list(np.ravel(curve.get_ydata())) == [1.0, 3.0]
+    line, dot = drawn["values"].axes[0].lines[1:]
+    assert np.array(line.get_xydata()) == pytest.approx(np.array([[0, 0.3], [1, 0.3], [2, 0.2]]))
+    assert np.array(dot.get_xydata()) == pytest.approx(np.array([[1, 0.3]]))
+
+
+def test_every_value_that_changes_has_a_panel() -> None:
+    outcomes = [outcome(k, LOSS, 1.0 + k, FINISHED, rate=0.1, decay=0.2) for k in range(2)]
+    configurations = ranked(outcomes, ["rate", "decay"], each_alone=True)
+    rows = rows_of(configurations, LOSS)
+    for own in rows.values():
+        for k, row in enumerate(own):
+            row |= {"rate": 0.1 / (k + 1), "decay": 0.2 * (k + 1)}
+    *_, values = figures.all_of(configurations, rows, [LOSS], [])
+    assert [axes.get_title("left") for axes in values.figure.axes] == ["rate", "decay"]
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_names_and_values_are_shown_as_they_are(count: int) -> None:
+    odd, metric = "_w$x$", Metric("_l$y$", higher_is_better=False)
+    outcomes = [
+        outcome(k, metric, 1.0 + k, FINISHED, **{odd: k, "kind": f"_a${k}$"}) for k in range(count)
+    ]
+    configurations = ranked(outcomes, [odd, "kind"])
+    rows = rows_of(configurations, metric)
+    for member, own in rows.items():
+        for row in own:
+            row[odd] = member + row["evaluation"]
+    drawn = {each.name: each.figure for each in figures.all_of(configurations, rows, [metric], [])}
+    assert set(drawn) == {"by_field", "heat_map", "members", "values"}
+    for figure in drawn.values():
+        figure.draw_without_rendering()
+        own = [text.get_text() for text in figure.findobj(Text)]
+        assert not any(is_math_text(text) for text in own if "mathdefault" not in text)
+        assert all(text.startswith("\u200b") for text in own if text.lstrip("\u200b")[:1] == "_")
+        assert any(r"_w\$x\$" in text or r"_l\$y\$" in text for text in own)
+    labels = [text.get_text() for text in drawn["by_field"].axes[1].get_xticklabels()]
+    assert labels == [f"\u200b_a\\${k}\\$" for k in range(count)]
+
+
+def test_many_numbers_lie_on_their_axis_and_few_side_by_side() -> None:
+    for count in (4, 40):
+        rates = [10.0 ** -(k / 8) for k in range(count)]
+        outcomes = [outcome(k, LOSS, 1.0, FINISHED, rate=rate) for k, rate in enumerate(rates)]
+        configurations = ranked(outcomes, ["rate"])
+        axes = figures.by_field(configurations, ["rate"], [LOSS]).axes[0]
+        drawn = sorted({float(x) for line in axes.lines for x in np.ravel(line.get_xdata())})
+        assert drawn == pytest.approx([0, 1, 2, 3] if count == 4 else sorted(rates))
+        assert axes.get_xscale() == ("linear" if count == 4 else "log")

@@ -24,9 +24,12 @@ from experiments.sweep.axes import read_axes
 from experiments.sweep.flags import Settings, Sweep
 from experiments.sweep.search import pbt, tpe
 from recurrent.training.population import layouts
+from tests import toys
 from tests.toys import FIT, FitConfig, fit
 from tests.toys import FIT_EVALUATIONS as EVALUATIONS
 from tests.toys import FIT_STEPS as STEPS
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 OTHERS = ("1x1", "1x2", "2x4")
 slow = pytest.mark.slow
@@ -51,7 +54,9 @@ def swept(
 def sweep_of(*texts: str, settings: Settings | None = None, base: FitConfig | None = None) -> Sweep:
     axes = read_axes(texts, options(FitConfig))
     line = "./launch.sh sweep toy"
-    return Sweep("toy", FIT, base or FitConfig(), axes, settings or Settings(layout="1x1"), line)
+    return Sweep(
+        toys.experiment(FIT), base or FitConfig(), axes, settings or Settings(layout="1x1"), line
+    )
 
 
 def rows_in(folder: Path) -> list[dict[str, Any]]:
@@ -129,11 +134,15 @@ def test_static_fields_are_trained_one_program_after_the_other(tmp_path: Path) -
 
 @pytest.mark.parametrize("layout", ["1x1", "2x1"])
 def test_one_compilation_trains_all_members(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, layout: str
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    compiled_once: dict[Any, Any],
+    layout: str,
 ) -> None:
     counts = []
     for k, texts in enumerate([("learning_rate=0.1,0.2",), (RATES, "seed=0:3", "momentum=0,0.5")]):
         caplog.clear()
+        compiled_once.clear()
         with jax.log_compiles(), caplog.at_level(logging.WARNING):
             swept(tmp_path / str(k), *texts, settings=Settings(slots=6, layout=layout))
         messages = [record.getMessage() for record in caplog.records]

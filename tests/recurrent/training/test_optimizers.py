@@ -1,4 +1,4 @@
-"""Optimizers against NumPy loops of their papers; every hyperparameter may be traced."""
+"""Optimizers against NumPy loops of their papers, and optax; every hyperparameter may be traced."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from recurrent.training.optimizers import (
     OPTIMIZERS,
+    SCHEDULES,
     clip,
     kernels,
     learning_rate_schedule,
+    optax_optimizers,
     optimizer,
 )
 
@@ -172,7 +175,7 @@ def test_clipping_comes_before_the_optimizer_and_the_decay() -> None:
     chex.assert_trees_all_close(moved, expected, rtol=1e-12)
 
 
-def rates(schedule: optax.Schedule, *steps: int) -> np.ndarray:
+def rates(schedule: optax.Schedule, *steps: Any) -> np.ndarray:
     return np.array([np.asarray(schedule(step)) for step in steps])
 
 
@@ -199,6 +202,52 @@ def test_constant_and_cosine_schedules_with_warm_up_equal_those_by_hand() -> Non
     assert learning_rate_schedule(0.2, "constant", 0, None)(7) == 0.2
 
 
+def test_linear_and_exponential_schedules_equal_their_closed_forms() -> None:
+    steps, peak = np.arange(8), 0.2
+    linear = learning_rate_schedule(peak, "linear", 4, 12)
+    np.testing.assert_allclose(rates(linear, *steps + 4), peak * (1 - steps / 8), rtol=1e-6)
+    exponential = learning_rate_schedule(peak, "exponential", 4, 12)
+    np.testing.assert_allclose(rates(exponential, *steps + 4), peak * 0.01 ** (steps / 8), 1e-6)
+    np.testing.assert_allclose(rates(exponential, 12, 99), 0.01 * peak, rtol=1e-6)
+    np.testing.assert_allclose(rates(linear, 0, 3, 12, 99), [0.05, 0.2, 0, 0], atol=1e-7)
+
+
+def test_warm_restarts_equal_the_equation_of_the_paper() -> None:
+    period, since, expected = 4, 0, []
+    for _ in range(60):
+        expected.append(0.5 * (1 + np.cos(np.pi * since / period)))  # equation 5
+        since += 1
+        if since == period:
+            period, since = 2 * period, 0
+    found = rates(learning_rate_schedule(1.0, "warm_restarts", 0, 60), *range(60))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    after = rates(learning_rate_schedule(1.0, "warm_restarts", 3, 63), *range(3, 63))
+    np.testing.assert_allclose(after, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "constant"])
+def test_a_schedule_of_any_length_starts_at_its_peak_and_falls_to_its_end(schedule: str) -> None:
+    for length in (1, 2, 3, 5, 14, 15, 16, 31):
+        found = rates(learning_rate_schedule(1.0, schedule, 0, length), *range(length + 1))
+        assert found[0] == 1
+        assert np.all((found >= 0) & (found <= 1))
+        np.testing.assert_allclose(found[-1], 0.01 if schedule == "exponential" else 0, atol=1e-7)
+
+
+def test_a_schedule_of_ones_own_counts_the_steps_after_warm_up() -> None:
+    seen = []
+
+    def halves(step: Any, total_steps: int) -> Any:
+        seen.append((int(step), total_steps))
+        return 0.5**step
+
+    found = rates(learning_rate_schedule(0.2, halves, 2, 5), 0, 1, 2, 3, 4)
+    np.testing.assert_allclose(found, [0.1, 0.2, 0.2, 0.1, 0.05], rtol=1e-6)
+    assert set(seen) == {(0, 3), (1, 3), (2, 3)}, "no step before the first"
+    traced = jax.jit(learning_rate_schedule(0.2, lambda step, total: 1 - step / total, 0, 4))
+    np.testing.assert_allclose(rates(traced, 0, 1, 3), [0.2, 0.15, 0.05], rtol=1e-6)
+
+
 def test_the_optimizer_follows_its_schedule() -> None:
     transformation = optimizer(
         "sgd", 0.2, momentum=0.0, schedule="cosine", warmup_steps=4, total_steps=12
@@ -209,7 +258,7 @@ def test_the_optimizer_follows_its_schedule() -> None:
         np.testing.assert_allclose(params, [-sums[steps - 1]], atol=1e-7)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "lion"])
 def test_one_compilation_serves_all_hyperparameters(name: str) -> None:
     params, gradients = problem()
     traces = []
@@ -221,12 +270,13 @@ def test_one_compilation_serves_all_hyperparameters(name: str) -> None:
 
     compiled = jax.jit(moved)
     names = ("learning_rate", "momentum", "weight_decay", "clip_norm", "l1")
+    names += ("beta1", "beta2", "epsilon")
     several: list[dict[str, Any]] = [
         dict(zip(names, values, strict=True))
         for values in [
-            (0.1, 0.9, 0.0, 0.0, 0.0),
-            (0.02, 0.0, 0.3, 1.0, 0.1),
-            (1e-4, 0.5, 1e-3, 1e-2, 1e-3),
+            (0.1, 0.9, 0.0, 0.0, 0.0, 0.9, 0.999, 1e-8),
+            (0.02, 0.0, 0.3, 1.0, 0.1, 0.0, 0.9, 1e-3),
+            (1e-4, 0.5, 1e-3, 1e-2, 1e-3, 0.5, 0.0, 1.0),
         ]
     ]
     results = [compiled(hparams) for hparams in several]
@@ -246,8 +296,11 @@ def test_the_state_has_one_structure_for_all_hyperparameters() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "adagrad"}, r"optimizer: expected one of .*'adamw'.*, got 'adagrad'"),
-        ({"schedule": "linear"}, r"schedule: expected one of .*'cosine'.*, got 'linear'"),
+        ({"name": "lino"}, r"optimizer: expected one of .*'adamw'.*'lion'.*, got 'lino'"),
+        ({"name": "lbfgs"}, r"optimizer: expected one of .*'adamw'.*, got 'lbfgs'"),
+        ({"schedule": "step"}, r"schedule: expected one of .*'cosine'.*, got 'step'"),
+        ({"schedule": "linear"}, r"total_steps: a linear schedule needs the length of training"),
+        ({"schedule": lambda step, total: 1}, r"total_steps: a schedule of your own needs"),
         ({"schedule": "cosine"}, r"total_steps: a cosine schedule needs the length of training"),
         (
             {"schedule": "cosine", "warmup_steps": 5, "total_steps": 5},
@@ -285,3 +338,128 @@ def test_l1_comes_after_clipping_and_may_be_traced() -> None:
 
     push = step(100.0) - step(0.0)
     np.testing.assert_allclose(push, -RATE * 100.0 * np.sign(params["kernel"]), rtol=1e-9)
+
+
+# Betas and epsilon, and optax's other optimizers.
+
+MOMENTUM, B1, B2, EPS = 0.7, 0.8, 0.95, 1e-2
+
+
+def traced(name: Any, schedule: str = "constant", **more: float) -> Callable[..., Any]:
+    """Return ``(params, gradients) -> params`` of an optimizer whose hyperparameters are traced."""
+    given = {"momentum": MOMENTUM, "beta1": B1, "beta2": B2, "epsilon": EPS, **more}
+
+    @jax.jit
+    def moved(hparams: dict[str, Any], params: Any, gradients: Any) -> Any:
+        options = {"schedule": schedule, "total_steps": STEPS}
+        return follow(optimizer(name, RATE, **hparams, **options), params, gradients)
+
+    return lambda params, gradients: moved(given, params, gradients)
+
+
+def l2(made: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optax.chain(optax.add_decayed_weights(DECAY, mask=kernels), made)
+
+
+DECOUPLED: dict[str, Any] = {"weight_decay": DECAY, "mask": kernels}
+BY_HAND: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "adam": lambda rate: l2(optax.adam(rate, B1, B2, EPS)),
+    "adamw": lambda rate: optax.adamw(rate, B1, B2, EPS, **DECOUPLED),
+    "lion": lambda rate: optax.lion(rate, B1, B2, **DECOUPLED),
+    "nadamw": lambda rate: optax.nadamw(rate, B1, B2, EPS, **DECOUPLED),
+    "adagrad": lambda rate: l2(optax.adagrad(rate, eps=EPS)),
+    "novograd": lambda rate: l2(optax.novograd(rate, B1, B2, EPS)),
+    "adafactor": lambda rate: l2(optax.adafactor(rate, momentum=MOMENTUM, eps=EPS)),
+    "muon": lambda rate: optax.contrib.muon(
+        rate, eps=EPS, weight_decay=DECAY, weight_decay_mask=kernels
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_traced_hyperparameters_equal_those_given_to_optax_as_python_numbers(name: str) -> None:
+    params, gradients = problem()
+    expected = follow(BY_HAND[name](optax.linear_schedule(RATE, 0.0, STEPS)), params, gradients)
+    found = traced(name, "linear", weight_decay=DECAY)(params, gradients)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_epsilon_of_rmsprop_is_that_of_optax() -> None:
+    params, gradients = problem()
+    plain = l2(optax.rmsprop(RATE, momentum=MOMENTUM, eps=EPS))
+    found = traced("rmsprop", weight_decay=DECAY)(params, gradients)
+    chex.assert_trees_all_close(found, follow(plain, params, gradients), rtol=1e-10, atol=1e-12)
+
+
+def test_betas_of_adam_traced_in_float32_equal_the_equations_in_float64() -> None:
+    params, gradients = problem()
+    expected = adam(params["kernel"], [g["kernel"] for g in gradients], 0.0) - params["kernel"]
+    with jax.enable_x64(False):
+        zero, singles = np.zeros((4, 3), np.float32), [np.float32(g["kernel"]) for g in gradients]
+
+        @jax.jit
+        def moved(beta1: Any, beta2: Any, epsilon: Any) -> Any:
+            made = optimizer("adam", RATE, beta1=beta1, beta2=beta2, epsilon=epsilon)
+            return follow(made, zero, singles)
+
+        found = moved(np.float32(0.9), np.float32(0.999), np.float32(1e-8))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_clipping_and_l1_come_before_any_optimizer() -> None:
+    params, gradients = problem()
+    found = traced("lion", clip_norm=0.5, l1=DECAY)(params, gradients)
+    sparse = optax.masked(
+        optax.stateless(lambda g, w: jax.tree.map(lambda g, w: g + DECAY * jnp.sign(w), g, w)),
+        kernels,
+    )
+    plain = optax.lion(RATE, B1, B2, weight_decay=0.0)
+    expected = follow(optax.chain(optax.clip_by_global_norm(0.5), sparse, plain), params, gradients)
+    chex.assert_trees_all_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_optimizers_are_found_in_optax_but_none_that_needs_the_loss_or_other_params() -> None:
+    found = set(optax_optimizers())
+    assert found >= {"adabelief", "adafactor", "adan", "lamb", "lion", "nadam", "radam", "yogi"}
+    assert found >= {"adopt", "ademamix", "muon", "prodigy"}, "of optax.contrib"
+    needs_the_loss = {"lbfgs", "polyak_sgd", "momo", "momo_adam", "sophia"}
+    other_params = {"schedule_free_adamw", "schedule_free_sgd"}
+    no_schedule = {"sm3", "rprop"}
+    no_optimizers = {"clip", "chain", "scale_by_adam", "scale_by_learning_rate", "dpsgd"}
+    assert not found & (needs_the_loss | other_params | no_schedule | no_optimizers)
+
+
+@pytest.mark.slow
+def test_every_optimizer_of_optax_decays_kernels_alone_and_compiles_once() -> None:
+    params, gradients = problem()
+    gradients = [{**gradient, "bias": 0 * gradient["bias"]} for gradient in gradients]
+    for name in optax_optimizers():
+        traces = []
+
+        @jax.jit
+        def moved(decay: Any, name: str = name, traces: list[str] = traces) -> Any:
+            traces.append(name)
+            return follow(optimizer(name, RATE, weight_decay=decay), params, gradients)
+
+        without, decayed = moved(0.0), moved(DECAY)
+        assert len(traces) == 1, name
+        np.testing.assert_array_equal(without["bias"], decayed["bias"], err_msg=name)
+        assert np.any(without["kernel"] != decayed["kernel"]), name
+
+
+def test_a_function_of_ones_own_is_an_optimizer_and_gets_what_it_takes() -> None:
+    params, gradients = problem()
+
+    def plain(learning_rate: Any) -> optax.GradientTransformation:
+        return optax.sgd(learning_rate)
+
+    found = traced(plain, weight_decay=DECAY)(params, gradients)
+    expected = follow(l2(optax.sgd(RATE)), params, gradients)
+    chex.assert_trees_all_close(found, expected, rtol=1e-10)
+
+    def own(learning_rate: Any, *, b1: Any, weight_decay: Any, eps: Any = 1.0) -> Any:
+        return optax.adamw(learning_rate, b1, 0.5, eps, weight_decay=weight_decay)
+
+    found = traced(own, weight_decay=DECAY)(params, gradients)
+    expected = follow(optax.adamw(RATE, B1, 0.5, EPS, weight_decay=DECAY), params, gradients)
+    chex.assert_trees_all_close(found, expected, rtol=1e-10)

@@ -1,0 +1,214 @@
+"""Load Python files of the user's from anywhere, with what they import from beside them."""
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from experiments.harness.errors import UserError, did_you_mean
+from experiments.harness.neighbors import imported_names, neighbors
+
+
+class _Loaded(NamedTuple):
+    module: ModuleType
+    contents: str  # hashes of the file and its neighbors
+
+
+_loaded: dict[Path, _Loaded] = {}
+_folders: list[Path] = []  # of these files, the latest first
+_beside: set[str] = set()  # names of modules and packages found in such a folder
+_read: dict[Path, str] = {}  # hashes of files as they were when they were run
+
+
+class _SourceAlone(importlib.machinery.SourceFileLoader):
+    """Read a source file and leave no bytecode, which might be that of an earlier edit."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        source = self.get_data(self.path)
+        _read[Path(self.path)] = hashlib.sha256(source).hexdigest()
+        return self.source_to_code(source, self.path)
+
+
+class _Beside:
+    """Find modules beside the user's files, where nothing else has their names."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
+        top = name.partition(".")[0]
+        if top not in _beside and (path is not None or is_found_elsewhere(name)):
+            return None
+        for folder in _folders if path is None else path:
+            finder = importlib.machinery.FileFinder(str(folder), (_SourceAlone, [".py"]))
+            spec = finder.find_spec(name)
+            if spec is not None:
+                _beside.add(top)
+                return spec
+        return None
+
+
+def is_found_elsewhere(name: str) -> bool:
+    """Return whether a top-level name is Python's or of an installed package."""
+    if name in sys.stdlib_module_names:
+        return True
+    spec = importlib.machinery.PathFinder.find_spec(name)
+    return spec is not None and spec.origin is not None
+
+
+def is_installed(name: str, file: Path) -> bool:
+    """Return whether a top-level name means this file to everybody."""
+    spec = importlib.machinery.PathFinder.find_spec(name)
+    return spec is not None and Path(spec.origin or "").resolve() == file
+
+
+def load_file(path: str | Path, flag: str = "") -> ModuleType:
+    """Import a file, which may import what lies beside it; read it anew where it was edited.
+
+    Args:
+      path: the file; ``~`` stands for the home directory.
+      flag: what names it, such as ``"--cell: "``, for the sentences of errors.
+
+    Raises:
+      UserError: for a file that is not there, is not Python, cannot be imported or exits; for a
+        file beside it whose name another module has.
+    """
+    file = existing_file(path, flag)
+    own = [file, *neighbors(file)]
+    contents = " ".join(digest(each) for each in own)
+    if file in _loaded and _loaded[file].contents == contents:
+        return _loaded[file].module
+    check_names(file, flag)
+    forget(own[1:], file.parent)
+    if file.parent in _folders:
+        _folders.remove(file.parent)
+    _folders.insert(0, file.parent)
+    if _Beside not in sys.meta_path:
+        sys.meta_path.insert(0, _Beside)  # pyright: ignore[reportArgumentType]
+    module = executed(file, path, flag)
+    _loaded[file] = _Loaded(module, contents)
+    return module
+
+
+def existing_file(path: str | Path, flag: str = "") -> Path:
+    """Return the absolute path of a Python file.
+
+    Raises:
+      UserError: where there is none.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"{flag}there is no file {str(path)!r}.")
+    if file.suffix != ".py":
+        raise UserError(f"{flag}{str(path)!r} is not a Python file; its name must end in .py.")
+    return file.resolve()
+
+
+def executed(file: Path, path: str | Path, flag: str) -> ModuleType:
+    """Run a file as a module, in which dataclasses and postponed annotations work."""
+    name = file.stem if file.stem.isidentifier() and is_free(file.stem, file) else str(file)
+    loader = _SourceAlone(name, str(file))
+    spec: Any = importlib.util.spec_from_loader(name, loader)
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(name)
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever the user's own file raises
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+        if isinstance(error, UserError):
+            raise
+        reason = describe_error(error, path)
+        raise UserError(f"{flag}{path} cannot be imported: {reason}.") from error
+    return module
+
+
+def is_free(name: str, file: Path) -> bool:
+    """Return whether a file may be imported under its own name."""
+    if name in sys.modules:
+        return getattr(sys.modules[name], "__file__", None) == str(file)
+    return not is_found_elsewhere(name)
+
+
+def check_names(file: Path, flag: str) -> None:
+    """Raise `UserError` where an import of a file beside would find another module."""
+    for name in {each.partition(".")[0] for each in imported_names(file, file.parent)}:
+        own = [file.parent / f"{name}.py", file.parent / name / "__init__.py"]
+        beside = [path for path in own if path.is_file() and path != file]
+        if beside and is_found_elsewhere(name) and not is_installed(name, beside[0]):
+            raise UserError(
+                f"{flag}{file.name} imports {name}, which is the name of {beside[0]} and of "
+                "another module: rename the file."
+            )
+
+
+def forget(files: Sequence[Path], folder: Path) -> None:
+    """Let modules be imported anew: these files if one was edited, and namesakes elsewhere."""
+    tops = {path.relative_to(folder).parts[0].removesuffix(".py") for path in files}
+    edited = any(path in _read and _read[path] != digest(path) for path in files)
+    for name, module in [*sys.modules.items()]:
+        if name.partition(".")[0] in tops & _beside and (edited or not lies_in(module, folder)):
+            del sys.modules[name]
+
+
+def lies_in(module: ModuleType, folder: Path) -> bool:
+    """Return whether a module or package is of a folder."""
+    paths = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
+    return any(Path(path).is_relative_to(folder) for path in paths if path)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file's contents."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_function(value: str, flag: str) -> Any:
+    """Return the function that ``FILE.py:FUNCTION`` stands for.
+
+    Raises:
+      UserError: as `load_file` does, and for a function that the file does not define.
+    """
+    path, _, name = value.rpartition(":")
+    module = load_file(path, f"{flag}: ")
+    if not callable(getattr(module, name, None)):
+        names = [key for key, each in vars(module).items() if isinstance(each, FunctionType)]
+        raise UserError(f"{flag}: {path} defines no function {name!r}.{did_you_mean(name, names)}")
+    return getattr(module, name)
+
+
+def describe_error(error: BaseException, path: str | Path) -> str:
+    """Describe an error in a line, with the line of the user's files where it came up."""
+    said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} ({error.filename or path}, line {error.lineno})"
+    if isinstance(error, SystemExit):
+        said = f"it calls sys.exit({'' if error.code is None else repr(error.code)})"
+    place = place_of(error, path)
+    return f"{said} ({place})" if place else said
+
+
+def place_of(error: BaseException, path: str | Path = "") -> str:
+    """Return file and line of the user's own code where an error came up, if anywhere.
+
+    Args:
+      error: with its traceback.
+      path: a file of the user's beside those that were loaded, which is named as it is written.
+    """
+    named = Path(path).expanduser().resolve()
+    main = [named, *_loaded] if path else [*_loaded]
+    own = {each for file in main if file.is_file() for each in [file, *neighbors(file)]}
+    frames = [
+        (Path(frame.filename), frame.lineno)
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename) in own
+    ]
+    if not frames:
+        return ""
+    where, line = frames[-1]
+    return f"{path if path and where == named else where}, line {line}"

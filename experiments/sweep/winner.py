@@ -1,0 +1,117 @@
+"""Keep the weights of a sweep's best training, so that they can be used without training again."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.harness import rundir
+from experiments.harness.checkpoint import checkpoints, save
+from experiments.harness.identity import identity_of, origin_of
+from experiments.harness.loop import Leaving
+from experiments.harness.plan import DIVERGED, Outcome, Plan
+from experiments.harness.processes import is_first
+from experiments.harness.program import Row
+from experiments.harness.runs import WINNER
+from experiments.report.result import selected_by, when_and_where
+from experiments.sweep.flags import Sweep
+from experiments.sweep.ranking import Configuration, best_member, ranked
+
+
+def keeper(plan: Plan, folder: Path, each_alone: bool) -> Leaving:
+    """Return what saves the weights of members that end while they may be the best.
+
+    Args:
+      plan: of a program.
+      folder: of the program.
+      each_alone: whether a member is no repetition of another; see `ranking.ranked`.
+    """
+
+    def leaving(
+        outcomes: Sequence[Outcome], slots: Sequence[int], kept_of: Callable[[int], Any]
+    ) -> None:
+        needed = candidates(plan, outcomes, each_alone)
+        latest = outcomes[len(outcomes) - len(slots) :]
+        for each, slot in zip(latest, slots, strict=True):
+            if each["member"] in needed:
+                save_weights(weights_of(folder, each["member"]), kept_of(slot))
+        if is_first():
+            for path in (folder / "weights").glob("*"):
+                if int(path.name) not in needed:
+                    shutil.rmtree(path)
+
+    return leaving
+
+
+def candidates(plan: Plan, outcomes: Sequence[Outcome], each_alone: bool) -> set[int]:
+    """Return the members that may be a sweep's best, by their number in the sweep.
+
+    Of the configurations whose members have all ended it is the best member of the best one; of
+    each other configuration the best member so far.
+    """
+    ended = {each["member"]: each for each in outcomes}
+    known = [[plan.names[member] for member in members] for members in plan.configurations]
+    if each_alone:
+        known = [[name] for name in plan.names]
+    groups = [[ended[name] for name in names if name in ended] for names in known]
+    pairs = list(zip(groups, known, strict=True))
+    complete = [each for group, names in pairs if len(group) == len(names) for each in group]
+    found: list[Any] = [
+        max(group, key=_score) for group, names in pairs if 0 < len(group) < len(names)
+    ]
+    if complete:
+        found.append(best_member(ranked(complete, [*plan.values[0]], each_alone=each_alone)[0]))
+    return {each["member"] for each in found if each["status"] != DIVERGED}
+
+
+def _score(outcome: Outcome) -> float:
+    return -float("inf") if outcome["score"] is None else outcome["score"]
+
+
+def weights_of(folder: Path, member: int) -> Path:
+    """Return where the weights of a member are, in the folder of its program."""
+    return folder / "weights" / str(member)
+
+
+def save_weights(folder: Path, kept: Any) -> None:
+    """Save what a task kept, unless it is there from before a crash."""
+    with checkpoints(folder, keep=1) as manager:
+        if not manager.all_steps():
+            save(manager, 1, {"kept": kept}, {})
+
+
+def publish(
+    sweep: Sweep, plan: Plan, winner: Configuration, rows: Mapping[int, Sequence[Row]], folder: Path
+) -> None:
+    """Leave the best training of a sweep as a run of its own, in the sweep's folder."""
+    member = best_member(winner)
+    there = next(folder.glob(f"programs/*/weights/{member['member']}"), None)
+    target = folder / WINNER
+    if there is None or (target / "result.json").exists():
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    (target / "checkpoints").mkdir(parents=True)
+    (target / "lock").touch()
+    values = {axis.field: member[axis.field] for axis in sweep.swept}
+    config = dataclasses.replace(sweep.base, **values)
+    identity, origin = identity_of(sweep.experiment, config), origin_of(sweep.experiment, target)
+    rundir.write_json(target / "config.json", {**identity, "origin": origin})
+    rundir.append_rows(target / "metrics.jsonl", rows.get(member["member"], []))
+    there.rename(target / "checkpoints" / "best")
+    rundir.write_json(target / "result.json", numbers(sweep, plan, member))
+
+
+def numbers(sweep: Sweep, plan: Plan, member: Any) -> dict[str, Any]:
+    """Return the ``result.json`` of the best training."""
+    measured = {name: x for name, x in member.items() if name.startswith(("test_", "valid_"))}
+    return {
+        "experiment": sweep.experiment.name,
+        "seed": member.get("seed", getattr(sweep.base, "seed", 0)),
+        "steps": member["step"],
+        "evaluations": member["evaluations_done"],
+        "best_step": member["best_step"],
+        **dict(sorted(measured.items())),
+        **selected_by(plan.program),
+        **when_and_where(sweep.experiment),
+    }

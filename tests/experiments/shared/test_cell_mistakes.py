@@ -1,0 +1,88 @@
+"""A mistake in a cell of the user's own is said in one line, before anything is trained."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.harness.errors import UserError
+from experiments.shared.cell_flag import make_cell
+
+CELL = """
+import jax, jax.numpy as jnp, numpy as np
+from recurrent import Cell, Hidden
+def mine(input_size, hidden_size):
+    shape = (input_size, hidden_size)
+    def init(key):
+        return {"w": jax.random.normal(key, shape), "u": jnp.eye(hidden_size)}
+    def initial_state(params, batch_shape):
+        return Hidden(jnp.zeros((*batch_shape, hidden_size)))
+    def step(params, state, x):
+        h = jnp.tanh(x @ params["w"] + state.hidden @ params["u"])
+        return Hidden(h), h
+    return Cell(init, initial_state, step, (input_size,), None)
+"""
+GATE = """
+import jax, jax.numpy as jnp
+from recurrent import Hidden, gated
+def mine(input_size, hidden_size):
+    def gate(zx, zh, state):
+        z = jax.nn.sigmoid(zx[0] + zh[0])
+        c = jnp.tanh(zx[1] + z * zh[1])
+        return Hidden((1 - z) * state.hidden + z * c)
+    return gated(gate, input_size, hidden_size, gates=2)
+"""
+AFTER = "        return Hidden(h), h"
+
+
+def make(folder: Path, text: str) -> None:
+    (folder / "cells.py").write_text(text)
+    make_cell(f"{folder}/cells.py:mine", 5, 4)
+
+
+@pytest.mark.parametrize("text", [CELL, GATE])
+def test_a_sound_cell_is_made(tmp_path: Path, text: str) -> None:
+    make(tmp_path, text)
+
+
+def test_a_cell_without_a_step_is_made(tmp_path: Path) -> None:
+    text = "from recurrent import bidirectional, gru\ndef mine(d, h):\n"
+    make(tmp_path, text + "    return bidirectional(gru(d, h), gru(d, h))\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new", "said"),
+    [
+        (CELL, '@ params["w"]', '@ params["w"][1:]', "same shape, got .* line 11"),
+        (CELL, "return Hidden(h), h", "return (h,), h", r"like the one .* returns \(float32"),
+        (CELL, "return Hidden(h), h", "return Hidden(h[..., :1]), h", r"returns .*float32\[2, 1\]"),
+        (CELL, "Hidden(h), h", "Hidden(h.astype(jnp.bfloat16)), h", "returns .*bfloat16"),
+        (CELL, "return Hidden(h), h", "return h, Hidden(h)", "a state like the one it is given"),
+        (CELL, "return Hidden(h), h", "return Hidden(h), (h, h)", "one output array"),
+        (CELL, AFTER, "        Hidden(h), h", r"expected it to return \(state, output\), got None"),
+        (CELL, AFTER, f"        if h.sum() > 0: h = -h\n{AFTER}", "use jnp.where.* line 12"),
+        (CELL, "jnp.tanh(x", "np.tanh(x", "use jax.numpy .* line 11"),
+        (CELL, 'params["u"])', 'params["v"])', "KeyError: 'v' .* line 11"),
+        (CELL, "    return Cell(", "    Cell(", "return a recurrent.Cell, got NoneType"),
+        (CELL, "mine(input_size, ", "mine(", "takes 1 positional argument but 2 were given"),
+        (CELL, "(input_size,), None)", "(3,), None)", "reads inputs of shape"),
+        (GATE, "zx[1]", "zx[2]", "IndexError: list index out of range .* line 7"),
+        (
+            GATE,
+            "        return",
+            "        if z.mean() > 0: z = -z\n        return",
+            "jnp.where.* 8",
+        ),
+        (GATE, "return Hidden(", "return (", r"expected it to return a state Hidden"),
+        (GATE, "state.hidden", "state.h", "no attribute 'h' .* line 8"),
+        (GATE, "z * zh[1]", "float(z.mean()) * zh[1]", "cannot become a Python number.* line 7"),
+    ],
+)
+def test_a_mistake_is_said_in_one_line(
+    tmp_path: Path, text: str, old: str, new: str, said: str
+) -> None:
+    assert old in text
+    with pytest.raises(UserError, match=said) as caught:
+        make(tmp_path, text.replace(old, new))
+    assert str(caught.value).startswith("--cell: ")
+    assert "\n" not in str(caught.value)
+    assert ".." not in str(caught.value).replace("...", "")

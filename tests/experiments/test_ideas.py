@@ -1,0 +1,272 @@
+"""An experiment is one file anywhere: trained, swept, noticed when edited, used when trained."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import __main__, load_run, run, run_sweep
+from experiments.harness.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ("--epochs=1", "--hidden_size=4", "--length=3", "--batch_size=512")
+FIELDS: dict[str, Any] = {"epochs": 1, "hidden_size": 4, "length": 3, "batch_size": 512}
+LENGTH = '    length: int = option(20, "T, steps of a sequence", minimum=1)\n'
+WORKED = sorted((ROOT / "docs" / "experiments").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with an idea that has been trained, named ``base``, and swept."""
+    folder = tmp_path_factory.mktemp("ideas")
+    assert __main__.main(["new", str(folder / "idea.py")]) == 0
+    (folder / "parts.py").write_text("STEP = 1\n")
+    with open(folder / "idea.py", "a") as file:
+        file.write("\nimport parts\n")
+    assert __main__.main([str(folder / "idea.py"), *SMALL, "--name=base"]) == 0
+    swept = ["--sweep=learning_rate=0.01,0.03", "--sweep=seed=0:2", "--name=base"]
+    assert __main__.main(["sweep", str(folder / "idea.py"), *SMALL, *swept]) == 0
+    return folder
+
+
+@pytest.fixture
+def idea(trained: Path, tmp_path: Path) -> Path:
+    """Return a copy of that folder, which a test may change."""
+    return shutil.copytree(trained, tmp_path / "copy")
+
+
+def refused(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capfd.readouterr()
+    assert __main__.main(list(arguments)) == 2
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_the_run_lies_beside_the_file_and_says_what_code_it_is_of(trained: Path) -> None:
+    result = json.loads((trained / "runs" / "idea" / "base" / "result.json").read_text())
+    assert result["experiment"] == "idea"
+    assert {"recurrent", "jax", "flax", "optax"} <= result.keys()
+    if shutil.which("git") and (ROOT / ".git").exists():
+        head = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+        commit = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip()
+        assert result["commit"] == commit
+        assert isinstance(result["clean"], bool)
+
+
+@pytest.mark.parametrize("file", ["idea.py", "parts.py"])
+def test_an_edited_file_never_gives_the_old_figure(
+    idea: Path, capfd: pytest.CaptureFixture[str], file: str
+) -> None:
+    word, swept = str(idea / "idea.py"), ["--sweep=learning_rate=0.01,0.03", "--sweep=seed=0:2"]
+    assert __main__.main([word, *SMALL, "--name=base"]) == 0
+    assert "finished already" in capfd.readouterr().out
+    with open(idea / file, "a") as stream:
+        stream.write("# edited\n")
+    for command in ([word, *SMALL], ["sweep", word, *SMALL, *swept]):
+        line = refused(capfd, *command, "--name=base")
+        assert f"{file} has changed since" in line
+        assert "--overwrite" in line
+        assert "--name" in line
+
+
+def test_a_trained_run_is_used_from_anywhere(idea: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    found = load_run(idea / "runs" / "idea" / "base")
+    assert found.config.length == 3
+    assert found.kept["head"]["kernel"].shape == (4, 1)
+    assert found.result["steps"] == 2
+    assert found.experiment.name == "idea"
+
+
+def test_code_that_changed_since_the_training_is_warned_of(
+    idea: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (idea / "parts.py").write_text("STEP = 2\n")
+    load_run(idea / "runs" / "idea" / "base")
+    assert "warning: parts.py has changed since the run" in capfd.readouterr().err
+
+
+def test_the_winner_of_a_sweep_is_used_as_a_run(
+    idea: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = idea / "runs" / "sweep" / "idea" / "base"
+    rows = [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
+    means = {
+        rate: np.mean([row["valid_error"] for row in rows if row["learning_rate"] == rate])
+        for rate in (0.01, 0.03)
+    }
+    rate = min(means, key=lambda rate: means[rate])
+    ours = [row for row in rows if row["learning_rate"] == rate]
+    best = min(ours, key=lambda row: row["valid_error"])
+    found = load_run(folder)
+    assert (found.config.learning_rate, found.config.seed) == (rate, best["seed"])
+    assert found.result["test_error"] == best["test_error"]
+    task, hparams = found.program.task, {"seed": best["seed"]}
+    again = task.evaluate(found.kept, hparams, found.program.data["test"])["error"].mean
+    np.testing.assert_allclose(again, best["test_error"], rtol=1e-6)
+    assert __main__.main(["info", str(folder)]) == 0
+    assert "head.kernel" in capsys.readouterr().out
+    assert len(list(folder.glob("programs/*/weights/*"))) == 0
+
+
+def test_info_lists_params_by_layer(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["info", str(trained / "runs" / "idea" / "base")]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["head.kernel", "4", "x", "1", "float32", "4"] in lines
+    assert ["*", "hidden_size", "4"] in lines
+    kept = load_run(trained / "runs" / "idea" / "base").kept
+    assert ["all", str(sum(leaf.size for leaf in jax.tree.leaves(kept)))] in lines
+
+
+def test_training_starts_from_the_weights_of_another_run(
+    idea: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = idea / "runs" / "idea" / "base"
+    start = ["--init_from", str(base), "--learning_rate=1e-30"]
+    assert __main__.main([str(idea / "idea.py"), *SMALL, *start, "--name=next"]) == 0
+    there, here = load_run(base), load_run(idea / "runs" / "idea" / "next")
+    np.testing.assert_array_equal(there.kept["head"]["kernel"], here.kept["head"]["kernel"])
+    other = [str(idea / "idea.py"), "--hidden_size=5", f"--init_from={base}"]
+    assert "cell" in refused(capfd, *other)
+    assert "there is no" in refused(capfd, str(idea / "idea.py"), "--init_from=/nowhere").lower()
+
+
+def test_fields_come_from_the_config_of_a_run(
+    idea: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = idea / "runs" / "idea" / "base" / "config.json"
+    word = str(idea / "idea.py")
+    assert __main__.main([word, f"--config={base}", "--seed=3", "--name=again"]) == 0
+    config = load_run(idea / "runs" / "idea" / "again").config
+    assert (config.hidden_size, config.length, config.seed) == (4, 3, 3)
+    for text, said in {
+        '{"hiden_size": 3}': 'Did you mean "hidden_size"',
+        '{"hidden_size": "3"}': "hidden_size must be a whole number, got '3'",
+        '{"hidden_size": 0}': "expected at least 1",
+        "[1]": "is damaged: expected an object",
+        "{": "is damaged",
+    }.items():
+        (idea / "fields.json").write_text(text)
+        assert said in refused(capfd, word, f"--config={idea / 'fields.json'}")
+    assert "of the experiment 'idea'" in refused(capfd, "image_cnn", f"--config={base}")
+
+
+def test_a_script_trains_and_sweeps_without_flags(idea: Path) -> None:
+    done = run(idea / "idea.py", idea / "mine", **FIELDS)
+    assert done.kept["head"]["kernel"].shape == (4, 1)
+    before = load_run(idea / "runs" / "idea" / "base")
+    np.testing.assert_array_equal(done.kept["head"]["kernel"], before.kept["head"]["kernel"])
+    with pytest.raises(UserError, match="there is no field 'epoch'"):
+        run(idea / "idea.py", epoch=3)
+    with pytest.raises(UserError, match="epochs must be a whole number"):
+        run(idea / "idea.py", epochs="3")
+    best = run_sweep(idea / "idea.py", {"seed": range(2)}, idea / "swept", **FIELDS)
+    assert best.folder == idea / "swept" / "best"
+
+
+def test_a_module_without_a_file_is_never_gone_on_with(
+    idea: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Notebook:
+        __doc__ = "Does it run?"
+
+    module: Any = Notebook()
+    source = load_run(idea / "runs" / "idea" / "base").experiment.module
+    module.Config, module.program = source.Config, source.program
+    run(module, idea / "notebook", **FIELDS)
+    with pytest.raises(UserError, match="give overwrite=True, or another folder"):
+        run(module, idea / "notebook", **FIELDS)
+    run(module, idea / "notebook", overwrite=True, **FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("class Config(MinibatchConfig)", "class Config", "Config must inherit from RunConfig"),
+        ("@dataclasses.dataclass(frozen=True)\n", "", "Config is no dataclass"),
+        ("def program", "def programme", "defines no program"),
+        (LENGTH, "    length: int = 20\n", "Config.length: declare it with option"),
+        ("return minibatch_program", "return print", "expected it to return an"),
+        ("    data = {", "    raise SystemExit(0)\n    data = {", r"it calls sys.exit(0)"),
+        ('batch["mask"])}', 'batch["mask"][:, None])}', "line 4"),
+        ('"error": masked', '"errors": masked', "there is no metric 'error'"),
+        ("guess = head", "if ys.sum() > 0:\n            pass\n        guess = head", "jnp.where"),
+        (LENGTH, LENGTH + "    name: str = option('', 'x')\n", "'name' has the name of a flag"),
+        ("import jax\n", "import jax\nimport nowhere\n", "No module named 'nowhere' ("),
+        ("import jax\n", "import jax\nfrom nowhere import\n", "SyntaxError"),
+    ],
+)
+def test_a_mistake_in_an_experiment_is_said_in_one_line(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], old: str, new: str, said: str
+) -> None:
+    text = (trained / "idea.py").read_text().removesuffix("\nimport parts\n")
+    assert old in text
+    (tmp_path / "bad.py").write_text(text.replace(old, new))
+    assert said in refused(capfd, str(tmp_path / "bad.py"), *SMALL)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_idea_that_prints_is_no_fault(trained: Path, tmp_path: Path) -> None:
+    text = (trained / "idea.py").read_text().removesuffix("\nimport parts\n")
+    (tmp_path / "loud.py").write_text(text + "\nprint('hello')\n")
+    assert __main__.main([str(tmp_path / "loud.py"), "--help"]) == 0
+
+
+def test_a_file_that_is_there_is_not_written_over(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text("years of work")
+    assert "is there already" in refused(capfd, "new", str(tmp_path / "mine.py"))
+    assert "such as idea.py" in refused(capfd, "new", str(tmp_path / "mine"))
+    assert (tmp_path / "mine.py").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("file", WORKED, ids=lambda file: file.stem)
+def test_the_worked_experiments_learn(file: Path, tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"epochs": 4}
+    if file.stem == "forecast":
+        wave = np.sin(np.arange(600) / 4)
+        table = ["day,value", *(f"{day},{value:.5f}" for day, value in enumerate(wave))]
+        (tmp_path / "wave.csv").write_text("\n".join(table) + "\n")
+        fields |= {"csv": str(tmp_path / "wave.csv"), "batch_size": 16}
+    run(shutil.copy(file, tmp_path), tmp_path / "run", **fields)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    name = "valid_loss" if file.stem == "tagging" else "valid_error"
+    assert rows[-1][name] < 0.7 * rows[0][name]
+
+
+def test_an_edited_csv_is_noticed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file, csv = shutil.copy(WORKED[0], tmp_path), tmp_path / "wave.csv"
+    csv.write_text("value\n" + "\n".join(str(x % 7) for x in range(300)))
+    command = [str(file), f"--csv={csv}", "--epochs=1", "--name=one"]
+    assert __main__.main(command) == 0
+    csv.write_text("value\n" + "\n".join(str(x % 5) for x in range(300)))
+    assert "--csv: wave.csv has changed since" in refused(capfd, *command)
+
+
+def test_an_installed_package_runs_an_idea(trained: Path, tmp_path: Path) -> None:
+    """Only what the wheel would hold is on the path, and the folder is another one."""
+    import tomllib
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "experiments.*" in settings["packages"]["find"]["include"]
+    site = tmp_path / "site"
+    for package in ("recurrent", "experiments"):
+        shutil.copytree(ROOT / package, site / package, ignore=shutil.ignore_patterns("*.pyc"))
+    command = [sys.executable, "-P", "-m", "experiments", "idea.py", *SMALL, "--name=installed"]
+    environment = os.environ | {"PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"}
+    shutil.copy(trained / "idea.py", tmp_path)
+    shutil.copy(trained / "parts.py", tmp_path)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "runs" / "idea" / "installed" / "report.html").exists()
