@@ -1,6 +1,10 @@
 """Experiments on the library `recurrent`: ``from experiments import run, run_sweep, load_run``."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from experiments.harness.runs import load_run
+    from experiments.harness.scripts import run, run_sweep
 
 __all__ = ["load_run", "run", "run_sweep"]
 

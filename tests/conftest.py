@@ -7,6 +7,7 @@ set, if only to nothing; `.ci/run` does so. (Without them one gradient of `slstm
 differs between the two forms; why is not known.)
 """
 
+import atexit
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests share their compiled programs, by a cache that lives as long as they do.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="recurrent-tests-")
+    atexit.register(_cache.cleanup)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "true"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
@@ -26,7 +28,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if version("jaxlib").startswith("0.10.") and config.option.markexpr == "not slow":
+    if version("jaxlib").startswith("0.10.") and config.option.markexpr != "slow":
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 

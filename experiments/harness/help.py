@@ -98,7 +98,7 @@ def flag_lines(name: str, field: Option) -> list[str]:
 def page_of(experiment: Experiment) -> str:
     """Return an experiment's fields, its own first; then the launcher's flags, and commands."""
     lines = [paragraph(experiment.module.__doc__ or experiment.name), ""]
-    lines += [f"Flags of {experiment.name} (* sweeps in one program):"]
+    lines += [paragraph(f"Flags of {experiment.name} (* sweeps in one program):")]
     lines += [*help_lines(experiment.module.Config), "", "Flags of every run:"]
     lines += [*help_lines(Launch), *help_lines(Hardware)]
     for word, command in experiment.commands.items():
@@ -114,7 +114,7 @@ def page_of_sweep(experiment: Experiment) -> str:
     lines += entry("   --sweep=FIELD=VALUES ", f"may be repeated; VALUES are {axes.FORMS}", 24)
     lines += [*help_lines(flags.Settings), *help_lines(Group)]
     lines += ["", "Flags of every run:", *help_lines(Launch)]
-    lines += ["", "Fields (* sweep in one program, others in one for each value):"]
+    lines += ["", paragraph("Fields (* sweep in one program, others in one for each value):")]
     return "\n".join([*lines, *help_lines(experiment.module.Config)])
 
 

@@ -80,14 +80,10 @@ def source_hashes(config: Any, base: Path = Path()) -> dict[str, str]:
     A field declared with ``file=True`` holds ``PATH`` or ``PATH:NAME``; one that names no file
     has no hash. What a Python file imports from beside it belongs to it, and to a run directory
     the weights of its best evaluation.
-
-    Args:
-      config: a Config.
-      base: the folder from which relative paths start.
     """
     found: dict[str, str] = {}
     for name, field in options(config).items():
-        path = named_file(getattr(config, name), base) if field.file else None
+        path = named_file(getattr(config, name)) if field.file else None
         if path is not None:
             found |= {f"--{name}: {label}": digest(each) for label, each in with_neighbors(path)}
     return {name: each for name, each in found.items() if each}

@@ -71,7 +71,6 @@ def load_run(folder: str | Path, experiment: Any = None) -> Run:
     found = read_experiment(folder, experiment)
     asked = read_config(folder, found)
     check_sources(folder, found, asked)
-    asked = with_absolute_paths(folder, asked)
     start = {"init_from": ""} if hasattr(asked, "init_from") else {}  # it is trained already
     program = made_program(found, dataclasses.replace(asked, **start))
     result = folder / "result.json"
@@ -153,6 +152,8 @@ def read_config(folder: Path, found: Experiment) -> Any:
         raise UserError(
             f"The run in {folder} is of another version: it does not say {', '.join(missing)}."
         )
+    base = Path(identity["origin"].get("working_directory", ""))
+    fields = with_absolute_paths(cls, fields, base)
     return cls(**config.fields_from_json(f"{folder / 'config.json'}", cls, fields))
 
 
@@ -162,9 +163,8 @@ def check_sources(folder: Path, found: Experiment, asked: Any) -> None:
     Raises:
       UserError: for such a file.
     """
-    identity = read_identity(folder)
-    earlier, base = identity["sources"], Path(identity["origin"].get("working_directory", ""))
-    for name, digest in source_hashes(asked, base).items():
+    earlier = read_identity(folder)["sources"]
+    for name, digest in source_hashes(asked).items():
         if earlier.get(name, digest) != digest:
             raise UserError(
                 f"{name} has changed since the run in {folder} was trained with it; restore it, "
@@ -176,17 +176,22 @@ def check_sources(folder: Path, found: Experiment, asked: Any) -> None:
             print(f"warning: {said}; what it computes now may differ.", file=sys.stderr)
 
 
-def with_absolute_paths(folder: Path, asked: Any) -> Any:
-    """Return a Config whose files are found from any working directory."""
-    base = Path(read_identity(folder)["origin"].get("working_directory", ""))
+def with_absolute_paths(cls: type, fields: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Return fields whose files are found from any working directory.
+
+    Args:
+      cls: the Config.
+      fields: of it, by name.
+      base: the working directory in which they were given.
+    """
     changed = {}
-    for name, field in config.options(asked).items():
-        value = getattr(asked, name)
-        path = named_file(value, base) if field.file else None
-        if path is not None:
-            rest = value.rpartition(":")[2] if named_file(value, base, whole=True) is None else ""
-            changed[name] = f"{path}:{rest}" if rest else str(path)
-    return dataclasses.replace(asked, **changed)
+    for name, field in config.options(cls).items():
+        value = fields.get(name)
+        if field.file and isinstance(value, str) and named_file(value, base):
+            path = named_file(value, base, whole=True)
+            rest = "" if path else ":" + value.rpartition(":")[2]
+            changed[name] = f"{named_file(value, base)}{rest}"
+    return fields | changed
 
 
 def kept_at_best(program: Program, asked: Any, folder: Path) -> Kept:

@@ -118,7 +118,7 @@ def best_of(entries: Sequence[Entry]) -> Entry | None:
 
 
 def best_words(best: Entry) -> str:
-    """Say what the best entry reached, as in ``lowest validation loss, 0.25,``."""
+    """Say what the best entry reached, as in ``lowest validation error, 0.25,``."""
     name = f"valid_{best.select.name}"
     value = format_number(best.result[name])
     return f"{extreme(best.select)} validation {best.select.name}, {value},"

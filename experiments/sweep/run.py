@@ -6,6 +6,7 @@ Command: ./launch.sh sweep EXPERIMENT --sweep=learning_rate=log:1e-4:1e-1:8 --sw
 import dataclasses
 import functools
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -94,7 +95,7 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
         print("error: every member diverged; sweep over smaller steps.", file=sys.stderr)
         return 3
     print(f"{report.best_words(sweep)}: {report.best_command(sweep, found[0])}")
-    print(f"its weights, to be used as those of a run: {folder}")
+    print(f"its weights are there to be used, as in ./launch.sh info {shlex.quote(str(folder))}")
     return 0
 
 

@@ -57,9 +57,8 @@ def candidates(plan: Plan, outcomes: Sequence[Outcome], each_alone: bool) -> set
     groups = [[ended[name] for name in names if name in ended] for names in known]
     pairs = list(zip(groups, known, strict=True))
     complete = [each for group, names in pairs if len(group) == len(names) for each in group]
-    found: list[Any] = [
-        max(group, key=_score) for group, names in pairs if 0 < len(group) < len(names)
-    ]
+    begun = [group for group, names in pairs if 0 < len(group) < len(names)]
+    found: list[Any] = [max(group, key=_score) for group in begun]
     if complete:
         found.append(best_member(ranked(complete, [*plan.values[0]], each_alone=each_alone)[0]))
     return {each["member"] for each in found if each["status"] != DIVERGED}

@@ -14,7 +14,7 @@ import pytest
 import recurrent
 from experiments import __main__, char_lm
 from experiments.data import text as texts
-from experiments.harness import loop, stopping
+from experiments.harness import catalogue, loop, stopping
 from experiments.harness import run as single
 from experiments.harness.config import hparams_of
 from experiments.harness.errors import UserError
@@ -157,6 +157,7 @@ def trained(
     return there, calls
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 6])
 def test_a_resume_within_an_epoch_goes_on_with_the_carried_state_to_the_same_bits(
     file: Path, tmp_path: Path, stop_after: int
@@ -231,6 +232,7 @@ def sampled(capsys: pytest.CaptureFixture[str], folder: Path, *flags: str) -> st
     return capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_text_of_a_trained_run_depends_on_prompt_seed_and_temperature_alone(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -260,6 +262,7 @@ def wild(file: Path) -> Run:
     return untrained(config(file, cell="elman", layers=2, hidden_size=32))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prompt", ["the cat", "t", ""])
 def test_text_at_temperature_0_is_the_most_likely_character_after_all_before(
     wild: Run, prompt: str
@@ -278,6 +281,7 @@ def test_text_at_temperature_0_is_the_most_likely_character_after_all_before(
     assert text[begun:] == likely
 
 
+@pytest.mark.long
 def test_a_longer_text_begins_with_the_shorter_one(wild: Run) -> None:
     longest = sample_of(wild, prompt="the ", characters=130, temperature=1.0)
     assert len(longest) == 4 + 130
@@ -337,7 +341,7 @@ def test_a_text_that_has_changed_since_the_training_is_not_sampled_from(
     file.write_text(file.read_text().replace("c", "z"))
     capsys.readouterr()
     assert __main__.main(["sample", str(stopped)]) == 2
-    assert f"--text: {file} has changed since the run in {stopped}" in capsys.readouterr().err
+    assert f"--text: {file.name} has changed since the run in {stopped}" in capsys.readouterr().err
     file.unlink()
     assert __main__.main(["sample", str(stopped)]) == 2
     assert f"{file} cannot be read" in capsys.readouterr().err
@@ -352,7 +356,8 @@ def test_a_text_of_one_line_is_continued_from_its_first_character(tmp_path: Path
     assert set(text) <= set("cab ")
 
 
-def test_a_language_model_sweeps_and_its_sweep_is_not_loaded_as_a_run(
+@pytest.mark.long
+def test_a_language_model_sweeps_and_its_best_writes_text(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["sweep", "char_lm", f"--text={file}", f"--workdir={tmp_path}/sweep", *FLAGS]
@@ -365,7 +370,6 @@ def test_a_language_model_sweeps_and_its_sweep_is_not_loaded_as_a_run(
     assert f"--learning_rate={best['learning_rate']:g}" in next(
         line for line in out if line.startswith("the best alone")
     )
-    with pytest.raises(UserError, match="holds a sweep: train its best configuration alone"):
-        load_run(tmp_path / "sweep")
-    assert __main__.main(["sample", f"{tmp_path}/sweep"]) == 2
-    assert "holds a sweep: train its best configuration" in capsys.readouterr().err
+    assert load_run(tmp_path / "sweep").config.learning_rate == best["learning_rate"]
+    assert __main__.main(["sample", f"{tmp_path}/sweep", "--characters=20"]) == 0
+    assert len(capsys.readouterr().out) == 22  # a new line before, and one after

@@ -68,6 +68,7 @@ def differ(a: Any, b: Any) -> bool:
     return any(np.any(np.asarray(x) != np.asarray(y)) for x, y in pairs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", [sequential_digits, image_cnn, char_lm])
 def test_another_value_of_any_traced_field_gives_other_weights(module: Any, text: str) -> None:
     config = base_of(module, text)
@@ -83,6 +84,7 @@ def test_another_value_of_any_traced_field_gives_other_weights(module: Any, text
     assert idle == []
 
 
+@pytest.mark.long
 def test_another_beta_or_epsilon_of_adam_gives_other_weights(text: str) -> None:
     config = dataclasses.replace(base_of(sequential_digits, text), optimizer="adam")
     train, hparams = weights_after(sequential_digits, config), values_of(config)
@@ -91,6 +93,7 @@ def test_another_beta_or_epsilon_of_adam_gives_other_weights(text: str) -> None:
         assert differ(before, train(hparams | {name: value})), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", [sequential_digits, char_lm])
 def test_another_value_of_a_static_field_of_the_training_gives_other_weights(
     module: Any, text: str

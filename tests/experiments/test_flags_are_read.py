@@ -54,7 +54,8 @@ def unread(module: Any, config: Any) -> set[str]:
             if field.traced
         }
     )
-    program: Program = module.program(watched)
+    build = getattr(module.program, "__wrapped__", module.program)  # past the toys' cache
+    program: Program = build(watched)
     state = jax.eval_shape(lambda: program.task.init(hparams))
     jax.eval_shape(
         lambda state: program.task.train(state, hparams, program.data["train"], 1), state

@@ -127,6 +127,7 @@ def test_info_lists_params_by_layer(trained: Path, capsys: pytest.CaptureFixture
     assert ["all", str(sum(leaf.size for leaf in jax.tree.leaves(kept)))] in lines
 
 
+@pytest.mark.long
 def test_training_starts_from_the_weights_of_another_run(
     idea: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +161,7 @@ def test_fields_come_from_the_config_of_a_run(
     assert "of the experiment 'idea'" in refused(capfd, "image_cnn", f"--config={base}")
 
 
+@pytest.mark.long
 def test_a_script_trains_and_sweeps_without_flags(idea: Path) -> None:
     done = run(idea / "idea.py", idea / "mine", **FIELDS)
     assert done.kept["head"]["kernel"].shape == (4, 1)
@@ -173,6 +175,7 @@ def test_a_script_trains_and_sweeps_without_flags(idea: Path) -> None:
     assert best.folder == idea / "swept" / "best"
 
 
+@pytest.mark.long
 def test_a_module_without_a_file_is_never_gone_on_with(
     idea: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +233,7 @@ def test_a_file_that_is_there_is_not_written_over(
     assert (tmp_path / "mine.py").read_text() == "years of work"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", WORKED, ids=lambda file: file.stem)
 def test_the_worked_experiments_learn(file: Path, tmp_path: Path) -> None:
     fields: dict[str, Any] = {"epochs": 4}
@@ -254,6 +258,7 @@ def test_an_edited_csv_is_noticed(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert "--csv: wave.csv has changed since" in refused(capfd, *command)
 
 
+@pytest.mark.long
 def test_an_installed_package_runs_an_idea(trained: Path, tmp_path: Path) -> None:
     """Only what the wheel would hold is on the path, and the folder is another one."""
     import tomllib
@@ -270,3 +275,53 @@ def test_an_installed_package_runs_an_idea(trained: Path, tmp_path: Path) -> Non
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert (tmp_path / "runs" / "idea" / "installed" / "report.html").exists()
+
+
+COMMANDS = """
+from experiments.harness.runs import Command
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    loud: bool = option(False, "in capitals")
+
+def ask(run, flags):
+    said = f"length {run.config.length}"
+    yield said.upper() if flags.loud else said
+
+commands = {"ask": Command(Ask, ask, "say how long its sequences are")}
+"""
+
+
+def test_an_idea_has_commands_of_its_own(idea: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with open(idea / "idea.py", "a") as file:
+        file.write(COMMANDS)
+    folder = str(idea / "runs" / "idea" / "base")
+    assert __main__.main(["ask", folder, "--loud"]) == 0
+    assert capfd.readouterr().out == "LENGTH 3\n"
+    assert __main__.main(["ask", folder, "--help"]) == 0
+    assert "in capitals" in capfd.readouterr().out
+    assert "it has ask" in refused(capfd, "sample", folder)
+    assert "There is no experiment 'ask'" in refused(capfd, "ask", "/nowhere")
+
+
+def test_words_and_flags_complete_in_a_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    ask = 'COMP_WORDS=(./launch.sh {words}); COMP_CWORD={at}; _recurrent; echo "${{COMPREPLY[@]}}"'
+
+    def completed(*words: str) -> list[str]:
+        line = ask.format(words=" ".join(words), at=len(words))
+        command = ["bash", "--norc", "-c", f"{script}\n{line}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    assert completed("char") == ["char_lm"]
+    assert "--hidden_size=" in completed("char_lm", "--hid")
+    assert "--window=" in completed("sweep", "char_lm", "--win")
+    assert __main__.main(["completion", "fish"]) == 2
+
+
+def test_versions_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["--version"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("recurrent 0.")
+    assert f"jax {jax.__version__}" in out

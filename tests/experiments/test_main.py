@@ -437,6 +437,7 @@ def test_a_run_of_another_configuration_is_refused_and_left_alone(
     assert tree(earlier) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", ["", "{", '{"experiment": ', "[]", "3", "\0"])
 @pytest.mark.parametrize("name", ["config.json", "result.json"])
 def test_a_damaged_file_of_an_earlier_run_is_refused_and_left_alone(
@@ -642,6 +643,7 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -131,6 +131,7 @@ def test_a_new_cell_stacks_streams_and_goes_both_ways():
     assert unroll(both, both.init(jax.random.key(2)), xs)[1].shape == (TIME, BATCH, 4)
 
 
+@pytest.mark.long
 def test_a_new_cell_trains_by_a_flag(tmp_path: Path):
     command = ["sequential_digits", f"--cell={__file__}:softsign_gru", f"--workdir={tmp_path}/run"]
     assert __main__.main([*command, "--epochs=3", "--hidden_size=16", "--batch_size=256"]) == 0

@@ -90,6 +90,7 @@ def assert_survives(launch: Launch, whole: Path, kills: int) -> None:
     assert_same(process.run, whole)
 
 
+@pytest.mark.long
 def test_killed_three_times_it_ends_at_the_same_bits(launch: Launch, whole: Path):
     assert_survives(launch, whole, kills=3)
 
@@ -117,6 +118,7 @@ def assert_stopped(process: Process, signum: int, rows: int) -> int:
     return int(found[1])
 
 
+@pytest.mark.long
 def test_stopped_twice_it_ends_at_the_same_bits(launch: Launch, whole: Path):
     with launch() as process:
         first = assert_stopped(process, signal.SIGTERM, rows=3)
@@ -154,6 +156,7 @@ def test_a_finished_run_is_left_alone(cache: Path, whole: Path):
     assert snapshot(whole) == before
 
 
+@pytest.mark.long
 def test_one_directory_has_one_owner_until_it_dies(launch: Launch, tmp_path: Path, cache: Path):
     with launch(ALWAYS_SAVING) as owner:
         owner.wait_until(lambda: row_count(owner.run) > 0)

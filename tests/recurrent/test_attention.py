@@ -454,6 +454,7 @@ def reference_cell(
     return ys
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["auto", "scan"])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("window", WINDOWS)
@@ -466,6 +467,7 @@ def test_attention_cell_equals_a_numpy_loop(window: int, options: str, method: A
     assert_close(ys, expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window", [4, 40])
 def test_attention_cell_auto_equals_scan_in_values_and_gradients(window: int) -> None:
     cell = small_cell(window=window)
@@ -555,6 +557,7 @@ def test_attention_cell_in_bfloat16_is_close_to_float64() -> None:
         assert_close(ys.astype(np.float64), expected, 0.05)
 
 
+@pytest.mark.long
 def test_attention_cell_memory_is_linear_in_time_and_its_cache_is_constant() -> None:
     cell = attention_cell(2, 2, heads=1, window=9)
     params = init(cell)

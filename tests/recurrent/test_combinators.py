@@ -149,6 +149,7 @@ def name(request: pytest.FixtureRequest) -> str:
 # All combinators on whole sequences.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in CELLS if cell_of(name).sequence])
 def test_combinators_auto_equals_scan_in_values_and_gradients(name: str) -> None:
     params, state, xs = inputs_of(name)
@@ -496,6 +497,7 @@ def test_remat_or_truncation_of_a_bidirectional_cell_is_an_error(options: dict[s
         unroll(cell, params, np.zeros((TIME, BATCH, INPUT)), **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [1, 3, TIME + 1])
 def test_rematerialized_directions_equal_plain_directions(steps: int) -> None:
     def run(wrap: Callable[[Cell], Cell], params: Any, xs: Any) -> Any:

@@ -166,6 +166,7 @@ CASES += [
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "shape_name", "dtype"), CASES)
 def test_imported_torch_weights_give_the_same_values_and_gradients(
     torch: Any, name: str, shape_name: str, dtype: str
@@ -232,6 +233,7 @@ def test_torch_modules_load_exported_params(torch: Any, name: str, shape_name: s
     load(torch, torch_module(torch, kind, shape, "float64"), to_torch(params))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape_name", SHAPES)
 @pytest.mark.parametrize("name", KINDS)
@@ -379,6 +381,7 @@ def flax_rnn(name: str) -> tuple[nn.RNN, Any]:
     return rnn, jax.tree.map(lambda leaf: 0.5 * leaf, random_like(variables["params"]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", FLAX)
 def test_imported_flax_params_give_the_same_values_and_gradients(name: str, dtype: str) -> None:

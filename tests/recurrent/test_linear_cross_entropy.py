@@ -54,6 +54,7 @@ def differentiate(loss: Callable[..., Any], params: Any, hidden: Any, *rest: Any
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [1, 6, 11, 22, VOCABULARY, 1024])

@@ -103,6 +103,7 @@ def test_linear_scan_by_an_eighth_of_a_turn_returns_after_eight_steps() -> None:
     np.testing.assert_allclose(hs[1], [-1], atol=1e-14)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "shape"),
     [
@@ -269,6 +270,7 @@ FLOAT32_ERRORS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 @pytest.mark.parametrize(("method", "dtype"), FLOAT32_ERRORS)
 def test_float32_errors_stay_below_twice_the_stated_errors(method: Any, dtype: Any) -> None:

@@ -65,6 +65,7 @@ def long_run(name: str, dtype: str) -> tuple[Cell, Any, Any, Any]:
     return cell, params, xs, run_serial(cell, params, xs, lengths=LENGTHS)
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 @pytest.mark.parametrize(("name", "jacobian", "dtype"), LONG)
 def test_deer_equals_the_serial_loop_at_10_to_10_000_steps(
@@ -88,6 +89,7 @@ def test_deer_equals_the_serial_loop_at_10_to_10_000_steps(
 MASK, RESET = noise(12, 2, seed=1) < 0.6, noise(12, 2, seed=2) < -0.6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "reverse", "options"),
     [

@@ -63,6 +63,7 @@ def given(cell: Cell, steps: int, batch: int = BATCH) -> tuple[Any, Any]:
 # The work of one gradient.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_no_loop_carries_the_gradient_of_a_kernel(name: str) -> None:
     """Require the sum over steps to be one product after the loop, not a carry of every step."""
@@ -81,6 +82,7 @@ def test_a_plain_scan_carries_the_gradients_of_its_kernels() -> None:
     assert {(INPUT, 4 * HIDDEN), (HIDDEN, 4 * HIDDEN)} <= carried
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 @on_a_cpu
 @pytest.mark.parametrize("factory", [elman, lstm, gru])
@@ -92,6 +94,7 @@ def test_a_compiled_step_does_two_products_forward_and_one_backward(factory: Any
     assert products_in_compiled_loops(gradient_of(cell, method="scan"), params, xs) == [2, 4]
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 @on_a_cpu
 @pytest.mark.parametrize(
@@ -110,6 +113,7 @@ def test_a_tall_input_kernel_is_multiplied_before_the_loop_for_short_sequences(
     assert products_in_compiled_loops(gradient_of(cell), params, xs) == [each, 1]
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 @on_a_cpu
 @pytest.mark.parametrize("factory", [elman, lstm, gru])
@@ -150,6 +154,7 @@ def test_multiplying_inputs_before_the_loop_depends_on_the_hidden_units_of_all_h
     assert loops(gradient_of(many), params, xs)[0].products == 2
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 @on_a_cpu
 @pytest.mark.parametrize(
@@ -171,6 +176,7 @@ def test_multiplying_inputs_before_the_loop_takes_less_memory_than_a_plain_scan(
     assert planned() < planned(method="scan")
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 @pytest.mark.parametrize("factory", [elman, lstm, gru, partial(gru, reset="before")])
 @pytest.mark.parametrize("batch", [(), (1,), (1, 1), (3,)])
@@ -191,6 +197,7 @@ def test_multiplying_inputs_before_the_loop_gives_the_same_values_and_gradients(
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), outputs, right)
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 @on_a_cpu
 @pytest.mark.parametrize("factory", [elman, lstm, gru])
@@ -206,6 +213,7 @@ def test_inputs_multiplied_before_the_loop_are_not_copied_in_a_step(factory: Any
         assert copies_in_compiled_loops(37, function, params, xs) == []
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 @on_a_cpu
 @pytest.mark.parametrize("name", ["lstm", "gru", "own_gate", "lstm_peepholes", "layer_norm_gru"])
@@ -221,6 +229,7 @@ def test_no_compiled_step_copies_an_array_of_all_steps(name: str) -> None:
     assert copies_in_compiled_loops(37, gradient, params, xs) == []
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 @on_a_cpu
 @pytest.mark.parametrize("name", ["lstm", "gru", "own_gate"])
@@ -246,6 +255,7 @@ def test_the_guard_against_copies_finds_a_copy_of_all_steps() -> None:
     assert copies_in_compiled_loops(37, shifted, jnp.ones((37, 3)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_floating_point_operations_grow_linearly_with_time(name: str) -> None:
     """Count the operations of forward and backward pass with XLA."""
@@ -337,6 +347,7 @@ def regression() -> tuple[Any, Any, Any]:
     return cell.init, loss, {"xs": jnp.asarray(xs)}
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 def test_training_steps_reuse_the_memory_of_the_donated_state() -> None:
     init, loss, data = regression()
@@ -401,7 +412,7 @@ def test_a_classifier_computes_logits_of_the_last_step_only(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "light"), [("recurrent", {"jax", "optax"}), ("experiments.__main__", {"absl"})]
+    ("module", "light"), [("recurrent", {"jax", "optax"}), ("experiments.__main__", set())]
 )
 def test_importing_a_package_loads_no_heavy_dependencies(module: str, light: set[str]) -> None:
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"

@@ -240,6 +240,7 @@ CELLS: dict[str, Cell] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CELLS)
 def test_transformers_auto_equals_scan_in_values_and_gradients(name: str) -> None:
     cell = CELLS[name]

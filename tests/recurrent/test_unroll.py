@@ -259,6 +259,7 @@ def gradients(**options: Any) -> tuple[Any, Any]:
     return jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(params, xs)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("remat", "reverse", "method"),
@@ -326,6 +327,7 @@ def test_forward_mode_is_an_error_that_suggests_scan() -> None:
     np.testing.assert_allclose(slope, jax.grad(total)(1.0), rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_hessians_by_auto_equal_hessians_by_scan() -> None:
     cell = elman(INPUT, 4)

@@ -119,6 +119,7 @@ def assert_close(actual: Any, expected: Any) -> None:
     chex.assert_trees_all_close(actual, expected, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CELLS)
 def test_unroll_with_all_options_equals_a_python_loop_in_values_and_gradients(name: str) -> None:
     @jax.jit
@@ -140,6 +141,7 @@ def test_unroll_with_all_options_equals_a_python_loop_in_values_and_gradients(na
     assert_close(differentiate(run, name), expected(name))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CELLS)
 def test_remat_and_truncation_equal_a_python_loop_in_values_and_gradients(name: str) -> None:
     @jax.jit
@@ -151,6 +153,7 @@ def test_remat_and_truncation_equal_a_python_loop_in_values_and_gradients(name: 
     assert_close(differentiate(run, name), ((last, ys), gradients))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs the two devices of conftest")
 @pytest.mark.parametrize(
     ("name", "method"),

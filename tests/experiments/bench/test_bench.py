@@ -55,6 +55,7 @@ def reference_weights(case: Case) -> tuple[Weights, np.ndarray]:
     return each(widen, weights), xs.astype(np.float64)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["one-layer", "two-layers", "bidirectional"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_reference_equals_torch_in_float64(cell: str, form: str) -> None:
@@ -141,6 +142,7 @@ def expected(case: Case, reset: Literal["after", "before"] = "after") -> referen
     return reference.expected(case, *draw(case), reset)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", libraries.LIBRARIES)
 def test_each_library_agrees_with_the_reference(name: str) -> None:
     module = libraries.installed()[0].get(name)
@@ -459,6 +461,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak, "SIZES", (64,))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small")
 def test_a_quick_run_writes_all_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     only = "table,ablation,scan,backward,linen"
@@ -497,6 +500,7 @@ def test_results_so_far_are_kept_after_an_interruption(
     assert result["ablation"] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["LSTM, recomputed", "LSTM by DEER", "minGRU, chunked"])
 def test_methods_for_long_sequences_agree_with_the_plain_loop(name: str) -> None:
     from experiments.bench import long

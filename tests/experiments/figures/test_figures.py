@@ -408,6 +408,7 @@ def test_a_long_sequence_of_several_features_runs_to_the_right():
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), inputs.T)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scale", [1.0, 0.0, float("nan")])
 @pytest.mark.parametrize(("steps", "features"), [(1, 1), (1, 8), (8, 8)])
 def test_hidden_colors_are_centered_at_zero(steps: int, features: int, scale: float):

@@ -37,6 +37,7 @@ def trained(folder: Path, count: int) -> list[dict[str, Any]]:
     return single.train(program(), CONFIG, folder, check_devices(count, CONFIG)).finished.rows
 
 
+@pytest.mark.long
 @two_devices
 def test_two_devices_train_as_one_does(tmp_path: Path) -> None:
     one, two = (trained(tmp_path / str(count), count) for count in (1, 2))
@@ -61,6 +62,7 @@ def test_devices_share_each_batch_and_hold_the_weights_whole() -> None:
         assert leaf.sharding.is_fully_replicated
 
 
+@pytest.mark.long
 @two_devices
 def test_a_checkpoint_of_one_device_goes_on_on_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -87,6 +89,7 @@ def test_a_checkpoint_of_one_device_goes_on_on_two(
     assert again[1]["valid_loss"] == pytest.approx(whole[1]["valid_loss"], rel=2e-3)
 
 
+@pytest.mark.long
 @two_devices
 def test_a_task_that_has_no_batches_trains_to_the_same_bits_on_two_devices(tmp_path: Path) -> None:
     """Its data are its own, so that each device does the same."""

@@ -292,6 +292,7 @@ def test_a_run_that_has_ended_takes_no_step_again(whole: tuple[Trained, Path]):
     assert (whole[1] / METRICS).read_bytes() == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", toys.ALL)
 def test_every_kind_of_task_stopped_amid_an_interval_ends_at_the_same_bits(
     name: str, tmp_path: Path
@@ -311,6 +312,7 @@ def test_every_kind_of_task_stopped_amid_an_interval_ends_at_the_same_bits(
     assert_same_folders(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("crash", [4, 8, 13])
 def test_a_crash_after_the_last_save_changes_no_bit(
     whole: tuple[Trained, Path], tmp_path: Path, crash: int, monkeypatch: pytest.MonkeyPatch
@@ -555,6 +557,7 @@ def test_nineteen_bad_steps_change_no_weight_or_moment_and_training_goes_on(tmp_
     assert all(np.isfinite(row["valid_loss"]) for row in rows)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("bad", "steps_per_call", "failures", "step"),
     [

@@ -72,6 +72,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 @has_proc
 def test_two_processes_killed_and_stopped_end_as_one_process_does(
     alone: Path, tmp_path: Path
@@ -108,6 +109,7 @@ def test_two_processes_killed_and_stopped_end_as_one_process_does(
     assert ours[-1]["valid_loss"] == pytest.approx(theirs[-1]["valid_loss"], rel=0.2)
 
 
+@pytest.mark.long
 @has_proc
 def test_processes_end_when_their_supervisor_is_gone(tmp_path: Path) -> None:
     run = launched(*LONG, f"--workdir={tmp_path / 'run'}", "--processes=2")
@@ -177,6 +179,7 @@ def steps_of_one() -> tuple[int, str, float]:
     return first_steps(1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("devices", "count"),
     [(1, 2), *(pytest.param(*n, marks=pytest.mark.slow) for n in ((4, 1), (2, 2)))],
@@ -210,6 +213,7 @@ def test_a_sweep_on_two_processes_equals_that_on_one(tmp_path: Path) -> None:
     assert {row["status"] for row in found[0].values()} == {"finished", "diverged"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -27,6 +27,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(base / name) for name in ("slow", "many", "quick")]
 
 
+@pytest.mark.long
 def test_the_best_comes_first_with_what_differs(folders: list[str], tmp_path: Path) -> None:
     assert __main__.main(["report", *folders, f"--out={tmp_path}/page/all.html"]) == 0
     page = (tmp_path / "page/all.html").read_text()
@@ -212,6 +213,7 @@ def test_a_page_replaces_an_earlier_comparison_and_nothing_else(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.html", "notes.html"]
 
 
+@pytest.mark.long
 def test_a_sweep_without_a_seed_axis_has_the_seed_it_was_given(tmp_path: Path) -> None:
     flags = [*FLAGS, "--seed=7", "--sweep=learning_rate=0.01,0.001", f"--workdir={tmp_path / 's'}"]
     assert __main__.main(["sweep", "sequential_digits", *flags]) == 0

@@ -85,6 +85,7 @@ def best_in(message: str) -> float | None:
     return float(value) if (best, name) == ("best", "loss") else None
 
 
+@pytest.mark.long
 def test_it_counts_all_programs_and_its_best_is_that_of_the_metric_that_selects(
     tmp_path: Path, shown: list[tuple[int, str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +107,7 @@ def test_it_counts_all_programs_and_its_best_is_that_of_the_metric_that_selects(
     assert "goes on" not in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_resume_says_how_far_it_has_come_and_knows_the_best(
     tmp_path: Path, shown: list[tuple[int, str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

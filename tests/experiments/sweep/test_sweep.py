@@ -87,6 +87,7 @@ def test_a_member_is_trained_as_it_would_be_alone(tmp_path: Path, layout: str) -
             assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_member_that_diverges_leaves_the_others_bitwise_as_they_were(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +115,7 @@ def test_where_every_member_diverges_none_is_the_best(
     assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.long
 def test_fewer_slots_change_nothing_but_the_order(tmp_path: Path) -> None:
     texts = RATES, "seed=0:3"
     all_at_once = swept(tmp_path / "all", *texts)
@@ -132,6 +134,7 @@ def test_static_fields_are_trained_one_program_after_the_other(tmp_path: Path) -
         ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["1x1", "2x1"])
 def test_one_compilation_trains_all_members(
     tmp_path: Path,
@@ -151,6 +154,7 @@ def test_one_compilation_trains_all_members(
     assert counts == [1, 1]
 
 
+@pytest.mark.long
 def test_the_layout_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     swept(tmp_path, RATES, settings=Settings(layout="measure"))
     out = capsys.readouterr().out.splitlines()
@@ -164,6 +168,7 @@ def test_the_layout_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert any(word in said for word in words)
 
 
+@pytest.mark.long
 def test_patience_ends_a_member(tmp_path: Path) -> None:
     long = swept(tmp_path / "long", RATES, base=FitConfig(evaluations=60))
     short = swept(tmp_path / "short", RATES, base=FitConfig(evaluations=60, patience=2))
@@ -240,6 +245,7 @@ def killed_at(
             swept(folder, *texts, settings=settings)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings", [pytest.param(Settings(), marks=slow), Settings(search="halving", slots=2)]
 )
@@ -337,6 +343,7 @@ def test_a_swept_number_of_evaluations_is_not_that_of_evaluations_done(tmp_path:
     assert result["best_evaluations"] in (30, 40)
 
 
+@pytest.mark.long
 def test_halving_compares_configurations_of_all_programs(tmp_path: Path) -> None:
     halving = Settings(search="halving", reduction=2, layout="1x1")
     rows = swept(tmp_path / "sweep", "degree=1,2,3,4,5", settings=halving)
@@ -356,6 +363,7 @@ def test_halving_compares_configurations_of_all_programs(tmp_path: Path) -> None
     assert len(grid) == 5
 
 
+@pytest.mark.long
 def test_optuna_proposes_static_fields(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -388,6 +396,7 @@ def followed(text: str, score_of: Any, count: int, seed: int = 0) -> list[Any]:
     return seen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(3))
 def test_each_listed_value_is_proposed_once_until_none_is_left(seed: int) -> None:
     def score_of(degree: int) -> float | None:
@@ -413,6 +422,7 @@ def test_proposals_go_by_the_seed_and_the_scale() -> None:
     assert all(value == float(f"{value:.6g}") for value in floats)
 
 
+@pytest.mark.long
 def test_a_search_hears_the_score_of_the_best_configuration_of_each_proposal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,6 +441,7 @@ def test_a_search_hears_the_score_of_the_best_configuration_of_each_proposal(
     np.testing.assert_allclose(told, heard, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_what_a_program_refuses_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

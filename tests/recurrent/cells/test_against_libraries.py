@@ -311,6 +311,7 @@ FLAX: dict[str, tuple[str, nn.RNNCellBase, Callable[..., Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flax_name", FLAX)
 def test_cells_equal_flax_in_values_and_gradients(flax_name: str) -> None:
     name, module, convert = FLAX[flax_name]

@@ -293,6 +293,7 @@ def case_of(name: str) -> Case:
         return Case(cell, params, state, rng.normal(size=(T, B, *cell.input_shape)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_cells_equal_a_numpy_loop_of_their_equations(name: str) -> None:
     cell, params, first, xs = case_of(name)
@@ -317,6 +318,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", VARIANTS)
 def test_whole_sequences_equal_a_scan_in_values_and_gradients(name: str) -> None:
     rng = np.random.default_rng(3)
@@ -542,6 +544,7 @@ def test_the_first_output_of_slstm_does_not_depend_on_the_size_of_the_input_gate
         assert_close(y, sigmoid(o) * np.tanh(z), 1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["slstm", "slstm, exponential, heads", "mlstm", "mlstm, exponential, heads"]
 )
@@ -650,6 +653,7 @@ def narrow_and_wide(name: str) -> tuple[Cell, Cell, Any, np.ndarray]:
     return wide, narrow, params, xs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", GATED)
 def test_bfloat16_products_give_close_outputs_of_the_same_types(name: str) -> None:
     """Allow errors of 2^-5 of the largest output; rounding the operands costs 2^-9 each."""
@@ -668,6 +672,7 @@ def test_bfloat16_products_give_close_outputs_of_the_same_types(name: str) -> No
     assert {leaf.dtype for leaf in jax.tree.leaves(everything)} == {np.dtype(np.float32)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["gru, reset before", "lstmp", "convolutional_lstm"])
 def test_bfloat16_products_give_close_gradients(name: str) -> None:
     wide, narrow, params, xs = narrow_and_wide(name)
@@ -770,6 +775,7 @@ def test_the_default_cell_size_of_lstmp_is_twice_the_hidden_size() -> None:
     assert zero_params(lstmp(D, H))["gate"]["projection"].shape == (2 * H, H)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factory", [lstm, ugrnn, lstmp, layer_norm_lstm, antisymmetric_rnn])
 def test_constants_of_a_gate_may_be_vmapped(factory: Callable[..., Cell]) -> None:
     name = "step_size" if factory is antisymmetric_rnn else "forget_bias"

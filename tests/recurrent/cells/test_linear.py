@@ -193,6 +193,7 @@ def numpy_loop(
     return h, ys
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "reverse"),
     [*((name, False) for name in REFERENCES), *((name, True) for name in CELLS)],
@@ -219,6 +220,7 @@ def test_auto_and_scan_equal_a_numpy_loop(name: str, reverse: bool) -> None:
             np.testing.assert_allclose(as_number(last)[index], wanted_last, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CELLS)
 def test_auto_equals_scan_in_values_and_all_gradients(name: str) -> None:
     cell, params, state, xs, mask, reset = example(name, (2, 3))
@@ -237,6 +239,7 @@ def test_auto_equals_scan_in_values_and_all_gradients(name: str) -> None:
     np.testing.assert_array_equal(fast[1][2][~mask], 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CELLS)
 def test_linear_cells_in_bfloat16_are_close_to_float32(name: str) -> None:
     _, params, _, xs, mask, _ = example(name, (2,))

@@ -130,6 +130,7 @@ def test_a_batch_equals_its_single_examples(case: Case) -> None:
     assert_close(run(case.params, case.state, case.xs), expected)
 
 
+@pytest.mark.long
 def test_two_batch_axes_equal_a_batch_of_batches(case: Case) -> None:
     def row(i: int) -> Any:
         return case.params, None, xs[:, i], mask[:, i], reset[:, i]
@@ -142,6 +143,7 @@ def test_two_batch_axes_equal_a_batch_of_batches(case: Case) -> None:
     assert_close(run(case.params, None, xs, mask, reset), expected)
 
 
+@pytest.mark.long
 def test_jit_equals_no_jit(case: Case) -> None:
     compiled = runner(case.cell)(case.params, case.state, case.xs, MASK, RESET)
     plain = unroll(case.cell, case.params, case.xs, case.state, mask=MASK, reset=RESET)
@@ -235,6 +237,7 @@ def test_an_empty_batch_gives_empty_outputs(case: Case) -> None:
     assert outputs[1].shape == (TIME, 0, HIDDEN)
 
 
+@pytest.mark.long
 def test_reverse_equals_flipping_input_and_output(case: Case) -> None:
     all_real, no_reset = np.ones_like(MASK), np.zeros_like(RESET)
     for mask, reset in [(MASK, RESET), (all_real, no_reset)]:
@@ -244,6 +247,7 @@ def test_reverse_equals_flipping_input_and_output(case: Case) -> None:
         assert_close(backwards, (state, ys[::-1]))
 
 
+@pytest.mark.long
 def test_streaming_in_pieces_equals_the_whole(case: Case) -> None:
     whole = runner(case.cell)(case.params, case.state, case.xs, MASK, RESET)
     arrays = case.xs, MASK, RESET
@@ -253,6 +257,7 @@ def test_streaming_in_pieces_equals_the_whole(case: Case) -> None:
     assert_close((state, np.concatenate([before, after])), whole)
 
 
+@pytest.mark.long
 def test_remat_equals_plain_in_values_and_gradients(case: Case) -> None:
     def run(params, state, xs):
         options: Any = {"mask": MASK, "reset": RESET, "reverse": True, "remat": 3}
@@ -263,6 +268,7 @@ def test_remat_equals_plain_in_values_and_gradients(case: Case) -> None:
     assert_close(actual, differentiator(case.cell, "auto", True)(*args, MASK, RESET))
 
 
+@pytest.mark.long
 def test_bfloat16_is_close_to_float64(case: Case) -> None:
     """Allow 32 times the rounding error of 2^-9, relative to the largest output."""
     narrow = to_dtype((case.params, case.state, case.xs), jnp.bfloat16)
@@ -272,6 +278,7 @@ def test_bfloat16_is_close_to_float64(case: Case) -> None:
     assert 0 < error < 2**-4 * np.abs(expected).max()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "mode"), [("auto", "rev"), ("scan", "fwd")])
 def test_gradients_equal_finite_differences(case: Case, method: str, mode: str) -> None:
     def run(params, state, xs):
@@ -281,6 +288,7 @@ def test_gradients_equal_finite_differences(case: Case, method: str, mode: str) 
     check_grads(run, args, order=1, modes=[mode], atol=1e-6, rtol=1e-6, eps=1e-5)
 
 
+@pytest.mark.long
 def test_a_population_equals_its_members(case: Case) -> None:
     run = runner(case.cell)
     members = [disturbed(np.random.default_rng(seed), case.params) for seed in range(3)]
@@ -312,6 +320,7 @@ def test_states_and_outputs_have_the_documented_shapes(
     assert y.shape == (*batch_shape, HIDDEN)
 
 
+@pytest.mark.long
 def test_params_are_nested_dicts_drawn_from_the_key(case: Case) -> None:
     same, again, other = (case.cell.init(jax.random.key(seed)) for seed in (1, 1, 2))
     chex.assert_trees_all_equal(same, again)

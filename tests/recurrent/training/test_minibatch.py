@@ -188,6 +188,7 @@ def rnn_data() -> dict[str, jax.Array]:
     return {"x": jnp.asarray(x), "y": jnp.asarray(rng.integers(0, 4, SIZE))}
 
 
+@pytest.mark.long
 def test_steps_in_one_call_equal_steps_in_two_bit_for_bit() -> None:
     task, hparams, data = rnn_task(), {"seed": 7}, rnn_data()
     train = jax.jit(task.train, static_argnums=3)
@@ -413,6 +414,7 @@ def test_without_a_mesh_for_batches_nothing_is_shared(axis_name: str | None) -> 
         assert shard_batch(batch, axis=0) is batch
 
 
+@pytest.mark.long
 @two_devices
 def test_two_devices_train_as_one_does_masks_of_dropout_included() -> None:
     task, hparams, data = rnn_task(), {"seed": 7}, rnn_data()

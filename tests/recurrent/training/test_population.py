@@ -170,6 +170,7 @@ def test_taken_one_by_one_a_member_does_not_depend_on_how_many_there_are() -> No
         np.testing.assert_array_equal(one, other[:2])
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 def test_one_member_is_bitwise_what_the_functions_give_alone() -> None:
     hparams = member_of(hparams_of(RATES), 1)
@@ -419,6 +420,7 @@ def test_early_stopping_keeps_the_best_params_and_ends_a_member(layout: Layout) 
 # Slots that are filled again, and members that go on from copies.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_slot_is_filled_again_without_another_program(layout: Layout) -> None:
     traces = []
@@ -489,6 +491,7 @@ def test_copies_go_on_from_their_source_with_their_own_keys_wherever_those_are()
     np.testing.assert_array_equal(keyless(here["keys"]), keyless(there["keys"]))
 
 
+@pytest.mark.long
 def test_a_copy_has_the_weights_of_its_source_and_then_other_batches() -> None:
     members = jax.vmap(partial(begin, TASK))(hparams_of([0.01] * 3))
     step = jax.jit(spread(partial(trained, TASK, 1), Layout()))
@@ -548,6 +551,7 @@ def test_a_mesh_for_batches_is_set_only_by_a_layout_that_shares_them() -> None:
     assert mesh().axis_names == ()
 
 
+@pytest.mark.long
 @two_devices
 def test_a_member_whose_batches_two_devices_share_trains_as_on_one() -> None:
     hparams = hparams_of([0.01])

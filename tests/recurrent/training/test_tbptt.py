@@ -262,6 +262,7 @@ def test_two_devices_that_share_the_streams_train_as_one_does() -> None:
 # Evaluation.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("streams", [1, 3, 7])
 @pytest.mark.parametrize("window", [5, 200])
 def test_an_evaluation_predicts_every_token_but_the_first_once(streams: int, window: int) -> None:
