@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> int:
     # JAX's QR on a CPU, which draws orthogonal kernels, is OpenBLAS's, whose threads wait by
     # spinning: beside other work 17 to 35 s for 16 LSTMs, in place of 0.04.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("RECURRENT_STARTED", str(time.time()))  # where launch.sh has not
     arguments, shows_all = without(arguments, "--traceback")
     try:
         status = dispatch(arguments)

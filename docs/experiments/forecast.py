@@ -43,6 +43,8 @@ def program(config: Config) -> Any:
 
 
 def read(config: Config) -> np.ndarray:
+    if not config.csv:
+        raise UserError("--csv: say which file, as in --csv=prices.csv --column=price.")
     try:
         table = np.genfromtxt(config.csv, delimiter=",", names=True, encoding="utf-8")
         return table[config.column].astype(np.float32)

@@ -105,8 +105,11 @@ def experiment_of(module: ModuleType | Any, word: str = "") -> Experiment:
     """
     own = str(getattr(module, "__name__", "")).startswith("experiments.")
     file = None if own else getattr(module, "__file__", None)
-    name = Path(file).stem if file else getattr(module, "__name__", "experiment").rpartition(".")[2]
+    own_name = str(getattr(module, "__name__", "experiment")).rpartition(".")[2]
+    name = Path(file).stem if file else own_name.replace("__main__", "notebook")
     word = word or str(file or name)
+    if file and getattr(module, "__name__", "") != "__main__":
+        module = load_file(file)  # as it is now, which is what its hash will say
     for needed in ("Config", "program"):
         if not callable(getattr(module, needed, None)):
             raise UserError(f"{word} defines no {needed}: {FORMS}.")

@@ -1,13 +1,14 @@
 """Check what an experiment hands to the harness, before anything is compiled or written."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 
 from experiments.harness.catalogue import Experiment
-from experiments.harness.config import hparams_of
+from experiments.harness.config import hparams_of, options
 from experiments.harness.errors import UserError
-from experiments.harness.mistakes import explained
+from experiments.harness.mistakes import explained, in_words
 from experiments.harness.program import Program
 from experiments.harness.user_files import describe_error
 from recurrent.losses import Average
@@ -15,16 +16,47 @@ from recurrent.losses import Average
 SPLITS = ("train", "valid", "test")
 
 
-def checked_program(experiment: Experiment, config: Any) -> Program:
+def checked_program(experiment: Experiment, config: Any, swept: Iterable[str] = ()) -> Program:
     """Return the program of an experiment.
+
+    Args:
+      experiment: what is trained.
+      config: its Config.
+      swept: traced fields that differ between the members of one program, which it therefore must
+        not read from the Config.
 
     Raises:
       UserError: where its splits, task and metrics do not fit together, and for whatever a file
         of the user's raises.
     """
-    program = made_program(experiment, config)
-    check_program(program, config)
+    try:
+        program = made_program(experiment, guarded(config, swept) if swept else config)
+        check_program(program, config)
+    except UserError:
+        raise
+    except Exception as error:
+        if experiment.file is None:
+            raise
+        said = explained(error) or f"{experiment.word}: {in_words(error)}. --traceback shows all."
+        raise UserError(said) from error
     return program
+
+
+def guarded(config: Any, fields: Iterable[str]) -> Any:
+    """Return a Config like this one that refuses to be asked for some of its fields."""
+    fields = frozenset(fields)
+
+    def get(self: Any, name: str) -> Any:
+        if name in fields:
+            raise UserError(
+                f"The field {name!r} is traced and swept, but the experiment reads it from its "
+                f"Config, where all members have one value: read hparams[{name!r}] in the loss "
+                "and the measure, or declare it without traced=True."
+            )
+        return object.__getattribute__(self, name)
+
+    values = {name: getattr(config, name) for name in options(config)}
+    return type(type(config).__name__, (type(config),), {"__getattribute__": get})(**values)
 
 
 def made_program(experiment: Experiment, config: Any) -> Program:
@@ -77,7 +109,7 @@ def check_metrics(program: Program, found: Any) -> None:
         if not isinstance(value, Average) or value.total.shape or value.weight.shape:
             raise UserError(
                 f"Task.evaluate: expected {name!r} to be a recurrent.losses.Average of two "
-                f"scalars, got {value}."
+                f"scalars, such as recurrent.losses.masked_average returns, got {value}."
             )
     for metric in program.metrics:
         if metric.name not in found:

@@ -29,6 +29,7 @@ USAGE = {
     "bench [--flag=value ...]": "times our cells beside other libraries; --help",
     "test [pytest arguments]": "lints, checks types and runs the tests",
     "completion bash|zsh": "prints what lets the shell complete these words and flags",
+    "... --traceback": "shows where an error came from that is said in one line",
     "--version": "prints the versions of the code and of what it stands on",
 }
 

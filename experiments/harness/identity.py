@@ -7,21 +7,47 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from experiments.harness.catalogue import Experiment
 from experiments.harness.config import options
 from experiments.harness.neighbors import neighbors, parts_of_experiment
-from experiments.harness.version import ROOT, code_digest, git_version, versions
+from experiments.harness.program import Program
+from experiments.harness.rundir import DATA
+from experiments.harness.user_files import parts_of
+from experiments.harness.version import code_digest, own_version, versions
 
 WEIGHTS = "**/checkpoints/best/**/*"  # of a run, and of the best training of a sweep
 
 
-def identity_of(experiment: Experiment, config: Any) -> dict[str, Any]:
-    """Return the experiment, all fields of its Config, and the hashes of its files."""
+def identity_of(
+    experiment: Experiment, config: Any, program: Program | None = None
+) -> dict[str, Any]:
+    """Return the experiment, all fields of its Config, and hashes of its files and its data."""
+    data = data_hashes(program.data) if program else {}
     return {
         "experiment": experiment.name,
         "config": dataclasses.asdict(config),
-        "sources": code_hashes(experiment) | source_hashes(config),
+        "sources": code_hashes(experiment) | source_hashes(config) | data,
     }
+
+
+def data_hashes(splits: dict[str, Any]) -> dict[str, str]:
+    """Return a hash of the arrays of each split, wherever they were read from."""
+    return {f"{DATA}{name}": hash_of_arrays(split) for name, split in splits.items()}
+
+
+def hash_of_arrays(tree: Any) -> str:
+    """Return SHA-256 of the names, types, shapes and bytes of a tree's arrays."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
+        found.update(f"{path} {array.dtype} {array.shape} ".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
 
 
 def origin_of(experiment: Experiment, folder: Path) -> dict[str, Any]:
@@ -38,7 +64,7 @@ def origin_of(experiment: Experiment, folder: Path) -> dict[str, Any]:
         **({"file": str(file)} if file else {}),
         "working_directory": str(Path.cwd()),
         "code": code_digest(),
-        **git_version(ROOT),
+        **own_version(),
         **versions(),
     }
 
@@ -64,7 +90,7 @@ def _commit(origin: dict[str, Any]) -> str:
 def code_hashes(experiment: Experiment) -> dict[str, str]:
     """Return the hash of an experiment's file, and of each file beside it that it imports."""
     if experiment.file is not None:
-        root, parts = experiment.file.parent, neighbors(experiment.file)
+        root, parts = experiment.file.parent, parts_of(experiment.file)
         files = [experiment.file, *parts]
     elif getattr(experiment.module, "__file__", None):
         own = Path(experiment.module.__file__).resolve()

@@ -18,6 +18,7 @@ def write_experiment(path: str) -> str:
     if file.suffix != ".py":
         raise UserError(f"new: expected the name of a Python file, such as idea.py, got {path!r}.")
     text = TEMPLATE.read_text(encoding="utf-8").replace(" idea.py", f" {path}")
+    text = text.replace("runs/idea/", f"{file.parent / 'runs' / file.stem}/")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(file, "x", encoding="utf-8") as stream:  # never over something that is there

@@ -65,15 +65,16 @@ class Trained(NamedTuple):
 
 def main(asked: Asked) -> int:
     """Do what is asked; return the exit status, 3 where the training diverged."""
-    identity = identity_of(asked.experiment, asked.config)
     origin = origin_of(asked.experiment, asked.folder)
     keep_compiled_programs()
     processes.join(asked.hardware, asked.hardware.devices)
     where = {"workdir": str(asked.folder.absolute()), "devices": asked.hardware.devices}
-    processes.check_same_everywhere(rundir.flat(identity) | where | {"overwrite": asked.overwrite})
+    alike = rundir.flat(identity_of(asked.experiment, asked.config)) | where
+    processes.check_same_everywhere(alike | {"overwrite": asked.overwrite})
     batch_devices = check_devices(asked.hardware.devices, asked.config)
     # what it refuses must touch no earlier run
     program = checked_program(asked.experiment, asked.config)
+    identity = identity_of(asked.experiment, asked.config, program)
     check_fits_memory(program, asked.config)
     with processes.by_the_first(rundir.claim(asked.folder, identity, asked.overwrite, origin)):
         say_changes(asked.folder, origin)

@@ -13,6 +13,8 @@ from typing import Any
 from experiments.harness.errors import UserError
 from experiments.harness.files import write_atomically
 
+DATA = "the data of "  # begins the name of a split's hash in an identity
+
 
 @contextlib.contextmanager
 def claim(
@@ -84,11 +86,14 @@ def check_identity(file: Path, identity: dict[str, Any], origin: dict[str, Any])
     found.pop("origin", None)
     earlier, now = flat(found), flat(json.loads(json.dumps(identity)))
     different = [name for name in {**earlier, **now} if earlier.get(name) != now.get(name)]
+    if not any(name.startswith(f"sources.{DATA}") for name in earlier):  # it had none yet
+        different = [name for name in different if not name.startswith(f"sources.{DATA}")]
     if not different:
         return None
     edited = [name for name in different if name.startswith("sources.")]
     if edited == different:
-        names = ", ".join(name.removeprefix("sources.") for name in edited[:3])
+        files = [name.removeprefix("sources.") for name in edited if DATA not in name]
+        names = ", ".join(files[:3]) or "What the experiment reads as its data"
         raise UserError(
             f"{names} has changed since the run in {file.parent} was begun. Begin it anew with "
             "--overwrite, or keep both by another --name or --workdir."

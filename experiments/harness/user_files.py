@@ -17,6 +17,7 @@ from experiments.harness.neighbors import imported_names, neighbors
 class _Loaded(NamedTuple):
     module: ModuleType
     contents: str  # hashes of the file and its neighbors
+    read: list[Path]  # other files that it has imported, in whatever way
 
 
 _loaded: dict[Path, _Loaded] = {}
@@ -88,9 +89,16 @@ def load_file(path: str | Path, flag: str = "") -> ModuleType:
     _folders.insert(0, file.parent)
     if _Beside not in sys.meta_path:
         sys.meta_path.insert(0, _Beside)  # pyright: ignore[reportArgumentType]
+    before = set(_read)
     module = executed(file, path, flag)
-    _loaded[file] = _Loaded(module, contents)
+    _loaded[file] = _Loaded(module, contents, sorted(set(_read) - before - {file}))
     return module
+
+
+def parts_of(file: Path) -> list[Path]:
+    """Return what a file imports from beside it: all that it names, and all that it has read."""
+    read = _loaded[file].read if file in _loaded else []
+    return sorted({*neighbors(file), *(path for path in read if path.is_relative_to(file.parent))})
 
 
 def existing_file(path: str | Path, flag: str = "") -> Path:

@@ -4,8 +4,11 @@ import functools
 import hashlib
 import importlib.metadata
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from experiments.harness.neighbors import neighbors
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("jax", "flax", "optax")
@@ -28,13 +31,24 @@ def _sources(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*.py") if path.parent != ROOT / "experiments"]
 
 
-def git_version(folder: Path) -> dict[str, Any]:
-    """Return the commit that a folder is at, and whether it is clean; nothing without git."""
+def git_version(folder: Path, files: Sequence[Path] = ()) -> dict[str, Any]:
+    """Return the commit that a folder is at, and whether it is clean; nothing without git.
+
+    Args:
+      folder: in a repository.
+      files: what must be in the commit as it is; by default all that git tracks.
+    """
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return {}
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "clean": changes == ""}
+    only = ["--untracked-files=all", "--", *map(str, files)] if files else ["--untracked-files=no"]
+    return {"commit": commit, "clean": _git(folder, "status", "--porcelain", *only) == ""}
+
+
+def own_version() -> dict[str, Any]:
+    """Return the commit of this package; nothing where it is installed into another's folder."""
+    top = _git(ROOT, "rev-parse", "--show-toplevel")
+    return git_version(ROOT) if top and Path(top).resolve() == ROOT else {}
 
 
 def _git(folder: Path, *words: str) -> str | None:
@@ -52,9 +66,10 @@ def code_version(file: Path | None) -> dict[str, Any]:
     Args:
       file: of an experiment of the user's, whose folder may have commits of its own.
     """
-    found = {"recurrent": importlib.metadata.version("recurrent"), **git_version(ROOT)}
+    found = {"recurrent": importlib.metadata.version("recurrent"), **own_version()}
     if file is not None and not file.is_relative_to(ROOT):
-        found |= {f"experiment_{name}": each for name, each in git_version(file.parent).items()}
+        own = git_version(file.parent, [file, *neighbors(file)])
+        found |= {f"experiment_{name}": each for name, each in own.items()}
     return found | versions()
 
 

@@ -18,14 +18,18 @@ def describe(folder: str) -> str:
     """
     run = load_run(folder)
     parts = {
-        f"{run.experiment.name}: {run.experiment.question}": [f"in {run.folder}"],
+        f"{run.experiment.name}: {run.experiment.question}".strip(": "): [f"in {run.folder}"],
         "Settings (* is not the default)": settings(run),
         "Params": columns(params_by_layer(run.kept)),
         "Result": columns([(name, str(value)) for name, value in run.result.items()]),
         "Figures": [str(path) for path in sorted((run.folder / "figures").glob("*"))],
         "Commands": [
-            f"./launch.sh {word} {folder}: {command.help}"
-            for word, command in run.experiment.commands.items()
+            *(
+                f"./launch.sh {word} {folder}: {command.help}"
+                for word, command in run.experiment.commands.items()
+            ),
+            f"./launch.sh {run.experiment.word} --config={run.folder}/config.json: trains it again",
+            f"./launch.sh report {folder}: shows it beside others",
         ],
     }
     lines = [line for head, own in parts.items() if own for line in ["", head, *own]]

@@ -15,6 +15,7 @@ from experiments.harness.runs import Command, Run
 from experiments.shared.classification import Classifier, class_probabilities
 
 SHOWN = 3  # classes of each image
+DARKEST = 16  # the largest whole number of images on another scale, such as scikit-learn's
 ModelOf = Callable[[Any, tuple[int, int]], Classifier]
 
 
@@ -22,7 +23,9 @@ ModelOf = Callable[[Any, tuple[int, int]], Classifier]
 class Predict:
     """Hold the flags of ``./launch.sh predict``."""
 
-    image: str = option("", "an image file that Pillow reads, of the size of the training images")
+    image: str = option(
+        "", "an image file that Pillow reads, white on black, of the size of the training images"
+    )
     array: str = option(
         "", "a .npy file [height, width] or [N, height, width]: whole numbers 0 to 255, or 0 to 1"
     )
@@ -111,6 +114,11 @@ def as_bytes(array: np.ndarray, path: str) -> np.ndarray:
     """
     kind = array.dtype.kind
     if kind in "ui" and array.min() >= 0 and array.max() <= 255:
+        if 1 < array.max() <= DARKEST:
+            raise UserError(
+                f"--array: the largest of the whole numbers in {path} is {array.max()}, though "
+                "white is 255; scale them to 0 to 255, or to numbers from 0 to 1."
+            )
         return array.astype(np.uint8)
     if kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
         return np.rint(array * 255).astype(np.uint8)

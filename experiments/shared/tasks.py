@@ -159,6 +159,38 @@ def with_learning_rate(task: Task, learning_rate: Callable[[HParams, Any], Any])
     return task._replace(train=train)
 
 
+def check_splits(data: Any) -> None:
+    """Raise `UserError` where splits are missing or empty, or their arrays do not fit together."""
+    for split in ("train", "valid", "test"):
+        if not isinstance(data, dict) or split not in data:
+            raise UserError(f"data: expected the splits train, valid and test; {split} is missing.")
+        arrays = data[split]
+        if not isinstance(arrays, dict) or not arrays:
+            raise UserError(f"data: expected {split} to be a dict of arrays [examples, ...].")
+        if arrays.keys() != data["train"].keys():
+            names = f"{', '.join(arrays)}, but train has {', '.join(data['train'])}"
+            raise UserError(f"data: {split} has {names}; give all splits the same arrays.")
+        counts = {name: check_array(split, name, array) for name, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            said = ", ".join(f"{name} has {count}" for name, count in counts.items())
+            raise UserError(f"data: in {split}, {said} examples; they must be as many.")
+
+
+def check_array(split: str, name: str, array: Any) -> int:
+    """Return the number of examples of an array of numbers.
+
+    Raises:
+      UserError: where it is none.
+    """
+    kind = getattr(getattr(array, "dtype", None), "kind", "")
+    if kind not in "biufcV" or not kind or not array.ndim or not array.shape[0]:
+        raise UserError(
+            f"data: expected {name!r} of {split} to be an array of numbers with one example or "
+            f"more, got {type(array).__name__} {getattr(array, 'shape', '')}."
+        )
+    return array.shape[0]
+
+
 def minibatch_program(
     config: MinibatchConfig,
     data: dict[str, Any],
@@ -181,15 +213,20 @@ def minibatch_program(
         and a ``"mask"`` that is false where a last batch is filled up.
       select: the metric that chooses what is kept.
       loss: ``(params, batch, key, hparams) -> (scalar, metrics)``; by default the mean of the
-        selecting metric, which is then minimized.
+        selecting metric, which is then minimized, or maximized if it is better when higher.
       report: the metric that people read, by default the selecting one.
       exhibits: of the report.
+
+    Raises:
+      UserError: for splits that are missing or empty, or whose arrays do not fit together.
     """
 
     def own_loss(params: Any, batch: Any, key: Array, hparams: HParams) -> Any:
         metrics = measure(params, batch, hparams)
-        return metrics[select.name].mean, metrics
+        mean = metrics[select.name].mean
+        return -mean if select.higher_is_better else mean, metrics
 
+    check_splits(data)
     examples = minibatch.example_count(data["train"])
     return Program(
         task=minibatch_task(

@@ -157,7 +157,9 @@ def check_idle_flags(sweep: Sweep) -> None:
 def plan_of(sweep: Sweep, search: Search, batch: Batch) -> Plan:
     """Return the plan of the members that share their static fields."""
     own, asked = dataclasses.replace(sweep.base, **batch.static), sweep.settings
-    program = checked_program(sweep.experiment, own)
+    options = options_of(sweep)
+    swept = [axis.field for axis in sweep.swept if options[axis.field].traced]
+    program = checked_program(sweep.experiment, own, swept)
     configurations = axes.configurations(batch.members)
     seeds = max(map(len, configurations))
     slots = layouts.slots_of(program, own, len(batch.members), seeds, asked.slots)

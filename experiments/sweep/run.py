@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from experiments.harness import loop, rundir, stopping
 from experiments.harness.errors import UserError
 from experiments.harness.files import write_atomically
-from experiments.harness.identity import code_hashes, origin_of, source_hashes
+from experiments.harness.identity import code_hashes, data_hashes, origin_of, source_hashes
 from experiments.harness.loop import Observer
 from experiments.harness.plan import Memory, Outcome, Plan
 from experiments.harness.processes import (
@@ -68,6 +68,7 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
     where = {"workdir": str(folder.absolute()), "overwrite": overwrite}
     check_same_everywhere(rundir.flat(asked) | where)
     plans = planned(sweep)
+    asked["sources"] |= data_of(plans)
     origin = origin_of(sweep.experiment, folder)
     with by_the_first(rundir.claim(folder, asked, overwrite, origin)):
         say_changes(folder, origin)
@@ -113,6 +114,15 @@ def identity(sweep: Sweep) -> dict[str, Any]:
         "axes": {axis.field: axis.describe() for axis in sweep.swept},
         "sweep": asked,
         "sources": sources,
+    }
+
+
+def data_of(plans: Sequence[Plan]) -> dict[str, str]:
+    """Return hashes of the data of all programs, as an identity holds them."""
+    return {
+        f"{name} of program {k}": each
+        for k, plan in enumerate(plans)
+        for name, each in data_hashes(plan.program.data).items()
     }
 
 

@@ -82,7 +82,7 @@ def test_a_trained_run_is_used_from_anywhere(idea: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir("/")
     found = load_run(idea / "runs" / "idea" / "base")
     assert found.config.length == 3
-    assert found.kept["head"]["kernel"].shape == (4, 1)
+    assert found.kept["layer_1"]["kernel"].shape == (4, 1)
     assert found.result["steps"] == 2
     assert found.experiment.name == "idea"
 
@@ -114,14 +114,14 @@ def test_the_winner_of_a_sweep_is_used_as_a_run(
     again = task.evaluate(found.kept, hparams, found.program.data["test"])["error"].mean
     np.testing.assert_allclose(again, best["test_error"], rtol=1e-6)
     assert __main__.main(["info", str(folder)]) == 0
-    assert "head.kernel" in capsys.readouterr().out
+    assert "layer_1.kernel" in capsys.readouterr().out
     assert len(list(folder.glob("programs/*/weights/*"))) == 0
 
 
 def test_info_lists_params_by_layer(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(["info", str(trained / "runs" / "idea" / "base")]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["head.kernel", "4", "x", "1", "float32", "4"] in lines
+    assert ["layer_1.kernel", "4", "x", "1", "float32", "4"] in lines
     assert ["*", "hidden_size", "4"] in lines
     kept = load_run(trained / "runs" / "idea" / "base").kept
     assert ["all", str(sum(leaf.size for leaf in jax.tree.leaves(kept)))] in lines
@@ -135,9 +135,9 @@ def test_training_starts_from_the_weights_of_another_run(
     start = ["--init_from", str(base), "--learning_rate=1e-30"]
     assert __main__.main([str(idea / "idea.py"), *SMALL, *start, "--name=next"]) == 0
     there, here = load_run(base), load_run(idea / "runs" / "idea" / "next")
-    np.testing.assert_array_equal(there.kept["head"]["kernel"], here.kept["head"]["kernel"])
+    np.testing.assert_array_equal(there.kept["layer_1"]["kernel"], here.kept["layer_1"]["kernel"])
     other = [str(idea / "idea.py"), "--hidden_size=5", f"--init_from={base}"]
-    assert "cell" in refused(capfd, *other)
+    assert "layer_0" in refused(capfd, *other)
     assert "there is no" in refused(capfd, str(idea / "idea.py"), "--init_from=/nowhere").lower()
 
 
@@ -164,9 +164,9 @@ def test_fields_come_from_the_config_of_a_run(
 @pytest.mark.long
 def test_a_script_trains_and_sweeps_without_flags(idea: Path) -> None:
     done = run(idea / "idea.py", idea / "mine", **FIELDS)
-    assert done.kept["head"]["kernel"].shape == (4, 1)
+    assert done.kept["layer_1"]["kernel"].shape == (4, 1)
     before = load_run(idea / "runs" / "idea" / "base")
-    np.testing.assert_array_equal(done.kept["head"]["kernel"], before.kept["head"]["kernel"])
+    np.testing.assert_array_equal(done.kept["layer_1"]["kernel"], before.kept["layer_1"]["kernel"])
     with pytest.raises(UserError, match="there is no field 'epoch'"):
         run(idea / "idea.py", epoch=3)
     with pytest.raises(UserError, match="epochs must be a whole number"):
@@ -202,10 +202,14 @@ def test_a_module_without_a_file_is_never_gone_on_with(
         ("    data = {", "    raise SystemExit(0)\n    data = {", r"it calls sys.exit(0)"),
         ('batch["mask"])}', 'batch["mask"][:, None])}', "line 4"),
         ('"error": masked', '"errors": masked', "there is no metric 'error'"),
-        ("guess = head", "if ys.sum() > 0:\n            pass\n        guess = head", "jnp.where"),
+        ('return {"error"', 'if ys.sum() > 0: pass\n        return {"error"', "jnp.where"),
         (LENGTH, LENGTH + "    name: str = option('', 'x')\n", "'name' has the name of a flag"),
-        ("import jax\n", "import jax\nimport nowhere\n", "No module named 'nowhere' ("),
-        ("import jax\n", "import jax\nfrom nowhere import\n", "SyntaxError"),
+        (
+            "import numpy as np\n",
+            "import numpy as np\nimport nowhere\n",
+            "No module named 'nowhere' (",
+        ),
+        ("import numpy as np\n", "import numpy\nfrom nowhere import\n", "SyntaxError"),
     ],
 )
 def test_a_mistake_in_an_experiment_is_said_in_one_line(
@@ -290,6 +294,67 @@ def ask(run, flags):
 
 commands = {"ask": Command(Ask, ask, "say how long its sequences are")}
 """
+
+
+def test_a_swept_field_that_the_program_reads_from_its_config_is_refused(
+    idea: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = (idea / "idea.py").read_text()
+    field = LENGTH + "    noise: float = option(0.0, 'of the data', traced=True)\n"
+    text = text.replace(LENGTH, field).replace("data = {", "assert config.noise >= 0\n    data = {")
+    (idea / "noisy.py").write_text(text)
+    sweep = ["sweep", str(idea / "noisy.py"), "--sweep=noise=0,5", *SMALL]
+    assert "reads it from its Config" in refused(capfd, *sweep)
+
+
+def test_other_data_give_another_run_wherever_they_were_read_from(
+    idea: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scale = "float(__import__('pathlib').Path(__file__).with_name('s.txt').read_text())"
+    text = (idea / "idea.py").read_text()
+    text = text.replace("size=(1024, length)", f"size=(64, length), scale={scale}")
+    (idea / "scaled.py").write_text(text)
+    (idea / "s.txt").write_text("1.0")
+    command = [str(idea / "scaled.py"), *SMALL, "--name=one"]
+    assert __main__.main(command) == 0
+    assert __main__.main(command) == 0
+    (idea / "s.txt").write_text("2.0")
+    assert "What the experiment reads as its data has changed since" in refused(capfd, *command)
+
+
+def test_a_module_that_was_edited_since_its_import_is_read_anew(idea: Path) -> None:
+    module = load_run(idea / "runs" / "idea" / "base").experiment.module
+    first = run(module, idea / "first", **FIELDS)
+    text = (idea / "idea.py").read_text()
+    (idea / "idea.py").write_text(text.replace("** 2", "** 4"))
+    second = run(module, idea / "second", **FIELDS)
+    assert first.result["test_error"] != second.result["test_error"]
+
+
+def test_what_is_imported_by_its_name_at_run_time_is_noticed(
+    idea: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = (idea / "idea.py").read_text().replace("import parts\n", "")
+    dynamic = "import importlib\nPART = importlib.import_module('dynamic' + '_part').PART\n"
+    (idea / "dynamic.py").write_text(text + dynamic)
+    (idea / "dynamic_part.py").write_text("PART = 1\n")
+    command = [str(idea / "dynamic.py"), *SMALL, "--name=one"]
+    assert __main__.main(command) == 0
+    (idea / "dynamic_part.py").write_text("PART = 22\n")
+    assert "dynamic_part.py has changed since" in refused(capfd, *command)
+
+
+def test_a_score_that_is_better_when_higher_is_maximized(tmp_path: Path) -> None:
+    text = WORKED[1].read_text()
+    worse = text.replace('"error": masked_average((', '"error": masked_average(-(')
+    assert worse != text
+    (tmp_path / "score.py").write_text(
+        worse.replace("higher_is_better=False", "higher_is_better=True")
+    )
+    run(tmp_path / "score.py", tmp_path / "run", epochs=3, length=3, hidden_size=8)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    scores = [json.loads(line)["valid_error"] for line in lines]
+    assert scores[-1] > scores[0]
 
 
 def test_an_idea_has_commands_of_its_own(idea: Path, capfd: pytest.CaptureFixture[str]) -> None:
