@@ -1,5 +1,8 @@
 """Check what an experiment hands to the harness, before anything is compiled or written."""
 
+import dataclasses
+import functools
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -44,19 +47,26 @@ def checked_program(experiment: Experiment, config: Any, swept: Iterable[str] = 
 
 def guarded(config: Any, fields: Iterable[str]) -> Any:
     """Return a Config like this one that refuses to be asked for some of its fields."""
-    fields = frozenset(fields)
+    values = {name: getattr(config, name) for name in options(config)}
+    return _guarding(type(config), frozenset(fields))(**values)
 
+
+@functools.cache
+def _guarding(cls: type, fields: frozenset[str]) -> type:
     def get(self: Any, name: str) -> Any:
-        if name in fields:
+        if name in fields and sys._getframe(1).f_code.co_filename not in _OF_DATACLASSES:
             raise UserError(
                 f"The field {name!r} is traced and swept, but the experiment reads it from its "
-                f"Config, where all members have one value: read hparams[{name!r}] in the loss "
-                "and the measure, or declare it without traced=True."
+                f"Config, where all members have one value: read hparams[{name!r}] where a batch "
+                "is measured, or declare it without traced=True."
             )
         return object.__getattribute__(self, name)
 
-    values = {name: getattr(config, name) for name in options(config)}
-    return type(type(config).__name__, (type(config),), {"__getattribute__": get})(**values)
+    return type(cls.__name__, (cls,), {"__getattribute__": get})
+
+
+# What compares, copies and prints a Config may see all of it; methods are made from a string.
+_OF_DATACLASSES = (dataclasses.__file__, "<string>")
 
 
 def made_program(experiment: Experiment, config: Any) -> Program:
