@@ -100,7 +100,7 @@ def code_hashes(experiment: Experiment) -> dict[str, str]:
     return {str(file.relative_to(root)): digest(file) for file in files}
 
 
-def source_hashes(config: Any, base: Path = Path()) -> dict[str, str]:
+def source_hashes(config: Any) -> dict[str, str]:
     """Return the hash of each file of the user's that a Config names, so that an edit is noticed.
 
     A field declared with ``file=True`` holds ``PATH`` or ``PATH:NAME``; one that names no file

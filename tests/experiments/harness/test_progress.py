@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import sys
 import termios
 import types
@@ -31,6 +32,15 @@ def shown(calls: list[tuple[float, int, str]], clock: list[float]) -> None:
             show(step, METRICS, stage)
 
 
+def read_all(terminal: int) -> str:
+    """What has been written to a terminal; one read may return a part of it."""
+    written = b""
+    while select.select([terminal], [], [], 1.0)[0]:
+        written += os.read(terminal, 2**16)
+    os.close(terminal)
+    return written.decode()
+
+
 def frames(
     columns: int,
     calls: list[tuple[float, int, str]],
@@ -44,8 +54,7 @@ def frames(
         patch.setattr(sys, "stderr", terminal)
         shown(calls, clock)
         terminal.flush()
-        written = os.read(ours, 2**16).decode()
-    os.close(ours)
+        written = read_all(ours)
     assert written.endswith("\n")
     return [frame.strip("\r\n") for frame in written.split("\r") if frame.strip()]
 
@@ -81,8 +90,8 @@ def test_a_terminal_that_shrinks_gets_a_shorter_line(
                 termios.tcsetwinsize(theirs, (24, columns))
                 clock[0] = 1000.0 + seconds
                 show(step, METRICS, "")
-        written = os.read(ours, 2**16).decode().split("\r")
-    os.close(ours)
+        terminal.flush()
+        written = read_all(ours).split("\r")
     last = written[-2].rstrip()
     assert 30 < len(last) <= 40
     assert last.endswith("ETA 00:40, loss 0.1234")
