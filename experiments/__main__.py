@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.harness import catalogue, config, help, processes, progress, supervisor
-from experiments.harness.errors import UserError, did_you_mean
+from experiments.harness.errors import UserError
 from experiments.harness.flags import asks_for_help, read_flags, take_repeated
 from experiments.harness.naming import (
     Launch,
@@ -212,13 +212,7 @@ def completion(rest: list[str]) -> int:
 
 def run(word: str, arguments: list[str]) -> int:
     """Train an experiment, go on with it, or say that it is finished."""
-    if not catalogue.is_file(word) and word not in catalogue.experiments():
-        known = ", ".join(catalogue.experiments())
-        hint = did_you_mean(word, [*catalogue.experiments(), *catalogue.commands(), *WORDS])
-        raise UserError(
-            f"There is no experiment {word!r}; choose from {known}, or give the path of a file of "
-            f"your own, as in ./launch.sh idea.py.{hint}"
-        )
+    catalogue.check_word(word, [*catalogue.commands(), *WORDS])
     prepare_devices(early_flags(arguments, Hardware).devices)
     experiment = catalogue.load(word)
     if asks_for_help(arguments):

@@ -3,9 +3,8 @@
 import ast
 import dataclasses
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from experiments.harness import config
@@ -85,36 +84,48 @@ def load(word: str) -> Experiment:
       UserError: for a name that is none, and for a file that cannot be imported or lacks what an
         experiment needs.
     """
+    check_word(word)
     if is_file(word):
-        module = load_file(word)
-        return experiment_of(module, word)
-    known = experiments()
-    if word not in known:
-        raise UserError(
-            f"There is no experiment {word!r}; choose from {', '.join(known)}, or give the path of "
-            f"a file of your own, as in ./launch.sh idea.py.{did_you_mean(word, known)}"
-        )
+        return _checked(load_file(word), word, Path(word).expanduser().resolve())
     return Experiment(word, word, importlib.import_module(f"experiments.{word}"))
 
 
-def experiment_of(module: ModuleType | Any, word: str = "") -> Experiment:
-    """Return the experiment that a module of the user's defines.
+def check_word(word: str, others: Iterable[str] = ()) -> None:
+    """Raise `UserError` for a word that is no experiment; importing nothing, it is quick.
+
+    Args:
+      word: a name, or the path of a file.
+      others: words that may have been meant.
+    """
+    known = experiments()
+    if not is_file(word) and word not in known:
+        raise UserError(
+            f"There is no experiment {word!r}; choose from {', '.join(known)}, or give the path of "
+            f"a file of your own, as in ./launch.sh idea.py.{did_you_mean(word, [*known, *others])}"
+        )
+
+
+def experiment_of(module: Any) -> Experiment:
+    """Return the experiment that a module defines; where it has a file, as the file is now.
 
     Raises:
       UserError: where it lacks what an experiment needs.
     """
-    own = str(getattr(module, "__name__", "")).startswith("experiments.")
-    file = None if own else getattr(module, "__file__", None)
-    own_name = str(getattr(module, "__name__", "experiment")).rpartition(".")[2]
-    name = Path(file).stem if file else own_name.replace("__main__", "notebook")
-    word = word or str(file or name)
-    if file and getattr(module, "__name__", "") != "__main__":
-        module = load_file(file)  # as it is now, which is what its hash will say
+    name, file = str(getattr(module, "__name__", "")), getattr(module, "__file__", None)
+    if name.startswith("experiments."):
+        return load(name.removeprefix("experiments."))
+    if file and name != "__main__":
+        return load(str(file))
+    word = Path(file).stem if file else "notebook"
+    return _checked(module, word, Path(file).resolve() if file else None)
+
+
+def _checked(module: Any, word: str, file: Path | None) -> Experiment:
     for needed in ("Config", "program"):
         if not callable(getattr(module, needed, None)):
             raise UserError(f"{word} defines no {needed}: {FORMS}.")
     check_config_class(module.Config, word)
-    return Experiment(name, word, module, file and Path(file).resolve())
+    return Experiment(file.stem if file else word, word, module, file)
 
 
 def check_config_class(cls: Any, word: str) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 
 from experiments.harness.catalogue import Experiment
 from experiments.harness.config import options
+from experiments.harness.files import digest
 from experiments.harness.neighbors import neighbors, parts_of_experiment
 from experiments.harness.program import Program
 from experiments.harness.rundir import DATA
 from experiments.harness.user_files import parts_of
-from experiments.harness.version import code_digest, own_version, versions
+from experiments.harness.version import PACKAGES, code_digest, own_version, versions
 
 WEIGHTS = "**/checkpoints/best/**/*"  # of a run, and of the best training of a sweep
 
@@ -46,7 +47,7 @@ def hash_of_arrays(tree: Any) -> str:
         is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         array = np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
         found.update(f"{path} {array.dtype} {array.shape} ".encode())
-        found.update(array.tobytes())
+        found.update(array.reshape(-1).view(np.uint8).data)  # no copy: data sets are large
     return found.hexdigest()
 
 
@@ -73,7 +74,7 @@ def changes_since(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     """Say which code and packages have changed since a run began; nothing where none has."""
     said = [
         f"{name} was {earlier[name]}, now {now[name]}"
-        for name in versions()
+        for name in PACKAGES
         if name in earlier and earlier[name] != now[name]
     ]
     if earlier.get("code", now["code"]) != now["code"]:
@@ -143,12 +144,3 @@ def named_file(value: str, base: Path = Path(), *, whole: bool = False) -> Path 
         except (OSError, RuntimeError):
             return None
     return None
-
-
-def digest(file: Path) -> str:
-    """Return SHA-256 of a file; nothing where it cannot be read, which its reader says better."""
-    try:
-        with open(file, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError:
-        return ""

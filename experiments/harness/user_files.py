@@ -11,13 +11,14 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from experiments.harness.errors import UserError, did_you_mean
+from experiments.harness.files import digest
 from experiments.harness.neighbors import imported_names, neighbors
 
 
 class _Loaded(NamedTuple):
     module: ModuleType
-    contents: str  # hashes of the file and its neighbors
-    read: list[Path]  # other files that it has imported, in whatever way
+    contents: list[str]  # hashes of the file and its parts
+    read: set[Path]  # other files that it has imported, in whatever way
 
 
 _loaded: dict[Path, _Loaded] = {}
@@ -78,12 +79,11 @@ def load_file(path: str | Path, flag: str = "") -> ModuleType:
         file beside it whose name another module has.
     """
     file = existing_file(path, flag)
-    own = [file, *neighbors(file)]
-    contents = " ".join(digest(each) for each in own)
-    if file in _loaded and _loaded[file].contents == contents:
+    parts = parts_of(file)
+    if file in _loaded and _loaded[file].contents == [digest(each) for each in [file, *parts]]:
         return _loaded[file].module
     check_names(file, flag)
-    forget(own[1:], file.parent)
+    forget(parts, file.parent)
     if file.parent in _folders:
         _folders.remove(file.parent)
     _folders.insert(0, file.parent)
@@ -91,14 +91,18 @@ def load_file(path: str | Path, flag: str = "") -> ModuleType:
         sys.meta_path.insert(0, _Beside)  # pyright: ignore[reportArgumentType]
     before = set(_read)
     module = executed(file, path, flag)
-    _loaded[file] = _Loaded(module, contents, sorted(set(_read) - before - {file}))
+    earlier = _loaded[file].read if file in _loaded else set()
+    _loaded[file] = _Loaded(module, [], earlier | set(_read) - before - {file})
+    for each in [file, *parts_of(file)]:  # as they were when they were run
+        _loaded[file].contents.append(_read.get(each) or digest(each))
     return module
 
 
 def parts_of(file: Path) -> list[Path]:
     """Return what a file imports from beside it: all that it names, and all that it has read."""
-    read = _loaded[file].read if file in _loaded else []
-    return sorted({*neighbors(file), *(path for path in read if path.is_relative_to(file.parent))})
+    read = _loaded[file].read if file in _loaded else set()
+    here = {path for path in read if path.is_relative_to(file.parent) and path.is_file()}
+    return sorted({*neighbors(file)} | here)
 
 
 def existing_file(path: str | Path, flag: str = "") -> Path:
@@ -169,11 +173,6 @@ def lies_in(module: ModuleType, folder: Path) -> bool:
     """Return whether a module or package is of a folder."""
     paths = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]
     return any(Path(path).is_relative_to(folder) for path in paths if path)
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file's contents."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def load_function(value: str, flag: str) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.harness.errors import UserError
 from experiments.harness.neighbors import neighbors, parts_of_experiment
-from experiments.harness.user_files import load_file, load_function
+from experiments.harness.user_files import load_file, load_function, parts_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -140,3 +140,14 @@ def test_an_experiment_of_ours_consists_of_what_it_shares() -> None:
     found = parts_of_experiment(ROOT / "experiments" / "image_cnn.py")
     assert {"classification.py", "images.py", "idx.py"} <= {path.name for path in found}
     assert {path.parent.name for path in found} == {"shared", "data"}
+
+
+def test_what_is_imported_by_its_name_at_run_time_is_read_anew_when_edited(tmp_path: Path) -> None:
+    text = "import importlib\nX = importlib.import_module('by_' + 'name').X\n"
+    file = write(tmp_path, namer=text, by_name="X = 1")
+    assert load_file(file).X == 1
+    write(tmp_path, by_name="X = 2")
+    assert load_file(file).X == 2
+    write(tmp_path, namer=text + "# edited\n")
+    assert load_file(file).X == 2
+    assert [path.name for path in parts_of(file)] == ["by_name.py"]
