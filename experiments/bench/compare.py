@@ -13,7 +13,12 @@ Made = Callable[[], tuple[Program, Mapping[str, np.ndarray]]]
 
 
 def compare(
-    about: Row, made: Mapping[str, Made], seconds: float, repeats: int, against: Sequence[str]
+    about: Row,
+    made: Mapping[str, Made],
+    seconds: float,
+    repeats: int,
+    against: Sequence[str],
+    largest_error: float,
 ) -> list[Row]:
     """Verify and time all programs, and return a row for each.
 
@@ -27,10 +32,11 @@ def compare(
       seconds: see `timing.interleaved`.
       repeats: see `timing.interleaved`.
       against: the libraries whose median times are divided by that of each row in ``ratios``.
+      largest_error: what a program may differ by, see `verify.error`.
     """
     programs, rows = {}, []
     for name, make in made.items():
-        program, passed = _passed(make)
+        program, passed = _passed(make, largest_error)
         rows.append({"name": name, **about, **passed})
         if program is not None:
             programs[name] = program
@@ -43,14 +49,14 @@ def compare(
     return rows
 
 
-def _passed(make: Made) -> tuple[Program | None, Row]:
+def _passed(make: Made, largest_error: float) -> tuple[Program | None, Row]:
     """Return the program, or None if it fails, and its error against the reference."""
     try:
         program, expected = make()
         error = verify.error(program.arrays(program.run()), expected)
     except Exception as problem:  # one library's failure must not stop the others
         return None, {"failed": f"{type(problem).__name__}: {problem}".partition("\n")[0]}
-    if error > verify.LARGEST_ERROR:
+    if error > largest_error:
         return None, {"error": error, "failed": f"differs from the reference by {error:.1e}"}
     return program, {"error": error}
 

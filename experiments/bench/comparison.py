@@ -1,22 +1,24 @@
-"""Compare the speed of our cells with that of other libraries, on this machine's processor.
+"""Compare the speed of our cells with that of other libraries, on what JAX finds here.
 
-All take turns in one process: ours, PyTorch (oneDNN), Flax linen and nnx, Haiku, Equinox, Keras on
-JAX, and a plain jax.lax.scan. The cells are LSTM, GRU and Elman. The measurements are forward,
-forward + backward, and a whole step of Adam. All start from the same weights, and a library is
-timed only if it agrees with a float64 reference. An ablation then explains the speed of our LSTM
-change by change, and a third part measures time and memory of long sequences against T.
+All take turns in one process: ours, PyTorch (oneDNN on a CPU, cuDNN on a GPU), Flax linen and nnx,
+Haiku, Equinox, Keras on JAX, a plain jax.lax.scan and, on a GPU, jax.experimental.rnn. The cells
+are LSTM, GRU and Elman. The measurements are forward, forward + backward, and a whole step of Adam.
+All start from the same weights, and a library is timed only if it agrees with a float64 reference.
+An ablation then explains the speed of our LSTM change by change, a third part measures time and
+memory of long sequences against T, and a fourth many networks at once, as in a sweep.
 
 Writes bench.json, bench.md and figures, replacing those of an earlier run in the same folder. On
 two cores a full run takes about 20 minutes, --quick about one. Leave the machine idle meanwhile.
-Everything runs on the CPU.
+JAX_PLATFORMS=cpu measures the processor of a machine that has a GPU.
 """
 
 import dataclasses
 import gc
+import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -26,6 +28,7 @@ from typing import Any
 from experiments.bench import selection
 from experiments.bench.cases import MEASURES, Case, cases, flop, quick_cases
 from experiments.bench.libraries import LIBRARIES, OURS, SHARDED
+from experiments.bench.precision import LARGEST_ERRORS, PRECISIONS, measures
 from experiments.bench.selection import Selection, has
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
@@ -52,6 +55,9 @@ class Settings:
     )
     seconds: float = option(0.5, "how long rounds continue, per program", minimum=0, maximum=3600)
     repeats: int = option(7, "minimum number of rounds", minimum=2, maximum=10**6)
+    precision: str = option(
+        "float32", "of numbers and of products on a GPU", choices=tuple(PRECISIONS)
+    )
     out: str = option("", "folder for the results, instead of runs/bench/NAME")
 
 
@@ -77,6 +83,7 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
     """
     from experiments.bench import libraries, peak
 
+    prepare(settings.precision)
     modules, missing = libraries.installed()
     result = beginning(settings, command, missing)
     if settings.quick:
@@ -85,8 +92,7 @@ def run(settings: Settings, folder: Path, command: str) -> Result:
     for name, why in missing.items():
         print(f"{LIBRARIES[name].title} is skipped: {why}.")
     make_folder(folder)
-    prepare("torch" in modules)
-    rates = partial(peak.measure, "torch" in modules, settings.repeats)
+    rates = partial(peak.measure, "torch" in modules, settings.precision, settings.repeats)
     result["peak_gflops"].append(rates())
     began = time.monotonic()
     try:
@@ -130,17 +136,21 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"--out={folder}: expected a folder to write to; {error}.") from error
 
 
-def prepare(with_torch: bool) -> None:
-    """Set equal conditions for all libraries: the CPU, all its cores, no compilation cache.
+def prepare(name: str) -> None:
+    """Set equal conditions for all libraries: one precision, all cores, no compilation cache.
 
-    JAX gets one device per core, of which all programs but `with_sharded` use the first. If JAX has
-    already run in this process, its devices stay as they are.
+    On a CPU, JAX gets one device per core, of which all programs but `with_sharded` use the first.
+    If JAX has already run in this process, its devices stay as they are.
+
+    Args:
+      name: a key of `experiments.bench.precision.PRECISIONS`.
     """
     import jax
 
-    from experiments.bench import machine, memory
+    from experiments.bench import machine, memory, precision
 
-    jax.config.update("jax_platforms", "cpu")
+    with_torch = importlib.util.find_spec("torch") is not None
+    precision.choose(name, with_torch)
     jax.config.update("jax_enable_compilation_cache", False)
     with suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", machine.cores())
@@ -166,6 +176,7 @@ def beginning(settings: Settings, command: str, missing: dict[str, str]) -> Resu
         "table": [],
         "ablation": [],
         "long": [],
+        "populations": [],
     }
 
 
@@ -178,7 +189,7 @@ def jobs(
     settings: Settings, wanted: Selection, modules: dict[str, Any]
 ) -> Iterator[tuple[str, str, Callable[[], Rows]]]:
     """Yield what to measure: the part, the title of the case, and a function that measures it."""
-    from experiments.bench import ablation, long
+    from experiments.bench import ablation, long, populations
 
     few = slice(1 if settings.quick else None)
     if has(wanted, part="table"):
@@ -192,16 +203,22 @@ def jobs(
         names = list(long.methods())
         for steps in long.TIMES[few]:
             yield "long", f"long {steps}", partial(long_rows, settings, names, steps)
+    if has(wanted, part="populations"):
+        for case in populations.CASES[few]:
+            names = populations.methods(modules)
+            for members in populations.MEMBERS[: 2 if settings.quick else None]:
+                job = partial(population_rows, settings, names, modules, case, members)
+                yield "populations", f"{members} of {case.shape}", job
 
 
 def table_rows(settings: Settings, wanted: Selection, modules: dict[str, Any], case: Case) -> Rows:
     """Measure a case with all selected libraries that have its cell, in all measurements."""
     from experiments.bench import libraries
-    from experiments.bench.compare import compare
+    from experiments.bench.precision import rounded
     from experiments.bench.reference import expected
     from experiments.bench.weights import draw
 
-    weights, xs = draw(case)
+    weights, xs = rounded(settings.precision, *draw(case))
     right = cache(partial(expected, case, weights, xs))
 
     def made(module: ModuleType, measure: str) -> Any:
@@ -211,46 +228,74 @@ def table_rows(settings: Settings, wanted: Selection, modules: dict[str, Any], c
     here = {
         name: module
         for name, module in modules.items()
-        if has(wanted, library=name) and libraries.has(module, case)
+        if has(wanted, library=name) and libraries.has(module, case, settings.precision)
     }
     rows = []
-    for measure in MEASURES:
+    for measure in measures(settings.precision, MEASURES):
         if has(wanted, measure=measure):
             each = {name: partial(made, module, measure) for name, module in here.items()}
-            rows += compare(
-                about(case, measure), each, settings.seconds, settings.repeats, (OURS, SHARDED)
-            )
+            rows += measured(settings, about(case, measure), each, (OURS, SHARDED))
     return rows
+
+
+def measured(settings: Settings, about: Result, made: Any, against: Sequence[str]) -> Rows:
+    """Compare programs as the settings say; see `experiments.bench.compare.compare`."""
+    from experiments.bench.compare import compare
+
+    allowed = LARGEST_ERRORS[settings.precision]
+    return compare(about, made, settings.seconds, settings.repeats, against, allowed)
 
 
 def ablation_rows(settings: Settings, case: Case) -> Rows:
     """Measure all variants of the ablation, forward + backward."""
     from experiments.bench import ablation
-    from experiments.bench.compare import compare
+    from experiments.bench.precision import rounded
     from experiments.bench.program import jax_program
     from experiments.bench.reference import expected
     from experiments.bench.weights import draw
 
-    weights, xs = draw(case)
+    weights, xs = rounded(settings.precision, *draw(case))
     right = expected(case, weights, xs)["backward"]
 
     def made(build: Any) -> Any:
         return jax_program(build(case, weights), xs, "backward"), right
 
     each = {name: partial(made, build) for name, build in ablation.variants().items()}
-    names = about(case, "backward")
-    return compare(names, each, settings.seconds, settings.repeats, [ablation.PLAIN])
+    return measured(settings, about(case, "backward"), each, [ablation.PLAIN])
 
 
 def long_rows(settings: Settings, names: list[str], steps: int) -> Rows:
     """Measure all methods on one sequence, and remove from ``names`` those too slow to go on."""
     from experiments.bench import long
-    from experiments.bench.compare import compare
 
     each = {name: partial(long.program, name, steps) for name in names}
-    rows = compare({"time": steps}, each, settings.seconds, min(3, settings.repeats), [long.LSTM])
-    names[:] = [row["name"] for row in rows if "seconds" in row and row["seconds"][0] < long.SLOW]
+    few = dataclasses.replace(settings, repeats=min(3, settings.repeats))
+    rows = measured(few, {"time": steps}, each, [long.LSTM])
+    names[:] = fast_enough(rows, long.SLOW)
     return rows
+
+
+def population_rows(
+    settings: Settings, names: list[str], modules: dict[str, Any], case: Case, members: int
+) -> Rows:
+    """Measure all methods on a number of members, and remove those too slow to go on."""
+    from experiments.bench import populations
+
+    precision = settings.precision
+    each = {
+        name: partial(populations.program, name, case, members, precision, modules)
+        for name in names
+    }
+    few = dataclasses.replace(settings, repeats=min(3, settings.repeats))
+    fields = about(case, "backward") | {"members": members}
+    rows = measured(few, fields, each, [populations.ONE_BY_ONE])
+    names[:] = fast_enough(rows, populations.SLOW)
+    return rows
+
+
+def fast_enough(rows: Rows, seconds: float) -> list[str]:
+    """Return the names of the rows that were measured and took less than so many seconds."""
+    return [row["name"] for row in rows if "seconds" in row and row["seconds"][0] < seconds]
 
 
 def about(case: Case, measure: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ STYLES = {  # color and marker
     "equinox": ("#2f8f5b", "o"),
     "keras": ("#b08900", "o"),
     "scan": ("#7d8590", "s"),
+    "cudnn": ("#c2255c", "^"),
 }
 LINES = {  # color and line
     "LSTM": ("#1f6fb4", "o-"),

@@ -24,12 +24,14 @@ class Library(NamedTuple):
       module: the module to import.
       package: the package to install.
       on_jax: whether it runs on JAX.
+      narrow: whether its cells can compute in bfloat16.
     """
 
     title: str
     module: str
     package: str
     on_jax: bool = True
+    narrow: bool = True
 
 
 LIBRARIES = {
@@ -37,10 +39,11 @@ LIBRARIES = {
     SHARDED: Library("ours, sharded", "recurrent", "recurrent"),
     "torch": Library("torch", "torch", "torch", on_jax=False),
     "linen": Library("Flax linen", "flax", "flax"),
-    "nnx": Library("Flax nnx", "flax", "flax"),
-    "haiku": Library("Haiku", "haiku", "dm-haiku"),
+    "nnx": Library("Flax nnx", "flax", "flax", narrow=False),
+    "haiku": Library("Haiku", "haiku", "dm-haiku", narrow=False),
     "equinox": Library("Equinox", "equinox", "equinox"),
-    "keras": Library("Keras", "keras", "keras"),
+    "keras": Library("Keras", "keras", "keras", narrow=False),
+    "cudnn": Library("cuDNN in JAX", "jax", "jax", narrow=False),
     "scan": Library("lax.scan", "jax", "jax"),
 }
 
@@ -74,10 +77,12 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in sorted(packages | {"jaxlib", "numpy", "optax"})}
 
 
-def has(module: ModuleType, case: Case) -> bool:
-    """Return whether the library has the cell and can run the case."""
+def has(module: ModuleType, case: Case, precision: str = "float32") -> bool:
+    """Return whether the library has the cell and can run the case in a precision."""
     suits: Any = getattr(module, "suits", None)
-    return case.cell in module.CELLS and (suits is None or suits(case))
+    name = module.__name__.rpartition("with_")[2]
+    able = LIBRARIES[name].narrow or precision != "bfloat16"
+    return able and case.cell in module.CELLS and (suits is None or suits(case))
 
 
 def reset_of(module: ModuleType) -> Literal["after", "before"]:

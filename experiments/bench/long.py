@@ -76,7 +76,7 @@ def _expected(cell: Cell, params: Any, xs: np.ndarray) -> dict[str, np.ndarray]:
     def loss(params: Any, xs: Any) -> Any:
         return jnp.square(unroll(cell, params, xs, method="scan")[1]).sum()
 
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         wide = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (params, xs))
         value, (d_params, d_xs) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*wide)
         from experiments.bench.weights import named

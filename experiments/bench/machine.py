@@ -10,13 +10,21 @@ from pathlib import Path
 
 
 def describe() -> dict[str, str | int]:
-    """Return the processor, the number of cores this process may use, the system and Python."""
+    """Return the processor, the cores this process may use, JAX's device, the system and Python."""
+    import jax
+
     return {
+        "device": device_name(jax.default_backend(), jax.devices()[0].device_kind),
         "processor": _processor(),
         "cores": cores(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
+
+
+def device_name(platform: str, kind: str) -> str:
+    """Return the name of an accelerator, or nothing for the processor itself."""
+    return "" if platform == "cpu" else kind
 
 
 def cores() -> int:

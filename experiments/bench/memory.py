@@ -31,8 +31,13 @@ def growth(run: Callable[[], Any]) -> int | None:
     and inputs) or needs only once is not counted.
 
     Returns:
-      The growth in bytes; None if the kernel does not report it (anywhere but on Linux).
+      The growth in bytes; None if the kernel does not report it (anywhere but on Linux), or if JAX
+      runs on another device, whose memory this is not.
     """
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return None
     gc.collect()
     try:
         _set_thresholds(_LARGEST_KEPT, 0)

@@ -14,8 +14,8 @@ Place = Callable[[Any, np.ndarray], tuple[Any, Any]]
 Differentiate = Callable[..., Callable[..., Any]]
 
 # By default XLA uses only half the vector width of a processor with AVX-512, which costs a tenth of
-# the time. The option is set for every library that runs on JAX.
-XLA_OPTIONS: dict[str, str | bool] = {"xla_cpu_prefer_vector_width": "512"}
+# the time. The options are set for every library that runs on JAX, by platform.
+XLA_OPTIONS: dict[str, dict[str, str | bool]] = {"cpu": {"xla_cpu_prefer_vector_width": "512"}}
 
 
 class Program(NamedTuple):
@@ -179,7 +179,7 @@ def compiled(
 
     began = time.perf_counter()
     lowered = jax.jit(function, donate_argnums=donated).lower(*arguments)
-    executable = lowered.compile(compiler_options=XLA_OPTIONS)
+    executable = lowered.compile(compiler_options=XLA_OPTIONS.get(jax.default_backend()))
     seconds = time.perf_counter() - began
     plan: Any = executable.memory_analysis()
     if plan is None:

@@ -6,7 +6,7 @@ from experiments.bench.cases import CELLS, FORMS, MEASURES, SHAPES
 from experiments.bench.libraries import LIBRARIES, OURS
 from experiments.harness.errors import UserError, did_you_mean
 
-PARTS = ("table", "ablation", "long")
+PARTS = ("table", "ablation", "long", "populations")
 WORDS: dict[str, Sequence[str]] = {
     "part": PARTS,
     "cell": tuple(CELLS),

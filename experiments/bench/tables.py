@@ -15,7 +15,8 @@ BUSY = 0.1  # with more of the cores used by others, times are not comparable
 def page(result: Result) -> str:
     """Return the whole page, wins and losses alike."""
     parts = [heading(result), *comparison(result["table"])]
-    parts += [ablation(result["ablation"]), long(result["long"]), failures(result)]
+    parts += [ablation(result["ablation"]), long(result["long"])]
+    parts += [populations(result.get("populations", [])), failures(result)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -26,7 +27,7 @@ def heading(result: Result) -> str:
     lines = [
         "# The comparison",
         "",
-        f"`{result['command']}` on {machine['cores']} cores of {machine['processor']}, "
+        f"`{result['command']}` on {place(machine)}, "
         f"{machine['system']}, Python {machine['python']}; {versions}.",
     ]
     if result["missing"]:
@@ -34,6 +35,12 @@ def heading(result: Result) -> str:
         lines += ["", f"Skipped: {', '.join(why)}."]
     lines += ["", *peak_rates(result["peak_gflops"]), "", EXPLANATION, ""]
     return "\n".join([*lines, *disturbed(result), *summary(result)])
+
+
+def place(machine: dict[str, Any]) -> str:
+    """Return where it was measured: the accelerator if there is one, and the processor."""
+    processor = f"{machine['cores']} cores of {machine['processor']}"
+    return f"{machine['device']} beside {processor}" if machine.get("device") else processor
 
 
 EXPLANATION = """\
@@ -62,7 +69,7 @@ def peak_rates(measured: list[dict[str, float]]) -> list[str]:
         if None not in rates:
             lines.append(f"{library} {' and '.join(f'{rate:.0f}' for rate in rates)} GFLOP/s")
     when = "at the start and at the end" if len(measured) > 1 else "at the start"
-    return [f"Peak of a float32 matrix product {when}: {'; '.join(lines)}."]
+    return [f"Peak of a matrix product {when}: {'; '.join(lines)}."]
 
 
 def disturbed(result: Result) -> list[str]:
@@ -143,7 +150,8 @@ def case_name(row: Row) -> str:
 def times(rows: list[Row]) -> str:
     """Return the table of milliseconds by shape and library, with our ratios."""
     names = libraries_in(rows)
-    lines = [[*map(title, names), "ours / torch", "sharded / torch", "ours / JAX"]]
+    ratios = ["ours / torch", "sharded / torch", "ours / JAX"]
+    lines = [[*map(title, names), *ratios, "ours, µs a step"]]
     for case in by_case(rows).values():
         fastest = min((row["seconds"][0] for row in case.values() if "seconds" in row), default=0)
         cells = [milliseconds(case.get(name), fastest) for name in names]
@@ -152,8 +160,13 @@ def times(rows: list[Row]) -> str:
             ratio(case, "torch", SHARDED),
             ratio(case, best_on_jax(case)),
         )
-        lines.append([*cells, *map(format_ratio, ratios)])
+        lines.append([*cells, *map(format_ratio, ratios), step_time(case.get(OURS))])
     return table("T x B x I x H", list(by_case(rows)), lines)
+
+
+def step_time(row: Row | None) -> str:
+    """Format the microseconds that one step of the sequence takes."""
+    return digits(1e6 * row["seconds"][0] / row["time"]) if row and "seconds" in row else "-"
 
 
 def costs(rows: list[Row]) -> str:
@@ -292,6 +305,36 @@ def length(row: Row | None) -> str:
         return "-" if row is None else "failed"
     memory = f"{mebibytes(row['planned_bytes'])} / {mebibytes(row['grown_bytes'])}"
     return f"{milliseconds(row, 0)}; {memory}"
+
+
+def populations(rows: list[Row]) -> str:
+    """Return the section of populations.
+
+    Its table has one column per number of members, with the milliseconds a member and its ratio to
+    PyTorch, or to ours one by one where that was not measured.
+    """
+    if not rows:
+        return ""
+    counts = sorted({row["members"] for row in rows})
+    names = list(dict.fromkeys((case_name(row), row["name"]) for row in rows))
+    found = {(case_name(row), row["name"], row["members"]): row for row in rows}
+    lines = [[f"{members} members" for members in counts]]
+    lines += [[a_member(found.get((*name, members))) for members in counts] for name in names]
+    return (
+        "## Populations\n\nForward + backward of many LSTMs, each on its own batch: milliseconds a "
+        "member, and the time divided by that of PyTorch's networks one by one.\n\n"
+        + table("T x B x I x H", [f"{shape}, {name}" for shape, name in names], lines)
+    )
+
+
+def a_member(row: Row | None) -> str:
+    """Format the time of one member, and the ratio to that of the networks one by one."""
+    if row is None or "seconds" not in row:
+        return "-" if row is None else "failed"
+    each = digits(1e3 * row["seconds"][0] / row["members"])
+    ratio = row["ratios"].get("torch, one by one")
+    # The ratios of a row divide the others' time by its own.
+    return each if ratio is None else f"{each}, {1 / ratio[0]:.2f}"
 
 
 def failures(result: Result) -> str:

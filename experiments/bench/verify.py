@@ -4,8 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-LARGEST_ERROR = 1e-3  # rounding in float32 stays far below, a different equation far above
-
 
 def error(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
     """Return the largest difference in any array, relative to that array's largest entry.

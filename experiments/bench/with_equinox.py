@@ -22,7 +22,7 @@ def build(case: Case, weights: Weights) -> Network:
         cell = _with(cells[xs.shape[-1]], params)
 
         def sequence(xs: Any) -> Any:
-            zeros = jnp.zeros(case.shape.hidden)
+            zeros = jnp.zeros(case.shape.hidden, xs.dtype)
             state = (zeros, zeros) if case.cell == "lstm" else zeros
 
             def body(state: Any, x: Any) -> Any:

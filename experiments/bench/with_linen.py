@@ -18,7 +18,7 @@ def build(case: Case, weights: Weights) -> Network:
     cells = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell, "elman": nn.SimpleCell}
 
     def layer(params: Any, xs: Any, backwards: bool) -> Any:
-        cell = cells[case.cell](case.shape.hidden)
+        cell = cells[case.cell](case.shape.hidden, param_dtype=xs.dtype)
         rnn = nn.RNN(cell, time_major=True, reverse=backwards, keep_order=True)
         return rnn.apply({"params": {"cell": params}}, xs)
 

@@ -43,7 +43,7 @@ def from_params(params: Any) -> Weights:
 def _cell(w: dict[str, Any]) -> Any:
     recurrent = {"kernel": w["w_h"]}
     if "b_n" in w:
-        recurrent["bias"] = np.concatenate([np.zeros(2 * len(w["b_n"]), np.float32), w["b_n"]])
+        recurrent["bias"] = np.concatenate([np.zeros(2 * len(w["b_n"]), w["b_n"].dtype), w["b_n"]])
     return {"input": {"kernel": w["w_x"], "bias": w["b"]}, "recurrent": recurrent}
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from experiments.bench import (
     machine,
     memory,
     peak,
+    populations,
+    precision,
     reference,
     selection,
     tables,
@@ -156,6 +159,45 @@ def test_each_library_agrees_with_the_reference(name: str) -> None:
             assert verify.error(program.arrays(program.run()), right) < 1e-4, (case, measure)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", [n for n, one in libraries.LIBRARIES.items() if one.narrow])
+def test_each_library_that_can_computes_in_bfloat16(name: str) -> None:
+    module = libraries.installed()[0].get(name)
+    if module is None:
+        pytest.skip(f"{libraries.LIBRARIES[name].title} is not installed (extra: bench)")
+    for case in (Case("lstm", EVEN), Case("gru", EVEN), Case("elman", EVEN)):
+        if libraries.has(module, case, "bfloat16"):
+            weights, xs = precision.rounded("bfloat16", *draw(case))
+            right = reference.expected(case, weights, xs, libraries.reset_of(module))
+            for measure in ("forward", "backward"):
+                program = libraries.program(module, case, weights, xs, measure)
+                error = verify.error(program.arrays(program.run()), right[measure])
+                assert 1e-4 < error < precision.LARGEST_ERRORS["bfloat16"], (case, measure)
+
+
+def test_the_weights_of_cudnn_are_laid_out_as_jax_unpacks_them() -> None:
+    from jax.experimental import rnn
+
+    from experiments.bench import with_cudnn
+
+    for form in ("one-layer", "two-layers", "bidirectional"):
+        case = Case("lstm", TINY, form)
+        weights, _ = draw(case)
+        network = with_cudnn.build(case, weights)
+        sizes = TINY.inputs, TINY.hidden, len(case.input_sizes), len(case.ways) == 2
+        assert network.params.size == rnn.get_num_params_in_lstm(*sizes)
+        for ours, back in zip(weights, network.weights(network.params), strict=True):
+            jax.tree.map(np.testing.assert_array_equal, ours, back)
+    assert not with_cudnn.suits(case)
+
+
+@pytest.mark.parametrize("name", ["ours, vmap", "ours, lax.map", "ours, one by one"])
+def test_a_population_computes_what_its_members_do(name: str) -> None:
+    modules = {"recurrent": with_recurrent}
+    program, right = populations.program(name, Case("lstm", TINY), 3, "float32", modules)
+    assert verify.error(program.arrays(program.run()), right) < 1e-5
+
+
 def test_a_step_of_adam_with_half_the_gradient_does_not_verify() -> None:
     """Compare moments too, since halving the gradient leaves Adam's first update unchanged."""
     case = Case("lstm", TINY)
@@ -195,7 +237,8 @@ def test_a_forget_bias_of_one_and_half_a_gradient_do_not_verify() -> None:
     right = expected(case)
     other = each(lambda w: w | {"b": w["b"] + np.repeat([0, 1, 0, 0], 4)}, weights)
     forward = jax_program(with_scan.build(case, other), xs, "forward")
-    assert verify.error(forward.arrays(forward.run()), right["forward"]) > 10 * verify.LARGEST_ERROR
+    error = verify.error(forward.arrays(forward.run()), right["forward"])
+    assert error > 10 * precision.LARGEST_ERRORS["float32"]
     halved = {k: v / 2 if k == "inputs" else v for k, v in right["backward"].items()}
     assert verify.error(halved, right["backward"]) == pytest.approx(0.5)
 
@@ -227,7 +270,7 @@ def test_a_library_that_fails_has_a_row_and_is_not_timed() -> None:
         "scan": lambda: (jax_program(with_scan.build(case, wrong), xs, "forward"), right),
         "keras": raises,
     }
-    ours, scan, keras = compare({}, made, 0, 2, ["recurrent"])
+    ours, scan, keras = compare({}, made, 0, 2, ["recurrent"], 1e-3)
     assert ours["rounds"] == 2
     assert ours["ratios"] == {"recurrent": (1, 1, 1)}
     assert "differs from the reference" in scan["failed"]
@@ -431,6 +474,11 @@ RESULT = {
     ],
     "ablation": [],
     "long": [],
+    "populations": [
+        row("ours, vmap", 0.016, {"torch, one by one": [4, 3, 5]}, members=8),
+        row("torch, one by one", 0.064, {"torch, one by one": [1, 1, 1]}, members=8),
+        row("ours, vmap", 0.003, {}, members=1),
+    ],
 }
 
 
@@ -438,7 +486,7 @@ def test_the_tables_report_wins_and_losses() -> None:
     page = tables.page(RESULT)
     for line in (
         "| 28x32x28x128 | 3 | 2.4 | **2** | 4 | - | 6 | 1.50 [1.40, 1.60] | "
-        "1.20 [1.10, 1.30] | 0.75 [0.70, 0.80] |",
+        "1.20 [1.10, 1.30] | 0.75 [0.70, 0.80] | 107 |",
         "- LSTM, forward + backward, against torch: faster on 0, slower on 1, level on 0 of 1.",
         "- LSTM, forward + backward, sharded, against torch: faster on 0, slower on 1, level on 0 "
         "of 1.",
@@ -447,29 +495,40 @@ def test_the_tables_report_wins_and_losses() -> None:
         "| 28x32x28x128 | 50 %; 0.2 s; 3 / 1 | 50 %; 0.2 s; 3 / 1 | 50 %; - / 1 |",
         "jax 200 GFLOP/s; torch 90 GFLOP/s",
         "Skipped: Haiku (it is not installed).",
+        "| 28x32x28x128, ours, vmap | 3 | 2, 0.25 |",
+        "| 28x32x28x128, torch, one by one | - | 8, 1.00 |",
         "- Keras, lstm 5x3x2x4 bidirectional backward: differs from the reference by 2.0e-01",
     ):
         assert line in page
+    assert " on 2 cores of P, S" in page
+    on_gpu = tables.page({**RESULT, "machine": RESULT["machine"] | {"device": "a GPU"}})
+    assert " on a GPU beside 2 cores of P, S" in on_gpu
     assert [tables.verdict(r) for r in ([1, 0.9, 1.1], [0.9, 0.8, 0.99])] == ["level", "faster"]
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Reduce the comparison to one case of a few steps."""
     monkeypatch.setattr(comparison, "quick_cases", lambda: [Case("elman", TINY)])
     monkeypatch.setattr(ablation, "CASES", (Case("lstm", TINY),))
-    monkeypatch.setattr(peak, "SIZES", (64,))
+    monkeypatch.setattr(peak, "SIZES", {"cpu": (64,)})
+    monkeypatch.setattr(populations, "CASES", (Case("lstm", TINY),))
+    yield
+    jax.config.update("jax_default_matmul_precision", None)
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("small")
 def test_a_quick_run_writes_all_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    only = "table,ablation,scan,backward,linen"
+    only = "table,ablation,populations,scan,backward,linen"
     arguments = ["bench", "--quick", f"--only={only}", "--seconds=0", f"--out={tmp_path}"]
     assert launcher.main(arguments) == 0
     result = json.loads((tmp_path / "bench.json").read_text())
     assert {r["name"] for r in result["table"]} == {"recurrent", "scan", "linen"}
     assert {r["name"] for r in result["ablation"]} == set(ablation.variants())
+    assert {r["members"] for r in result["populations"]} == {1, 8}
+    for each_row in result["populations"]:
+        assert each_row["error"] < 1e-5
     for each_row in result["table"] + result["ablation"]:
         assert 0 < each_row["share"] < 1
         assert each_row["error"] < 1e-5

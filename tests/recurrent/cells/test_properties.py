@@ -123,6 +123,22 @@ def test_auto_equals_scan_in_values_and_gradients(case: Case, options: str) -> N
     assert_close(auto, differentiator(case.cell, "scan", reverse)(*args))
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru", "own_gate", "convolutional_lstm"])
+def test_the_form_for_accelerators_equals_scan(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_accelerator(*args: Any, default: Any, **platforms: Any) -> Any:
+        return default(*args)
+
+    case = case_of(name)
+    args = case.params, case.state, case.xs, MASK, RESET
+    expected = differentiator(case.cell, "scan", True)(*args)
+    monkeypatch.setattr(jax.lax, "platform_dependent", on_accelerator)
+
+    def run(params: Any, state: Any, xs: Any) -> Any:
+        return unroll(case.cell, params, xs, state, mask=MASK, reset=RESET, reverse=True)
+
+    assert_close(jax.jit(partial(values_and_gradients, run))(*args[:3]), expected)
+
+
 def test_a_batch_equals_its_single_examples(case: Case) -> None:
     run = runner(case.cell)
     runs = [run(case.params, element(case.state, b), case.xs[:, b]) for b in range(BATCH)]
