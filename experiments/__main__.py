@@ -50,6 +50,8 @@ def main(arguments: list[str]) -> int:
         if not said:
             raise
         return refused(error, said, shows_all)
+    finally:
+        progress.stop_clock()
 
 
 def refused(error: BaseException, said: str, shows_all: bool) -> int:
@@ -213,7 +215,10 @@ def completion(rest: list[str]) -> int:
 def run(word: str, arguments: list[str]) -> int:
     """Train an experiment, go on with it, or say that it is finished."""
     catalogue.check_word(word, [*catalogue.commands(), *WORDS])
-    prepare_devices(early_flags(arguments, Hardware).devices)
+    hardware = early_flags(arguments, Hardware)
+    prepare_devices(hardware.devices)
+    if not asks_for_help(arguments):
+        progress.start_clock(hardware)
     experiment = catalogue.load(word)
     if asks_for_help(arguments):
         print(help.page_of(experiment))
@@ -280,8 +285,10 @@ def sweep(arguments: list[str]) -> int:
         word, rest = DEFAULT, arguments
     if not word or word.startswith("-"):
         raise UserError("sweep: say which experiment, as in ./launch.sh sweep sequential_digits.")
-    sharing = processes.on_this_machine(early_flags(rest, Group))
-    prepare_devices(max(1, cores() // sharing))
+    group = early_flags(rest, Group)
+    prepare_devices(max(1, cores() // processes.on_this_machine(group)))
+    if not asks_for_help(rest):
+        progress.start_clock(group)
     experiment = catalogue.load(word)
     if asks_for_help(rest):
         print(help.page_of_sweep(experiment))

@@ -4,11 +4,12 @@ import contextlib
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
-from experiments.harness.processes import Group, is_first
+from experiments.harness.processes import Group, are_to_be_started, is_first
 
 Show = Callable[[int, str, Hashable], None]
 SECONDS_BETWEEN_LINES = 5.0
@@ -21,15 +22,62 @@ LAYOUTS = (  # the first that fits is shown
 SHORTEST_BAR = 5  # columns
 
 
-def say_preparing(name: str, group: Group) -> None:
-    """Say what is about to start, before imports and compilation take their seconds.
+class _Clock:
+    """Count the seconds of a wait on the terminal, below what was said last.
 
-    The processes of a group have not met yet, so the first is known by its flags, and in a group
-    that only the cluster knows nobody speaks.
+    The cursor stays at the start of the line, so that whatever is printed next takes its place.
     """
-    in_slurm = int(os.environ.get("SLURM_PROCID") or 0)
-    if group.process <= 0 and in_slurm == 0 and group.coordinator != "auto":
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        began = time.monotonic()
+        while not self.ended.wait(1.0):
+            print(f"\r... {time.monotonic() - began:.0f} s\r", end="", file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        self.ended.set()
+        self.thread.join()
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # erases the line
+
+
+_clocks: list[_Clock] = []
+
+
+def start_clock(group: Group) -> None:
+    """Count the seconds until the first step on a terminal, so that no silence looks like a hang.
+
+    Imports, data and compilation take them. `stop_clock` ends it, and so does the display.
+    """
+    if _speaks(group) and sys.stderr.isatty():
+        _clocks.append(_Clock())
+
+
+def stop_clock() -> None:
+    """End the count of seconds, if there is one."""
+    while _clocks:
+        _clocks.pop().stop()
+
+
+def say_preparing(name: str, group: Group) -> None:
+    """Say what is about to start, before imports and compilation take their seconds."""
+    if _speaks(group):
         print(f"{name}: preparing and compiling ...", file=sys.stderr, flush=True)
+
+
+def _speaks(group: Group) -> bool:
+    """Return whether this process is the first of its group, by its flags.
+
+    The processes have not met yet. In a group that only the cluster knows nobody speaks, nor does
+    one that starts the others.
+    """
+    if are_to_be_started(group):
+        return False
+    in_slurm = int(os.environ.get("SLURM_PROCID") or 0)
+    return group.process <= 0 and in_slurm == 0 and group.coordinator != "auto"
 
 
 @contextlib.contextmanager
@@ -75,6 +123,7 @@ def _bar(total: int, bars: list[Any]) -> Show:
 
     def show(step: int, message: str, stage: Hashable) -> None:
         if not bars:
+            stop_clock()
             bars.append(_opened(step, total))
         (bar,) = bars
         steps, seconds = counted(step, stage)

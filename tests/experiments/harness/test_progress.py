@@ -5,7 +5,9 @@ import pty
 import select
 import sys
 import termios
+import time
 import types
+from collections.abc import Callable
 
 import pytest
 
@@ -160,3 +162,44 @@ def test_one_process_says_that_it_prepares(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == ["toy: preparing and compiling ..."] * speaks
+
+
+def on_a_terminal(show: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a terminal is given meanwhile."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        show()
+        terminal.flush()
+        return read_all(ours)
+
+
+def test_the_seconds_before_the_first_step_are_counted_and_leave_no_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def waits() -> None:
+        progress.start_clock(Group())
+        time.sleep(2.5)
+        print("said meanwhile", file=sys.stderr)
+        with progress.progress(100) as show:
+            show(1, METRICS, 0)
+
+    written = on_a_terminal(waits, monkeypatch)
+    assert written.startswith("\r... 1 s\r\r... 2 s\rsaid meanwhile\r\n\r\x1b[K")
+    assert "..." not in written.partition("said")[2]
+
+
+@pytest.mark.parametrize("group", [Group(process=1), Group(processes=2)])
+def test_other_processes_and_the_one_that_starts_them_count_nothing(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits() -> None:
+        progress.start_clock(group)
+        assert not progress._clocks
+
+    assert on_a_terminal(waits, monkeypatch) == ""
+
+
+def test_where_there_is_no_terminal_nothing_is_counted() -> None:
+    progress.start_clock(Group())
+    assert not progress._clocks
