@@ -13,7 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness import rundir
-from experiments.harness.checkpoint import checkpoints, restore, save
+from experiments.harness.checkpoint import (
+    checkpoints,
+    finish,
+    restore,
+    save,
+    set_damaged_aside,
+    steps_in,
+)
 from experiments.harness.config import hparams_of
 from experiments.harness.engine import Engine, Status, engine_of
 from experiments.harness.errors import UserError
@@ -98,6 +105,7 @@ def train(
 
     Raises:
       Stopped: for a signal, when the state has been saved.
+      UserError: where checkpoints or rows are damaged or lost, or cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     engine = engine_of(plan.program, plan.layout)
@@ -107,16 +115,21 @@ def train(
         checkpoints(folder / "checkpoints" / "latest", keep=2) as latest,
         checkpoints(folder / "checkpoints" / "best", keep=1) as best,
     ):
-        there, state = restored(plan, engine, data, latest) or fresh(
-            plan, engine, data, memory or {}
-        )
+        found = restored(plan, engine, data, latest)
+        if found is None:
+            check_nothing_is_lost(folder)
+        there, state = found or fresh(plan, engine, data, memory or {})
+        if found is None:  # so that rows without any checkpoint tell that it was lost
+            save(latest, 0, there._asdict(), {"state": to_json(state)})
         check_rows(plan, state, folder / "metrics.jsonl")
+        set_damaged_aside(best)
         keep_best(plan, best, there)  # which a crash may have kept from following the latest
         observer.ended(state.outcomes)
         began, saved = time.monotonic() - state.seconds, time.monotonic()
         call = compiled_calls(engine, there.members, data["train"])
         if is_training(state):
             call(next_call(plan, state))
+            finish(latest)  # by now; the first call writes over what is saved
             observer.started(state)
         while is_training(state):
             outcomes = state.outcomes
@@ -134,7 +147,7 @@ def train(
                 keep_best(plan, best, there)
                 saved = time.monotonic()
             if over:
-                latest.wait_until_finished()  # no crash may undo an end that was announced
+                finish(latest)  # no crash may undo an end that was announced
                 observer.ended(state.outcomes)
             observer.called(state, engine.read(there.members), metrics)
             if stop and is_training(state):
@@ -382,6 +395,21 @@ def append_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add rows to ``metrics.jsonl``, by the first process alone."""
     if is_first():
         rundir.append_rows(file, rows)
+
+
+def check_nothing_is_lost(folder: Path) -> None:
+    """Raise `UserError` where a training without a checkpoint has left results.
+
+    It would begin again at step 0, and cut the rows and replace the best of the one before.
+    """
+    rows = len(rundir.rows_of(folder / "metrics.jsonl"))
+    best = steps_in(folder / "checkpoints" / "best")
+    if rows or best:
+        kept = f"checkpoints/best is of step {best[-1]}" if best else "checkpoints/best is empty"
+        raise UserError(
+            f"{folder / 'checkpoints' / 'latest'} holds no checkpoint any more: metrics.jsonl has "
+            f"{rows} rows, and {kept}. Restore it, or begin anew with --overwrite."
+        )
 
 
 def check_rows(plan: Plan, state: SweepState, file: Path) -> None:

@@ -6,12 +6,15 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.harness.disk import writing
 from experiments.harness.errors import UserError
 from experiments.harness.files import write_atomically
+from experiments.harness.manifest import kind
 
 DATA = "the data of "  # begins the name of a split's hash in an identity
 
@@ -31,12 +34,14 @@ def claim(
 
     Raises:
       UserError: where the path cannot be written, holds something that is not a run, holds a
-        run of another identity, or is in use by another process. Nothing is changed then.
+        run of another identity, or is in use by another process; where something in it is neither
+        a file nor a folder. Nothing is changed then.
     """
     with contextlib.ExitStack() as held:
         try:
             _check_is_run_directory(path)
             path.mkdir(parents=True, exist_ok=True)
+            _check_entries([path / "lock"] if overwrite else path.iterdir())
             _lock(held.enter_context(open(path / "lock", "a+")), path)
             if overwrite:
                 _clear(path)
@@ -56,6 +61,22 @@ def _check_is_run_directory(path: Path) -> None:
         raise UserError(
             f"The directory {path} holds files but no run; choose another --workdir or --name."
         )
+
+
+def _check_entries(paths: Iterable[Path]) -> None:
+    """Raise `UserError` for a symbolic link, through which a run would write, and for a pipe.
+
+    What lies in ``checkpoints`` is left to `checkpoint`, which can take another one instead.
+    """
+    for path in paths:
+        mode = path.lstat().st_mode if os.path.lexists(path) else stat.S_IFREG
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UserError(
+                f"{path} is {kind(mode)}; a run writes into files and folders of its own alone. "
+                "Remove it, or choose another --workdir or --name."
+            )
+        if stat.S_ISDIR(mode) and path.name != "checkpoints":
+            _check_entries(path.iterdir())
 
 
 def _lock(lock: Any, path: Path) -> None:
@@ -122,7 +143,7 @@ def read_json(file: Path) -> dict[str, Any]:
       UserError: where the file holds something else.
     """
     try:
-        value = json.loads(file.read_text())
+        value = json.loads(bytes_of(file))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged: {error}. Restore it, or use --overwrite.") from error
     if not isinstance(value, dict):
@@ -130,15 +151,29 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
+def bytes_of(file: Path) -> bytes:
+    """Read a file of a run.
+
+    Raises:
+      UserError: where it is no file: a named pipe would be waited for without end.
+    """
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{file} is {kind(mode)}, not a file. Restore it, or use --overwrite.")
+    return file.read_bytes()
+
+
 def write_json(file: Path, value: dict[str, Any]) -> None:
     """Write a JSON object to a file, whole or not at all."""
-    write_atomically(file, json.dumps(value, indent=2) + "\n")
+    with writing(str(file), file.parent):
+        write_atomically(file, json.dumps(value, indent=2) + "\n")
 
 
 def rows_until(file: Path, evaluation: int) -> list[dict[str, Any]]:
     """Return the rows of ``metrics.jsonl`` up to an evaluation; cut later ones from the file."""
     rows = rows_of(file, evaluation)
-    write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows))
+    with writing(str(file), file.parent):
+        write_atomically(file, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
@@ -149,7 +184,7 @@ def rows_of(file: Path, until: float = math.inf) -> list[dict[str, Any]]:
       UserError: where another line than the last is no row.
     """
     rows: list[dict[str, Any]] = []
-    lines = file.read_bytes().splitlines() if file.exists() else []
+    lines = bytes_of(file).splitlines() if file.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
@@ -169,5 +204,5 @@ def rows_of(file: Path, until: float = math.inf) -> list[dict[str, Any]]:
 
 def append_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add a line to ``metrics.jsonl`` for each row."""
-    with open(file, "a") as stream:
+    with writing(str(file), file.parent), open(file, "a") as stream:
         stream.writelines(json.dumps(row) + "\n" for row in rows)

@@ -215,7 +215,7 @@ def restored_best(folder: Path, like: Kept, advice: str) -> Kept:
     best = folder / "checkpoints" / "best"
     if best.is_dir():
         with checkpoints(best, keep=1, read_only=True) as manager:
-            found = restore(manager, {"kept": like}, advice=advice)
+            found = restore(manager, {"kept": like}, advice=advice, leave=True)
         if found:
             return found[0]["kept"]
     raise UserError(f"The run in {folder} has not been evaluated yet: train it further.")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.harness.disk import writing
 from experiments.harness.plan import DIVERGED, Outcome
 from experiments.harness.program import Row
 
@@ -35,6 +36,9 @@ def event_writer(
       folder: of the event files, one of each process that has trained.
       hparams: the fields of the Config, which begin each file.
       metrics: the names of those beside which TensorBoard's page of hyperparameters shows them.
+
+    Raises:
+      UserError: where they cannot be written.
     """
     writer: Any = None
 
@@ -42,12 +46,13 @@ def event_writer(
         nonlocal writer
         from tensorboardX.summary import scalar
 
-        if writer is None:
-            writer = _begun(folder, since, hparams, metrics)
-        for name, step, value in numbers:
-            if value is not None:
-                writer.write_event(_event(step, summary=scalar(name, value)))
-        writer.flush()
+        with writing(str(folder), folder):
+            if writer is None:
+                writer = _begun(folder, since, hparams, metrics)
+            for name, step, value in numbers:
+                if value is not None:
+                    writer.write_event(_event(step, summary=scalar(name, value)))
+            writer.flush()
 
     def add(row: Row) -> None:
         names = [name for name in row if name not in ("step", "evaluation")]
@@ -63,7 +68,8 @@ def event_writer(
         yield Events(add, end)
     finally:
         if writer is not None:
-            writer.close()
+            with writing(str(folder), folder):
+                writer.close()
 
 
 def final_numbers(outcome: Outcome) -> list[tuple[str, int, Any]]:

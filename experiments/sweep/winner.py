@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.harness import rundir
-from experiments.harness.checkpoint import checkpoints, save
+from experiments.harness.checkpoint import checkpoints, damage, save, steps_in
 from experiments.harness.identity import identity_of, origin_of
 from experiments.harness.loop import Leaving
 from experiments.harness.plan import DIVERGED, Outcome, Plan
-from experiments.harness.processes import is_first
+from experiments.harness.processes import is_first, meet
 from experiments.harness.program import Row
 from experiments.harness.runs import WINNER
 from experiments.report.result import selected_by, when_and_where
@@ -38,7 +38,7 @@ def keeper(plan: Plan, folder: Path, each_alone: bool) -> Leaving:
                 save_weights(weights_of(folder, each["member"]), kept_of(slot))
         if is_first():
             for path in (folder / "weights").glob("*"):
-                if int(path.name) not in needed:
+                if path.name.isdecimal() and int(path.name) not in needed:
                     shutil.rmtree(path)
 
     return leaving
@@ -74,7 +74,10 @@ def weights_of(folder: Path, member: int) -> Path:
 
 
 def save_weights(folder: Path, kept: Any) -> None:
-    """Save what a task kept, unless it is there from before a crash."""
+    """Save what a task kept, unless it is there, whole, from before a crash."""
+    if is_first() and any(damage(folder / str(step)) for step in steps_in(folder)):
+        shutil.rmtree(folder)
+    meet("weights")
     with checkpoints(folder, keep=1) as manager:
         if not manager.all_steps():
             save(manager, 1, {"kept": kept}, {})

@@ -1,8 +1,14 @@
 """Checkpoints: the same bits come back, of the newest step, into the same model or none."""
 
 import errno
+import os
+import random
 import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.harness.checkpoint import FORM, checkpoints, restore, save
+from experiments.harness import manifest
+from experiments.harness.checkpoint import (
+    FORM,
+    UNSEALED,
+    checkpoints,
+    finish,
+    restore,
+    save,
+    set_damaged_aside,
+    steps_in,
+)
 from experiments.harness.errors import UserError
 
 
@@ -149,7 +165,7 @@ def test_a_checkpoint_of_another_model_is_refused_naming_the_first_difference(
     assert bits(found[0]) == bits(arrays(8))
 
 
-@pytest.mark.parametrize("form", [None, FORM - 1, FORM + 1])
+@pytest.mark.parametrize("form", [None, UNSEALED - 1, FORM + 1])
 def test_a_checkpoint_of_another_form_is_refused_in_a_sentence_and_left_alone(
     tmp_path: Path, form: int | None
 ):
@@ -307,3 +323,346 @@ def test_an_error_that_is_not_the_files_fault_costs_no_checkpoint(
         with pytest.raises(OSError, match="too many open files"):
             restore(manager, tree)
         assert sorted(manager.all_steps()) == [1, 2]
+
+
+# Manifests
+
+
+def gru(hidden_size: int, seed: int) -> dict[str, np.ndarray]:
+    """Arrays that are too large to lie in one file with others."""
+    draw = np.random.default_rng(seed)
+    shapes = {
+        "kernel": (28, 3 * hidden_size),
+        "recurrent": (hidden_size, 3 * hidden_size),
+        "bias": (3 * hidden_size,),
+    }
+    return {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.fixture(params=[64, 128])
+def two(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder with the checkpoints 3 and 7 of a GRU, whose seed is the step."""
+    folder = tmp_path / "latest"
+    with checkpoints(folder) as manager:
+        for step in (3, 7):
+            save(manager, step, gru(request.param, step), {"step": step})
+    return folder
+
+
+def hidden_size_of(folder: Path) -> int:
+    with checkpoints(folder, read_only=True) as manager:
+        return len(manager.restore(3)["state"]["recurrent"])
+
+
+def step_restored(folder: Path, hidden_size: int) -> int:
+    """The step that is restored, whose arrays are those that were saved."""
+    signal.alarm(60)  # which ends a test that waits for a pipe
+    with checkpoints(folder) as manager:
+        found = restore(manager, gru(hidden_size, 0))
+    signal.alarm(0)
+    assert found is not None
+    step = found[1]["step"]
+    for name, value in gru(hidden_size, step).items():
+        np.testing.assert_array_equal(found[0][name], value)
+    return step
+
+
+def files_by_size(folder: Path) -> list[Path]:
+    found = [file for file in folder.rglob("*") if file.is_file()]
+    return sorted(found, key=lambda file: -file.stat().st_size)
+
+
+def assert_falls_back(
+    folder: Path, hidden_size: int, damage: Callable[[], Any], capfd: Any, *words: str
+) -> None:
+    """The checkpoint 7 is damaged, which one line says; then it is put back as it was."""
+    whole = folder.parent / "whole"
+    if not whole.exists():
+        shutil.copytree(folder / "7", whole)
+    damage()
+    capfd.readouterr()
+    assert step_restored(folder, hidden_size) == 3
+    (line,) = capfd.readouterr().err.splitlines()
+    for word in ("warning: checkpoint 7 is damaged", "damaged-latest-7", *words):
+        assert word in line
+    shutil.copytree(whole, folder / "7", symlinks=True)
+
+
+def flip(file: Path, place: int, bit: int) -> None:
+    with open(file, "r+b") as stream:
+        stream.seek(place)
+        (value,) = stream.read(1)
+        stream.seek(place)
+        stream.write(bytes([value ^ 1 << bit]))
+
+
+def assert_finds_flips(folder: Path, count: int, capfd: Any) -> None:
+    """In the data of arrays, where Orbax itself finds 3 of 45."""
+    hidden_size, draw = hidden_size_of(folder), random.Random(count)
+    data = [file for file in files_by_size(folder / "7") if file.stat().st_size > 10_000]
+    assert data, "otherwise no array has a file of its own"
+    for _ in range(count):
+        file = draw.choice(data)
+        place, bit = draw.randrange(file.stat().st_size), draw.randrange(8)
+        name = str(file.relative_to(folder / "7"))
+        damage = partial(flip, file, place, bit)
+        assert_falls_back(folder, hidden_size, damage, capfd, f"{name} has other bytes than")
+
+
+def test_a_flipped_bit_in_an_array_is_found(two: Path, capfd: pytest.CaptureFixture[str]):
+    assert_finds_flips(two, 8, capfd)
+
+
+@pytest.mark.slow
+def test_any_of_many_flipped_bits_in_arrays_is_found(two: Path, capfd: pytest.CaptureFixture[str]):
+    assert_finds_flips(two, 300, capfd)
+
+
+def damages(file: Path) -> Iterator[Callable[[], Any]]:
+    size = file.stat().st_size
+    yield partial(flip, file, size // 2, 0)
+    yield lambda: os.truncate(file, size // 2)
+    yield lambda: os.truncate(file, 0)
+    yield file.unlink
+    yield lambda: file.write_bytes(file.read_bytes() + b" ")
+
+
+@pytest.mark.parametrize("kind", range(5), ids=["flipped", "cut", "emptied", "missing", "longer"])
+@pytest.mark.parametrize("two", [64], indirect=True)
+def test_every_file_of_a_checkpoint_counts(two: Path, capfd: pytest.CaptureFixture[str], kind: int):
+    """Its notes, its metadata and its manifest as well as its arrays."""
+    names = [file.relative_to(two / "7") for file in files_by_size(two / "7")]
+    assert {"manifest", "_CHECKPOINT_METADATA", "notes/metadata"} <= set(map(str, names))
+    for name in names:
+        damage = list(damages(two / "7" / name))[kind]
+        words = [str(name)] if name.name != manifest.NAME else []
+        assert_falls_back(two, 64, damage, capfd, *words)
+
+
+def pipe_in(folder: Path) -> None:
+    (folder / "notes" / "metadata").unlink()
+    os.mkfifo(folder / "notes" / "metadata")
+
+
+def pipe_instead(folder: Path) -> None:
+    shutil.rmtree(folder)
+    os.mkfifo(folder)
+
+
+def link_in(folder: Path) -> None:
+    file = folder / "state" / "_METADATA"
+    file.rename(folder.parent.parent / "elsewhere")
+    file.symlink_to(folder.parent.parent / "elsewhere")
+
+
+def link_instead(folder: Path) -> None:
+    folder.rename(folder.parent.parent / "elsewhere")
+    folder.symlink_to(folder.parent.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (pipe_in, "notes/metadata is a named pipe"),
+        (pipe_instead, "it is a named pipe, not a folder"),
+        (link_in, "state/_METADATA is a symbolic link"),
+        (link_instead, "it is a symbolic link, not a folder"),
+        (lambda folder: (folder / "more").write_text("{"), "more has been added"),
+    ],
+)
+@pytest.mark.parametrize("two", [64], indirect=True)
+def test_a_checkpoint_that_is_a_link_or_a_pipe_falls_back_and_nothing_else_is_touched(
+    two: Path,
+    capfd: pytest.CaptureFixture[str],
+    damage: Callable[[Path], Any],
+    words: str,
+):
+    damage(two / "7")
+    elsewhere = two.parent / "elsewhere"
+    before = (
+        files(elsewhere) if elsewhere.is_dir() else elsewhere.exists() and elsewhere.read_bytes()
+    )
+    assert step_restored(two, 64) == 3
+    (line,) = capfd.readouterr().err.splitlines()
+    assert words in line
+    with checkpoints(two) as manager:  # whose older ones are deleted
+        for step in (9, 11, 13):
+            save(manager, step, gru(64, step), {"step": step})
+    assert step_restored(two, 64) == 13
+    after = (
+        files(elsewhere) if elsewhere.is_dir() else elsewhere.exists() and elsewhere.read_bytes()
+    )
+    assert after == before
+
+
+@pytest.mark.parametrize("two", [64], indirect=True)
+def test_an_older_checkpoint_that_is_a_link_is_set_aside_before_it_is_deleted(
+    two: Path, capfd: pytest.CaptureFixture[str]
+):
+    link_instead(two / "3")
+    before = files(two.parent / "elsewhere")
+    assert step_restored(two, 64) == 7
+    assert "warning: checkpoint 3 is damaged" in capfd.readouterr().err
+    with checkpoints(two) as manager:
+        for step in (9, 11):
+            save(manager, step, gru(64, step), {"step": step})
+    assert steps_in(two) == [9, 11]
+    assert files(two.parent / "elsewhere") == before
+
+
+@pytest.mark.parametrize("name", ["latest", "latest/9.orbax-checkpoint-tmp"])
+def test_nothing_is_saved_through_a_link(tmp_path: Path, name: str):
+    (tmp_path / "elsewhere").mkdir()
+    if "/" in name:
+        (tmp_path / "latest").mkdir()
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with (
+        pytest.raises(UserError, match=f"{name} is a symbolic link, where only folders"),
+        checkpoints(tmp_path / "latest"),
+    ):
+        pass
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("two", [64], indirect=True)
+def test_all_damaged_is_an_error_that_names_the_file_and_moves_nothing(two: Path):
+    for step in (3, 7):
+        flip(max((two / str(step)).rglob("d/*"), key=lambda file: file.stat().st_size), 10_001, 3)
+    before = files(two)
+    with (
+        checkpoints(two) as manager,
+        pytest.raises(UserError, match=r"All .* damaged \(step 7: state/.* has other bytes than"),
+    ):
+        restore(manager, gru(64, 0))
+    assert files(two) == before
+
+
+@pytest.mark.parametrize("two", [64], indirect=True)
+def test_a_reader_takes_an_older_one_and_moves_nothing(
+    two: Path, capfd: pytest.CaptureFixture[str]
+):
+    flip(two / "7" / "notes" / "metadata", 5, 0)
+    before = files(two)
+    with checkpoints(two, read_only=True) as manager:
+        found = restore(manager, gru(64, 0), leave=True)
+    assert found is not None
+    assert found[1] == {"step": 3}
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "checkpoint 7 is damaged (notes/metadata has other bytes" in line
+    assert files(two) == before
+
+
+@pytest.mark.parametrize("two", [64], indirect=True)
+def test_what_can_be_saved_again_is_set_aside_where_it_is_damaged(
+    two: Path, capfd: pytest.CaptureFixture[str]
+):
+    flip(two / "7" / "notes" / "metadata", 5, 0)
+    with checkpoints(two) as manager:
+        set_damaged_aside(manager)
+        assert manager.all_steps() == [3]
+    assert "checkpoint 7 is damaged (notes/metadata has" in capfd.readouterr().err
+
+
+def write_unsealed(folder: Path, form: int) -> None:
+    """A checkpoint as it was written before there were manifests, but for its form."""
+    import orbax.checkpoint as ocp
+
+    shapes = {name: f"float32{list(leaf.shape)}" for name, leaf in gru(64, 5).items()}
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardSave(gru(64, 5)),
+        notes=ocp.args.JsonSave({"step": 5, "shapes": shapes, "form": form}),
+    )
+    with ocp.CheckpointManager(folder) as manager:
+        manager.save(5, args=arguments)
+
+
+def test_a_checkpoint_of_the_form_before_needs_no_manifest(tmp_path: Path):
+    write_unsealed(tmp_path / "latest", UNSEALED)
+    assert step_restored(tmp_path / "latest", 64) == 5
+
+
+def test_a_checkpoint_of_this_form_needs_its_manifest(tmp_path: Path):
+    write_unsealed(tmp_path / "latest", FORM)
+    with (
+        checkpoints(tmp_path / "latest") as manager,
+        pytest.raises(UserError, match="manifest is missing"),
+    ):
+        restore(manager, gru(64, 0))
+
+
+# What the file system refuses
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+import numpy as np
+import orbax.checkpoint
+from experiments.harness.checkpoint import checkpoints, finish, save
+from experiments.harness.errors import UserError
+folder = Path(sys.argv[1])
+try:
+    with checkpoints(folder) as manager:
+        save(manager, 3, {"w": np.zeros(5)}, {})
+        finish(manager)
+        folder.chmod(0o500)
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        save(manager, 7, {"w": np.zeros(5)}, {})
+        finish(manager)
+except UserError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def test_a_save_that_cannot_make_its_folder_ends_with_a_sentence():
+    with tempfile.TemporaryDirectory() as base:  # which others may enter, other than tmp_path
+        Path(base).chmod(0o755)
+        folder = Path(base) / "latest"
+        folder.mkdir()
+        command = [sys.executable, "-c", AS_NOBODY.replace("0o500", "0o555"), str(folder)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 1
+    assert f"A checkpoint in {folder} cannot be written: Permission denied" in line
+    assert "The last one there is of step 3; once that is mended, the same command goes on" in line
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, with room for 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("this user may not mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def save_large(folder: Path) -> None:
+    with checkpoints(folder) as manager:
+        save(manager, 7, {"w": np.random.default_rng(0).normal(size=500_000)}, {})
+        finish(manager)
+
+
+def test_a_full_disk_is_a_sentence_that_names_it_and_the_checkpoint_that_is_left(
+    small_disk: Path, capfd: pytest.CaptureFixture[str]
+):
+    latest = small_disk / "latest"
+    with checkpoints(latest) as manager:
+        save(manager, 3, gru(64, 3), {"step": 3})
+    with pytest.raises(UserError) as caught:
+        save_large(latest)
+    said = str(caught.value)
+    assert f"A checkpoint in {latest} cannot be written: No space left on device" in said
+    assert f"(the file system at {small_disk} has " in said
+    assert "The last one there is of step 3" in said
+    assert capfd.readouterr() == ("", ""), "Orbax says nothing"
+    assert step_restored(latest, 64) == 3
+    with checkpoints(latest) as manager:
+        save(manager, 7, gru(64, 7), {"step": 7})
+    assert sorted(entry.name for entry in latest.iterdir()) == ["3", "7"]

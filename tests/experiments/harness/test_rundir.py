@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,54 @@ def test_overwrite_begins_anew_and_spares_what_links_point_to(tmp_path: Path):
     assert json.loads((path / "config.json").read_text())["config"]["rate"] == 0.2
     assert (elsewhere / "precious").read_text() == "kept"
     assert {entry.name for entry in path.iterdir()} == {"config.json", "lock"}
+
+
+ENTRIES = ["config.json", "metrics.jsonl", "result.json", "report.html", "events", "checkpoints"]
+
+
+@pytest.mark.parametrize("make", ["file", "folder", "pipe"])
+@pytest.mark.parametrize("name", [*ENTRIES, "lock", "figures/loss.png", "programs/0/ended.json"])
+def test_nothing_is_written_through_a_link_or_into_a_pipe(tmp_path: Path, make: str, name: str):
+    path, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    claimed(path)
+    (path / name).parent.mkdir(parents=True, exist_ok=True)
+    (path / name).unlink(missing_ok=True)
+    if make == "pipe":
+        os.mkfifo(path / name)
+    elif make == "file":
+        elsewhere.write_text("precious")
+        (path / name).symlink_to(elsewhere)
+    else:
+        elsewhere.mkdir()
+        (path / name).symlink_to(elsewhere)
+    before = contents(tmp_path)
+    what = "a named pipe" if make == "pipe" else "a symbolic link"
+    signal.alarm(20)  # which ends a test that waits for a pipe
+    with pytest.raises(UserError, match=f"{name} is {what}; a run writes into"):
+        claimed(path)
+    signal.alarm(0)
+    assert contents(tmp_path) == before
+    if name != "lock":
+        claimed(path, overwrite=True)
+        assert {entry.name for entry in path.iterdir()} == {"config.json", "lock"}
+        assert {k: v for k, v in before.items() if "elsewhere" in k}.items() <= contents(
+            tmp_path
+        ).items()
+
+
+@pytest.mark.parametrize("read", [rundir.read_json, rundir.rows_of])
+def test_a_pipe_is_not_read(tmp_path: Path, read: Callable[[Path], Any]):
+    os.mkfifo(tmp_path / "pipe")
+    signal.alarm(20)
+    with pytest.raises(UserError, match="pipe is a named pipe, not a file"):
+        read(tmp_path / "pipe")
+    signal.alarm(0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_full_disk_is_a_sentence_for_rows_too():
+    with pytest.raises(UserError, match="/dev/full cannot be written: No space left on device"):
+        rundir.append_rows(Path("/dev/full"), [{"evaluation": 1}])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
