@@ -17,8 +17,10 @@ from experiments.data.images import ImageSet
 from experiments.harness.config import option
 from experiments.harness.program import Figure, Program
 from experiments.shared import cell_flag
+from experiments.shared.causality import looks_ahead
 from experiments.shared.classification import CLASSES, Classifier, ClassifierConfig, classification
 from experiments.shared.predict import predict_command
+from experiments.shared.summary import summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ def model_of(config: Config, image_shape: tuple[int, int]) -> Classifier:
     read = reader(config.order, image_shape)
     features = read(np.zeros((1, *image_shape))).shape[-1]
     cell = cell_flag.make_cell(config.cell, features, config.hidden_size)
-    return sequence_classifier(cell, read)
+    return sequence_classifier(cell, read, cell_flag.looks_ahead(config.cell, cell))
 
 
 commands = {"predict": predict_command(model_of)}
@@ -64,14 +66,26 @@ def reader(order: str, image_shape: tuple[int, ...]) -> Callable[[Any], Any]:
         centered = 2 * images - 1
         if order == "row":
             return centered.swapaxes(0, 1)  # [height, B, width]
-        return centered.reshape(len(images), -1).T[pixels, :, None]  # [T, B, 1]
+        return centered.reshape(len(images), len(pixels)).T[pixels, :, None]  # [T, B, 1]
 
     return read
 
 
-def sequence_classifier(cell: recurrent.Cell, read: Callable[[Any], Any]) -> Classifier:
-    """Return the model in which a readout of the cell's last output names the class."""
-    head = recurrent.dense(recurrent.output_shape(cell)[-1], CLASSES)
+def sequence_classifier(
+    cell: recurrent.Cell, read: Callable[[Any], Any], ahead: bool | None = None
+) -> Classifier:
+    """Return the model in which a readout of what the cell made of the sequence names the class.
+
+    That is its last output; of a cell that looks ahead, such as a bidirectional one, its first and
+    its last output: see `experiments.shared.summary.summary`.
+
+    Args:
+      cell: the cell.
+      read: from images to sequences, a `reader`.
+      ahead: whether the cell looks ahead; None has it tried.
+    """
+    ahead = looks_ahead(cell) if ahead is None else ahead
+    head = recurrent.dense(recurrent.output_shape(cell)[-1] * (2 if ahead else 1), CLASSES)
 
     def init(key: Array) -> Any:
         cell_key, head_key = jax.random.split(key)
@@ -79,7 +93,8 @@ def sequence_classifier(cell: recurrent.Cell, read: Callable[[Any], Any]) -> Cla
 
     def logits(params: Any, images: Array, dropout_rate: Any, key: Array | None) -> Array:
         _, ys = recurrent.unroll(cell, params["cell"], read(images))  # [T, B, H]
-        return head.apply(params["head"], recurrent.dropout(ys[-1], dropout_rate, key))
+        whole = recurrent.dropout(summary(ys, ahead), dropout_rate, key)
+        return head.apply(params["head"], whole)
 
     def exhibits(params: Any, test: ImageSet) -> Iterator[Figure]:
         yield hidden_state(cell, params["cell"], read(test.images[:1] / 255), test.labels[0])

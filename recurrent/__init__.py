@@ -20,10 +20,11 @@ The modules, whose main functions can be imported from `recurrent` itself:
 - Outputs: `decoding` (sampling, greedy and beam search) and `ctc`.
 - Images: `images` (distortions, images as sequences), `convolution`, and `convnet`, which is not
   imported here, because it alone needs Flax.
-- Other libraries: `convert` exchanges weights with PyTorch and Flax.
+- Other libraries: `convert` exchanges weights with PyTorch and Flax; `export` lets `jax.export`
+  write cells for programs without this package.
 """
 
-from recurrent import convert, ctc, decoding, images, initializers, losses, training
+from recurrent import convert, ctc, decoding, export, images, initializers, losses, training
 from recurrent.attention import (
     additive_attention,
     last_context,
@@ -122,6 +123,7 @@ __all__ = [
     "elman",
     "embedding",
     "encoder_decoder",
+    "export",
     "frame_features",
     "gated",
     "gated_cell",

@@ -9,6 +9,7 @@ features of a query, N heads, K key-value heads, F features of a head. All publi
 and return time-major arrays.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from recurrent.cell import Params, check_sizes, where_flag
+from recurrent.cell import Params, check_sizes, in_one_type, where_flag
 from recurrent.layers import dense
 from recurrent.linear_map import affine
 
@@ -376,6 +377,7 @@ def multi_head_attention(
     ) -> Array:
         if memory is not None and rotary_base is not None:
             raise ValueError("memory: expected None with rotary positions, got a memory.")
+        params = in_one_type(params)
         _check_features("xs", xs, size)
         attended = xs if memory is None else memory
         attended = _real_part("memory", attended, mask, memory_size)
@@ -384,10 +386,12 @@ def multi_head_attention(
             split_heads(params[name], attended, sizes.size) for name in ("key", "value")
         )
         if rotary_base is not None:
-            positions = jnp.arange(len(xs)).reshape(-1, *[1] * (xs.ndim - 2))
+            time = xs.shape[0]
+            positions = jnp.arange(time).reshape(time, *[1] * (xs.ndim - 2))
             queries, keys = (rotary(a, positions, base=rotary_base) for a in (queries, keys))
         contexts = _attend_to_real(queries, keys, values, mask, causal, window)  # [T, B, N, F]
-        ys = affine(params["output"], contexts.reshape(*xs.shape[:-1], -1))  # [T, ..., D]
+        width = math.prod(contexts.shape[2:])
+        ys = affine(params["output"], contexts.reshape(*xs.shape[:-1], width))  # [T, ..., D]
         if mask is None or memory is not None:
             return ys
         return where_flag(mask, ys, jnp.zeros_like(ys))
@@ -536,8 +540,9 @@ def split_heads(params: Params, xs: Array, size: int) -> Array:
 
 def _batch_first(array: Array, features: int) -> Array:
     """Reshape ``[T, ..., *features]`` to ``[B, T, *features]``, with ``features`` last axes."""
+    time, *batch = array.shape[: array.ndim - features]
     shape = array.shape[array.ndim - features :]
-    return jnp.moveaxis(array.reshape(len(array), -1, *shape), 1, 0)
+    return jnp.moveaxis(array.reshape(time, math.prod(batch), *shape), 1, 0)
 
 
 def head_sizes(

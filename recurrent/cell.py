@@ -167,7 +167,7 @@ def unroll(
         state = cell.initial_state(params, batch_shape)
     else:
         _check_state(state, jax.eval_shape(lambda: cell.initial_state(params, batch_shape)))
-    params, state, xs = _varying_alike((params, state, xs))
+    params, state, xs = varying_alike((params, state, xs))
     run = scan_sequence if method == "scan" else sequence
     if return_states:
         run = partial(scan_sequence, keep_states=True)
@@ -264,15 +264,16 @@ def in_chunks(run: Callable[..., Any], most: int, wrap: Wrap) -> Callable[..., A
 
     def run_chunks(cell, params, state, xs, *, mask, reset, reverse):
         time = xs.shape[0]
-        size = max(1, min(most, time))
-        filler = -time % size
-        if filler and mask is None:
+        size = max(1, min(most, time)) if is_known(time) else most
+        count = -(-time // size)
+        filler = count * size - time
+        if filler != 0 and mask is None:
             mask = jnp.ones((time, *_batch_shape(cell, xs)), bool)
         pad = (filler, 0) if reverse else (0, filler)  # chunks count from the first step read
 
         def split(leaf: Array) -> Array:
             padded = jnp.pad(leaf, [pad] + [(0, 0)] * (leaf.ndim - 1))
-            return padded.reshape(-1, size, *leaf.shape[1:])  # [chunks, size, ...]
+            return padded.reshape(count, size, *leaf.shape[1:])  # [chunks, size, ...]
 
         def piece(params, state, inputs):
             xs, mask, reset = inputs
@@ -283,11 +284,10 @@ def in_chunks(run: Callable[..., Any], most: int, wrap: Wrap) -> Callable[..., A
             return wrap(piece)(params, state, inputs, is_first)
 
         pieces = jax.tree.map(split, (xs, mask, reset))
-        count = (time + filler) // size
         is_first = jnp.arange(count) == (count - 1 if reverse else 0)
         state, ys = lax.scan(body, state, (is_first, *pieces), reverse=reverse)
         # [chunks, size, ...] -> [T + filler, ...] -> [T, ...]
-        whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), ys)
+        whole = jax.tree.map(lambda leaf: leaf.reshape(count * size, *leaf.shape[2:]), ys)
         return state, jax.tree.map(lambda leaf: leaf[pad[0] : pad[0] + time], whole)
 
     return run_chunks
@@ -318,6 +318,32 @@ def check_sizes(**sizes: Any) -> None:
             raise ValueError(f"{name}: expected a whole number, got {size!r}.")
         if size < 1:
             raise ValueError(f"{name}: expected at least 1, got {size}.")
+
+
+def is_known(size: Any) -> bool:
+    """Return whether a size is a number. To `jax.export` it may be a symbol for any number."""
+    return isinstance(size, int | np.integer)
+
+
+def in_one_type(params: Params) -> Params:
+    """Cast floating-point params of several types to the one that holds them all.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.cell import in_one_type
+      >>> params = {"kernel": jnp.ones((2, 2), jnp.bfloat16), "bias": jnp.ones(2)}
+      >>> str(in_one_type(params)["kernel"].dtype)
+      'float32'
+    """
+
+    def is_floating(leaf: Any) -> bool:
+        return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(params) if is_floating(leaf)}
+    if len(dtypes) < 2:
+        return params
+    dtype = jnp.result_type(*dtypes)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if is_floating(leaf) else leaf, params)
 
 
 def output_shape(cell: Cell) -> Shape:
@@ -374,11 +400,11 @@ def length_mask(lengths: Any, time: int) -> Array:
         lengths = np.asarray(lengths)  # jnp.asarray would trace even a constant inside jit
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(f"lengths: expected integers, got {lengths.dtype}.")
-    if isinstance(lengths, np.ndarray):
+    if isinstance(lengths, np.ndarray) and is_known(time):
         outside = lengths[(lengths < 0) | (lengths > time)]
         if outside.size:
             raise ValueError(f"lengths: expected values from 0 to T={time}, got {outside[0]}.")
-    steps = jnp.arange(time).reshape(-1, *[1] * lengths.ndim)  # [T, 1, ...]
+    steps = jnp.arange(time).reshape(time, *[1] * lengths.ndim)  # [T, 1, ...]
     return steps < lengths
 
 
@@ -390,6 +416,34 @@ def where_flag(flag: Array, chosen: Any, other: Any) -> Any:
         return jnp.where(flag.reshape(flag.shape + (1,) * (jnp.ndim(b) - flag.ndim)), a, b)
 
     return jax.tree.map(select, chosen, other)
+
+
+def weighted(weight: Any, value: Any) -> Array:
+    """Multiply by a weight, where a weight of 0 gives 0 even of what is infinite or NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> weighted(jnp.array([0.0, 0.5]), jnp.array([jnp.inf, 3.0])).tolist()
+      [0.0, 1.5]
+    """
+    return weight * jnp.where(jnp.asarray(weight) == 0, 0, value)
+
+
+def as_tokens(tokens: Any) -> Array:
+    """Widen integers of less than 32 bits to int32, and return all other arrays as they are.
+
+    A Python number beside a narrow array takes the array's type, so that 256 classes beside labels
+    of uint8 would be 0 of them.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> labels = jnp.array([255], jnp.uint8)
+      >>> (labels < 256).tolist(), (as_tokens(labels) < 256).tolist()
+      ([False], [True])
+    """
+    tokens = jnp.asarray(tokens)
+    narrow = jnp.issubdtype(tokens.dtype, jnp.integer) and tokens.dtype.itemsize < 4
+    return tokens.astype(jnp.int32) if narrow else tokens
 
 
 def as_array(name: str, x: Any) -> Array:
@@ -416,7 +470,7 @@ def _batch_shape(cell: Cell, xs: Any) -> Shape:
     return xs.shape[1 : xs.ndim - features]
 
 
-def _varying_alike(trees: Any) -> Any:
+def varying_alike(trees: Any) -> Any:
     """Cast all leaves so that they vary over the same mesh axes inside `jax.shard_map`.
 
     `jax.shard_map` checks which values vary over which mesh axes, and there a loop's carry must

@@ -292,7 +292,9 @@ def learned_state(cell: Cell) -> Cell:
     def initial_state(params: Params, batch_shape: Shape) -> State:
         state = cell.initial_state(params["cell"], batch_shape)
         leaves = [
-            jnp.broadcast_to(params["state"][name], leaf.shape) if _is_floating(leaf) else leaf
+            jnp.broadcast_to(params["state"][name], leaf.shape).astype(leaf.dtype)
+            if _is_floating(leaf)
+            else leaf
             for name, leaf in _named_leaves(state).items()
         ]
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
@@ -430,8 +432,9 @@ def _reversed(reset: Array, mask: Array | None, reverse: bool) -> Array:
     """
     if reverse:
         reset, mask = jax.tree.map(lambda flags: flags[::-1], (reset, mask))
-    time = len(reset)
-    steps = jnp.broadcast_to(jnp.arange(time).reshape(-1, *[1] * (reset.ndim - 1)), reset.shape)
+    time = reset.shape[0]
+    steps = jnp.arange(time).reshape(time, *[1] * (reset.ndim - 1))
+    steps = jnp.broadcast_to(steps, reset.shape)
     never = jnp.zeros_like(reset[:1])
     after = steps + 1
     if mask is not None:  # the next real step

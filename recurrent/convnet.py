@@ -1,5 +1,6 @@
 """Define a convolutional network in Flax Linen."""
 
+import math
 from typing import Any
 
 from flax import linen as nn
@@ -49,7 +50,7 @@ class ConvNet(nn.Module):
         for features in (32, 64):
             x = nn.relu(nn.Conv(features, (3, 3), conv_general_dilated=convolve)(x))
             x = max_pool_2x2(x)  # [B, height // 2, width // 2, features]
-        x = nn.relu(nn.Dense(128)(x.reshape(x.shape[0], -1)))
+        x = nn.relu(nn.Dense(128)(x.reshape(x.shape[0], math.prod(x.shape[1:]))))
         if self.classes is None:
             return x
         return nn.Dense(self.classes)(dropout(x, dropout_rate, key))

@@ -1,6 +1,7 @@
 """Convolve and pool images in a way that is also fast on a CPU, inside a training loop."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,7 +86,7 @@ def convolve_same(x: Array, kernel: Array, compute_dtype: Any = None) -> Array:
         axes = "DHW"[-rank:]
         batch = x.shape[: x.ndim - rank - 1]
         z = lax.conv_general_dilated(
-            x.reshape(-1, *x.shape[len(batch) :]),  # XLA takes one batch axis
+            x.reshape(math.prod(batch), *x.shape[len(batch) :]),  # XLA takes one batch axis
             kernel,
             window_strides=(1,) * rank,
             padding=pads,

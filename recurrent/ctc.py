@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from recurrent.cell import check_sizes, length_mask, where_flag
-from recurrent.decoding import check_token
+from recurrent.decoding import check_token, top_k
 
 
 class Labels(NamedTuple):
@@ -40,7 +40,7 @@ class LabelBeams(NamedTuple):
       labels: int32 ``[B, K, T]``, padded with the blank.
       lengths: int32 ``[B, K]``, the number of labels.
       log_probs: ``[B, K]`` in nats. If fewer than K sequences were found, the remaining
-        log-probabilities are -inf and their lengths 0.
+        log-probabilities are -inf and their lengths 0. Where a frame holds NaN, so is the best.
     """
 
     labels: Array
@@ -196,7 +196,7 @@ def _read(prefixes: _Prefixes, frame: Array, blank: int) -> _Prefixes:
     )
     # The blank adds no label, so its column is free to hold the prefix without an extension.
     candidates = extended.at[:, blank].set(held.total)
-    _, places = lax.top_k(candidates.reshape(-1), total.shape[0])  # [K] of [K * V]
+    _, places = top_k(candidates.reshape(-1), total.shape[0])  # [K] of [K * V]
     sources, labels = jnp.divmod(places, frame.shape[0])
     return _chosen(held, extended, sources, labels, labels == blank)
 

@@ -53,7 +53,7 @@ class Beams(NamedTuple):
         there is none).
       scores: ``[B, K]``, log-probabilities in nats divided by the length penalty. If fewer than K
         sequences have a probability above zero, the remaining scores are -inf and their lengths
-        0.
+        0. Where the model gave NaN for one of the K, so is the best score.
       lengths: int32 ``[B, K]``, the number of tokens, the stop token included.
     """
 
@@ -73,7 +73,8 @@ def filter_logits(
     ``top_p`` are scalars or arrays ``[...]``, and may be traced; traced values are not checked.
 
     Args:
-      logits: floats ``[..., V]``; -inf excludes a token.
+      logits: floats ``[..., V]``; -inf excludes a token, and +inf excludes all others. A row that
+        holds NaN, or excludes every token, becomes NaN.
       temperature: 0 or more; 0 keeps only the largest logit.
       top_k: an integer of at least 1; None, or V and more, keep all.
       top_p: above 0, up to 1; None and 1 keep all.
@@ -102,13 +103,20 @@ def filter_logits(
     _check_filters(temperature, top_k, top_p)
     temperature = jnp.asarray(temperature, logits.dtype)[..., None]
     is_greedy = temperature == 0
-    logits = logits - logits.max(axis=-1, keepdims=True)
+    logits = _shifted(logits)
     largest = jnp.arange(logits.shape[-1]) == logits.argmax(axis=-1, keepdims=True)
     logits = logits / jnp.where(is_greedy, 1, temperature)
     kept = ~is_greedy | largest
     if top_k is not None or top_p is not None:
         kept &= _in_top(logits, top_k, top_p)
     return jnp.where(kept, logits, -jnp.inf)
+
+
+def _shifted(logits: Array) -> Array:
+    """Return the logits less their largest; where that is +inf, 0 for it and -inf for the rest."""
+    largest = logits.max(axis=-1, keepdims=True)
+    of_infinite = jnp.where(logits == jnp.inf, 0, -jnp.inf)
+    return jnp.where(largest == jnp.inf, of_infinite, logits - largest)
 
 
 def sample(
@@ -316,7 +324,8 @@ def _extend(
 ) -> _Search:
     time, live, finished = search.time, search.live, search.finished
     batch, beam_size, vocabulary = log_probs.shape
-    totals = live.scores[..., None] + log_probs  # [B, K, V]
+    possible = live.scores[..., None] != -jnp.inf
+    totals = jnp.where(possible, live.scores[..., None] + log_probs, -jnp.inf)  # [B, K, V]
     if stop_token is not None:
         ended = live._replace(
             scores=totals[..., stop_token] / divisors[time],
@@ -324,7 +333,8 @@ def _extend(
         )
         finished = _best(finished, ended)
         totals = totals.at[..., stop_token].set(-jnp.inf)
-    scores, places = lax.top_k(totals.reshape(batch, -1), beam_size)  # [B, K] of [B, K * V]
+    # [B, K] of [B, K * V]
+    scores, places = top_k(totals.reshape(batch, beam_size * vocabulary), beam_size)
     parents, tokens = jnp.divmod(places, vocabulary)
     sequences = _take(live.sequences, parents).at[:, :, time].set(tokens)
     live = live._replace(sequences=sequences, scores=scores)
@@ -334,8 +344,23 @@ def _extend(
 def _best(kept: Beams, others: Beams) -> Beams:
     """Return the best of both, best first, as many as ``kept`` holds; ties go to ``kept``."""
     pool = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), kept, others)
-    _, places = lax.top_k(pool.scores, kept.scores.shape[1])
+    _, places = top_k(pool.scores, kept.scores.shape[1])
     return _take(pool, places)
+
+
+def top_k(scores: Array, count: int) -> tuple[Array, Array]:
+    """Apply `jax.lax.top_k` with every NaN before all numbers, so that no search overlooks one.
+
+    By itself it sorts a NaN whose sign bit is set below -inf, and so does nothing of a score that
+    a model has failed to give.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.decoding import top_k
+      >>> top_k(jnp.array([1.0, -jnp.nan, 2.0]), 2)[0].tolist()
+      [nan, 2.0]
+    """
+    return lax.top_k(jnp.where(jnp.isnan(scores), jnp.nan, scores), count)
 
 
 def _take(tree: Any, places: Array) -> Any:

@@ -158,5 +158,5 @@ def product(a: Array, b: Array, dtype: Any = None, precision: Any = None, axes: 
 
 
 def is_single_row(x: Array) -> bool:
-    """Return whether all axes but the last together have length 1."""
+    """Return whether all axes but the last together have length 1, as far as is known."""
     return math.prod(x.shape[:-1]) == 1

@@ -5,10 +5,9 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
-from recurrent.cell import as_array
+from recurrent.cell import as_array, is_known
 
 Method = Literal["auto", "serial", "chunked", "associative"]
 
@@ -101,7 +100,7 @@ def _scan(a: Array, b: Array, h0: Array, reverse: bool, method: str, chunk_size:
     if method == "serial":
         return _serial(a, b, h0, reverse)
     a = jnp.broadcast_to(a, (b.shape[0], *a.shape[1:]))
-    if method == "associative":
+    if method == "associative" and is_known(b.shape[0]):
         return _associative(a, b, h0, reverse)
     return _chunked(a, b, h0, reverse, chunk_size)
 
@@ -150,7 +149,7 @@ def _associative(a: Array, b: Array, h0: Array, reverse: bool) -> Array:
 
 def _chunked(a: Array, b: Array, h0: Array, reverse: bool, chunk_size: int) -> Array:
     time = b.shape[0]
-    size = min(chunk_size, time)
+    size = min(chunk_size, time) if is_known(time) else chunk_size
 
     def body(h, chunk):
         a, b = chunk
@@ -158,8 +157,10 @@ def _chunked(a: Array, b: Array, h0: Array, reverse: bool, chunk_size: int) -> A
         return hs[0 if reverse else -1], hs
 
     chunks = chunked(a, size, reverse, 1), chunked(b, size, reverse, 0)
-    hs = lax.scan(body, h0, chunks, reverse=reverse)[1].reshape(-1, *b.shape[1:])
-    return hs[-time:] if reverse else hs[:time]
+    hs = lax.scan(body, h0, chunks, reverse=reverse)[1]  # [chunks, size, ...]
+    padded = hs.shape[0] * size
+    hs = hs.reshape(padded, *b.shape[1:])
+    return hs[padded - time :] if reverse else hs[:time]
 
 
 def chunked(x: Array, size: int, reverse: bool = False, fill: Any = 0) -> Array:
@@ -171,10 +172,10 @@ def chunked(x: Array, size: int, reverse: bool = False, fill: Any = 0) -> Array:
       reverse: whether the first step is the one read last.
       fill: the value of the padding.
     """
-    missing = -x.shape[0] % size
-    padding = jnp.full((missing, *x.shape[1:]), fill, x.dtype)
+    count = -(-x.shape[0] // size)
+    padding = jnp.full((count * size - x.shape[0], *x.shape[1:]), fill, x.dtype)
     x = jnp.concatenate([padding, x] if reverse else [x, padding])
-    return x.reshape(-1, size, *x.shape[1:])
+    return x.reshape(count, size, *x.shape[1:])
 
 
 def _compose(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -217,7 +218,7 @@ def _aligned(a: Any, b: Any, h0: Any) -> tuple[Array, Array, Array]:
     rank = max(a.ndim, b.ndim, 1)
     a, b = _with_last_axes(a.astype(dtype), rank), _with_last_axes(b.astype(dtype), rank)
     try:
-        shape = np.broadcast_shapes(a.shape, b.shape)
+        shape: Any = jnp.broadcast_shapes(a.shape, b.shape)
     except ValueError as error:
         raise ValueError(
             f"a, b: expected shapes [T, ...] that broadcast, got {list(a.shape)} and "

@@ -1,5 +1,6 @@
 """Compute masked losses and metrics, as averages that add up exactly over batches of any size."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,15 +10,15 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from recurrent.cell import Params, as_array, check_sizes
+from recurrent.cell import Params, as_array, as_tokens, check_sizes, weighted
 
 
 class Average(NamedTuple):
     """Hold a mean as a sum and a count, so that averages of batches add up to that of the whole.
 
     Attributes:
-      total: the sum over the entries that count.
-      weight: the number of entries that count.
+      total: the sum over the entries that count, in float32 or wider.
+      weight: the number of entries that count; a float where they count in parts.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -33,7 +34,8 @@ class Average(NamedTuple):
     @property
     def mean(self) -> Array:
         """Return ``total / weight``, or zero if no entry counts."""
-        return self.total / jnp.maximum(self.weight, 1)
+        counts = self.weight > 0
+        return jnp.where(counts, self.total, 0) / jnp.where(counts, self.weight, 1)
 
 
 def masked_average(values: Array, mask: Array | None = None) -> Average:
@@ -42,25 +44,27 @@ def masked_average(values: Array, mask: Array | None = None) -> Average:
     Masked values, NaN included, affect neither the result nor the gradient.
 
     Args:
-      values: floats of any shape.
+      values: floats of any shape; narrow ones, such as bfloat16, are added up in float32.
       mask: true where an entry counts; of the shape of the values or of their leading axes. None
         if all count.
 
     Returns:
-      The average, with a float32 count.
+      The average, with an int32 count, which is exact up to 2,147,483,647 entries.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from recurrent.losses import masked_average
       >>> average = masked_average(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([True, True, False]))
       >>> average.mean.item(), average.weight.item()
-      (1.5, 2.0)
+      (1.5, 2)
     """
+    values = jnp.asarray(values)
     mask = jnp.ones(values.shape, bool) if mask is None else mask.astype(bool)
     mask = jnp.broadcast_to(
         mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.shape
     )
-    return Average(jnp.where(mask, values, 0).sum(), mask.sum().astype(jnp.float32))
+    wide = jnp.promote_types(values.dtype, jnp.float32)
+    return Average(jnp.where(mask, values, 0).sum(dtype=wide), mask.sum(dtype=jnp.int32))
 
 
 def cross_entropy(
@@ -87,6 +91,7 @@ def cross_entropy(
       >>> round(float(jnp.exp(2 * loss.mean)), 3)  # 1 / (0.25 * 0.5)
       8.0
     """
+    labels = as_tokens(labels)
     if mask is not None:
         logits = jnp.where(mask.astype(bool)[..., None], logits, 0)
         labels = jnp.where(mask.astype(bool), labels, 0)
@@ -118,9 +123,11 @@ def cross_entropy_of(
       >>> cross_entropy_of(right, even, labels, classes=3, label_smoothing=0.5).tolist()
       [3.0, nan]
     """
-    # A product, since jnp.where would keep the gradient finite and training would go on.
+    labels = as_tokens(labels)
     is_class = (labels >= 0) & (labels < classes)
-    smoothed = (1 - label_smoothing) * right + label_smoothing * even
+    # Where any logit is -inf, the even term is infinite.
+    smoothed = weighted(1 - label_smoothing, right) + weighted(label_smoothing, even)
+    # A product, since jnp.where would keep the gradient finite and training would go on.
     return smoothed * jnp.where(is_class, 1, jnp.nan)
 
 
@@ -217,13 +224,14 @@ def linear_cross_entropy(
       16.0
     """
     check_sizes(chunk=chunk)
-    hidden, labels = as_array("hidden", hidden), jnp.asarray(labels)
+    hidden, labels = as_array("hidden", hidden), as_tokens(labels)
     mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
     _check_shapes(params, hidden, labels, mask)
     size = params["kernel"].shape[1]
     labels = jnp.where(mask, labels, 0)
-    rows = jnp.where(mask[..., None], hidden, 0).reshape(-1, hidden.shape[-1])
-    summary: Any = logit_summary(chunk, params, rows, labels.reshape(-1))
+    rows = math.prod(labels.shape)
+    flat = jnp.where(mask[..., None], hidden, 0).reshape(rows, hidden.shape[-1])
+    summary: Any = logit_summary(chunk, params, flat, labels.reshape(rows))
     log_sum, right, mean = (leaf.reshape(labels.shape) for leaf in summary)
     each = cross_entropy_of(log_sum - right, log_sum - mean, labels, size, label_smoothing)
     return masked_average(each, mask)

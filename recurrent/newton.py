@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from recurrent.cell import Cell, Params, State, scan_sequence, unroll, where_flag
+from recurrent.cell import Cell, Params, State, in_one_type, scan_sequence, unroll, where_flag
 from recurrent.cells._gated_loop import GatedSequence, split_blocks
+from recurrent.closures import closed_over
 from recurrent.linear_scans import linear_scan
 
 Jacobian = Literal["full", "diagonal"]
@@ -72,8 +73,8 @@ def deer(
     transposed full Jacobians at the solution, then one vector-Jacobian product of all steps at
     once. It is exact whichever ``jacobian`` the iteration used, so it takes the memory of
     ``"full"``. Forward-mode differentiation is not supported; `unroll` with ``method="scan"``
-    supports it. Gradients are with respect to params, state and xs; JAX raises an error for the
-    gradient with respect to anything that the cell closes over.
+    supports it. Gradients are with respect to params, state, xs, and traced numbers that the cell
+    closes over.
 
     Args:
       cell: a cell whose state consists of real floating-point arrays, of N entries per example.
@@ -338,6 +339,7 @@ def _sequence(cell, options, params, state, xs, *, mask, reset, reverse):
     if mask is not None:
         xs = where_flag(mask, xs, jnp.zeros_like(xs))
     initial = None if reset is None else cell.initial_state(params, batch_shape)
+    static, params = _opened(static, params, state, xs)
     problem = _Problem(params, state, initial, xs, mask, reset)
     trajectory: Any = _trajectory(static, problem)
     states, info = trajectory
@@ -346,6 +348,20 @@ def _sequence(cell, options, params, state, xs, *, mask, reset, reverse):
     if not options.fallback:
         last, ys = _nan_unless(info.converged, (last, ys))
     return (last, info), ys
+
+
+def _opened(static: _Static, params: Params, state: State, xs: Array) -> tuple[_Static, Params]:
+    """Move traced numbers that the cell closes over to the params, for their gradients."""
+    x = jax.eval_shape(lambda xs: xs[0], xs)
+    step, values = closed_over(static.cell.step, params, state, x)
+    if not values:
+        return static, params
+
+    def apply(params: Params, state: State, x: Array) -> tuple[State, Any]:
+        return step(params["own"], state, x, params["closed_over"])
+
+    params = {"own": params, "closed_over": values}
+    return static._replace(cell=static.cell._replace(step=apply)), params
 
 
 def _nan_unless(fine: Array, tree: Any) -> Any:
@@ -491,7 +507,7 @@ def _gated_diagonals(static: _Static, problem: _Problem, befores: Array) -> Stat
     approximate otherwise (layer norm). That suffices, since convergence is judged by the residual.
     """
     run = cast(GatedSequence, static.cell.sequence)
-    params, state = problem.params, static.layout.split(befores)
+    params, state = in_one_type(problem.params), static.layout.split(befores)
     if problem.reset is not None:
         state = where_flag(problem.reset, problem.initial, state)
     zx = run.maps.input.apply(params["input"], problem.xs)

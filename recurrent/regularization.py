@@ -19,6 +19,7 @@ from recurrent.cell import (
     check_sizes,
     output_shape,
     sequence,
+    weighted,
     where_flag,
     zero_padding,
 )
@@ -139,7 +140,7 @@ def step_dropout(size: int, rate: Any, key: Array | None) -> Cell:
         return Clock(state.time + 1), drop(state.time, x)
 
     def run(params: Params, state: Clock, xs: Array, *, mask: Any, reset: Any, reverse: bool):
-        times, last = _times(state.time, len(xs), mask, reset, reverse)
+        times, last = _times(state.time, xs.shape[0], mask, reset, reverse)
         return Clock(last), jax.vmap(drop)(times, zero_padding(mask, xs))
 
     return Cell(lambda key: {}, initial_state, step, (size,), run)
@@ -201,7 +202,7 @@ def variational_dropout(size: int, rate: Any, key: Array | None) -> Cell:
             return state, drop(state.keep, xs)
         initial = initial_state(params, xs.shape[1:-1])
         was_reset = lax.associative_scan(jnp.logical_or, reset, reverse=reverse)
-        shape = (len(xs), *state.keep.shape)  # [T, ..., D]
+        shape = (xs.shape[0], *state.keep.shape)  # [T, ..., D]
         before, after = (jnp.broadcast_to(kept.keep, shape) for kept in (state, initial))
         keeps = where_flag(was_reset, after, before)
         return where_flag(reset.any(axis=0), initial, state), drop(keeps, xs)
@@ -364,7 +365,7 @@ def _mix(key: Array | None, rates: Any, time: Array, old: State, new: State) -> 
 
     def mix(index: int, rate: Any, old: Array, new: Array) -> Array:
         if key is None:
-            return (rate * old + (1 - rate) * new).astype(new.dtype)
+            return (weighted(rate, old) + weighted(1 - rate, new)).astype(new.dtype)
         own_key = jax.random.fold_in(key, index)
         kept = _draw(own_key, time, new.shape[time.ndim :], _float32(rate))
         return jnp.where(kept, old, new)

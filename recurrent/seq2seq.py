@@ -14,7 +14,17 @@ import jax.numpy as jnp
 from jax import Array
 
 from recurrent.attention import Attention, Memory
-from recurrent.cell import Cell, Params, Shape, State, check_sizes, output_shape, unroll
+from recurrent.cell import (
+    Cell,
+    Params,
+    Shape,
+    State,
+    as_tokens,
+    check_sizes,
+    in_one_type,
+    output_shape,
+    unroll,
+)
 from recurrent.layers import dense, embedding
 from recurrent.linear_map import affine
 
@@ -128,7 +138,8 @@ def decoder(
         return attention.precompute(params["attention"], values, mask)
 
     def initial_state(params: Params, batch_shape: Shape) -> DecoderState:
-        feedback = jnp.zeros((*batch_shape, hidden), params["embedding"]["kernel"].dtype)
+        dtype = in_one_type(params)["embedding"]["kernel"].dtype
+        feedback = jnp.zeros((*batch_shape, hidden), dtype)
         return DecoderState(cell.initial_state(params["cell"], batch_shape), feedback)
 
     def step(
@@ -236,14 +247,15 @@ def shift_right(targets: Any, start_token: Any) -> Array:
       start_token: the token read first.
 
     Returns:
-      ``[T, ...]``, in the type of the targets.
+      ``[T, ...]``, in the type of the targets; integers of less than 32 bits become int32, so that
+      the start token need not be one of theirs.
 
     Example:
       >>> from recurrent import shift_right
       >>> shift_right([[4, 7], [5, 8], [6, 9]], start_token=0).tolist()  # [T, B]
       [[0, 0], [4, 7], [5, 8]]
     """
-    targets = jnp.asarray(targets)
+    targets = as_tokens(targets)
     return jnp.concatenate([jnp.full_like(targets[:1], start_token), targets[:-1]])
 
 
@@ -252,7 +264,8 @@ def _attend_before(
 ) -> tuple[DecoderState, Array]:
     context, _ = attention.attend(params["attention"], state.feedback, memory)
     inner, output = cell.step(params["cell"], state.cell, _side_by_side(x, context))
-    return DecoderState(inner, output), _side_by_side(output, context)
+    feedback = output.astype(state.feedback.dtype)
+    return DecoderState(inner, feedback), _side_by_side(output, context)
 
 
 def _attend_after(
@@ -261,7 +274,7 @@ def _attend_after(
     inner, output = cell.step(params["cell"], state.cell, _side_by_side(x, state.feedback))
     context, _ = attention.attend(params["attention"], output, memory)
     attentional = jnp.tanh(affine(params["attentional"], _side_by_side(output, context)))
-    return DecoderState(inner, attentional), attentional
+    return DecoderState(inner, attentional.astype(state.feedback.dtype)), attentional
 
 
 def _side_by_side(*parts: Array) -> Array:

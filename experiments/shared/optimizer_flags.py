@@ -15,7 +15,7 @@ from experiments.harness.config import option
 from experiments.harness.errors import UserError, did_you_mean
 from experiments.harness.mistakes import in_words
 from experiments.harness.user_files import load_function, place_of
-from recurrent.training import optimizers
+from recurrent.training import accumulation, optimizers
 from recurrent.training.task import HParams
 
 
@@ -172,7 +172,7 @@ def optimizer_of(
         )
         if accumulate == 1:
             return made
-        return optax.MultiSteps(made, accumulate).gradient_transformation()
+        return accumulation.accumulate(made, accumulate)
 
     return build
 
@@ -227,7 +227,7 @@ def length_of(config: Any, evaluations: int, steps_per_evaluation: int, prefix: 
             f"--{prefix}accumulate: the whole training has {steps} batches, fewer than the "
             f"{accumulate} of one update."
         )
-    updates = math.ceil(steps / accumulate)
+    updates = steps // accumulate
     epochs = getattr(config, prefix + "warmup_epochs")
     warmup = round(epochs * steps_per_evaluation / accumulate)
     return Length(updates, min(warmup, updates // 2))

@@ -9,8 +9,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from recurrent.cell import Cell, Params, as_input, scan_sequence, where_flag
-from recurrent.linear_map import CPU_CACHE_SIZE, Maps, is_single_row
+from recurrent.cell import (
+    Cell,
+    Params,
+    as_input,
+    in_one_type,
+    is_known,
+    scan_sequence,
+    varying_alike,
+    where_flag,
+)
+from recurrent.closures import closed_over
+from recurrent.linear_map import CPU_CACHE_SIZE, LinearMap, Maps, derived_map, is_single_row
 
 Gate = Callable[..., Any]
 
@@ -124,6 +134,7 @@ class GatedSequence(NamedTuple):
         cell = self.cell
         if xs.shape[0] == 0:
             return scan_sequence(cell, params, state, xs, mask=mask, reset=reset, reverse=reverse)
+        params = in_one_type(params)
         xs = as_input(xs, cell.input_shape, params["input"]["kernel"].dtype)
         if mask is not None:
             xs = where_flag(mask, xs, jnp.zeros_like(xs))
@@ -131,11 +142,49 @@ class GatedSequence(NamedTuple):
         initial = None if reset is None else cell.initial_state(params, batch_shape)
         weights = Weights(params["input"], params["recurrent"], params.get("gate", {}))
         steps = Steps(xs, mask, reset)
+        opened, weights = _opened(self, weights, state, xs)
         ran: Any = gated_loop(
-            self.gate, self.maps, self.vjp, reverse, weights, state, initial, steps
+            opened.gate, opened.maps, opened.vjp, reverse, weights, state, initial, steps
         )
         state, ys = ran
         return state, ys if mask is None else where_flag(mask, ys, jnp.zeros_like(ys))
+
+
+def _opened(
+    parts: GatedSequence, weights: Weights, state: Any, xs: Array
+) -> tuple[GatedSequence, Weights]:
+    """Move traced numbers that the gate or a map closes over to the weights, for their gradients.
+
+    A gate of which any are moved loses its `GateVJP`, which knows nothing of them.
+    """
+    x = jax.eval_shape(lambda xs: xs[0], xs)
+    of_x, of_h = _shapes_of_blocks(parts.maps, weights, state, x)
+    gate, values = closed_over(parts.gate, weights.gate, of_x, of_h, state)
+    to_x, of_input = _opened_map(parts.maps.input, weights.input, x)
+    to_h, of_recurrent = _opened_map(parts.maps.recurrent, weights.recurrent, state.hidden)
+    maps = parts.maps._replace(input=to_x, recurrent=to_h)
+    weights = weights._replace(input=of_input, recurrent=of_recurrent)
+    if not values:
+        return parts._replace(maps=maps), weights
+
+    def apply(extra: dict[str, Any], zx: Blocks, zh: Blocks, state: Any) -> Any:
+        return gate(extra["own"], zx, zh, state, extra["closed_over"])
+
+    values = varying_alike((values, xs))[0]
+    extra = {"own": weights.gate, "closed_over": values}
+    return parts._replace(gate=apply, maps=maps, vjp=None), weights._replace(gate=extra)
+
+
+def _opened_map(linear: LinearMap, params: Params, x: Any) -> tuple[LinearMap, Params]:
+    apply, values = closed_over(linear.apply, params, x)
+    if not values:
+        return linear, params
+
+    def of_params(params: Params, x: Array) -> Array:
+        own = {name: leaf for name, leaf in params.items() if name != "closed_over"}
+        return apply(own, x, params["closed_over"])
+
+    return derived_map(of_params), params | {"closed_over": values}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -204,7 +253,7 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
             project = partial(_apart, t) if maps.input_blocks > 1 else lambda z: z
             return body(project, state, step)
 
-        inputs = jnp.arange(len(zx)), steps._replace(x=zx)
+        inputs = jnp.arange(zx.shape[0]), steps._replace(x=zx)
         return lax.scan(of_step, state, inputs, reverse=reverse)
 
     def project_outside_and_keep(state, steps):
@@ -215,14 +264,14 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
             new, (h, before, (sums, own)) = body(partial(_at, zx), state, step._replace(x=t))
             return (new, _put(zx, sums, t)), (h, before, own)  # sums overwrite the zx just read
 
-        inputs = jnp.arange(len(zx)), steps._replace(x=None)
+        inputs = jnp.arange(zx.shape[0]), steps._replace(x=None)
         (last, zx), (h, before, own) = lax.scan(of_step, (state, zx), inputs, reverse=reverse)
         return last, (h, before, (zx, own))
 
     def on_accelerator(state, steps):
         zx = maps.input.apply(weights.input, steps.x)  # [T, ..., D] -> [T, ..., blocks * H]
         of_step, inputs = partial(body, lambda z: z), steps._replace(x=zx)
-        return lax.scan(of_step, state, inputs, reverse=reverse, unroll=UNROLL)
+        return lax.scan(of_step, state, inputs, reverse=reverse, unroll=_unroll(zx))
 
     outside = project_outside_and_keep if keeps else project_outside
     on_cpu = outside if _is_read_once(weights, state, steps.x) else project_inside
@@ -243,8 +292,14 @@ def _is_read_once(weights: Weights, state: Any, x: Array) -> bool:
     kernel, hidden = weights.input["kernel"], state.hidden.shape[-1]
     inputs, columns = kernel.shape[0], kernel.shape[-1]
     many = 64 if is_single_row(x[0]) else max(128, hidden)
-    fits = math.prod(x.shape[:-1]) * columns <= 2 * CPU_CACHE_SIZE
+    size = math.prod(x.shape[:-1]) * columns
+    fits = is_known(size) and size <= 2 * CPU_CACHE_SIZE
     return kernel.size > CPU_CACHE_SIZE or (inputs >= many and fits)
+
+
+def _unroll(stacked):
+    """Return the steps in one turn of the loop on an accelerator: 1 where T is a symbol."""
+    return UNROLL if is_known(stacked.shape[0]) else 1
 
 
 def _apart(t, z):
@@ -257,7 +312,7 @@ def _apart(t, z):
 
 def _gated_loop_forward(gate, maps, vjp, reverse, weights, state, initial, steps):
     if vjp:
-        of_x, of_h = _shapes_of_blocks(maps, weights, state, steps)
+        of_x, of_h = _shapes_of_blocks(maps, weights, state, steps.x[0])
         _check_vjp(vjp, of_x, of_h, state)
     inputs = weights, state, initial, steps
     last, hidden, befores, kept = _keeping_loop(gate, maps, vjp, reverse, *inputs)
@@ -332,7 +387,7 @@ def _gradients(gate, maps, vjp, reverse, inputs, residuals, gradients):
             carry, d_kept, d_new = body(carry, _at(buffers, t), rest)
             return (carry, _put(buffers, d_kept, t)), d_new
 
-        inputs = jnp.arange(len(hidden)), *inputs
+        inputs = jnp.arange(hidden.shape[0]), *inputs
         (carry, buffers), d_news = lax.scan(in_place, (carry, kept), inputs, reverse=not reverse)
         return carry, buffers, d_news
 
@@ -341,8 +396,8 @@ def _gradients(gate, maps, vjp, reverse, inputs, residuals, gradients):
             carry, d_kept, d_new = body(carry, *inputs)
             return carry, (d_kept, d_new)
 
-        both = kept, inputs
-        carry, (d_kept, d_news) = lax.scan(of_step, carry, both, reverse=not reverse, unroll=UNROLL)
+        both, unroll = (kept, inputs), _unroll(hidden)
+        carry, (d_kept, d_news) = lax.scan(of_step, carry, both, reverse=not reverse, unroll=unroll)
         return carry, d_kept, d_news
 
     carry = d_last, jax.tree.map(jnp.zeros_like, initial)
@@ -406,20 +461,20 @@ def _shared_blocks(gate, maps, weights, state, steps) -> frozenset[int]:
 
     For these only the sum need be kept, and zx and zh have the same gradient.
     """
-    of_x, of_h = _shapes_of_blocks(maps, weights, state, steps)
+    of_x, of_h = _shapes_of_blocks(maps, weights, state, steps.x[0])
     trace = jax.make_jaxpr(partial(gate, weights.gate))(of_x, of_h, state).jaxpr
     pairs = zip(trace.invars[: len(of_x)], trace.invars[len(of_x) :][: len(of_h)], strict=False)
     return frozenset(k for k, pair in enumerate(pairs) if _is_sum_alone(trace, pair))
 
 
-def _shapes_of_blocks(maps, weights, state, steps):
-    """Return the shapes and types of the blocks of zx and zh in one step."""
+def _shapes_of_blocks(maps, weights, state, x):
+    """Return the shapes and types of the blocks of zx and zh in one step, which reads x."""
 
     def apply(x: Array) -> tuple[Blocks, Blocks]:
         zx = maps.input.apply(weights.input, x)
         return split_blocks(maps, zx, maps.recurrent.apply(weights.recurrent, state.hidden))
 
-    return jax.eval_shape(apply, steps.x[0])
+    return jax.eval_shape(apply, x)
 
 
 def _check_vjp(vjp: GateVJP, of_x: Blocks, of_h: Blocks, state: Any) -> None:

@@ -1,10 +1,10 @@
 """Run causal self-attention as a recurrent cell, with past keys and values as its state."""
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from recurrent.attention import (
@@ -14,7 +14,7 @@ from recurrent.attention import (
     rotary,
     split_heads,
 )
-from recurrent.cell import Cell, Params, Shape, as_input, check_sizes
+from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, in_one_type, is_known
 from recurrent.cells.sliding_window import Steps, join, latest, without_padding
 from recurrent.linear_map import affine
 
@@ -98,7 +98,7 @@ def attention_cell(
         return init_heads(key, input_size, input_size, hidden_size, sizes, bias)
 
     def initial_state(params: Params, batch_shape: Shape) -> KeyValueCache:
-        dtype = params["query"]["kernel"].dtype
+        dtype = in_one_type(params)["query"]["kernel"].dtype
         stored = jnp.zeros((*batch_shape, past, sizes.key_value_heads, sizes.size), dtype)
         return KeyValueCache(stored, stored, stored[..., 0, 0])
 
@@ -113,12 +113,14 @@ def attention_cell(
 
     def write(params: Params, contexts: Array) -> Array:
         contexts = jnp.moveaxis(contexts, 0, 1)  # [T, B, N, F]
-        return affine(params["output"], contexts.reshape(*contexts.shape[:2], -1))
+        width = math.prod(contexts.shape[2:])
+        return affine(params["output"], contexts.reshape(*contexts.shape[:2], width))
 
     def run(params: Params, cache: KeyValueCache, xs: Array, steps: Steps):
+        params = in_one_type(params)
         queries, joined = read(params, cache, xs)
         since = None if steps.since is None else steps.since.T
-        if len(xs) > past:
+        if not is_known(xs.shape[0]) or xs.shape[0] > past:  # blocks are right for any length
             contexts = _attend_in_blocks(queries, joined, since, window, rotary_base)
         else:
             new = jax.tree.map(lambda leaf: leaf[:, past:], joined)
@@ -132,11 +134,12 @@ def attention_cell(
         return cache, write(params, contexts)
 
     def step(params: Params, state: KeyValueCache, x: Array) -> tuple[KeyValueCache, Array]:
+        params = in_one_type(params)
         cache = jax.tree.map(lambda leaf: _flat(leaf, x.ndim - 1), state)
         queries, joined = read(params, cache, _flat(x, x.ndim - 1)[None])
         ys = write(params, _attend_to_window(queries, joined, None, window, rotary_base))
         cache = jax.tree.map(lambda old, leaf: leaf[:, 1:].reshape(old.shape), state, joined)
-        return cache, ys.reshape(*x.shape[:-1], -1)
+        return cache, ys.reshape(*x.shape[:-1], hidden_size)
 
     return Cell(init, initial_state, step, (input_size,), without_padding(run))
 
@@ -152,19 +155,20 @@ def _attend_in_blocks(
     rows, time = queries.shape[:2]
     count = -(-time // past)
 
-    def blocks(leaf: Array) -> Array:
-        padding = -leaf.shape[1] % past
+    def blocks(leaf: Array, number: int) -> Array:
+        padding = number * past - leaf.shape[1]
         leaf = jnp.pad(leaf, [(0, 0), (0, padding), *[(0, 0)] * (leaf.ndim - 2)])
-        return leaf.reshape(rows, -1, past, *leaf.shape[2:])  # [B, blocks, window - 1, ...]
+        return leaf.reshape(rows, number, past, *leaf.shape[2:])  # [B, blocks, window - 1, ...]
 
     def with_the_block_before(leaf: Array) -> Array:
-        pairs = jnp.concatenate([blocks(leaf)[:, :-1], blocks(leaf)[:, 1:]], axis=2)
+        before, own = blocks(leaf, count + 1)[:, :-1], blocks(leaf, count + 1)[:, 1:]
+        pairs = jnp.concatenate([before, own], axis=2)
         return pairs.reshape(rows * count, 2 * past, *leaf.shape[2:])
 
     if since is not None:
         starts = past * jnp.arange(count)[:, None]
-        since = (blocks(since) - starts).reshape(rows * count, past)
-    queries = blocks(queries).reshape(rows * count, past, *queries.shape[2:])
+        since = (blocks(since, count) - starts).reshape(rows * count, past)
+    queries = blocks(queries, count).reshape(rows * count, past, *queries.shape[2:])
     joined = jax.tree.map(with_the_block_before, joined)
     contexts = _attend_to_window(queries, joined, since, window, base)
     return contexts.reshape(rows, count * past, *contexts.shape[2:])[:, :time]
@@ -200,4 +204,4 @@ def _attend_to_window(
 
 
 def _flat(leaf: Array, batch_axes: int) -> Array:
-    return leaf.reshape(int(np.prod(leaf.shape[:batch_axes])), *leaf.shape[batch_axes:])
+    return leaf.reshape(math.prod(leaf.shape[:batch_axes]), *leaf.shape[batch_axes:])

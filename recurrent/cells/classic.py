@@ -14,7 +14,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.nn import sigmoid
 
-from recurrent.cell import Cell, Params, check_sizes, sequence
+from recurrent.cell import Cell, Params, check_sizes, in_one_type, sequence
 from recurrent.cells._gated_loop import Blocks, GateVJP
 from recurrent.cells.gates import Hidden, gated, gated_cell
 from recurrent.initializers import GateBias, Initializer, identity, init_bias, init_blocks, resolve
@@ -717,6 +717,7 @@ def antisymmetric_rnn(
         return Hidden(state.hidden + (sigmoid(zx[1] + zh[0]) * step if gated else step))
 
     def mixing(params: Params) -> Params:
+        params = in_one_type(params)
         kernel = params["recurrent"]["kernel"]
         mixed = kernel - kernel.T - diffusion * jnp.eye(hidden_size, dtype=kernel.dtype)
         return params | {"recurrent": {"kernel": mixed}}

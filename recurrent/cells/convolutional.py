@@ -14,6 +14,7 @@ from recurrent.cell import (
     Shape,
     as_input,
     check_sizes,
+    in_one_type,
     where_flag,
 )
 from recurrent.cells._gated_loop import Blocks
@@ -173,23 +174,26 @@ def causal_conv(size: int, width: int = 4) -> Cell:
         return {"kernel": kernel, "bias": jnp.zeros(size)}
 
     def initial_state(params: Params, batch_shape: Shape) -> ConvolutionState:
-        return ConvolutionState(jnp.zeros((*batch_shape, past, size), params["kernel"].dtype))
+        dtype = in_one_type(params)["kernel"].dtype
+        return ConvolutionState(jnp.zeros((*batch_shape, past, size), dtype))
 
     def step(params: Params, state: ConvolutionState, x: Array) -> tuple[ConvolutionState, Array]:
+        params = in_one_type(params)
         x = as_input(x, (size,), params["kernel"].dtype)
         inputs = jnp.concatenate([state.inputs, x[..., None, :]], axis=-2)  # [..., width, D]
         y = (inputs * params["kernel"]).sum(axis=-2) + params["bias"]
         return ConvolutionState(inputs[..., 1:, :]), y
 
     def run(params: Params, state: ConvolutionState, xs: Array, steps: Steps):
+        params, time = in_one_type(params), xs.shape[0]
         # [B, width - 1 + T, D]
         inputs = join(state.inputs, as_input(xs, (size,), params["kernel"].dtype))
-        time = jnp.arange(len(xs))[:, None]
+        index = jnp.arange(time)[:, None]
         ys = params["bias"]
         for lag in range(width):
-            shifted = jnp.moveaxis(inputs[:, past - lag : past - lag + len(xs)], 1, 0)  # [T, B, D]
+            shifted = jnp.moveaxis(inputs[:, past - lag : past - lag + time], 1, 0)  # [T, B, D]
             if steps.since is not None:
-                shifted = where_flag(time - lag >= steps.since, shifted, jnp.zeros_like(shifted))
+                shifted = where_flag(index - lag >= steps.since, shifted, jnp.zeros_like(shifted))
             ys = ys + shifted * params["kernel"][past - lag]
         return ConvolutionState(latest(inputs, past, steps)), ys
 

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, where_flag
+from recurrent.cell import (
+    Cell,
+    Params,
+    Shape,
+    as_input,
+    check_sizes,
+    in_one_type,
+    is_known,
+    where_flag,
+)
 from recurrent.cells._linear import (
     _affine,
     _dtype,
@@ -107,11 +116,12 @@ def gated_delta_scan(
     inputs = queries, keys, values, log_decay[..., None], rate[..., None]
     if reverse:
         inputs = jax.tree.map(jnp.flip, inputs, (0,) * len(inputs))
-    size = min(chunk_size, time)
+    size = min(chunk_size, time) if is_known(time) else chunk_size
     # [T, ..., features] -> [chunks, C, ..., features] -> [chunks, ..., C, features]
     chunks = _delta_chunks(*[jnp.moveaxis(chunked(x, size), 1, -2) for x in inputs])
     state, outputs = lax.scan(_delta_chunk, state, chunks)  # [chunks, ..., C, V]
-    outputs = jnp.moveaxis(outputs, -2, 1).reshape(-1, *values.shape[1:])[:time]
+    padded = outputs.shape[0] * size
+    outputs = jnp.moveaxis(outputs, -2, 1).reshape(padded, *values.shape[1:])[:time]
     return state, outputs[::-1] if reverse else outputs
 
 
@@ -241,6 +251,7 @@ def gated_deltanet(
 
         The last two are ``[..., heads]``.
         """
+        params = in_one_type(params)
         x = as_input(x, (input_size,), _dtype(params))
         mixed = jax.nn.silu(_affine(params["input"], x, compute_dtype))
         q, k, v = jnp.split(mixed, np.cumsum(widths)[:2], axis=-1)

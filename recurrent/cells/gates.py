@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from recurrent.cell import Cell, Params, Shape, as_input, check_sizes
+from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, in_one_type
 from recurrent.cells._gated_loop import Blocks, Gate, GatedSequence, GateVJP, split_blocks
 from recurrent.initializers import GateBias, Initializer, init_bias, init_blocks, resolve
 from recurrent.linear_map import Maps, dense_maps
@@ -78,7 +78,8 @@ def gated(
     Returns:
       The cell. Its params are ``{"input": {"kernel": [D, gates * H], "bias": [gates * H]},
       "recurrent": {"kernel": [H, gates * H]}}``, with a ``"bias"`` in the latter if
-      ``recurrent_bias`` is set. Inputs are cast to the params' type.
+      ``recurrent_bias`` is set. Inputs and state have the params' type; params of several types
+      are cast to the one that holds them all.
 
     Raises:
       ValueError: for a size below 1, a state without the field ``hidden``, an unknown
@@ -179,11 +180,12 @@ def gated_cell(
     gate = _checked(gate)
 
     def initial_state(params: Params, batch_shape: Shape) -> Any:
-        dtype = params["recurrent"]["kernel"].dtype
+        dtype = in_one_type(params)["recurrent"]["kernel"].dtype
         zeros = [jnp.zeros((*batch_shape, *shape), dtype) for shape in state_shapes]
         return state(*zeros)
 
     def step(params: Params, state: Any, x: Array) -> tuple[Any, Array]:
+        params = in_one_type(params)
         x = as_input(x, input_shape, params["input"]["kernel"].dtype)
         zx = maps.input.apply(params["input"], x)
         zh = maps.recurrent.apply(params["recurrent"], state.hidden)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, where_flag
+from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, in_one_type, where_flag
 from recurrent.cells._linear import (
     _affine,
     _dtype,
@@ -56,7 +56,8 @@ def linear_cell(
     ``y_t = read_t(h_t)``.
 
     Args:
-      init: ``key -> params``, real arrays of one floating-point type.
+      init: ``key -> params``, real floating-point arrays. The recurrence gets them in one type,
+        the one that holds them all.
       recurrence: ``(params, x) -> (a, b, read)`` for x ``[..., D]`` with any leading axes; b is
         ``[..., *state_shape]`` and a broadcasts against it. It is called on single steps and on
         whole sequences, so the result for each step must depend on the x of that step alone. The
@@ -88,6 +89,7 @@ def linear_cell(
         return ComplexHidden(zeros, zeros) if complex_state else Hidden(zeros)
 
     def step(params: Params, state: Any, x: Array) -> tuple[Any, Array]:
+        params = in_one_type(params)
         a, b, read = recurrence(params, as_input(x, (input_size,), _dtype(params)))
         h = a * _number(state) + b
         return _state(h, _dtype(params)), read(h).astype(_dtype(params))
@@ -95,6 +97,7 @@ def linear_cell(
     def sequence(
         params: Params, state: Any, xs: Array, *, mask: Any, reset: Any, reverse: bool
     ) -> tuple[Any, Array]:
+        params = in_one_type(params)
         if mask is not None:
             xs = where_flag(mask, xs, jnp.zeros_like(xs))
         a, b, read = recurrence(params, as_input(xs, (input_size,), _dtype(params)))
@@ -107,7 +110,7 @@ def linear_cell(
         ys = read(hs).astype(_dtype(params))
         if mask is not None:
             ys = where_flag(mask, ys, jnp.zeros_like(ys))
-        last = hs[0 if reverse else -1] if len(hs) else h0
+        last = h0 if hs.shape[0] == 0 else hs[0 if reverse else -1]
         return _state(last, _dtype(params)), ys
 
     return Cell(init, initial_state, step, (input_size,), sequence)

@@ -51,7 +51,7 @@ def without_padding(
     def sequence(
         params: Params, state: State, xs: Array, *, mask: Any, reset: Any, reverse: bool
     ) -> tuple[State, Array]:
-        if not len(xs):  # one padded step gives the output shape
+        if xs.shape[0] == 0:  # one padded step gives the output shape
             one = jnp.zeros((1, *xs.shape[1:]), xs.dtype)
             state, ys = sequence(
                 params, state, one, mask=jnp.zeros(one.shape[:2], bool), reset=None, reverse=False
@@ -77,7 +77,7 @@ def _with_one_batch_axis(run: Sequence) -> Sequence:
     ) -> tuple[State, Array]:
         time, *batch, features = xs.shape
         rows = prod(batch)
-        if not rows:  # an empty batch: -1 in a reshape would be ambiguous
+        if rows == 0:  # a run may assume at least one row
             one = partial(sequence, params, mask=None, reset=None, reverse=False)
             ys = jax.eval_shape(one, *_one_row(state, xs, len(batch)))[1]
             return state, jnp.zeros((time, *batch, *ys.shape[2:]), ys.dtype)
@@ -123,7 +123,7 @@ def latest(joined: Array, size: int, steps: Steps) -> Array:
         last, count = joined[:, time:], time
     else:
         count = steps.real[:, None]
-        index = (count + jnp.arange(size)).reshape(len(count), size, *[1] * (joined.ndim - 2))
+        index = (count + jnp.arange(size)).reshape(count.shape[0], size, *[1] * (joined.ndim - 2))
         last = jnp.take_along_axis(joined, index, axis=1)
     if steps.last_since is None:
         return last

@@ -8,7 +8,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, where_flag
+from recurrent.cell import (
+    Cell,
+    Params,
+    Shape,
+    as_input,
+    check_sizes,
+    in_one_type,
+    is_known,
+    where_flag,
+)
 from recurrent.cells._gated_loop import Blocks
 from recurrent.cells.gates import gated_cell
 from recurrent.initializers import Initializer, init_blocks, resolve
@@ -277,11 +286,12 @@ def mlstm(
 
     def initial_state(params: Params, batch_shape: Shape) -> MLSTMState:
         shapes = (heads, keys_of, values_of), (heads, keys_of), (heads,)
-        dtype = params["input"]["kernel"].dtype
+        dtype = in_one_type(params)["input"]["kernel"].dtype
         return MLSTMState(*[jnp.zeros((*batch_shape, *shape), dtype) for shape in shapes])
 
     def read(params: Params, x: Array) -> tuple[_MemoryInputs, Array]:
         """Compute the inputs of the memory and the output gate, in at least float32."""
+        params = in_one_type(params)
         x = as_input(x, (input_size,), params["input"]["kernel"].dtype)
         into, gates, output = (
             _wide(affine(params[name], x, compute_dtype))
@@ -362,16 +372,16 @@ def _memory_sequence(
     real = jnp.ones(shape, bool) if mask is None else mask
     chunk = _Chunk(inputs, real, jnp.zeros(shape, bool) if reset is None else reset)
     time = shape[0]
-    size = max(1, min(most, time))
-    padded_time = time + -time % size
+    size = max(1, min(most, time)) if is_known(time) else most
+    count = -(-time // size)
 
     def cut(leaf: Array) -> Array:
         leaf = leaf[::-1] if reverse else leaf
-        padded = jnp.pad(leaf, [(0, padded_time - time)] + [(0, 0)] * (leaf.ndim - 1))
-        return padded.reshape(padded_time // size, size, *leaf.shape[1:])  # [chunks, L, ...]
+        padded = jnp.pad(leaf, [(0, count * size - time)] + [(0, 0)] * (leaf.ndim - 1))
+        return padded.reshape(count, size, *leaf.shape[1:])  # [chunks, L, ...]
 
     last, values = lax.scan(_memory_chunk, jax.tree.map(_wide, state), jax.tree.map(cut, chunk))
-    values = values.reshape(padded_time, *values.shape[2:])[:time]
+    values = values.reshape(count * size, *values.shape[2:])[:time]
     return _rounded(last, dtype), values[::-1] if reverse else values
 
 

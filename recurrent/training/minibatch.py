@@ -13,6 +13,7 @@ import optax
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
+from recurrent.cell import as_tokens
 from recurrent.training.step import TrainState, init_state, order_key, train_step
 from recurrent.training.task import HParams, Metrics, Task
 
@@ -77,7 +78,8 @@ def minibatch_task(
         def step(state: TrainState, rows: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
             batch = take(data, *rows)
             made = optimizer(hparams)
-            return train_step(loss, made, state, batch, average_decay, extra=(hparams,))
+            weight = batch["mask"].sum()
+            return train_step(loss, made, state, batch, average_decay, (hparams,), weight)
 
         state, metrics = lax.scan(step, state, next_batches(state, data, batch_size, steps))
         return state, total(metrics)
@@ -202,7 +204,8 @@ def take(data: dict[str, Array], indices: Array, mask: Array) -> dict[str, Array
       >>> batch["x"].tolist(), batch["mask"].tolist()
       ([2.0, 0.0], [True, False])
     """
-    within = jnp.where(mask, indices, example_count(data))  # what lies outside becomes zeros
+    # what lies outside becomes zeros
+    within = jnp.where(mask, as_tokens(indices), example_count(data))
     arrays = {name: jnp.asarray(leaf) for name, leaf in data.items()}
     batch = {k: leaf.at[within].get(mode="fill", fill_value=0) for k, leaf in arrays.items()}
     return shard_batch(batch | {"mask": mask}, axis=0)

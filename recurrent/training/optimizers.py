@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
-from jax import Array
+from jax import Array, lax
+
+from recurrent.cell import weighted
 
 OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")  # beside those of `optax_optimizers`
 
@@ -41,7 +43,9 @@ def optimizer(
     """Build an optax transformation from a few hyperparameters.
 
     Build it *inside* the jitted function from traced hyperparameters: its state has the same
-    structure for every value, so that a sweep over learning rates compiles once.
+    structure for every value, so that a sweep over learning rates compiles once. Its state and its
+    arithmetic are in float32 for params of a narrower type, in which small numbers such as epsilon
+    would be zero.
 
     Args:
       name: ``"sgd"`` (with momentum), ``"rmsprop"``, ``"adam"``, ``"adamw"``, another of
@@ -82,7 +86,7 @@ def optimizer(
       [-1.5, -2.0]
     """
     rate = learning_rate_schedule(learning_rate, schedule, warmup_steps, total_steps)
-    decay = optax.add_decayed_weights(weight_decay, mask=kernels)
+    decay = add_decay(weight_decay)
     last = optax.scale_by_learning_rate(rate)
     adam = or_own(beta1, 0.9), or_own(beta2, 0.999), or_own(epsilon, 1e-8)
     own: dict[Any, Callable[[], list[optax.GradientTransformation]]] = {
@@ -94,7 +98,7 @@ def optimizer(
     given: dict[str, Number] = {"momentum": momentum, "b1": beta1, "b2": beta2, "eps": epsilon}
     given["weight_decay"] = weight_decay
     parts = own[name]() if name in own else made_from(factory_of(name), rate, given)
-    return optax.chain(clip(clip_norm), optax.masked(add_l1(l1), kernels), *parts)
+    return in_float32(optax.chain(clip(clip_norm), optax.masked(add_l1(l1), kernels), *parts))
 
 
 def or_own(value: Number, own: Number) -> Number:
@@ -143,7 +147,7 @@ def made_from(
     made = factory(rate, **taken, **masks)
     if "weight_decay" in taken:
         return [made]
-    return [optax.add_decayed_weights(given["weight_decay"], mask=kernels), made]
+    return [add_decay(given["weight_decay"]), made]
 
 
 def optax_optimizers() -> list[str]:
@@ -288,8 +292,89 @@ SCHEDULES = ("constant", *_WITH_AN_END)
 
 
 def clip(norm: Number) -> optax.GradientTransformation:
-    """Clip gradients to a global norm; 0 never clips, so that whether to clip can be swept."""
-    return optax.clip_by_global_norm(jnp.where(jnp.asarray(norm) > 0, norm, jnp.inf))
+    """Clip gradients to a global norm; 0 never clips, so that whether to clip can be swept.
+
+    Gradients whose squares are beyond the range of their type are clipped like all others.
+    """
+    largest = jnp.where(jnp.asarray(norm) > 0, norm, jnp.inf)
+
+    def update(updates: Any, params: Any) -> Any:
+        size = global_norm(updates)
+
+        def clipped(u: Array) -> Array:
+            return jnp.where(size < largest, u, u / size.astype(u.dtype) * largest).astype(u.dtype)
+
+        return jax.tree.map(clipped, updates)
+
+    return optax.stateless(update)
+
+
+def global_norm(tree: Any) -> Array:
+    """Return the Euclidean norm of all numbers of a tree, in float32 or wider.
+
+    Where their squares overflow or underflow, the norm is that of the numbers divided by the
+    largest, times the largest.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> norm = global_norm({"a": jnp.float32(3e20), "b": jnp.float32(4e20)})
+      >>> round(float(norm) / 1e20, 3)
+      5.0
+    """
+    tree = widened(tree)
+    plain = optax.tree.norm(tree)
+
+    def scaled() -> Array:
+        largest = jnp.array([jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(tree)]).max()
+        scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+        of_scaled = optax.tree.norm(jax.tree.map(lambda leaf: leaf / scale, tree))
+        return (scale * of_scaled).astype(plain.dtype)
+
+    return lax.cond(jnp.isfinite(plain) & (plain > 0), lambda: plain, scaled)
+
+
+def widened(tree: Any) -> Any:
+    """Cast the floats of a tree that are narrower than float32 to float32."""
+
+    def wide(leaf: Any) -> Array:
+        leaf = jnp.asarray(leaf)
+        narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+        return leaf.astype(jnp.float32) if narrow else leaf
+
+    return jax.tree.map(wide, tree)
+
+
+def in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Let an optimizer see gradients and params of a narrow type as float32.
+
+    Its state keeps its types whatever the types of its hyperparameters are.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params: Any) -> Any:
+        return inner.init(widened(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        wide = None if params is None else widened(params)
+        updates, after = inner.update(widened(updates), state, wide, **extra)
+        return updates, jax.tree.map(of_its_type, after, state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def of_its_type(new: Any, old: Array) -> Array:
+    """Cast a new value to the type of the old one, which a loop carries."""
+    new = jnp.asarray(new)
+    return new if new.dtype == old.dtype else new.astype(old.dtype)
+
+
+def add_decay(strength: Number) -> optax.GradientTransformation:
+    """Add ``strength * w`` for kernels; with a strength of 0, nothing, were w infinite."""
+
+    def update(updates: Any, params: Any) -> Any:
+        return jax.tree.map(lambda u, w: u + weighted(strength, w), updates, params)
+
+    return optax.masked(optax.stateless(update), kernels)
 
 
 def add_l1(strength: Number) -> optax.GradientTransformation:
@@ -304,20 +389,39 @@ def add_l1(strength: Number) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-def kernels(params: Any) -> Any:
-    """Mark the leaves that weight decay acts on: those with two axes or more, but no logarithms.
+# A leaf whose name has one of these words shifts or multiplies single features, or is a state or a
+# rate; peepholes have the names of their gates.
+NO_KERNELS = frozenset(
+    [
+        *("b", "bias", "biases", "offset", "gain", "scale", "state"),
+        *("log", "logit", "rate", "frequency"),
+        *("forget", "input", "output"),
+    ]
+)
 
-    A leaf called ``log_...`` holds logarithms, such as those of decay rates in a state space
-    model, which nothing should pull to zero.
+
+def kernels(params: Any) -> Any:
+    """Mark the leaves that weight decay acts on: those with two axes or more that are kernels.
+
+    What else may have two axes is told by its name, whose words are separated by ``_``: biases,
+    scales, peepholes and logarithms of rates, such as ``log_decay``, by one of `NO_KERNELS`; a
+    learned initial state by a group called ``state``. Nothing should pull these to zero.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> kernels({"bias": jnp.ones(2), "kernel": jnp.ones((2, 2)), "log_decay": jnp.ones((2, 2))})
+      >>> square = jnp.ones((2, 2))
+      >>> kernels({"bias": jnp.ones(2), "kernel": square, "log_decay": square})
       {'bias': False, 'kernel': True, 'log_decay': False}
+      >>> kernels({"state": {"hidden": square}, "w_h": square, "b_h": square})
+      {'b_h': False, 'state': {'hidden': False}, 'w_h': True}
     """
 
     def is_kernel(path: Any, leaf: Array) -> bool:
-        name = jax.tree_util.keystr(path[-1:], simple=True)
-        return jnp.ndim(leaf) >= 2 and not name.startswith("log_")
+        *groups, name = [jax.tree_util.keystr((part,), simple=True) for part in path] or [""]
+        return (
+            jnp.ndim(leaf) >= 2
+            and "state" not in groups
+            and NO_KERNELS.isdisjoint(name.lower().split("_"))
+        )
 
     return jax.tree_util.tree_map_with_path(is_kernel, params)

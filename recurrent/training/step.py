@@ -13,7 +13,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from recurrent.cell import weighted
 from recurrent.losses import Average
+from recurrent.training.accumulation import Accumulated
+from recurrent.training.optimizers import global_norm, of_its_type, widened
 from recurrent.training.task import Metrics
 
 Loss = Callable[..., tuple[Array, Any]]
@@ -51,7 +54,8 @@ class TrainState(NamedTuple):
       key: the random key of this training; it never changes.
       skipped: updates in a row, up to now, whose gradient was not finite, ``[]``.
       carry: what is handed from step to step, such as a recurrent state; often nothing.
-      average: the running average of the params; nothing where none is kept.
+      average: the running average of the params, in float32 or wider, since a narrow type would
+        round its small moves away; nothing where none is kept.
       scale: of the loss; nothing where it is not scaled.
     """
 
@@ -66,8 +70,13 @@ class TrainState(NamedTuple):
 
     @property
     def weights(self) -> Any:
-        """Return what to evaluate: the average of the params where one is kept, else the params."""
-        return self.average if jax.tree.leaves(self.average) else self.params
+        """Return what to evaluate: the average of the params where one is kept, else the params.
+
+        They have the types of the params.
+        """
+        if not jax.tree.leaves(self.average):
+            return self.params
+        return jax.tree.map(lambda a, p: a.astype(p.dtype), self.average, self.params)
 
 
 def init_state(
@@ -105,7 +114,7 @@ def init_state(
     init_key, run_key = jax.random.split(key)
     params = init(init_key)
     step, skipped = jnp.zeros((2,), jnp.int32)  # two arrays: a donated one must not stand twice
-    average = jax.tree.map(jnp.copy, params) if keep_average else ()
+    average = jax.tree.map(jnp.copy, widened(params)) if keep_average else ()
     opt_state = optimizer.init(params)
     scale = LossScale(jnp.float32(loss_scale), jnp.int32(0)) if loss_scale else ()
     return TrainState(step, params, opt_state, run_key, skipped, carry(params), average, scale)
@@ -118,8 +127,9 @@ def train_step(
     batch: Any,
     average_decay: Any = 0.0,
     extra: tuple[Any, ...] = (),
+    weight: Any = 1.0,
 ) -> tuple[TrainState, Metrics]:
-    """Make one update from one batch, unless its gradient is not finite.
+    """Make one update from one batch, unless its gradient or the update is not finite.
 
     Args:
       loss: ``(params, batch, key, *extra) -> (scalar, metrics)``.
@@ -128,6 +138,7 @@ def train_step(
       batch: what the loss reads.
       average_decay: see `apply_gradients`.
       extra: further arguments of the loss, such as traced hyperparameters.
+      weight: see `apply_gradients`.
 
     Returns:
       The new state, and the loss's metrics with those of `apply_gradients`. A skipped step counts
@@ -148,7 +159,7 @@ def train_step(
       (1.0, 1)
     """
     slopes, metrics = gradients(loss, state, batch, step_key(state), *extra)
-    state, update = apply_gradients(optimizer, state, slopes, average_decay)
+    state, update = apply_gradients(optimizer, state, slopes, average_decay, weight)
     return state, where_applied(state, metrics) | update
 
 
@@ -190,19 +201,25 @@ def apply_gradients(
     state: TrainState,
     gradients: Any,
     average_decay: Any = 0.0,
+    weight: Any = 1.0,
 ) -> tuple[TrainState, Metrics]:
-    """Update the params, or skip the update where the gradients are not finite.
+    """Update the params, or skip the update where it would leave them not finite.
 
-    A skipped update changes no param, moment or average, and counts in ``state.skipped``. Whether
-    the gradients are finite is judged by their global norm, before any clipping.
+    A skipped update changes no param, moment or average, and counts in ``state.skipped``. An update
+    is skipped where a gradient is not finite, before any clipping, and where it would turn a finite
+    number of the params, of the optimizer's state or of the average into one that is not. The
+    types of all of them stay as they are.
 
     Args:
       optimizer: of the params.
       state: to be updated.
       gradients: with the structure of the params.
       average_decay: d in ``average <- d average + (1 - d) params``, where the state keeps an
-        average. The first updates take less, at most ``(1 + step) / (10 + step)``, so that the
-        average does not hold on to the initial params.
+        average. The first updates take less, at most ``(1 + n) / (10 + n)`` after n updates, so
+        that the average does not hold on to the initial params. It does not move between the
+        updates of `recurrent.training.accumulation.accumulate`.
+      weight: of the gradients in the mean that such an optimizer takes, such as the number of
+        examples in the batch; others do without.
 
     Returns:
       The new state, and the metrics ``"gradient_norm"`` (of updates that were made) and
@@ -215,15 +232,16 @@ def apply_gradients(
       >>> state.params.tolist(), float(metrics["gradient_norm"].mean)
       ([1.0, 0.0], 2.0)
     """
-    norm = optax.tree.norm(gradients)
-    finite = jnp.isfinite(norm)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    norm = global_norm(gradients)
+    optimizer = optax.with_extra_args_support(optimizer)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, weight=weight)
     params = optax.apply_updates(state.params, updates)
-    average = _next_average(state, params, average_decay)
+    average = _next_average(state, opt_state, params, average_decay)
+    old = state.params, state.opt_state, state.average
+    new = jax.tree.map(of_its_type, (params, opt_state, average), old)
+    finite = jnp.isfinite(norm) & ~_turn_infinite(new, old)
     params, opt_state, average = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
-        (params, opt_state, average),
-        (state.params, state.opt_state, state.average),
+        lambda new, old: jnp.where(finite, new, old), new, old
     )
     state = state._replace(
         step=state.step + 1,
@@ -289,13 +307,28 @@ def _next_scale(scale: Any, finite: Array) -> Any:
     return LossScale(factor, jnp.where(double, 0, count))
 
 
-def _next_average(state: TrainState, params: Any, decay: Any) -> Any:
+def _turn_infinite(new: Any, old: Any) -> Array:
+    """Return whether any number that was finite is so no longer."""
+
+    def turns(new: Array, old: Array) -> Array:
+        return (jnp.isfinite(old) & ~jnp.isfinite(new)).any()
+
+    pairs = zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)
+    floats = [pair for pair in pairs if jnp.issubdtype(pair[1].dtype, jnp.inexact)]
+    return jnp.array([turns(*pair) for pair in floats]).any()
+
+
+def _next_average(state: TrainState, opt_state: Any, params: Any, decay: Any) -> Any:
     if not jax.tree.leaves(state.average):
         return state.average
+    waits = isinstance(opt_state, Accumulated)
+    made = opt_state.updates > state.opt_state.updates if waits else True
+    count = state.opt_state.updates if waits else state.step
     # young averages forget sooner, so that they do not hold on to the initial params
-    keep = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    keep = jnp.minimum(decay, (1 + count) / (10 + count))
 
     def moved(old: Array, new: Array) -> Array:
-        return (keep * old + (1 - keep) * new).astype(new.dtype)
+        mean = weighted(keep, old) + weighted(1 - keep, new)
+        return jnp.where(made, mean.astype(old.dtype), old)
 
     return jax.tree.map(moved, state.average, params)

@@ -308,3 +308,15 @@ def test_invalid_ctc_input_is_an_error(run: Any, options: Any, message: str) -> 
 def test_a_ctc_beam_size_below_one_is_an_error(beam_size: int) -> None:
     with pytest.raises(ValueError, match=f"beam_size: expected at least 1, got {beam_size}"):
         ctc_prefix_beam(np.zeros((4, 2, 3)), [4, 2], beam_size=beam_size)
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000])  # NaN without and with its sign
+def test_a_frame_of_nan_gives_no_scores_that_look_sound(bits: int) -> None:
+    nan = np.array(bits, np.uint32).view(np.float32)
+    log_probs = np.log(np.full((3, 2, 4), 0.25, np.float32))
+    log_probs[1, 0, 2] = nan
+    beams = ctc_prefix_beam(log_probs, jnp.array([3, 3]), beam_size=3)
+    assert np.isnan(beams.log_probs[0]).all()
+    assert np.isfinite(beams.log_probs[1]).all()
+    unread = ctc_prefix_beam(log_probs, jnp.array([1, 3]), beam_size=3)
+    np.testing.assert_allclose(unread.log_probs[0], np.log(0.25), rtol=1e-6)

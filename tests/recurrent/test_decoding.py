@@ -804,3 +804,53 @@ def test_the_reference_lists_every_complete_sequence_once() -> None:
     assert {len(tokens) for tokens in sequences if 0 not in tokens} == {3}
     assert all(0 not in tokens[:-1] for tokens in sequences)
     assert list(reference.complete(2, 3, None)) == list(itertools.product(range(2), repeat=3))
+
+
+NANS = [np.array(bits, np.uint32).view(np.float32) for bits in (0x7FC00000, 0xFFC00000)]
+
+
+@pytest.mark.parametrize("nan", NANS)
+@pytest.mark.parametrize("stop_token", [None, 2])
+def test_a_model_that_gives_nan_has_no_score_that_looks_sound(
+    nan: Any, stop_token: int | None
+) -> None:
+    table = np.log(np.full((2, 3, 3), 1 / 3, np.float32))  # [B, read, V]
+    table[0, 1] = nan  # in the first example, after token 1
+
+    def step(state: Any, tokens: Any) -> Any:
+        return state, jnp.asarray(table)[jnp.arange(2), tokens]
+
+    first = jnp.array([0, 0])
+    beams = beam_search(step, (), first, beam_size=3, max_length=3, stop_token=stop_token)
+    assert np.isnan(beams.scores[0, 0])
+    assert np.isfinite(beams.scores[1, 0])
+    nothing = beam_search(step, (), jnp.array([1, 1]), beam_size=2, max_length=2, stop_token=None)
+    assert np.isnan(nothing.scores[0]).all()
+
+
+def test_a_prefix_that_is_impossible_stays_so_whatever_the_model_gives_for_it() -> None:
+    """Only token 1 may follow 0; what the model says after 0 or 2 again is NaN."""
+    table = jnp.array([[-jnp.inf, 0.0, -jnp.inf], [0.0, -jnp.inf, -jnp.inf], [jnp.nan] * 3])
+
+    def step(state: Any, tokens: Any) -> Any:
+        return state, table[tokens]
+
+    beams = beam_search(step, (), jnp.array([0]), beam_size=3, max_length=3, stop_token=None)
+    assert beams.sequences[0, 0].tolist() == [1, 0, 1]
+    assert beams.scores[0].tolist() == [0, -np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.4}])
+def test_an_infinite_logit_wins(options: dict[str, Any]) -> None:
+    kept = filter_logits(jnp.array([0.0, jnp.inf, 3.0, -jnp.inf]), **options)
+    assert jax.nn.softmax(kept).tolist() == [0, 1, 0, 0]
+
+
+def test_infinite_logits_share_the_probability() -> None:
+    kept = filter_logits(jnp.array([jnp.inf, 0.0, jnp.inf]), 2.0)
+    assert jax.nn.softmax(kept).tolist() == [0.5, 0, 0.5]
+
+
+@pytest.mark.parametrize("row", [[-np.inf] * 3, [0.0, np.nan, 1.0], [np.inf, np.nan, 0.0]])
+def test_a_row_without_a_distribution_becomes_nan(row: list[float]) -> None:
+    assert np.isnan(filter_logits(jnp.array(row))).all()

@@ -170,3 +170,60 @@ def test_label_smoothing_of_cross_entropy_may_be_traced() -> None:
         expected = cross_entropy(LOGITS, LABELS, label_smoothing=smoothing).mean
         np.testing.assert_allclose(loss(smoothing), expected, rtol=1e-13)
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8, jnp.int16, jnp.uint16, jnp.int32])
+@pytest.mark.parametrize("classes", [128, 256, 32768])
+def test_labels_of_any_width_count_as_the_same_classes(dtype: Any, classes: int) -> None:
+    labels = np.array([0, 5, 127])
+    logits = np.random.default_rng(0).normal(size=(3, classes)).astype(np.float32)
+    params = {"kernel": logits}
+    expected = -log_softmax(logits.astype(float), axis=-1)[np.arange(3), labels].mean()
+    narrow = jnp.asarray(labels, dtype)
+    plain = losses.cross_entropy(jnp.asarray(logits), narrow).mean
+    linear = losses.linear_cross_entropy(params, np.eye(3, dtype=np.float32), narrow).mean
+    np.testing.assert_allclose([plain, linear], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, jnp.float32(0)])
+def test_a_class_that_is_impossible_costs_nothing_without_smoothing(smoothing: Any) -> None:
+    z = np.array([0.0, 1.0, -np.inf], np.float32)
+
+    def plain(z: Any) -> Any:
+        return losses.cross_entropy(z[None], jnp.array([1]), label_smoothing=smoothing).mean
+
+    def linear(z: Any) -> Any:
+        params = {"kernel": jnp.zeros((2, 3)), "bias": z}
+        labels, ones = jnp.array([1]), jnp.ones((1, 2))
+        return losses.linear_cross_entropy(params, ones, labels, label_smoothing=smoothing).mean
+
+    for loss in (plain, linear):
+        value, slope = jax.value_and_grad(loss)(z)
+        np.testing.assert_allclose(value, np.log(1 + np.exp(-1)), rtol=1e-6)
+        sigmoid = 1 / (1 + np.exp(-1))
+        np.testing.assert_allclose(slope, [1 - sigmoid, sigmoid - 1, 0], rtol=1e-5, atol=1e-7)
+
+
+def test_smoothing_towards_an_impossible_class_costs_infinitely_much() -> None:
+    logits = jnp.array([[0.0, 1.0, -jnp.inf]])
+    loss = losses.cross_entropy(logits, jnp.array([1]), label_smoothing=0.1)
+    assert loss.mean == np.inf
+
+
+@pytest.mark.parametrize(("dtype", "count"), [(jnp.float16, 70_000), (jnp.bfloat16, 1500)])
+def test_sums_of_narrow_numbers_are_exact(dtype: Any, count: int) -> None:
+    average = masked_average(jnp.ones(count, dtype))
+    assert (average.total, average.weight, average.mean) == (count, count, 1)
+    both = jax.tree.map(jnp.add, average, masked_average(jnp.ones(1, dtype)))
+    assert (both.total, both.weight) == (count + 1, count + 1)
+
+
+def test_counts_are_exact_beyond_the_whole_numbers_of_float32() -> None:
+    many = Average(jnp.float32(1), jnp.int32(2**24))
+    both = jax.tree.map(jnp.add, many, masked_average(jnp.ones(1)))
+    assert both.weight == 2**24 + 1
+
+
+@pytest.mark.parametrize(("weight", "mean"), [(0.5, 4.0), (0.0, 0.0), (3, 2 / 3)])
+def test_a_mean_is_the_total_divided_by_any_weight(weight: float, mean: float) -> None:
+    np.testing.assert_allclose(Average(jnp.float32(2), jnp.asarray(weight)).mean, mean, rtol=1e-6)

@@ -254,3 +254,9 @@ def test_shift_right_puts_the_start_token_first() -> None:
 def test_invalid_decoder_arguments_are_an_error(make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16])
+def test_a_start_token_may_lie_beyond_the_type_of_the_targets(dtype: Any) -> None:
+    read = shift_right(np.array([[7], [8]], dtype), np.iinfo(dtype).max + 1)
+    assert read[:, 0].tolist() == [np.iinfo(dtype).max + 1, 7]

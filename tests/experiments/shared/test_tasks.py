@@ -19,7 +19,7 @@ EPOCHS, STEPS = 6, 5  # of 16 in 72 examples
 
 def rate(config: LengthsConfig, step: int) -> float:
     """The learning rate of a batch: linear warm-up, then a cosine to zero (SGDR, equation 5)."""
-    total, update = math.ceil(EPOCHS * STEPS / config.accumulate), step // config.accumulate
+    total, update = EPOCHS * STEPS // config.accumulate, step // config.accumulate
     warmup = round(config.warmup_epochs * STEPS / config.accumulate)
     if update < warmup:
         return config.learning_rate * (update + 1) / warmup

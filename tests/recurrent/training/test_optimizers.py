@@ -11,10 +11,12 @@ import optax
 import optax.contrib
 import pytest
 
+from recurrent import convolutional_lstm, learned_state
 from recurrent.training.optimizers import (
     OPTIMIZERS,
     SCHEDULES,
     clip,
+    global_norm,
     kernels,
     learning_rate_schedule,
     optax_optimizers,
@@ -463,3 +465,63 @@ def test_a_function_of_ones_own_is_an_optimizer_and_gets_what_it_takes() -> None
     found = traced(own, weight_decay=DECAY)(params, gradients)
     expected = follow(optax.adamw(RATE, B1, 0.5, EPS, weight_decay=DECAY), params, gradients)
     chex.assert_trees_all_close(found, expected, rtol=1e-10)
+
+
+def test_no_peephole_initial_state_or_bias_is_a_kernel_whatever_axes_it_has() -> None:
+    cell = convolutional_lstm((4, 4, 2), 3, kernel_size=3, peepholes=True)
+    marked = kernels(learned_state(cell).init(jax.random.key(0)))
+    assert not any(jax.tree.leaves(marked["state"]))
+    assert marked["cell"]["gate"] == {"forget": False, "input": False, "output": False}
+    assert marked["cell"]["input"] == {"bias": False, "kernel": True}
+    assert marked["cell"]["recurrent"]["kernel"]
+    wide = jnp.ones((2, 3))
+    own = {"W": wide, "hidden_weight": wide, "bias": wide, "b_h": wide, "log_step": wide}
+    assert kernels({**own, "layer_scale": wide}) == {
+        **{"W": True, "hidden_weight": True, "bias": False, "b_h": False, "log_step": False},
+        "layer_scale": False,
+    }
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_a_norm_whose_squares_are_no_numbers_of_float32_is_clipped(size: float) -> None:
+    gradients = {"a": jnp.float32([3 * size]), "b": jnp.float32([0.0, 4 * size])}
+    np.testing.assert_allclose(global_norm(gradients), 5 * size, rtol=1e-6)
+    clipped: Any = clip(0.5 * size).update(gradients, clip(0.5 * size).init(gradients))[0]
+    np.testing.assert_allclose(clipped["b"], [0.0, 0.4 * size], rtol=1e-5)
+
+
+def test_the_norm_of_what_is_not_finite_or_empty_is_as_in_numpy() -> None:
+    assert global_norm({"a": jnp.float32([1.0, jnp.inf])}) == np.inf
+    assert np.isnan(global_norm({"a": jnp.float32([1.0, jnp.nan])}))
+    assert global_norm({"a": jnp.zeros((0, 3), jnp.float32), "b": jnp.zeros(2, jnp.float32)}) == 0
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("number", [float, jnp.float32, jnp.float64])
+def test_narrow_params_take_the_steps_of_float32(name: str, dtype: Any, number: Any) -> None:
+    """Whatever the types of the hyperparameters; the params alone are rounded after each step."""
+    hparams = {"momentum": number(0.5), "weight_decay": number(0.1), "clip_norm": number(1)}
+    params, gradients = problem()
+    narrow = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (params, gradients))
+    made = optimizer(name, number(RATE), **hparams)
+    plain = optimizer(name, RATE, momentum=0.5, weight_decay=0.1, clip_norm=1.0)
+    expected, state = jax.tree.map(jnp.float32, narrow[0]), None
+    for gradient in narrow[1]:
+        wide = jax.tree.map(jnp.float32, gradient)
+        state = plain.init(expected) if state is None else state
+        updates, state = plain.update(wide, state, expected)
+        expected = optax.apply_updates(expected, updates)
+        expected = jax.tree.map(lambda leaf: leaf.astype(dtype).astype(jnp.float32), expected)
+    found = follow(made, *narrow)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
+    unit = float(jnp.finfo(dtype).eps)
+    chex.assert_trees_all_close(jax.tree.map(jnp.float32, found), expected, atol=4 * unit)
+
+
+def test_a_decay_of_zero_leaves_an_infinite_param_alone() -> None:
+    params = {"kernel": jnp.array([[1.0, -jnp.inf]])}
+    found = follow(
+        optimizer("sgd", 0.5, weight_decay=jnp.zeros(())), params, [{"kernel": jnp.ones((1, 2))}]
+    )
+    assert found["kernel"].tolist() == [[0.5, -np.inf]]

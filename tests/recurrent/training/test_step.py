@@ -398,3 +398,51 @@ def test_a_scale_stays_within_its_bounds(
 def test_a_first_scale_out_of_bounds_is_refused(factor: float) -> None:
     with pytest.raises(ValueError, match="loss_scale: expected 0, or 1 to"):
         init_state(line_init, optax.sgd(0.1), KEY, loss_scale=factor)
+
+
+def test_an_average_of_narrow_weights_follows_them() -> None:
+    """1.25 - 0.25 * 0.999^5000 by the closed form; each move is far below a step of bfloat16."""
+    state = init_state(lambda key: {"w": jnp.bfloat16(1)}, optax.sgd(0.0), KEY, keep_average=True)
+    state = state._replace(params={"w": jnp.bfloat16(1.25)}, step=jnp.int32(100_000))
+
+    def step(_: int, state: TrainState) -> TrainState:
+        return apply_gradients(optax.sgd(0.0), state, {"w": jnp.bfloat16(0)}, 0.999)[0]
+
+    state = jax.lax.fori_loop(0, 5000, step, state)
+    np.testing.assert_allclose(state.average["w"], 1.25 - 0.25 * 0.999**5000, rtol=1e-5)
+    assert state.weights["w"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("decay", [0.0, jnp.float32(0)])
+def test_a_decay_of_zero_forgets_what_the_average_was(decay: Any) -> None:
+    state = init_state(lambda key: jnp.float32(1), optax.sgd(1.0), KEY, keep_average=True)
+    state = state._replace(average=jnp.float32(jnp.inf))
+    state, _ = apply_gradients(optax.sgd(1.0), state, jnp.float32(-1), decay)
+    assert state.average == 2.0
+
+
+def test_an_update_that_is_not_finite_is_skipped_though_its_gradient_is() -> None:
+    """The second moment of 1e30 is no number of float32, 0.5 / 1e-8 none of float16."""
+    for made, dtype, gradient in (
+        (optax.adam(0.1), jnp.float32, 1e30),
+        (optax.sgd(1e38), jnp.float32, 10.0),
+        (optax.scale(1e5), jnp.float16, 1.0),
+    ):
+        state = init_state(lambda key, dtype=dtype: jnp.ones(2, dtype), made, KEY)
+        after, metrics = apply_gradients(made, state, jnp.array([gradient, 0], dtype))
+        assert (int(after.skipped), float(metrics["skipped"].mean)) == (1, 1)
+        unchanged = state.params, state.opt_state
+        chex.assert_trees_all_equal((after.params, after.opt_state), unchanged)
+
+
+def test_a_param_that_is_infinite_by_design_does_not_stop_the_others() -> None:
+    state = init_state(lambda key: jnp.array([0.0, -jnp.inf]), optax.sgd(1.0), KEY)
+    state, _ = apply_gradients(optax.sgd(1.0), state, jnp.array([1.0, 0.0]))
+    assert (state.params.tolist(), int(state.skipped)) == ([-1.0, -np.inf], 0)
+
+
+def test_the_types_of_a_state_stay_whatever_the_types_of_the_hyperparameters() -> None:
+    optimizer = optax.adam(jnp.float32(0.1), b1=jnp.float32(0.9))
+    state = init_state(lambda key: jnp.ones(2, jnp.bfloat16), optimizer, KEY, keep_average=True)
+    after, _ = apply_gradients(optimizer, state, jnp.ones(2, jnp.bfloat16), jnp.float32(0.9))
+    chex.assert_trees_all_equal_dtypes(keyless(after), keyless(state))
