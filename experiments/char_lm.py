@@ -39,7 +39,12 @@ class Config(TbpttConfig):
 
     data: str = option("pydoc", "the text: Python's own help, or tiny Shakespeare", choices=TEXTS)
     text: str = option("", "a UTF-8 file to read instead", file=True)
-    cell: str = option("lstm", cell_flag.help_text(), check=cell_flag.cell_factory, file=True)
+    cell: str = option(
+        "lstm",
+        f"{cell_flag.help_text()}; it must not look ahead",
+        check=cell_flag.cell_factory,
+        file=True,
+    )
     layers: int = option(1, "number of stacked layers", minimum=1, maximum=100)
     hidden_size: int = option(512, "H, of every layer", minimum=1, maximum=10**5)
     embedding_size: int = option(64, "size of the vector of a character", minimum=1, maximum=10**5)
@@ -99,17 +104,28 @@ def program(config: Config) -> Program:
 def model_of(
     config: Config, vocabulary: int, dropout: Any = 0.0, key: Array | None = None
 ) -> recurrent.Cell:
-    """Return the network, from tokens ``[T, B]`` to logits ``[T, B, V]``; no key in evaluation."""
+    """Return the network, from tokens ``[T, B]`` to logits ``[T, B, V]``; no key in evaluation.
+
+    Raises:
+      UserError: for a cell that looks ahead, which would read the tokens that it is to foretell; it
+        is tried in evaluation, whose network a program builds first.
+    """
     keys = [None] * config.layers if key is None else jax.random.split(key, config.layers)
     size = config.embedding_size
-    parts: list[Any] = [
-        recurrent.embedding(vocabulary, size, kernel_init=jax.nn.initializers.normal(1.0))
-    ]
+    parts: list[recurrent.Cell] = []
+    made: dict[int, recurrent.Cell] = {}  # by the size of the inputs
     for own in keys:
-        cell = cell_flag.make_cell(config.cell, size, config.hidden_size)
+        if size not in made:
+            made[size] = cell_flag.make_cell(
+                config.cell, size, config.hidden_size, causal=key is None
+            )
+        cell = made[size]
         size = recurrent.output_shape(cell)[-1]
         parts += [cell, recurrent.step_dropout(size, dropout, own)]
-    return recurrent.stack(*parts, recurrent.dense(size, vocabulary), input_shape=())
+    read = recurrent.embedding(
+        vocabulary, config.embedding_size, kernel_init=jax.nn.initializers.normal(1.0)
+    )
+    return recurrent.stack(read, *parts, recurrent.dense(size, vocabulary), input_shape=())
 
 
 def metrics(loss: losses.Average) -> Metrics:

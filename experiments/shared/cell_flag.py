@@ -12,6 +12,7 @@ import recurrent
 from experiments.harness.errors import UserError, did_you_mean
 from experiments.harness.mistakes import in_words
 from experiments.harness.user_files import describe_error, load_function, place_of
+from experiments.shared import causality
 from recurrent import Cell
 
 
@@ -32,12 +33,19 @@ def help_text() -> str:
     return f"the cell: {', '.join(library_cells())}, or one of your own as FILE.py:FUNCTION"
 
 
-def make_cell(name: str, input_size: int, hidden_size: int) -> Cell:
+def make_cell(name: str, input_size: int, hidden_size: int, *, causal: bool = False) -> Cell:
     """Build the cell of these sizes that ``--cell=name`` stands for.
+
+    Args:
+      name: of the cell.
+      input_size: D.
+      hidden_size: H.
+      causal: whether the cell must foretell its next input: then it must not look ahead, and must
+        have a step.
 
     Raises:
       UserError: as `cell_factory` does, and where the function refuses the sizes or returns
-        something else.
+        something else, or a cell that is not causal though it must be.
     """
     try:
         cell = cell_factory(name)(input_size, hidden_size)
@@ -56,20 +64,58 @@ def make_cell(name: str, input_size: int, hidden_size: int) -> Cell:
         )
     if ":" in name:
         check_step(name, cell)
+    if causal:
+        check_causal(name, cell)
     return cell
 
 
-def check_step(name: str, cell: Cell) -> None:
-    """Raise `UserError` where a step of the user's own cell fails, or changes its state's form."""
+def check_causal(name: str, cell: Cell) -> None:
+    """Raise `UserError` where a cell cannot foretell its next input, because it reads that too."""
+    if looks_ahead(name, cell):
+        raise UserError(
+            f"--cell: {name} looks ahead: its output at a step moves when only later inputs "
+            "change, and this experiment has it foretell those. Take a cell that reads forwards "
+            "alone, such as one of the two in recurrent.bidirectional."
+        )
+    if ":" in name:
+        check_step(name, cell, needed=True)
+
+
+def looks_ahead(name: str, cell: Cell) -> bool:
+    """Return whether the cell of ``--cell=name`` looks ahead.
+
+    The user's own is tried; of the library's, which are tried by a test, none does.
+
+    Raises:
+      UserError: where the user's own cell cannot read a sequence.
+    """
+    if ":" not in name:
+        return False
+    try:
+        return causality.looks_ahead(cell)
+    except Exception as error:  # whatever the user's own function raises
+        raise UserError(failed("a sequence read by", name, error)) from error
+
+
+def failed(what: str, name: str, error: Exception) -> str:
+    """Word that the user's own cell has raised an error, with its place in their file."""
+    place = place_of(error, name.rpartition(":")[0])
+    where = f" ({place})" if place else ""
+    return f"--cell: {what} {name} raised {in_words(error)}{where}."
+
+
+def check_step(name: str, cell: Cell, *, needed: bool = False) -> None:
+    """Raise `UserError` where a step of the user's own cell fails, or changes its state's form.
+
+    A cell that has none, but reads whole sequences, passes where no step is ``needed``.
+    """
     x = jax.ShapeDtypeStruct((2, *cell.input_shape), jnp.float32)
     try:
         before, (after, ys) = jax.eval_shape(lambda x: step_of(cell, x), x)
     except Exception as error:  # whatever the user's own function raises
-        if runs_as_a_whole(cell, x):
+        if not needed and runs_as_a_whole(cell, x):
             return
-        place = place_of(error, name.rpartition(":")[0])
-        where = f" ({place})" if place else ""
-        raise UserError(f"--cell: a step of {name} raised {in_words(error)}{where}.") from error
+        raise UserError(failed("a step of", name, error)) from error
     if cell_state(before) != cell_state(after):
         raise UserError(
             f"--cell: a step of {name} must return a state like the one it is given, "

@@ -146,11 +146,6 @@ def test_a_new_cell_trains_by_a_flag(tmp_path: Path):
 # What the backward pass keeps, and what its loop does
 
 
-def cell_columns(params: Any) -> int:
-    """Return the columns of the kernel that the inputs are multiplied by."""
-    return params["input"]["kernel"].shape[1]
-
-
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("factory", "kept", "own"),
@@ -165,18 +160,18 @@ def test_the_sum_that_a_gate_reads_is_kept_once_and_has_one_gradient(
     def differentiate(params: Any, xs: Any) -> Any:
         return values_and_gradients(lambda *args: unroll(cell, args[0], args[1])[1], params, xs)
 
-    inside, outside, backward = loops(differentiate, params, xs)
+    # the loops of a CPU, which write over what they read, and those of accelerators, which stack
+    inside, stacking, backward, stacking_backward = loops(differentiate, params, xs)
     fields = len(cell.initial_state(params, ()))
     blocks = params["recurrent"]["kernel"].shape[1]
-    assert sum(shape[-1] for shape in inside.stacked) == (fields + kept) * SIZE
-    written_over = [shape[-1] for shape in outside.carried if shape[0] == TIME]
-    new = [shape[-1] for shape in outside.stacked]
-    assert sum(written_over) == cell_columns(params)
-    assert sum(written_over + new) == (fields + kept) * SIZE
+    for loop in (inside, stacking):
+        assert sum(shape[-1] for shape in loop.stacked) == (fields + kept) * SIZE
     assert backward.stacked == []
     rewritten = [shape[-1] for shape in backward.carried if shape[0] == TIME]
     assert sum(rewritten) == blocks + own * SIZE
-    assert [loop.products for loop in (inside, outside, backward)] == [2, 1, 1]
+    assert sum(shape[-1] for shape in stacking_backward.stacked) == blocks + own * SIZE
+    products = [loop.products for loop in (inside, stacking, backward, stacking_backward)]
+    assert products == [2, 1, 1, 1]
     others = [shape for shape in backward.carried if shape[0] != TIME]
     assert all(shape == (BATCH, SIZE) for shape in others)
 

@@ -86,3 +86,55 @@ def test_a_mistake_is_said_in_one_line(
     assert str(caught.value).startswith("--cell: ")
     assert "\n" not in str(caught.value)
     assert ".." not in str(caught.value).replace("...", "")
+
+
+# A cell that must foretell its next input
+
+BOTH_WAYS = """
+from recurrent import bidirectional, gru
+def mine(d, h):
+    return bidirectional(gru(d, h), gru(d, h))
+"""
+WITHOUT_STEP = """
+import jax.numpy as jnp
+from recurrent import Cell
+def mine(d, h):
+    def step(params, state, x):
+        raise NotImplementedError("sums are made at once")
+    def run(params, state, xs, *, mask, reset, reverse):
+        return state, jnp.cumsum(xs, axis=0)
+    return Cell(lambda key: {}, lambda params, batch: (), step, (d,), run)
+"""
+BROKEN_SEQUENCE = WITHOUT_STEP.replace("raise Not", "return state, x  # Not").replace(
+    "xs, axis", "xs[1:] + xs, axis"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BOTH_WAYS, r"cells.py:mine looks ahead: .*Take a cell that reads forwards alone"),
+        (WITHOUT_STEP, r"a step of .*: sums are made at once \(.*cells.py, line 6\)"),
+        (BROKEN_SEQUENCE, r"a sequence read by .*TypeError: .*\(.*cells.py, line 8\)"),
+    ],
+)
+def test_what_cannot_foretell_its_next_input_is_refused(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    file = tmp_path / "cells.py"
+    file.write_text(text)
+    with pytest.raises(UserError, match=said) as caught:
+        make_cell(f"{file}:mine", 5, 4, causal=True)
+    assert str(caught.value).startswith("--cell: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [CELL, GATE])
+def test_a_sound_cell_foretells(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cells.py").write_text(text)
+    make_cell(f"{tmp_path}/cells.py:mine", 5, 4, causal=True)
+
+
+def test_what_need_not_foretell_may_look_ahead_and_lack_a_step(tmp_path: Path) -> None:
+    make(tmp_path, BOTH_WAYS)
+    make(tmp_path, WITHOUT_STEP)
