@@ -11,7 +11,6 @@ from typing import Any
 
 from experiments.harness import catalogue, config, help, processes, progress, supervisor
 from experiments.harness.errors import UserError
-from experiments.harness.files import check_regular, path_of
 from experiments.harness.flags import asks_for_help, read_flags, take_repeated
 from experiments.harness.naming import (
     Launch,
@@ -23,7 +22,6 @@ from experiments.harness.naming import (
 from experiments.harness.processes import Group, Hardware
 
 DEFAULT = "sequential_digits"
-LARGEST = 2**24  # bytes of a file of --config
 
 
 def main(arguments: list[str]) -> int:
@@ -89,7 +87,7 @@ def is_command_of_run(word: str, rest: list[str]) -> bool:
     """Return whether a word that is no experiment stands before a run directory."""
     if catalogue.is_file(word) or word in catalogue.experiments():
         return False
-    return any(os.path.exists(path_of(each) / "config.json") for each in rest[:1])
+    return any((Path(each).expanduser() / "config.json").exists() for each in rest[:1])
 
 
 def names(rest: list[str]) -> int:
@@ -123,7 +121,7 @@ def report(arguments: list[str]) -> int:
     folders = [word for word in arguments if not word.startswith("-")]
     flags_only = [word for word in arguments if word.startswith("-")]
     (settings,) = read_flags(flags_only, side_by_side.Settings)
-    out = path_of(settings.out, "--out: ") if settings.out else runs_of_ours() / "report.html"
+    out = Path(settings.out or runs_of_ours() / "report.html").expanduser()
     side_by_side.compare(folders, out)
     print(f"report: {out}")
     return 0
@@ -141,9 +139,7 @@ def bench(arguments: list[str]) -> int:
     if only_checks:
         comparison.check(settings)
         return 0
-    folder = runs_of_ours() / "bench" / default_name(settings)
-    if settings.out:
-        folder = path_of(settings.out, "--out: ")
+    folder = Path(settings.out or runs_of_ours() / "bench" / default_name(settings)).expanduser()
     return comparison.main(settings, folder, shlex.join(["./launch.sh", "bench", *arguments]))
 
 
@@ -169,13 +165,12 @@ def use_run(word: str, folder: str, arguments: list[str]) -> int:
     """Write out, piece by piece, what a command makes of a trained run."""
     from experiments.harness.runs import load_run, read_experiment
 
-    path = path_of(folder, f"{word}: ")
-    known = read_experiment(path).commands
+    known = read_experiment(Path(folder).expanduser()).commands
     if word not in known:
         having = f"it has {', '.join(known)}" if known else "it has none"
         raise UserError(f"{word}: the experiment of {folder} has no such command; {having}.")
     (flags,) = read_flags(arguments, known[word].flags)
-    for piece in known[word].run(load_run(path), flags):
+    for piece in known[word].run(load_run(folder), flags):
         print(piece, end="", flush=True)
     print()
     return 0
@@ -260,10 +255,9 @@ def fields_of(file: str, experiment: catalogue.Experiment) -> dict[str, Any]:
         return {}
     from experiments.harness import rundir
 
-    path = path_of(file, "--config: ")
+    path = Path(file).expanduser()
     if not path.is_file():
         raise UserError(f"--config: there is no file {file!r}.")
-    check_regular(path, "--config: ", LARGEST)
     found = rundir.read_json(path)
     if "experiment" in found and isinstance(found.get("config"), dict):
         if found["experiment"] != experiment.name:

@@ -132,7 +132,7 @@ def page_of_command(word: str, folders: Sequence[str], having: Sequence[str]) ->
     if folders:
         from experiments.harness.runs import read_experiment
 
-        experiment = read_experiment(path_of(folders[0], f"{word}: "))
+        experiment = read_experiment(Path(folders[0]).expanduser())
     else:
         experiment = load(having[0])
     if word not in experiment.commands:

@@ -4,7 +4,6 @@ import shlex
 from pathlib import Path
 
 from experiments.harness.errors import UserError
-from experiments.harness.files import path_of
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "shared" / "template.py"
 
@@ -15,7 +14,7 @@ def write_experiment(path: str) -> str:
     Raises:
       UserError: where the file is there already, cannot be written or is no Python file.
     """
-    file = path_of(path, "new: ")
+    file = Path(path).expanduser()
     if file.suffix != ".py":
         raise UserError(f"new: expected the name of a Python file, such as idea.py, got {path!r}.")
     text = TEMPLATE.read_text(encoding="utf-8").replace(" idea.py", f" {path}")

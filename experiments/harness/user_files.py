@@ -3,7 +3,6 @@
 import hashlib
 import importlib.machinery
 import importlib.util
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,11 +11,8 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from experiments.harness.errors import UserError, did_you_mean
-from experiments.harness.files import check_regular, digest, path_of
+from experiments.harness.files import digest
 from experiments.harness.neighbors import imported_names, neighbors
-
-
-LARGEST = 2**24  # bytes of a Python file
 
 
 class _Loaded(NamedTuple):
@@ -115,10 +111,9 @@ def existing_file(path: str | Path, flag: str = "") -> Path:
     Raises:
       UserError: where there is none.
     """
-    file = path_of(path, flag)
+    file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f"{flag}there is no file {str(path)!r}.")
-    check_regular(file, flag, LARGEST)
     if file.suffix != ".py":
         raise UserError(f"{flag}{str(path)!r} is not a Python file; its name must end in .py.")
     return file.resolve()
@@ -212,7 +207,7 @@ def place_of(error: BaseException, path: str | Path = "") -> str:
       error: with its traceback.
       path: a file of the user's beside those that were loaded, which is named as it is written.
     """
-    named = Path(os.path.expanduser(path)).resolve()
+    named = Path(path).expanduser().resolve()
     main = [named, *_loaded] if path else [*_loaded]
     own = {each for file in main if file.is_file() for each in [file, *neighbors(file)]}
     frames = [

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 
 from experiments.harness.config import options
-from experiments.harness.files import path_of
 from experiments.harness.runs import Run, load_run
 
 
@@ -17,7 +16,7 @@ def describe(folder: str) -> str:
     Raises:
       UserError: as `load_run` does.
     """
-    run = load_run(path_of(folder, "info: "))
+    run = load_run(folder)
     parts = {
         f"{run.experiment.name}: {run.experiment.question}".strip(": "): [f"in {run.folder}"],
         "Settings (* is not the default)": settings(run),

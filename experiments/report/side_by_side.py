@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from experiments.harness import rundir
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
-from experiments.harness.files import path_of
 from experiments.harness.program import Exhibit, Figure, Row, Table
 from experiments.report.page import write_report
 from recurrent.training.task import Metric
@@ -61,7 +60,7 @@ def compare(folders: Sequence[str], out: Path) -> None:
     """
     if not folders:
         raise UserError("report: say which run directories, as in ./launch.sh report DIR DIR.")
-    paths = [path_of(folder, "report: ") for folder in folders]
+    paths = [Path(folder).expanduser() for folder in folders]
     entries = [read(path, name) for path, name in zip(paths, names_of(paths), strict=True)]
     check_earlier_page(out)
     metrics = list(dict.fromkeys(entry.select for entry in entries))
