@@ -30,7 +30,7 @@ accelerator=${RECURRENT_ACCELERATOR:-}
 python=
 installer=
 
-say() { printf 'recurrent: %s\n' "$*" >&2; }
+say() { printf 'recurrent: %s\n' "$*" >&2 || true; } # stderr may be closed
 
 fail() {
   say "$*"
@@ -149,7 +149,7 @@ makes_venvs() { "$1" -I -c 'import ensurepip, venv' 2>/dev/null; }
 candidates() {
   printf '%s\n' python3 python3.12 python3.13 python3.11 python3.14
   local path
-  for path in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[1-9]*/bin/python; do
+  for path in "${PYENV_ROOT:-${HOME-}/.pyenv}"/versions/3.1[1-9]*/bin/python; do
     [[ ! -x $path ]] || printf '%s\n' "$path"
   done
 }

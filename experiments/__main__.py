@@ -9,8 +9,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from experiments.harness import catalogue, config, help, processes, progress, supervisor
+from experiments.harness import catalogue, config, help, processes, progress, streams, supervisor
 from experiments.harness.errors import UserError
+from experiments.harness.files import check_regular, path_of
 from experiments.harness.flags import asks_for_help, read_flags, take_repeated
 from experiments.harness.naming import (
     Launch,
@@ -22,6 +23,7 @@ from experiments.harness.naming import (
 from experiments.harness.processes import Group, Hardware
 
 DEFAULT = "sequential_digits"
+LARGEST = 2**24  # bytes of a file of --config
 
 
 def main(arguments: list[str]) -> int:
@@ -32,9 +34,10 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("RECURRENT_STARTED", str(time.time()))  # where launch.sh has not
     arguments, shows_all = without(arguments, "--traceback")
     try:
+        check_working_directory()
         status = dispatch(arguments)
         sys.stdout.flush()
-        return status
+        return say_lost_output() or status
     except UserError as error:
         return refused(error, " ".join(str(error).split()), shows_all)
     except KeyboardInterrupt:
@@ -43,7 +46,7 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed again at exit
         return 141
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         from experiments.harness.mistakes import explained
 
         said = explained(error)
@@ -52,6 +55,22 @@ def main(arguments: list[str]) -> int:
         return refused(error, said, shows_all)
     finally:
         progress.stop_clock()
+
+
+def check_working_directory() -> None:
+    """Raise `UserError` where relative paths lead nowhere."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UserError("The working directory was deleted; change to another one.") from error
+
+
+def say_lost_output() -> int:
+    """Say that lines of stdout are lost, and return the exit status of that; 0 where none is."""
+    reason = streams.refusal_of(sys.stdout)
+    if reason:
+        print(f"error: stdout cannot be written: {reason}.", file=sys.stderr)
+    return 1 if reason else 0
 
 
 def refused(error: BaseException, said: str, shows_all: bool) -> int:
@@ -87,7 +106,8 @@ def is_command_of_run(word: str, rest: list[str]) -> bool:
     """Return whether a word that is no experiment stands before a run directory."""
     if catalogue.is_file(word) or word in catalogue.experiments():
         return False
-    return any((Path(each).expanduser() / "config.json").exists() for each in rest[:1])
+    paths = [Path(os.path.expanduser(each), "config.json") for each in rest[:1]]
+    return any(map(os.path.exists, paths))
 
 
 def names(rest: list[str]) -> int:
@@ -121,7 +141,7 @@ def report(arguments: list[str]) -> int:
     folders = [word for word in arguments if not word.startswith("-")]
     flags_only = [word for word in arguments if word.startswith("-")]
     (settings,) = read_flags(flags_only, side_by_side.Settings)
-    out = Path(settings.out or runs_of_ours() / "report.html").expanduser()
+    out = path_of(settings.out, "--out: ") if settings.out else runs_of_ours() / "report.html"
     side_by_side.compare(folders, out)
     print(f"report: {out}")
     return 0
@@ -139,7 +159,9 @@ def bench(arguments: list[str]) -> int:
     if only_checks:
         comparison.check(settings)
         return 0
-    folder = Path(settings.out or runs_of_ours() / "bench" / default_name(settings)).expanduser()
+    folder = runs_of_ours() / "bench" / default_name(settings)
+    if settings.out:
+        folder = path_of(settings.out, "--out: ")
     return comparison.main(settings, folder, shlex.join(["./launch.sh", "bench", *arguments]))
 
 
@@ -165,12 +187,13 @@ def use_run(word: str, folder: str, arguments: list[str]) -> int:
     """Write out, piece by piece, what a command makes of a trained run."""
     from experiments.harness.runs import load_run, read_experiment
 
-    known = read_experiment(Path(folder).expanduser()).commands
+    path = path_of(folder, f"{word}: ")
+    known = read_experiment(path).commands
     if word not in known:
         having = f"it has {', '.join(known)}" if known else "it has none"
         raise UserError(f"{word}: the experiment of {folder} has no such command; {having}.")
     (flags,) = read_flags(arguments, known[word].flags)
-    for piece in known[word].run(load_run(folder), flags):
+    for piece in known[word].run(load_run(path), flags):
         print(piece, end="", flush=True)
     print()
     return 0
@@ -255,9 +278,10 @@ def fields_of(file: str, experiment: catalogue.Experiment) -> dict[str, Any]:
         return {}
     from experiments.harness import rundir
 
-    path = Path(file).expanduser()
+    path = path_of(file, "--config: ")
     if not path.is_file():
         raise UserError(f"--config: there is no file {file!r}.")
+    check_regular(path, "--config: ", LARGEST)
     found = rundir.read_json(path)
     if "experiment" in found and isinstance(found.get("config"), dict):
         if found["experiment"] != experiment.name:
@@ -321,8 +345,15 @@ def early_flags(arguments: list[str], cls: Any) -> Any:
 
 
 def prepare_devices(count: int) -> None:
-    """Give the CPU its devices, which must come before an experiment makes its first array."""
-    from experiments.harness.devices import set_cpu_devices
+    """Give the CPU its devices, which must come before an experiment makes its first array.
+
+    Raises:
+      UserError: where JAX cannot be imported with these environment variables.
+    """
+    try:
+        from experiments.harness.devices import set_cpu_devices
+    except ValueError as error:
+        raise UserError(f"JAX refuses one of the variables JAX_...: {error}.") from error
 
     set_cpu_devices(count)
 
@@ -361,6 +392,7 @@ WORDS = {
 
 def start() -> None:
     """Run the command line of this process, and end it."""
+    streams.open_streams()
     supervisor.end_with_the_supervisor()
     processes.ends_alone(lambda: main(sys.argv[1:]))
 

@@ -497,3 +497,33 @@ def test_the_lock_names_no_index_and_every_pin_is_exact() -> None:
         assert equals, line
         assert name.replace("-", "").isalnum(), line
         assert version.replace(".", "").isalnum(), line
+
+
+def test_launch_needs_neither_a_home_nor_a_stderr(clone: Clone) -> None:
+    command = f"env -u HOME bash '{clone.root}/launch.sh' list"
+    result = clone.call(["bash", "-c", command])
+    assert (result.returncode, result.stderr) == (0, "")
+    result = clone.call(["bash", "-c", f"env -u HOME bash '{clone.root}/launch.sh' x 2>&-"])
+    assert result.returncode == 0
+    assert clone.log()[-1] == "run x"
+
+
+def test_line_ends_stay_as_they_are_where_git_writes_those_of_windows(tmp_path: Path) -> None:
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("needs git")
+
+    def call(*words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.example")
+        subprocess.run([git, *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "made").mkdir()
+    call("init", "made")
+    for name in ("launch.sh", ".gitattributes", "requirements.lock", "docs/images/sweep.png"):
+        (tmp_path / "made" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "made" / name)
+    call("-C", "made", "add", ".")
+    call("-C", "made", "commit", "--message=all")
+    call("clone", "--config=core.autocrlf=true", "made", "clone")
+    for name in ("launch.sh", "requirements.lock", "docs/images/sweep.png"):
+        assert (tmp_path / "clone" / name).read_bytes() == (ROOT / name).read_bytes()

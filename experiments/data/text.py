@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.data.download import REMOTE_FILES, fetch
 from experiments.harness.errors import UserError, unknown
+from experiments.harness.files import check_regular, path_of
 
 TEXTS = ("pydoc", "shakespeare")
 LARGEST = 2**28  # bytes
@@ -43,7 +44,7 @@ def load_text(name: str, file: str = "") -> Text:
       UserError: if the name is unknown, or if the file cannot be read, is too large, is not UTF-8,
         or has fewer than two distinct characters.
     """
-    text = _of_file(Path(file).expanduser()) if file else _of_name(name)
+    text = _of_file(path_of(file, "--text: ")) if file else _of_name(name)
     points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     characters, tokens = np.unique(points, return_inverse=True)
     if len(characters) < 2:
@@ -65,13 +66,9 @@ def _of_name(name: str) -> str:
 
 
 def _of_file(path: Path) -> str:
+    check_regular(path, most_bytes=LARGEST)
     try:
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path} is no regular file; write its text into one.")
-        size = path.stat().st_size
-        if size > LARGEST:
-            raise UserError(f"{path} has {size} bytes; expected at most {LARGEST}.")
-        return path.read_text("utf-8")
+        return path.read_text("utf-8").removeprefix("\ufeff")  # a byte-order mark is no character
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no UTF-8 text: byte {error.start} cannot be read.") from error
     except OSError as error:

@@ -77,6 +77,8 @@ def overlaid(
     if _spans_a_decade(axes):
         log_scale(axes)
     step_axis(axes)
+    if not axes.get_lines():  # of which a legend would warn
+        return figure
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),

@@ -3,12 +3,14 @@
 import ast
 import dataclasses
 import importlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.harness import config
 from experiments.harness.errors import UserError, did_you_mean
+from experiments.harness.files import path_of
 from experiments.harness.user_files import load_file
 
 _FOLDER = Path(__file__).resolve().parent.parent
@@ -74,7 +76,7 @@ def _parsed() -> Iterator[tuple[str, ast.Module]]:
 
 def is_file(word: str) -> bool:
     """Return whether a word of a command line names an experiment by its file."""
-    return word.endswith(".py") or ("/" in word and Path(word).expanduser().is_file())
+    return word.endswith(".py") or ("/" in word and os.path.isfile(os.path.expanduser(word)))
 
 
 def load(word: str) -> Experiment:
@@ -86,7 +88,7 @@ def load(word: str) -> Experiment:
     """
     check_word(word)
     if is_file(word):
-        return _checked(load_file(word), word, Path(word).expanduser().resolve())
+        return _checked(load_file(word), word, path_of(word).resolve())
     return Experiment(word, word, importlib.import_module(f"experiments.{word}"))
 
 

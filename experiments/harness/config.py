@@ -7,10 +7,12 @@ by inheriting the parts that the experiment uses: `RunConfig` here, `OptimizerCo
 
 import dataclasses
 import re
+import struct
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_type_hints
 
 from experiments.harness.errors import UserError, did_you_mean
+from experiments.harness.files import check_regular, path_of
 
 
 class Option(NamedTuple):
@@ -137,9 +139,25 @@ def parse(name: str, option: Option, text: str) -> Any:
     except (ValueError, KeyError):
         raise UserError(f"--{name}: expected {kinds[option.type]}, got {text!r}.") from None
     check_value(name, option, value)
+    if option.type is str and not is_utf8(text):
+        raise UserError(f"--{name}: expected a text in UTF-8, got {text!r}.")
     if option.type is str and (not text or text.startswith("--")):  # an unset shell variable
         raise UserError(f"--{name}: expected a text, got {text!r}.")
     return value
+
+
+def is_utf8(text: str) -> bool:
+    r"""Return whether a text of a command line was UTF-8; Python keeps other bytes as surrogates.
+
+    Example:
+      >>> is_utf8("l\xe4ufe"), is_utf8("l\udce4ufe")
+      (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _booleans = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -152,8 +170,13 @@ def check_value(name: str, option: Option, value: Any) -> None:
         raise UserError(
             f"--{name}: {expected}, got {value!r}.{did_you_mean(value, option.choices)}"
         )
-    if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT32:
+    if option.type is float and not abs(value) <= _LARGEST_FLOAT32:
         raise UserError(f"--{name}: expected a finite number in float32, got {value}.")
+    if option.type is float and 0 < abs(value) < _SMALLEST_FLOAT32:
+        raise UserError(
+            f"--{name}: expected 0 or a number that float32 tells from it, of at least "
+            f"{_SMALLEST_FLOAT32:.3g}, got {value}."
+        )
     bounds = [
         (option.minimum, "at least", lambda bound: value >= bound),
         (option.above, "more than", lambda bound: value > bound),
@@ -163,6 +186,15 @@ def check_value(name: str, option: Option, value: Any) -> None:
     for bound, words, holds in bounds:
         if bound is not None and not holds(bound):
             raise UserError(f"--{name}: expected {words} {bound}, got {value}.")
+        strict = words.endswith("than") and option.type is float and option.traced
+        if bound is not None and strict and not differ_in_float32(value, bound):
+            raise UserError(
+                f"--{name}: expected {words} {bound}, and {value} is {bound} in float32."
+            )
+    if option.traced and option.type is int and not -(2**31) <= value < 2**31:
+        raise UserError(f"--{name}: expected a whole number of 32 bits, got {value}.")
+    if option.file:
+        check_path(value, f"--{name}: ")
     if option.check is not None:
         try:
             option.check(value)
@@ -171,6 +203,25 @@ def check_value(name: str, option: Option, value: Any) -> None:
 
 
 _LARGEST_FLOAT32 = 3.4028234663852886e38
+_SMALLEST_FLOAT32 = 2.0**-126  # below it processors may count with 0 instead
+_LARGEST_FILE = 2**36  # bytes, since the contents of a file are hashed
+
+
+def differ_in_float32(one: float, other: float) -> bool:
+    """Return whether rounding to float32 keeps two numbers apart.
+
+    Example:
+      >>> differ_in_float32(0.999, 1), differ_in_float32(0.999999999, 1)
+      (True, False)
+    """
+    return struct.pack("f", one) != struct.pack("f", other)
+
+
+def check_path(value: str, flag: str) -> None:
+    """Raise `UserError` for a ``PATH`` or ``PATH:NAME`` that cannot be one, or be hashed."""
+    path = path_of(value.rpartition(":")[0] or value, flag)
+    if not path.is_dir():
+        check_regular(path, flag, _LARGEST_FILE)
 
 
 def hparams_of(*configs: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Choose the devices of a training, and find how much memory they have."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -61,9 +62,38 @@ def bytes_of(tree: Any) -> int:
 
 
 def memory_bytes() -> int:
-    """Return the memory of the device, or of the machine where the device is its CPU."""
+    """Return the memory of the device; where that is the CPU, what this process may use of it."""
     statistics = jax.local_devices()[0].memory_stats() or {}
-    return statistics.get("bytes_limit") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return statistics.get("bytes_limit") or min([whole, *limits_of_groups()])
+
+
+def limits_of_groups(root: Path = Path("/sys/fs/cgroup"), own: str | None = None) -> list[int]:
+    """Return the limits in bytes that Linux sets the control groups of this process, if any.
+
+    Args:
+      root: where the groups are mounted, of version 1 or 2; in a container that is its own group.
+      own: which groups this process is in, as in ``/proc/self/cgroup``.
+    """
+    if own is None:
+        own = text_of(Path("/proc/self/cgroup"))
+    files = [root / "memory.max", root / "memory" / "memory.limit_in_bytes"]
+    for line in own.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            name = "memory.limit_in_bytes" if controllers else "memory.max"
+            below = Path(controllers, path.lstrip("/"))
+            files += [root / each / name for each in [below, *below.parents]]
+    found = map(text_of, files)
+    return [int(text) for text in found if text.strip().isdecimal()]
+
+
+def text_of(file: Path) -> str:
+    """Return what a file of the system says; nothing where it does not exist here."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def set_cpu_devices(count: int) -> None:
@@ -74,10 +104,16 @@ def set_cpu_devices(count: int) -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Keep compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where already."""
+    """Keep compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where already.
+
+    They are a convenience: a user without a home directory does without.
+    """
     from experiments.data.cache import cache_dir
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+        try:
+            jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+        except RuntimeError:
+            return
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

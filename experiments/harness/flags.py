@@ -47,6 +47,7 @@ def read_flags(
     for special in ("flagfile", "undefok"):
         if any(re.match(f"--?{special}(=|$)", word) for word in arguments):
             raise UserError(f"There is no flag --{special}. See --help.")
+    check_negations(arguments, known)
     try:
         _, *extra = values(["launch.sh", *arguments])
     except flags.UnrecognizedFlagError as error:
@@ -62,6 +63,16 @@ def read_flags(
     given = {name: values[name].value for name in known if values[name].present}
     given = {**(base or {}), **given}
     return [cls(**{n: given[n] for n in config.options(cls) if n in given}) for cls in classes]
+
+
+def check_negations(arguments: list[str], known: Mapping[str, Option]) -> None:
+    """Raise `UserError` for a switch that is turned off and given a value too."""
+    for word in arguments:
+        match = re.match("--?no([^=]*)=", word)
+        if match and match[1] in known and known[match[1]].type is bool:
+            raise UserError(
+                f"--no{match[1]}: expected no value; write --no{match[1]}, or --{match[1]}=false."
+            )
 
 
 def define(values: Any, name: str, field: Option) -> None:

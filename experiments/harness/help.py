@@ -3,13 +3,13 @@
 import shutil
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments.harness import config
 from experiments.harness.catalogue import Experiment
 from experiments.harness.config import Option
 from experiments.harness.errors import UserError
+from experiments.harness.files import path_of
 from experiments.harness.naming import Launch
 from experiments.harness.processes import Group, Hardware
 
@@ -132,7 +132,7 @@ def page_of_command(word: str, folders: Sequence[str], having: Sequence[str]) ->
     if folders:
         from experiments.harness.runs import read_experiment
 
-        experiment = read_experiment(Path(folders[0]).expanduser())
+        experiment = read_experiment(path_of(folders[0], f"{word}: "))
     else:
         experiment = load(having[0])
     if word not in experiment.commands:

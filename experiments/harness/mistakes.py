@@ -1,8 +1,12 @@
 """Word what went wrong in a file of the user's: one line, with the place in that file."""
 
+import os
+import re
+import traceback
+
 import jax
 
-from experiments.harness.user_files import place_of
+from experiments.harness.user_files import exit_in_words, place_of
 
 LONGEST = 300  # characters of an error's own words
 HINTS: dict[type[Exception], str] = {
@@ -32,12 +36,37 @@ HINTS: dict[type[Exception], str] = {
 def explained(error: BaseException) -> str:
     """Return a sentence about an error that came up in a file of the user's; else nothing.
 
+    A call of ``sys.exit`` is one, too: nothing else calls it, and the work is not done.
+
     What is wrong stands first, then the file and the line, and how to see the rest.
     """
+    if is_of_backend(error):
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        said = " ".join(str(error).split()) or "there is no such device here"
+        return f"JAX cannot start with JAX_PLATFORMS={asked!r}: {said}."
+    if is_out_of_memory(error):
+        asked = re.search(r"allocating (\d+) bytes", str(error))
+        much = f" for {int(asked[1]) / 2**30:.1f} GiB at once" if asked else ""
+        return f"There is not enough memory{much}; choose a smaller --batch_size or smaller sizes."
     place = place_of(error)
-    if not place:
+    if not place and not isinstance(error, SystemExit):
         return ""
-    return f"{in_words(error)} ({place}). --traceback shows the rest."
+    where = f" ({place})" if place else ""
+    return f"{in_words(error)}{where}. --traceback shows the rest."
+
+
+def is_of_backend(error: BaseException) -> bool:
+    """Return whether JAX has found no device that it was asked for."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.endswith(("xla_bridge.py", "xla_client.py"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether Python, NumPy or a device has not had as much memory as it was asked for."""
+    of_device = isinstance(error, jax.errors.JaxRuntimeError) and re.search(
+        "out of memory|RESOURCE_EXHAUSTED", str(error), re.IGNORECASE
+    )
+    return isinstance(error, MemoryError) or bool(of_device)
 
 
 def in_words(error: BaseException) -> str:
@@ -45,6 +74,8 @@ def in_words(error: BaseException) -> str:
     for kind, hint in HINTS.items():
         if isinstance(error, kind):
             return f"{type(error).__name__}: {hint}"
+    if isinstance(error, SystemExit):
+        return exit_in_words(error)
     said = " ".join(str(error).split())
     short = said if len(said) <= LONGEST else said[:LONGEST] + "..."
     return f"{type(error).__name__}: {short}".rstrip(":. ")

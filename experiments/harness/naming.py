@@ -10,6 +10,7 @@ from experiments.harness import config
 from experiments.harness.catalogue import Experiment
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
+from experiments.harness.files import path_of
 from experiments.harness.version import ROOT
 
 UNNAMED = ("layout", "slots")  # they change no number
@@ -40,16 +41,35 @@ def runs_of_ours() -> Path:
 
 
 def run_directory(parent: Path, launch: Launch, name: str) -> Path:
-    """Return where the run lives: --workdir, or a folder of that name."""
+    """Return where the run lives: --workdir, or a folder of that name.
+
+    Raises:
+      UserError: for a name or a path that cannot be one.
+    """
     if launch.workdir:
-        return Path(launch.workdir).expanduser()
+        return check_utf8(path_of(launch.workdir, "--workdir: "))
     name = launch.name or name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,119}", name):
         raise UserError(
             f"--name: expected letters, digits and ._=,+- (at most 120), got {name!r}; "
             "use --workdir for a path."
         )
-    return parent / name
+    return check_utf8(parent / name)
+
+
+def check_utf8(folder: Path) -> Path:
+    """Return a folder whose path is UTF-8, as what writes checkpoints expects.
+
+    Raises:
+      UserError: where it is not.
+    """
+    whole = str(folder.absolute())
+    if not config.is_utf8(whole):
+        raise UserError(
+            f"--workdir: the path of a run directory must be UTF-8, and {whole!r} is not; choose "
+            "another folder."
+        )
+    return folder
 
 
 def default_name(*settings: Any, sweep: str = "") -> str:
@@ -64,4 +84,5 @@ def default_name(*settings: Any, sweep: str = "") -> str:
     name = re.sub(r"[^A-Za-z0-9._=,+-]", "-", ",".join(changed)) or "default"
     if len(name) <= 100:
         return name
-    return f"{name[:80]}-{hashlib.sha256(','.join(changed).encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(",".join(changed).encode("utf-8", "backslashreplace")).hexdigest()
+    return f"{name[:80]}-{digest[:12]}"

@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 
 from experiments.harness.errors import UserError
+from experiments.harness.files import path_of
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "shared" / "template.py"
 
@@ -14,7 +15,7 @@ def write_experiment(path: str) -> str:
     Raises:
       UserError: where the file is there already, cannot be written or is no Python file.
     """
-    file = Path(path).expanduser()
+    file = path_of(path, "new: ")
     if file.suffix != ".py":
         raise UserError(f"new: expected the name of a Python file, such as idea.py, got {path!r}.")
     text = TEMPLATE.read_text(encoding="utf-8").replace(" idea.py", f" {path}")

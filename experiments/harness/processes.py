@@ -71,7 +71,19 @@ def are_to_be_started(asked: Group) -> bool:
 
 def in_slurm_step() -> bool:
     """Return whether ``srun`` has started this process as one of several."""
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1
+    return number_of("SLURM_STEP_NUM_TASKS", 1) > 1
+
+
+def number_of(variable: str, default: int) -> int:
+    """Return the number that an environment variable holds.
+
+    Raises:
+      UserError: where it holds something else.
+    """
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal():
+        raise UserError(f"{variable}: expected a whole number, got {text!r}; unset it.")
+    return int(text)
 
 
 def on_this_machine(asked: Group) -> int:

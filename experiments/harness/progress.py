@@ -2,14 +2,13 @@
 
 import contextlib
 import math
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
-from experiments.harness.processes import Group, are_to_be_started, is_first
+from experiments.harness.processes import Group, are_to_be_started, is_first, number_of
 
 Show = Callable[[int, str, Hashable], None]
 SECONDS_BETWEEN_LINES = 5.0
@@ -76,7 +75,7 @@ def _speaks(group: Group) -> bool:
     """
     if are_to_be_started(group):
         return False
-    in_slurm = int(os.environ.get("SLURM_PROCID") or 0)
+    in_slurm = number_of("SLURM_PROCID", 0)
     return group.process <= 0 and in_slurm == 0 and group.coordinator != "auto"
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -181,7 +182,7 @@ def message(program: Program, means: dict[str, float | None]) -> str:
 def started_at() -> float:
     """Return when the launcher was called, in seconds since the epoch."""
     text = os.environ.get("RECURRENT_STARTED", "").replace(",", ".")  # bash writes it by locale
-    return float(text or time.time())
+    return float(text) if re.fullmatch(r"\d{1,12}(\.\d*)?", text) else time.time()
 
 
 def divergence_of(plan: Plan, state: SweepState, failures: int, rows: Sequence[Row]) -> str:

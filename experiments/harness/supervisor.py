@@ -117,7 +117,8 @@ def say_lost(number: int, status: int, text: str) -> None:
 
 def end_with_the_supervisor() -> None:
     """Stop this process, as SIGTERM does, once the one that started it is gone."""
-    parent = int(os.environ.get(PARENT, 0))
+    text = os.environ.get(PARENT, "")
+    parent = int(text) if text.isdecimal() else 0
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from experiments.harness.errors import UserError, did_you_mean
-from experiments.harness.files import digest
+from experiments.harness.files import check_regular, digest, path_of
 from experiments.harness.neighbors import imported_names, neighbors
+
+LARGEST = 2**24  # bytes of a Python file
 
 
 class _Loaded(NamedTuple):
@@ -111,9 +114,10 @@ def existing_file(path: str | Path, flag: str = "") -> Path:
     Raises:
       UserError: where there is none.
     """
-    file = Path(path).expanduser()
+    file = path_of(path, flag)
     if not file.is_file():
         raise UserError(f"{flag}there is no file {str(path)!r}.")
+    check_regular(file, flag, LARGEST)
     if file.suffix != ".py":
         raise UserError(f"{flag}{str(path)!r} is not a Python file; its name must end in .py.")
     return file.resolve()
@@ -195,9 +199,19 @@ def describe_error(error: BaseException, path: str | Path) -> str:
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename or path}, line {error.lineno})"
     if isinstance(error, SystemExit):
-        said = f"it calls sys.exit({'' if error.code is None else repr(error.code)})"
+        said = exit_in_words(error)
     place = place_of(error, path)
     return f"{said} ({place})" if place else said
+
+
+def exit_in_words(error: SystemExit) -> str:
+    """Say in which words a file has asked to exit.
+
+    Example:
+      >>> exit_in_words(SystemExit(3))
+      'it calls sys.exit(3)'
+    """
+    return f"it calls sys.exit({'' if error.code is None else repr(error.code)})"
 
 
 def place_of(error: BaseException, path: str | Path = "") -> str:
@@ -207,7 +221,7 @@ def place_of(error: BaseException, path: str | Path = "") -> str:
       error: with its traceback.
       path: a file of the user's beside those that were loaded, which is named as it is written.
     """
-    named = Path(path).expanduser().resolve()
+    named = Path(os.path.expanduser(path)).resolve()
     main = [named, *_loaded] if path else [*_loaded]
     own = {each for file in main if file.is_file() for each in [file, *neighbors(file)]}
     frames = [

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from experiments.harness.config import options
+from experiments.harness.files import path_of
 from experiments.harness.runs import Run, load_run
 
 
@@ -16,7 +17,7 @@ def describe(folder: str) -> str:
     Raises:
       UserError: as `load_run` does.
     """
-    run = load_run(folder)
+    run = load_run(path_of(folder, "info: "))
     parts = {
         f"{run.experiment.name}: {run.experiment.question}".strip(": "): [f"in {run.folder}"],
         "Settings (* is not the default)": settings(run),

@@ -2,6 +2,7 @@
 
 import functools
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -42,9 +43,12 @@ def finish(experiment: Experiment, program: Program, asked: Any, trained: Any) -
         write(exhibits=with_learning_curves(program, trained.finished))
     except OSError:
         raise
-    except Exception as error:  # whatever the experiment's own drawing raises
+    except (Exception, SystemExit) as error:  # whatever the experiment's own drawing raises
         reason = f"{type(error).__name__}: {error}"
-        print(f"warning: the exhibits cannot be drawn ({reason}); the page is without them.")
+        print(
+            f"warning: the exhibits cannot be drawn ({reason}); the page is without them.",
+            file=sys.stderr,
+        )
         write(exhibits=[curves_of(program, trained.finished)])
     rundir.write_json(asked.folder / "result.json", found)
     return found

@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 from experiments.harness import rundir
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
+from experiments.harness.files import path_of
+from experiments.harness.numbers import checked_row, damaged
 from experiments.harness.program import Exhibit, Figure, Row, Table
+from experiments.harness.runs import read_identity
 from experiments.report.page import write_report
 from recurrent.training.task import Metric
 
@@ -60,7 +63,7 @@ def compare(folders: Sequence[str], out: Path) -> None:
     """
     if not folders:
         raise UserError("report: say which run directories, as in ./launch.sh report DIR DIR.")
-    paths = [Path(folder).expanduser() for folder in folders]
+    paths = [path_of(folder, "report: ") for folder in folders]
     entries = [read(path, name) for path, name in zip(paths, names_of(paths), strict=True)]
     check_earlier_page(out)
     metrics = list(dict.fromkeys(entry.select for entry in entries))
@@ -150,7 +153,8 @@ def read(folder: Path, name: str) -> Entry:
     """
     if not (folder / "result.json").exists():
         raise UserError(f"{folder} holds no finished run or sweep: it has no result.json.")
-    identity, result = (rundir.read_json(folder / f"{n}.json") for n in ("config", "result"))
+    identity, file = read_identity(folder), folder / "result.json"
+    result = checked_row(file, rundir.read_json(file))
     if not isinstance(result.get("select"), str):
         raise UserError(
             f"The result in {folder} does not say which metric counts, since an earlier version "
@@ -159,16 +163,25 @@ def read(folder: Path, name: str) -> Entry:
     select = Metric(result["select"], bool(result.get("higher_is_better")))
     fields = {"experiment": identity["experiment"], **identity["config"]}
     if "axes" not in identity:
-        return Entry(name, fields, result, select, [rundir.rows_of(folder / "metrics.jsonl")])
-    best = {field: result[f"best_{field}"] for field in identity["axes"] if field != "seed"}
+        return Entry(name, fields, result, select, [rows_in(folder / "metrics.jsonl", ["step"])])
+    if not isinstance(identity["axes"], dict):
+        raise damaged(folder / "config.json", f"axes is {identity['axes']!r}")
+    swept = [field for field in identity["axes"] if field != "seed"]
+    if missing := [field for field in swept if f"best_{field}" not in result]:
+        raise damaged(file, f"it does not say the best {missing[0]}")
+    best = {field: result[f"best_{field}"] for field in swept}
     seeds = {"seed": "several"} if "seed" in identity["axes"] else {}
     return Entry(name, fields | best | seeds, result, select, winners(folder, best))
 
 
 def winners(folder: Path, best: dict[str, Any]) -> list[list[Row]]:
     """Return the metrics of each member of a sweep that has these values."""
-    members = [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
-    rows = member_rows(folder)
+    rows, file = member_rows(folder), folder / "sweep.jsonl"
+    try:
+        read = [json.loads(line) for line in rundir.bytes_of(file).splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(file, f"{error}") from error
+    members = [checked_row(file, each, ["member"]) for each in read]
     return [rows.get(each["member"], []) for each in members if best.items() <= each.items()]
 
 
@@ -176,9 +189,14 @@ def member_rows(folder: Path) -> dict[int, list[Row]]:
     """Return the metrics of each member of a sweep, evaluation by evaluation."""
     rows: dict[int, list[Row]] = {}
     for file in sorted(folder.glob("programs/*/metrics.jsonl")):
-        for row in rundir.rows_of(file):
+        for row in rows_in(file, ["step", "member"]):
             rows.setdefault(row["member"], []).append(row)
     return rows
+
+
+def rows_in(file: Path, whole: Sequence[str]) -> list[Row]:
+    """Return the rows of a file of metrics, checked; see `checked_row`."""
+    return [checked_row(file, row, whole) for row in rundir.rows_of(file)]
 
 
 def exhibits_of(entries: Sequence[Entry], metrics: Sequence[Metric]) -> Iterator[Exhibit]:
@@ -246,7 +264,9 @@ def measurements(entries: Sequence[Entry]) -> list[str]:
 
 def format_number(value: Any) -> str:
     """Write a number in a few digits; ``-`` for none."""
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    if not isinstance(value, int | float):
+        return "-" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def figures_of(entries: Sequence[Entry], metrics: Sequence[Metric]) -> list[Figure]:

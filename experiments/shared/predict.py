@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from experiments.data.images import SHAPES
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
+from experiments.harness.files import check_regular, path_of
 from experiments.harness.runs import Command, Run
 from experiments.shared.classification import Classifier, class_probabilities
 
@@ -76,8 +76,10 @@ def read_image(path: str, shape: tuple[int, int]) -> np.ndarray:
     """Read an image file in shades of gray, white on black as the training images are."""
     from PIL import Image
 
+    file = path_of(path, "--image: ")
+    check_regular(file, "--image: ")
     try:
-        with Image.open(Path(path).expanduser()) as image:
+        with Image.open(file) as image:
             found = np.asarray(image.convert("L"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"--image: {path} cannot be read as an image: {error}.") from error
@@ -87,9 +89,11 @@ def read_image(path: str, shape: tuple[int, int]) -> np.ndarray:
 
 def read_array(path: str, shape: tuple[int, int]) -> np.ndarray:
     """Read an array ``[N, height, width]``; one image may come without its first axis."""
+    file = path_of(path, "--array: ")
+    check_regular(file, "--array: ")
     try:
-        found = np.load(Path(path).expanduser(), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        found = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise UserError(f"--array: {path} cannot be read as a .npy file: {error}.") from error
     if not isinstance(found, np.ndarray) or found.ndim not in (2, 3) or not found.size:
         raise UserError(f"--array: expected {path} to hold one array [N, height, width].")

@@ -119,6 +119,11 @@ def _whole_numbers(text: str, field: str, option: Option, parts: Sequence[str]) 
     first, last = config.parse(field, option, parts[0]), config.parse(field, option, parts[1]) - 1
     if last < first:
         raise UserError(f"--sweep={text}: expected FROM below BELOW, got {parts[0]}:{parts[1]}.")
+    if last - first >= MOST_MEMBERS:
+        raise UserError(
+            f"--sweep={text}: expected at most {MOST_MEMBERS} values, got {last - first + 1}; "
+            "--search=random draws from linear:LOW:HIGH."
+        )
     return range(first, last + 1)
 
 

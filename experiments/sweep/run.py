@@ -17,6 +17,7 @@ from experiments.harness.errors import UserError
 from experiments.harness.files import write_atomically
 from experiments.harness.identity import code_hashes, data_hashes, origin_of, source_hashes
 from experiments.harness.loop import Observer
+from experiments.harness.numbers import checked_row, damaged, is_number
 from experiments.harness.plan import Memory, Outcome, Plan
 from experiments.harness.processes import (
     by_the_first,
@@ -257,9 +258,30 @@ def trained(
     meet("ended")  # so that all of them have seen the file, or none
     if known is not None:
         check_form(file, known.keys() != set(Ended._fields))
-        return Ended(**known)
+        return checked_end(file, Ended(**known), plan)
     _, state = loop.train(plan, folder, observer, stops, dict(memory))
     ended = Ended(list(state.outcomes), state.seconds, state.memory)
     if is_first():
         rundir.write_json(file, ended._asdict())
+    return ended
+
+
+def checked_end(file: Path, ended: Ended, plan: Plan) -> Ended:
+    """Return what ``ended.json`` says of the members of a plan.
+
+    Raises:
+      UserError: where it says something else.
+    """
+    if not isinstance(ended.outcomes, list) or not isinstance(ended.memory, dict):
+        raise damaged(file, "outcomes and memory must be a list and an object")
+    if not is_number(ended.seconds):
+        raise damaged(file, f"seconds is {ended.seconds!r}, not a number")
+    for each in ended.outcomes:
+        checked_row(file, each, ["member", "evaluations_done", "step", "best_step"])
+        if {"status", "score", *plan.values[0]} - each.keys():
+            raise damaged(file, "an outcome lacks its status, its score or a swept field")
+        if each["score"] is not None and not is_number(each["score"]):
+            raise damaged(file, f"score is {each['score']!r}, not a number")
+    if sorted(each["member"] for each in ended.outcomes) != sorted(plan.names):
+        raise damaged(file, "its outcomes are not those of the members of this program")
     return ended

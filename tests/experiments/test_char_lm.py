@@ -52,6 +52,21 @@ def test_a_text_is_split_in_its_order(file: Path) -> None:
     ]
 
 
+def test_a_byte_order_mark_and_line_ends_of_windows_are_no_characters(tmp_path: Path) -> None:
+    texts_of = {}
+    for mark in ("", "\ufeff"):
+        for end in ("\n", "\r\n"):
+            path = tmp_path / "text.txt"
+            path.write_bytes((mark + "one two\nthree\n".replace("\n", end) * 9).encode())
+            texts_of[mark, end] = texts.load_text("pydoc", str(path))
+    plain, *others = texts_of.values()
+    assert plain.characters == "".join(sorted(set("one two\nthree\n")))
+    for other in others:
+        assert other.characters == plain.characters
+        for ours, theirs in zip(plain[1:], other[1:], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 def test_the_default_text_needs_no_network() -> None:
     parts = texts.load_text("pydoc")
     assert len(parts.train) > 300_000

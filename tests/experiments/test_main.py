@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,6 +161,8 @@ def test_a_bad_flag_is_answered_in_one_line(
         (["-"], "Unexpected argument '-'"),
         (["a\nb"], "Unexpected argument 'a\\nb'"),
         (["--workdir="], "--workdir: expected a text"),
+        (["--nooverwrite=x"], "--nooverwrite: expected no value; write --nooverwrite, or --overw"),
+        (["-nooverwrite="], "--nooverwrite: expected no value"),
     ],
 )
 def test_bad_arguments_are_answered_in_one_line(
@@ -229,7 +232,7 @@ def test_flags_arrive_as_typed_values(data: st.DataObject):
         "seed": st.integers(0, 2**31 - 1),
         "hidden_size": st.integers(1, 10**5),
         "learning_rate": st.floats(1e-9, 1e9),
-        "dropout": st.floats(0, 0.99),
+        "dropout": st.floats(0, 0.9375, width=32, allow_subnormal=False),
         "cell": st.sampled_from(["elman", "gru", "lstm"]),
         "order": st.sampled_from(["row", "pixel", "permuted"]),
         "optimizer": st.sampled_from(["sgd", "rmsprop", "adam", "adamw"]),
@@ -614,6 +617,52 @@ def test_an_interruption_prints_one_line_without_a_traceback(
     assert __main__.main([]) == 130
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
+
+
+def test_a_call_of_exit_is_a_sentence_and_no_success(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(__main__, "dispatch", lambda *_: sys.exit())
+    assert refusal(capfd) == "error: it calls sys.exit(). --traceback shows the rest.\n"
+
+
+@pytest.mark.parametrize("function", ["f", "g"])
+def test_a_cell_that_exits_is_a_sentence_and_no_success(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, function: str
+):
+    """When it is made, and when it takes a step."""
+    file = tmp_path / "cell.py"
+    file.write_text(
+        "import recurrent\ndef stop(*_): exit(0)\ndef f(d, h): exit(0)\n"
+        "def g(d, h): return recurrent.gru(d, h)._replace(step=stop, sequence=None)\n"
+    )
+    line = refusal(capfd, "sequential_digits", f"--cell={file}:{function}")
+    assert "it calls sys.exit(0)" in line
+    assert f"cell.py, line {3 if function == 'f' else 2}" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "There is not enough memory; choose a smaller --batch_size"),
+        (
+            jax.errors.JaxRuntimeError("INTERNAL: Out of memory allocating 4294967296 bytes."),
+            "There is not enough memory for 4.0 GiB at once; choose",
+        ),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no"), "There is not enough memory;"),
+    ],
+)
+def test_a_lack_of_memory_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    error: Exception,
+    words: str,
+):
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(__main__, "dispatch", fail)
+    assert refusal(capfd).startswith(f"error: {words}")
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_an_exhibit_that_fails_costs_no_result(
         toys.experiment(module), CONFIG, tmp_path, False, Hardware(), "./launch.sh toy"
     )
     assert run.main(asked) == 0
-    assert "the exhibits cannot be drawn (RuntimeError: no ink)" in capsys.readouterr().out
+    assert "the exhibits cannot be drawn (RuntimeError: no ink)" in capsys.readouterr().err
     assert json.loads((tmp_path / "result.json").read_text())["steps"] == 10
     assert (tmp_path / "report.html").exists()
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from experiments.harness.config import (
     Option,
     RunConfig,
     check_value,
+    fields_from_json,
     hparams_of,
     option,
     options,
@@ -39,6 +41,11 @@ class Base:
 @dataclasses.dataclass(frozen=True)
 class Derived(Base):
     whole: int = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    n: int = option(1, "counted", traced=True)
 
 
 def field(name: str) -> Option:
@@ -139,7 +146,7 @@ def test_bounds_of_whole_numbers_include_both_ends(value: int):
 
 @given(st.floats(width=32))
 def test_above_and_below_exclude_the_bound(value: float):
-    if math.isfinite(value) and 0 < value < 1:
+    if math.isfinite(value) and 2**-126 <= value < 1:  # below, processors may count with 0
         assert parse("rate", field("rate"), repr(value)) == value
     else:
         with pytest.raises(UserError):
@@ -152,6 +159,40 @@ def test_the_largest_float32_is_a_number_and_the_next_double_is_none():
     assert parse("weight_decay", free, repr(largest)) == largest
     with pytest.raises(UserError, match="finite"):
         parse("weight_decay", free, repr(math.nextafter(largest, math.inf)))
+
+
+@pytest.mark.parametrize("text", ["1e-46", "-1e-46", "1e-40", "5e-324"])
+@pytest.mark.parametrize("name", ["weight_decay", "learning_rate"])
+def test_what_float32_takes_for_zero_is_refused(name: str, text: str):
+    """NumPy says so: such a learning rate would train nothing."""
+    assert abs(np.float32(text)) < np.finfo(np.float32).tiny
+    with pytest.raises(UserError, match="expected"):
+        parse(name, options(OptimizerConfig)[name], text)
+    assert parse("weight_decay", options(OptimizerConfig)["weight_decay"], "0") == 0
+
+
+def test_a_bound_excludes_what_float32_takes_for_it():
+    assert np.float32(0.99999999) == 1
+    assert np.float32(0.9999999) < 1
+    assert parse("rate", field("rate"), "0.9999999") == 0.9999999
+    with pytest.raises(UserError, match=r"expected less than 1, and 0\.99999999 is 1 in float32"):
+        parse("rate", field("rate"), "0.99999999")
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 1e-46, math.inf, math.nan])
+def test_a_number_of_a_json_file_is_refused_as_that_of_a_flag_is(value: float):
+    with pytest.raises(UserError, match=r"c\.json: --rate: expected"):
+        fields_from_json("c.json", Base, {"rate": value})
+
+
+def test_a_traced_whole_number_has_32_bits():
+    made = option(1, "counted", traced=True).metadata["option"]
+    for value in (2**31 - 1, -(2**31)):
+        check_value("n", made, value)
+        assert hparams_of(Counted(value))["n"].tolist() == [value]
+    for value in (2**31, -(2**31) - 1):
+        with pytest.raises(UserError, match="expected a whole number of 32 bits"):
+            check_value("n", made, value)
 
 
 def test_a_field_s_own_check_comes_after_its_bounds():

@@ -14,7 +14,14 @@ import pytest
 
 from experiments.harness import devices, loop
 from experiments.harness import run as single
-from experiments.harness.devices import bytes_of_member, check_devices, check_fits_memory
+from experiments.harness.devices import (
+    bytes_of_member,
+    check_devices,
+    check_fits_memory,
+    keep_compiled_programs,
+    limits_of_groups,
+    memory_bytes,
+)
 from experiments.harness.engine import engine_of
 from experiments.harness.errors import UserError
 from experiments.harness.plan import fresh_state, plan_of_run
@@ -131,6 +138,43 @@ def test_what_just_fits_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "memory_bytes", lambda: needed - 1)
     with pytest.raises(UserError, match="choose smaller sizes"):
         check_fits_memory(program(), CONFIG)
+
+
+GROUPS = {  # what /proc/self/cgroup says, and in which file the limit is
+    "a container": ("0::/", "memory.max"),
+    "a slice": ("0::/user/job", "user/job/memory.max"),
+    "a slice within one": ("0::/user/job", "user/memory.max"),
+    "version 1": ("4:memory:/job", "memory/job/memory.limit_in_bytes"),
+    "a container of version 1": ("4:memory:/docker/1", "memory/memory.limit_in_bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_the_limit_of_a_control_group_is_heeded(kind: str, tmp_path: Path) -> None:
+    own, name = GROUPS[kind]
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("1073741824\n")
+    assert set(limits_of_groups(tmp_path, own)) == {2**30}
+    (tmp_path / name).write_text("max\n")
+    assert limits_of_groups(tmp_path, own) == []
+    assert limits_of_groups(tmp_path / "nowhere", own) == []
+
+
+def test_the_least_limit_is_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "limits_of_groups", lambda: [2**62, 2**20])
+    if jax.default_backend() == "cpu":
+        assert memory_bytes() == 2**20
+
+
+def test_a_user_without_a_home_keeps_no_compiled_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    keep_compiled_programs()
 
 
 @pytest.mark.slow

@@ -91,15 +91,16 @@ def test_the_page_of_a_run_without_exhibits_has_its_learning_curves(tmp_path: Pa
     assert json.loads((tmp_path / "result.json").read_text())["test_share"] == 0.75
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no ink"), SystemExit("no ink")])
 def test_where_an_exhibit_fails_the_page_has_the_learning_curves_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: BaseException
 ) -> None:
     def broken(finished: Finished) -> Iterator[Exhibit]:
         yield Text("words", "Words", "", "fine")
-        raise RuntimeError("no ink")
+        raise error
 
     page = written(tmp_path, program()._replace(exhibits=broken))
-    assert "no ink" in capsys.readouterr().out
+    assert "no ink" in capsys.readouterr().err
     assert page.count("data:image/png;base64,") == 1
     assert "Learning curves" in page
     assert "fine" not in page

@@ -161,6 +161,65 @@ def test_a_result_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "all.html").exists()
 
 
+WHOLE = {"valid_loss": 1.0, "select": "loss", "best_rate": 0.1}
+ROW = '{"step": 1, "evaluation": 1, "member": 0, "valid_loss": 1.0}\n'
+
+
+def swept(folder: Path) -> str:
+    """A folder as a finished sweep leaves it."""
+    finished(folder, "loss", False, 1.0)
+    identity = {"experiment": "toy", "config": {}, "sources": {}, "axes": {"rate": "0.1"}}
+    (folder / "config.json").write_text(json.dumps(identity))
+    (folder / "result.json").write_text(json.dumps(WHOLE))
+    (folder / "sweep.jsonl").write_text('{"member": 0, "rate": 0.1}\n')
+    (folder / "programs/0").mkdir(parents=True)
+    (folder / "programs/0/metrics.jsonl").write_text(ROW)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"experiment": "toy", "sources": {}, "axes": {}}'),
+        ("config.json", '{"experiment": "toy", "config": 3, "sources": {}, "axes": {}}'),
+        ("config.json", '{"experiment": "toy", "config": {}, "sources": {}, "axes": 3}'),
+        ("result.json", json.dumps(WHOLE | {"valid_loss": "x"})),
+        ("result.json", json.dumps(WHOLE | {"valid_loss": [1.0]})),
+        ("result.json", json.dumps(WHOLE | {"valid_loss": 10**400})),
+        ("result.json", '{"select": "loss", "valid_loss": 1.0}'),
+        ("sweep.jsonl", "{"),
+        ("sweep.jsonl", "[]\n"),
+        ("sweep.jsonl", "[" * 100_000),
+        ("sweep.jsonl", '{"rate": 0.1}\n'),
+        ("sweep.jsonl", None),
+        ("programs/0/metrics.jsonl", ROW.replace('"member": 0', '"member": []')),
+        ("programs/0/metrics.jsonl", ROW.replace('"member": 0', '"x": 0')),
+        ("programs/0/metrics.jsonl", ROW.replace('"step": 1', '"step": {}')),
+        ("programs/0/metrics.jsonl", ROW.replace("1.0", '"x"')),
+        ("programs/0/metrics.jsonl", None),
+    ],
+)
+def test_a_file_of_a_run_that_holds_something_else_is_a_sentence(
+    name: str, text: str | None, tmp_path: Path
+) -> None:
+    folder = swept(tmp_path / "many")
+    side_by_side.compare([folder], tmp_path / "all.html")
+    (tmp_path / "all.html").unlink()
+    file = tmp_path / "many" / name
+    file.unlink()
+    file.mkdir() if text is None else file.write_text(text)
+    with pytest.raises(UserError, match=re.escape(str(file))):
+        side_by_side.compare([folder], tmp_path / "all.html")
+    assert not (tmp_path / "all.html").exists()
+
+
+def test_a_run_without_rows_has_no_curve_and_no_legend(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "empty", "loss", False, 1.0)
+    (tmp_path / "empty" / "metrics.jsonl").write_text("")
+    side_by_side.compare([folder], tmp_path / "all.html")
+    assert (tmp_path / "all.html").exists()
+
+
 def test_a_sweep_is_drawn_by_its_winners(folders: list[str]) -> None:
     entry = side_by_side.read(Path(folders[1]), "many")
     assert [len(rows) for rows in entry.curves] == [2, 2]
