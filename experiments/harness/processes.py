@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
+from experiments.harness.watchdog import watched_join
 
 LOCALHOST = "127.0.0.1"
 LOST_PROCESS = ("Gloo", "NCCL", "coordination service", "barrier")  # in its errors
@@ -36,6 +37,13 @@ class Group:
         "",
         "HOST:PORT of process 0 where each process is started by hand; auto on a cluster that "
         "JAX knows, such as Open MPI or a TPU pod; SLURM's srun needs none",
+    )
+    process_timeout: int = option(
+        60,
+        "seconds after which processes end where one of them is silent or has not come; on a "
+        "cluster that JAX finds, its own limits hold",
+        minimum=5,
+        maximum=10**5,
     )
 
 
@@ -106,15 +114,24 @@ def join(asked: Group, devices: int = 1) -> None:
 
     by_hand = asked.coordinator not in ("", "auto")
     own = range(asked.process * devices, (asked.process + 1) * devices)
-    try:
-        jax.distributed.initialize(
-            coordinator_address=asked.coordinator if by_hand else None,
-            num_processes=asked.processes if by_hand else None,
-            process_id=asked.process if by_hand else None,
-            local_device_ids=list(own) if on_this_machine(asked) > 1 else None,
-            cluster_detection_method="deactivate" if by_hand else None,
-            shutdown_timeout_seconds=TIME_TO_FINISH,
+    watched = contextlib.nullcontext()
+    if by_hand:
+        watched = watched_join(
+            asked.coordinator, asked.process, asked.processes, asked.process_timeout
         )
+    try:
+        with watched:
+            jax.distributed.initialize(
+                coordinator_address=asked.coordinator if by_hand else None,
+                num_processes=asked.processes if by_hand else None,
+                process_id=asked.process if by_hand else None,
+                local_device_ids=list(own) if on_this_machine(asked) > 1 else None,
+                cluster_detection_method="deactivate" if by_hand else None,
+                # JAX's own limits, which the watchdog comes before where it can.
+                initialization_timeout=2 * asked.process_timeout + 60,
+                heartbeat_timeout_seconds=2 * asked.process_timeout + 60,
+                shutdown_timeout_seconds=TIME_TO_FINISH,
+            )
     except ValueError as error:
         raise UserError(
             "--coordinator=auto: JAX finds no cluster here; give --coordinator=HOST:PORT, "

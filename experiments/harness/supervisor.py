@@ -10,9 +10,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 from experiments.harness.processes import LOCALHOST
+from experiments.harness.watchdog import LOST
 
 PATIENCE = 15.0  # seconds that the others have to end by themselves when one has failed
 PARENT = "RECURRENT_SUPERVISOR"  # environment variable: the process that started this one
@@ -40,12 +41,24 @@ def supervise(arguments: Sequence[str], count: int) -> int:
             for number in range(count)
         ]
         with signals_passed_on(children):
-            lost = first_failure(children)
-            end(children)
-        if lost is not None and not has_explained(children[0].returncode):
-            errors[lost].seek(0)
-            say_lost(lost, children[lost].returncode, errors[lost].read().decode(errors="replace"))
+            failed = first_failure(children)
+            stuck = failed is not None and children[failed].returncode == LOST
+            end(children, 1.0 if stuck else PATIENCE)
+        said = output_of(errors[failed]) if failed is not None else ""
+        if stuck:
+            print(
+                said, end="", file=sys.stderr
+            )  # which names another process than the one it is of
+            return LOST
+        if failed is not None and not has_explained(children[0].returncode):
+            say_lost(failed, children[failed].returncode, said)
         return exit_status(children[0].returncode)
+
+
+def output_of(file: IO[bytes]) -> str:
+    """Return what a process has printed to a file; nothing where it has the terminal."""
+    file.seek(0)
+    return file.read().decode(errors="replace")
 
 
 def free_port() -> int:
@@ -83,9 +96,9 @@ def first_failure(children: Sequence[subprocess.Popen[Any]]) -> int | None:
         time.sleep(0.05)
 
 
-def end(children: Sequence[subprocess.Popen[Any]]) -> None:
-    """Wait up to `PATIENCE` seconds for all children, then kill the rest."""
-    deadline = time.monotonic() + PATIENCE
+def end(children: Sequence[subprocess.Popen[Any]], patience: float) -> None:
+    """Wait up to that many seconds for all children, then kill the rest."""
+    deadline = time.monotonic() + patience
     for child in children:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(max(0.0, deadline - time.monotonic()))
