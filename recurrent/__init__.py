@@ -31,7 +31,7 @@ from recurrent.attention import (
     multi_head_attention,
     multiplicative_attention,
 )
-from recurrent.cell import Cell, length_mask, output_shape, unroll
+from recurrent.cell import Cell, last_output, length_mask, output_shape, unroll
 from recurrent.cells._gated_loop import GateVJP
 from recurrent.cells.attention import KeyValueCache, attention_cell
 from recurrent.cells.classic import (
@@ -137,6 +137,7 @@ __all__ = [
     "initializers",
     "irnn",
     "last_context",
+    "last_output",
     "layer_norm",
     "layer_norm_gru",
     "layer_norm_lstm",

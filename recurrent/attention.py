@@ -19,6 +19,7 @@ import numpy as np
 from jax import Array, lax
 
 from recurrent.cell import Params, check_sizes, in_one_type, where_flag
+from recurrent.errors import ArgumentError
 from recurrent.layers import dense
 from recurrent.linear_map import affine
 
@@ -154,9 +155,9 @@ def multiplicative_attention(
     """
     check_sizes(query_size=query_size, memory_size=memory_size)
     if score not in ("general", "dot"):
-        raise ValueError(f'score: expected "general" or "dot", got {score!r}.')
+        raise ArgumentError(f'score: expected "general" or "dot", got {score!r}.')
     if score == "dot" and query_size != memory_size:
-        raise ValueError(
+        raise ArgumentError(
             f"query_size: expected memory_size={memory_size} for the dot score, got {query_size}; "
             'take score="general" for different sizes.'
         )
@@ -282,7 +283,7 @@ def rotary(x: Any, positions: Any, *, base: float = 10_000.0) -> Array:
     x = jnp.asarray(x)
     size = x.shape[-1]
     if size % 2:
-        raise ValueError(f"x: expected an even size of the last axis, got {size}.")
+        raise ArgumentError(f"x: expected an even size of the last axis, got {size}.")
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     frequencies = base ** (-np.arange(0, size, 2) / size)
     angles = jnp.asarray(positions, dtype)[..., None, None] * jnp.asarray(frequencies, dtype)
@@ -376,7 +377,7 @@ def multi_head_attention(
         params: Params, xs: Array, memory: Array | None = None, *, mask: Array | None = None
     ) -> Array:
         if memory is not None and rotary_base is not None:
-            raise ValueError("memory: expected None with rotary positions, got a memory.")
+            raise ArgumentError("memory: expected None with rotary positions, got a memory.")
         params = in_one_type(params)
         _check_features("xs", xs, size)
         attended = xs if memory is None else memory
@@ -494,7 +495,7 @@ def _real_part(name: str, values: Array, mask: Array | None, size: int) -> Array
         return values
     shape = values.shape[:-1]
     if mask.shape != shape or mask.dtype != jnp.bool_:
-        raise ValueError(
+        raise ArgumentError(
             f"mask: expected booleans {list(shape)}, got {mask.dtype} {list(mask.shape)}."
         )
     return where_flag(mask, values, jnp.zeros_like(values))
@@ -502,7 +503,7 @@ def _real_part(name: str, values: Array, mask: Array | None, size: int) -> Array
 
 def _check_features(name: str, values: Array, size: int) -> None:
     if values.ndim < 2 or values.shape[-1] != size:
-        raise ValueError(
+        raise ArgumentError(
             f"{name}: expected the shape [time, ..., {size}] (time first), got "
             f"{list(values.shape)}."
         )
@@ -552,13 +553,17 @@ def head_sizes(
     key_value_heads = heads if key_value_heads is None else key_value_heads
     check_sizes(heads=heads, key_value_heads=key_value_heads)
     if heads % key_value_heads:
-        raise ValueError(f"key_value_heads: expected a divisor of {heads}, got {key_value_heads}.")
+        raise ArgumentError(
+            f"key_value_heads: expected a divisor of {heads}, got {key_value_heads}."
+        )
     if head_size is None and size % heads:
-        raise ValueError(
+        raise ArgumentError(
             f"heads: expected a divisor of the size {size}, got {heads}; or give a head_size."
         )
     head_size = size // heads if head_size is None else head_size
     check_sizes(head_size=head_size)
     if rotates and head_size % 2:
-        raise ValueError(f"head_size: expected an even size for rotary positions, got {head_size}.")
+        raise ArgumentError(
+            f"head_size: expected an even size for rotary positions, got {head_size}."
+        )
     return _HeadSizes(heads, key_value_heads, head_size)

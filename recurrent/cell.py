@@ -15,6 +15,8 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
+from recurrent.errors import ArgumentError, ReturnError
+
 Params = Any
 
 
@@ -155,7 +157,7 @@ def unroll(
     xs = as_array("xs", xs)
     batch_shape = _batch_shape(cell, xs)
     if method not in ("auto", "scan"):
-        raise ValueError(f'method: expected "auto" or "scan", got {method!r}.')
+        raise ArgumentError(f'method: expected "auto" or "scan", got {method!r}.')
     mask = _flags("mask", mask, (xs.shape[0], *batch_shape))
     reset = _flags("reset", reset, (xs.shape[0], *batch_shape))
     if lengths is not None:
@@ -191,7 +193,7 @@ def _advice_on_forward_mode() -> Iterator[None]:
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
-        raise TypeError(
+        raise ReturnError(
             "unroll: the derived backward pass of this cell has no forward mode; for jax.jvp, "
             'jax.jacfwd and jax.linearize take method="scan".'
         ) from error
@@ -315,9 +317,9 @@ def check_sizes(**sizes: Any) -> None:
     """
     for name, size in sizes.items():
         if not isinstance(size, int | np.integer) or isinstance(size, bool):
-            raise ValueError(f"{name}: expected a whole number, got {size!r}.")
+            raise ArgumentError(f"{name}: expected a whole number, got {size!r}.")
         if size < 1:
-            raise ValueError(f"{name}: expected at least 1, got {size}.")
+            raise ArgumentError(f"{name}: expected at least 1, got {size}.")
 
 
 def is_known(size: Any) -> bool:
@@ -376,7 +378,7 @@ def as_input(x: Any, input_shape: Shape, dtype: Any) -> Array:
     fits = x.shape[x.ndim - len(input_shape) :] == input_shape
     if not fits or not jnp.issubdtype(x.dtype, jnp.floating):
         expected = ", ".join(["...", *map(str, input_shape)])
-        raise ValueError(
+        raise ArgumentError(
             f"x: expected floating-point numbers of the shape [{expected}], got {x.dtype} of the "
             f"shape {list(x.shape)}."
         )
@@ -399,13 +401,56 @@ def length_mask(lengths: Any, time: int) -> Array:
     if not isinstance(lengths, Tracer):
         lengths = np.asarray(lengths)  # jnp.asarray would trace even a constant inside jit
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(f"lengths: expected integers, got {lengths.dtype}.")
+        raise ArgumentError(f"lengths: expected integers, got {lengths.dtype}.")
     if isinstance(lengths, np.ndarray) and is_known(time):
         outside = lengths[(lengths < 0) | (lengths > time)]
         if outside.size:
-            raise ValueError(f"lengths: expected values from 0 to T={time}, got {outside[0]}.")
+            raise ArgumentError(f"lengths: expected values from 0 to T={time}, got {outside[0]}.")
     steps = jnp.arange(time).reshape(time, *[1] * lengths.ndim)  # [T, 1, ...]
     return steps < lengths
+
+
+def last_output(ys: Any, lengths: Any) -> Array:
+    """Return each sequence's output at its own last step, from outputs that end in padding.
+
+    ``ys[-1]`` is the output at the last step of the longest sequence; `unroll` with lengths has
+    set it to zero for all that are shorter.
+
+    Equation: ``last[b] = ys[lengths[b] - 1, b]``, and zero where ``lengths[b]`` is 0.
+
+    A direction that reads backwards has seen the whole sequence at the first step, so of a
+    bidirectional cell ``ys[0]`` is wanted beside it.
+
+    Args:
+      ys: outputs ``[T, ..., H]`` of `unroll`, with any number of axes after those of ``lengths``.
+      lengths: integers ``[...]`` from 0 to T, one for each sequence, as `unroll` takes them. Traced
+        ones cannot be checked against T; as in `unroll`, more than T counts as T.
+
+    Returns:
+      ``[..., H]``.
+
+    Raises:
+      ValueError: for lengths that are not integers or lie outside 0 to T, or are not as many as
+        the sequences.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent import last_output
+      >>> ys = jnp.array([[1.0, 4.0], [2.0, 0.0], [3.0, 0.0]])  # [T, B]
+      >>> last_output(ys, jnp.array([3, 1])).tolist(), ys[-1].tolist()
+      ([3.0, 4.0], [3.0, 0.0])
+    """
+    ys = as_array("ys", ys)
+    within = length_mask(lengths, ys.shape[0])
+    if within.shape != ys.shape[: within.ndim]:
+        raise ArgumentError(
+            "lengths: expected one for each sequence, so the first axes of ys after time, "
+            f"{list(ys.shape[1:])}, got {list(within.shape[1:])}."
+        )
+    count = within.sum(axis=0, dtype=jnp.int32)  # at most T
+    index = jnp.maximum(count - 1, 0).reshape(1, *count.shape, *[1] * (ys.ndim - within.ndim))
+    last = jnp.take_along_axis(ys, index, axis=0)[0]
+    return where_flag(count > 0, last, jnp.zeros_like(last))
 
 
 def where_flag(flag: Array, chosen: Any, other: Any) -> Any:
@@ -450,23 +495,33 @@ def as_array(name: str, x: Any) -> Array:
     """Convert to a JAX array, refusing float64 that JAX would silently narrow to float32.
 
     Raises:
-      ValueError: for float64 while JAX's 64-bit mode is off; the message begins with ``name``.
+      ValueError: for float64 while JAX's 64-bit mode is off, and for what is no array of numbers;
+        the message begins with ``name``.
     """
     if getattr(x, "dtype", None) == np.float64 and not jax.config.read("jax_enable_x64"):
-        raise ValueError(
+        raise ArgumentError(
             f"{name}: expected float32 or narrower, got float64, of which JAX would drop half the "
             'digits; cast it, or set jax.config.update("jax_enable_x64", True).'
         )
-    return jnp.asarray(x)
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{name}: expected an array of numbers, got {type(x).__name__}.") from (
+            error
+        )
 
 
 def _batch_shape(cell: Cell, xs: Any) -> Shape:
     features = len(cell.input_shape)
     if xs.ndim < 1 + features or xs.shape[xs.ndim - features :] != cell.input_shape:
         expected = ", ".join(["T", "...", *map(str, cell.input_shape)])
-        raise ValueError(f"xs: expected the shape [{expected}] (time first), got {list(xs.shape)}.")
+        raise ArgumentError(
+            f"xs: expected the shape [{expected}] (time first), got {list(xs.shape)}."
+        )
     if features and not jnp.issubdtype(xs.dtype, jnp.floating):
-        raise ValueError(f"xs: expected floating-point numbers, got {xs.dtype}; cast them first.")
+        raise ArgumentError(
+            f"xs: expected floating-point numbers, got {xs.dtype}; cast them first."
+        )
     return xs.shape[1 : xs.ndim - features]
 
 
@@ -496,7 +551,7 @@ def _varies_over(leaf: Any) -> frozenset[str]:
 def _within(lengths: Any, time: int, batch_shape: Shape) -> Array:
     within = length_mask(lengths, time)
     if within.shape[1:] != batch_shape:
-        raise ValueError(
+        raise ArgumentError(
             f"lengths: expected the shape {list(batch_shape)}, one for each sequence, "
             f"got {list(within.shape[1:])}."
         )
@@ -505,7 +560,7 @@ def _within(lengths: Any, time: int, batch_shape: Shape) -> Array:
 
 def _check_state(state: State, expected: State) -> None:
     if jax.tree.structure(state) != jax.tree.structure(expected):
-        raise ValueError(
+        raise ArgumentError(
             "state: expected one like the cell's initial_state, "
             f"{jax.tree.structure(expected)}, got {jax.tree.structure(state)}."
         )
@@ -513,7 +568,7 @@ def _check_state(state: State, expected: State) -> None:
     for (path, leaf), like in pairs:
         dtype = getattr(leaf, "dtype", type(leaf).__name__)
         if jnp.shape(leaf) != like.shape or dtype != like.dtype:
-            raise ValueError(
+            raise ArgumentError(
                 f"state{jax.tree_util.keystr(path)}: expected {like.dtype}{list(like.shape)}, "
                 f"got {dtype}{list(jnp.shape(leaf))}."
             )
@@ -524,12 +579,14 @@ def _flags(name: str, flags: Any, shape: Shape) -> Array | None:
         return None
     flags = jnp.asarray(flags)
     if flags.shape != shape:
-        raise ValueError(
+        raise ArgumentError(
             f"{name}: expected the shape {list(shape)}, as the first axes of xs, "
             f"got {list(flags.shape)}."
         )
     if flags.dtype != jnp.bool_:
-        raise ValueError(f"{name}: expected booleans, got {flags.dtype}; compare it with 0 first.")
+        raise ArgumentError(
+            f"{name}: expected booleans, got {flags.dtype}; compare it with 0 first."
+        )
     return flags
 
 

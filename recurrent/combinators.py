@@ -25,6 +25,7 @@ from recurrent.cell import (
     sequence,
     zero_padding,
 )
+from recurrent.errors import ArgumentError
 from recurrent.layers import Layer
 
 
@@ -71,17 +72,21 @@ def stack(*parts: Cell | Layer, input_shape: Shape | None = None) -> Cell:
       ((3, 2, 10), 3)
     """
     if not parts:
-        raise ValueError("parts: expected at least one cell or layer, got none.")
+        raise ArgumentError("parts: expected at least one cell or layer, got none.")
     for part in parts:
         if not isinstance(part, Cell | Layer):
-            raise ValueError(f"parts: expected cells and layers, one by one, got {part!r}.")
+            raise ArgumentError(f"parts: expected cells and layers, one by one, got {part!r}.")
     given = _first_shape(parts) if input_shape is None else input_shape
-    giver = "the stack reads"
+    giver, is_guess = "the stack reads", input_shape is None
     cells: list[Cell] = []
     for index, part in enumerate(parts):
         cell = _memoryless(part, given) if isinstance(part, Layer) else part
         _check_takes(index, cell, given, giver)
-        given, giver = _output_shape_of(index, cell), f"layer {index} gives"
+        is_guess = is_guess and isinstance(part, Layer)
+        # A cell takes this shape, so an error in it is its own, and says more as it is.
+        is_layer = isinstance(part, Layer)
+        given = _output_shape_of(index, cell, is_guess) if is_layer else output_shape(cell)
+        giver = f"layer {index} gives"
         cells.append(cell)
 
     def connect(layer: Callable[[int, Array], Array], x: Array) -> Array:
@@ -117,7 +122,7 @@ def skip_stack(*cells: Cell) -> Cell:
       (9,)
     """
     if not cells:
-        raise ValueError("cells: expected at least one, got none.")
+        raise ArgumentError("cells: expected at least one, got none.")
     for index, cell in enumerate(cells[1:], start=1):
         given = _side_by_side(cells[0].input_shape, output_shape(cells[index - 1]))
         _check_takes(index, cell, given, f"the input and layer {index - 1} together give")
@@ -159,7 +164,7 @@ def residual(cell: Cell) -> Cell:
     """
     given = output_shape(cell)
     if given != cell.input_shape:
-        raise ValueError(
+        raise ArgumentError(
             f"residual: expected a cell whose outputs have the shape of its inputs, "
             f"{list(cell.input_shape)}, got {list(given)}; put a dense layer into a stack with it."
         )
@@ -228,7 +233,7 @@ def bidirectional(forward: Cell, backward: Cell) -> Cell:
       ((9,), ['backward', 'forward'])
     """
     if forward.input_shape != backward.input_shape:
-        raise ValueError(
+        raise ArgumentError(
             f"backward: expected a cell with inputs of shape {list(forward.input_shape)}, as "
             f"forward has, got {list(backward.input_shape)}."
         )
@@ -386,7 +391,7 @@ def _step(cell: Cell, params: Params, state: State, x: Any) -> tuple[State, Any]
 
 
 def _no_step(params: Params, state: State, x: Any) -> tuple[State, Any]:
-    raise ValueError(
+    raise ArgumentError(
         "bidirectional: expected a whole sequence, got one step, which cannot know what follows; "
         'run it by unroll with method="auto", without return_states and truncate; remat and '
         "learned_state go around each direction inside of it: bidirectional(remat(forward, 32), "
@@ -418,7 +423,7 @@ def check_state_not_scaled(cell: Cell, name: str) -> None:
     state = jax.eval_shape(lambda key: cell.initial_state(cell.init(key), ()), jax.random.key(0))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state)]
     if any(path.endswith(".log_scale") for path in paths):
-        raise ValueError(
+        raise ArgumentError(
             f"{name}: expected a state whose entries stand for themselves, got one with a "
             "log_scale, by which its other fields are to be multiplied."
         )
@@ -460,13 +465,17 @@ def _memoryless(layer: Layer, input_shape: Shape) -> Cell:
     return Cell(layer.init, initial_state, step, input_shape, run)
 
 
-def _output_shape_of(index: int, cell: Cell) -> Shape:
+def _output_shape_of(index: int, layer: Cell, is_guess: bool) -> Shape:
+    """Return the output shape of a layer, whose input shape is a guess where none was given."""
     try:
-        return output_shape(cell)
+        return output_shape(layer)
+    except jax.errors.JAXTypeError:  # no matter of shapes, such as an `if` on a traced value
+        raise
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"layer {index}: expected it to take inputs of shape {list(cell.input_shape)}, got "
-            f"an error: {error} If the first part is a layer, give the stack its input_shape."
+        advice = " Give the stack its input_shape, since its first part is a layer."
+        raise ArgumentError(
+            f"layer {index}: expected it to take inputs of shape {list(layer.input_shape)}, got "
+            f"an error: {str(error).rstrip('.')}.{advice if is_guess else ''}"
         ) from error
 
 
@@ -475,12 +484,12 @@ def _first_shape(parts: tuple[Cell | Layer, ...]) -> Shape:
     for part in parts:
         if isinstance(part, Cell):
             return part.input_shape
-    raise ValueError("input_shape: expected a shape for a stack of layers alone, got None.")
+    raise ArgumentError("input_shape: expected a shape for a stack of layers alone, got None.")
 
 
 def _check_takes(index: int, cell: Cell, given: Shape, giver: str) -> None:
     if cell.input_shape != given:
-        raise ValueError(
+        raise ArgumentError(
             f"layer {index}: expected a cell that takes inputs of shape {list(given)}, as {giver}, "
             f"got one that takes {list(cell.input_shape)}."
         )
@@ -489,7 +498,7 @@ def _check_takes(index: int, cell: Cell, given: Shape, giver: str) -> None:
 def _side_by_side(a: Shape, b: Shape) -> Shape:
     """Return the shape of two arrays joined along their last axes."""
     if not a or not b or a[:-1] != b[:-1]:
-        raise ValueError(
+        raise ArgumentError(
             f"cells: expected shapes that differ in their last axes alone, got {list(a)} and "
             f"{list(b)}; these cannot be joined."
         )

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from recurrent.cell import Params
+from recurrent.errors import ArgumentError
 
 _TORCH_NAME = re.compile(r"(weight|bias)_(ih|hh|hr)_l(\d+)(_reverse)?")
 _TORCH_PARTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -82,7 +83,7 @@ def from_torch(state_dict: Mapping[str, Any], *, forget_bias: float = 1.0) -> Pa
         layer, direction, part = _parsed(name)
         layers.setdefault(layer, {}).setdefault(direction, {})[part] = _numpy(name, array)
     if sorted(layers) != list(range(len(layers))) or not layers:
-        raise ValueError(
+        raise ArgumentError(
             f"state_dict: expected the weights of layers 0, 1, ..., got layers {sorted(layers)}."
         )
     cells = [
@@ -90,7 +91,7 @@ def from_torch(state_dict: Mapping[str, Any], *, forget_bias: float = 1.0) -> Pa
         for k, ways in sorted(layers.items())
     ]
     if len({tuple(sorted(ways)) for ways in cells}) != 1 or "forward" not in cells[0]:
-        raise ValueError("state_dict: expected the same directions in every layer.")
+        raise ArgumentError("state_dict: expected the same directions in every layer.")
     both = "backward" in cells[0]
     params = [ways if both else ways["forward"] for ways in cells]
     return params[0] if len(params) == 1 else {f"layer_{k}": p for k, p in enumerate(params)}
@@ -137,7 +138,7 @@ def to_torch(
                 if bias or not part.startswith("bias"):
                     state_dict[f"{part}_{ending}"] = array
                 elif array.any():
-                    raise ValueError(
+                    raise ArgumentError(
                         f"bias: expected biases of zero to leave out, got {part}_{ending} "
                         "with others; export with bias=True."
                     )
@@ -172,7 +173,7 @@ def from_flax(params: Mapping[str, Any], *, forget_bias: float = 1.0) -> Params:
     for gates in _FLAX_GATES.values():
         if set(params) == {side + gate for side in "ih" for gate in gates}:
             return _cell_from_flax(params, gates, forget_bias)
-    raise ValueError(
+    raise ArgumentError(
         "params: expected those of Flax's LSTMCell, OptimizedLSTMCell, GRUCell or SimpleCell, "
         f"got the keys {sorted(params)}; of an nn.RNN give params['cell']."
     )
@@ -203,7 +204,7 @@ def to_flax(params: Params, *, forget_bias: float = 1.0) -> dict[str, dict[str, 
     """
     kind, inputs, recurrent = _parts_of(params)
     if "gate" in params:
-        raise ValueError("params: expected an LSTM without projection, which Flax has not.")
+        raise ArgumentError("params: expected an LSTM without projection, which Flax has not.")
     gates = _FLAX_GATES[{"RNN": "SimpleCell", "GRU": "GRUCell", "LSTM": "LSTMCell"}[kind]]
     bias = _moved_forget_bias(kind, inputs["bias"], forget_bias)
     cell = {}
@@ -226,7 +227,7 @@ def _numpy(name: str, array: Any) -> np.ndarray:
     try:
         return np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
     except TypeError as error:  # as for torch's bfloat16, which NumPy lacks
-        raise ValueError(
+        raise ArgumentError(
             f"state_dict: expected arrays that NumPy understands, got {name} of "
             f"{getattr(array, 'dtype', type(array))}; call .float() on the module first."
         ) from error
@@ -236,7 +237,7 @@ def _parsed(name: str) -> tuple[int, str, str]:
     """Split one of torch's names into layer, direction, and the rest."""
     match = _TORCH_NAME.fullmatch(name)
     if match is None:
-        raise ValueError(
+        raise ArgumentError(
             "state_dict: expected the names of one torch.nn.RNN, GRU or LSTM, such as "
             f"'weight_ih_l0', got {name!r}; of a larger module give this part, without prefixes."
         )
@@ -247,7 +248,7 @@ def _parsed(name: str) -> tuple[int, str, str]:
 def _cell_from_torch(weights: dict[str, np.ndarray], where: str, forget_bias: float) -> Params:
     kernels = {"weight_ih", "weight_hh", "weight_hr"} & weights.keys() | {"weight_ih", "weight_hh"}
     if set(weights) not in (kernels, kernels | {"bias_ih", "bias_hh"}):
-        raise ValueError(
+        raise ArgumentError(
             f"state_dict: expected weight_ih and weight_hh, and two biases or none, in {where}, "
             f"got {sorted(weights)}."
         )
@@ -275,7 +276,7 @@ def _kind_of_torch(weights: dict[str, np.ndarray], where: str) -> str:
     rows = {shapes.get(part, (width,))[0] for part in _TORCH_PARTS}
     fits = rows == {width} and projection[0] == outputs and not rest
     if not fits or gates not in _TORCH_KINDS or ("weight_hr" in shapes and gates != 4):
-        raise ValueError(
+        raise ArgumentError(
             f"state_dict: expected 1, 3 or 4 blocks of hidden_size rows in every array of {where},"
             f" got the shapes { ({part: list(shape) for part, shape in shapes.items()}) }."
         )
@@ -341,7 +342,7 @@ def _parts_of(params: Params) -> tuple[str, dict[str, np.ndarray], dict[str, np.
         biases = "bias" in inputs, "bias" in recurrent
         if kind and biases == (True, kind == "GRU") and (kind == "LSTM" or not gate):
             return kind, inputs, recurrent
-    raise ValueError(
+    raise ArgumentError(
         "params: expected those of elman, gru, lstm or lstmp without options that change their "
         f"equations, or a stack or bidirectional pairs of them, got {_described(params)}."
     )

@@ -19,6 +19,7 @@ from jax import Array, lax
 
 from recurrent.cell import check_sizes, length_mask, where_flag
 from recurrent.decoding import check_token, top_k
+from recurrent.errors import ArgumentError
 
 
 class Labels(NamedTuple):
@@ -245,14 +246,14 @@ def _starts(held: _Prefixes, sources: Array, labels: Array, holds: Array) -> Arr
 def _checked(log_probs: Any, lengths: Any, blank: int) -> tuple[Array, Array]:
     log_probs, lengths = jnp.asarray(log_probs), jnp.asarray(lengths)
     if log_probs.ndim != 3 or 0 in log_probs.shape:
-        raise ValueError(
+        raise ArgumentError(
             f"log_probs: expected the shape [T, B, V], none of them 0, got {list(log_probs.shape)}."
         )
     if not jnp.issubdtype(log_probs.dtype, jnp.floating):
-        raise ValueError(f"log_probs: expected floats, got {log_probs.dtype}.")
+        raise ArgumentError(f"log_probs: expected floats, got {log_probs.dtype}.")
     time, batch, vocabulary = log_probs.shape
     if lengths.shape != (batch,):
-        raise ValueError(f"lengths: expected the shape [B={batch}], got {list(lengths.shape)}.")
+        raise ArgumentError(f"lengths: expected the shape [B={batch}], got {list(lengths.shape)}.")
     length_mask(lengths, time)
     check_token("blank", blank, vocabulary)
     return log_probs.astype(jnp.promote_types(log_probs.dtype, jnp.float32)), lengths

@@ -24,6 +24,7 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from recurrent.cell import State, check_sizes
+from recurrent.errors import ArgumentError
 
 Step = Callable[[State, Array], tuple[State, Array]]
 
@@ -99,7 +100,7 @@ def filter_logits(
     """
     logits = _wide_floats("logits", logits)
     if logits.ndim < 1:
-        raise ValueError("logits: expected the shape [..., V], got a scalar.")
+        raise ArgumentError("logits: expected the shape [..., V], got a scalar.")
     _check_filters(temperature, top_k, top_p)
     temperature = jnp.asarray(temperature, logits.dtype)[..., None]
     is_greedy = temperature == 0
@@ -439,7 +440,7 @@ def _fill(stop_token: int | None) -> int:
 def _wide_floats(name: str, values: Any) -> Array:
     values = jnp.asarray(values)
     if not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(f"{name}: expected floats, got {values.dtype}.")
+        raise ArgumentError(f"{name}: expected floats, got {values.dtype}.")
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
@@ -459,10 +460,10 @@ def check_token(name: str, token: int, vocabulary: int) -> None:
       >>> check_token("stop_token", 8, vocabulary=8)
       Traceback (most recent call last):
           ...
-      ValueError: stop_token: expected a token from 0 to 7, got 8.
+      recurrent.errors.ArgumentError: stop_token: expected a token from 0 to 7, got 8.
     """
     if not 0 <= token < vocabulary:
-        raise ValueError(f"{name}: expected a token from 0 to {vocabulary - 1}, got {token}.")
+        raise ArgumentError(f"{name}: expected a token from 0 to {vocabulary - 1}, got {token}.")
 
 
 def _check_filters(temperature: Any, top_k: Any, top_p: Any) -> None:
@@ -471,7 +472,7 @@ def _check_filters(temperature: Any, top_k: Any, top_p: Any) -> None:
     )
     if top_k is not None:
         if not jnp.issubdtype(jnp.asarray(top_k).dtype, jnp.integer):
-            raise ValueError(f"top_k: expected an integer, got {jnp.asarray(top_k).dtype}.")
+            raise ArgumentError(f"top_k: expected an integer, got {jnp.asarray(top_k).dtype}.")
         _check_values("top_k", top_k, lambda a: a >= 1, "at least 1")
     if top_p is not None:
         _check_values("top_p", top_p, lambda a: (a > 0) & (a <= 1), "above 0, up to 1")
@@ -479,7 +480,7 @@ def _check_filters(temperature: Any, top_k: Any, top_p: Any) -> None:
 
 def _check_values(name: str, value: Any, is_right: Callable[[Any], Any], expected: str) -> None:
     if not isinstance(value, Tracer) and not np.all(is_right(np.asarray(value))):
-        raise ValueError(f"{name}: expected {expected}, got {value}.")
+        raise ArgumentError(f"{name}: expected {expected}, got {value}.")
 
 
 def _checked_start(
@@ -492,17 +493,17 @@ def _checked_start(
     """
     tokens = jnp.asarray(first_token)
     if tokens.ndim != 1 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(
+        raise ArgumentError(
             f"first_token: expected integers [B], got {tokens.dtype} {list(tokens.shape)}."
         )
     state, tokens = jax.tree.map(jnp.asarray, state), tokens.astype(jnp.int32)
     new_state, logits = jax.eval_shape(step, state, tokens)
     if logits.ndim != 2 or logits.shape[0] != tokens.shape[0]:
-        raise ValueError(
+        raise ArgumentError(
             f"step: expected logits [B={tokens.shape[0]}, V], got {list(logits.shape)}."
         )
     if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(f"step: expected logits of a float type, got {logits.dtype}.")
+        raise ArgumentError(f"step: expected logits of a float type, got {logits.dtype}.")
     _check_same_state(state, new_state)
     if stop_token is not None:
         check_token("stop_token", stop_token, logits.shape[1])
@@ -515,7 +516,7 @@ def _check_same_state(state: State, new_state: State) -> None:
         return jax.tree.map(lambda leaf: f"{leaf.dtype} {list(leaf.shape)}", tree)
 
     if signature(state) != signature(new_state):
-        raise ValueError(
+        raise ArgumentError(
             f"step: expected a state like the one that it was given, {signature(state)}, "
             f"got {signature(new_state)}."
         )
@@ -524,7 +525,7 @@ def _check_same_state(state: State, new_state: State) -> None:
 def _check_batch_first(state: State, batch: int) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if leaf.ndim and leaf.shape[0] != batch:
-            raise ValueError(
+            raise ArgumentError(
                 f"state{jax.tree_util.keystr(path)}: expected a scalar or the shape [B={batch}, "
                 f"...], got {list(leaf.shape)}."
             )

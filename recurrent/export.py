@@ -22,7 +22,8 @@ JAX alone:
     True
 
 ``exported.serialize()`` returns the bytes, and ``export.deserialize`` reads them in another
-program; both need ``pip install flatbuffers``.
+program. Both need the package flatbuffers, which JAX does not install: it is in the extra
+``export`` of this package, and the other program needs ``pip install jax flatbuffers``, no more.
 
 Whole sequences are exported in the same way, with xs ``[T, B, D]`` and ``"t, b, ..."``; each symbol
 stands for any size of at least 1. A state that you define yourself is registered by

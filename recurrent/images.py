@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from recurrent.errors import ArgumentError
+
 
 def random_affine(
     key: Array, images: Array, *, rotation: Any = 0.0, scale: Any = 0.0, shift: Any = 0.0
@@ -92,7 +94,7 @@ def frame_features(network: Callable[[Array], Any], frames: Array) -> Array:
       [1.5, 9.5, 17.5, 25.5]
     """
     if frames.ndim < 4:
-        raise ValueError(
+        raise ArgumentError(
             "frames: expected the shape [T, ..., height, width, channels], "
             f"got {list(frames.shape)}."
         )
@@ -121,7 +123,7 @@ def image_columns(images: Array, width: int = 1) -> Array:
       [[[1, 2], [5, 6]], [[3, 4], [7, 8]]]
     """
     if images.ndim < 3 or width < 1 or images.shape[-2] % width:
-        raise ValueError(
+        raise ArgumentError(
             f"images: expected the shape [..., H, W, C] with W a multiple of width={width}, "
             f"got {list(images.shape)}."
         )

@@ -26,6 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from recurrent.errors import ArgumentError
+
 Initializer = Callable[..., Array]
 
 _glorot_uniform = jax.nn.initializers.glorot_uniform()
@@ -128,7 +130,7 @@ def identity(scale: float = 1.0) -> Initializer:
 
     def draw(key: Array, shape: tuple[int, ...]) -> Array:
         if len(shape) != 2:
-            raise ValueError(f"identity: expected the shape of a matrix, got {list(shape)}.")
+            raise ArgumentError(f"identity: expected the shape of a matrix, got {list(shape)}.")
         return scale * jnp.eye(*shape)
 
     return draw
@@ -213,12 +215,12 @@ def chrono(longest: float) -> GateBias:
       (True, True)
     """
     if not longest > 2:
-        raise ValueError(f"longest: expected above 2 steps, got {longest}.")
+        raise ArgumentError(f"longest: expected above 2 steps, got {longest}.")
     signs = {"forget": 1.0, "update": 1.0, "input": -1.0}
 
     def draw(key: Array, gates: tuple[str, ...], hidden_size: int) -> Array:
         if not signs.keys() & set(gates):
-            raise ValueError(
+            raise ArgumentError(
                 "bias_init: chrono needs a cell with a gate called 'forget', 'update' or "
                 f"'input', got one with the gates {list(gates)}."
             )
@@ -259,13 +261,13 @@ def resolve(choice: Initializer | str, argument: str) -> Initializer:
     if isinstance(choice, str) and choice in _BY_NAME:
         return _BY_NAME[choice]
     if choice == "chrono":
-        raise ValueError(
+        raise ArgumentError(
             f"{argument}: chrono needs the longest dependency that is expected, in steps, as in "
             "bias_init=recurrent.initializers.chrono(784)."
         )
     close = difflib.get_close_matches(str(choice), _BY_NAME, n=1)
     hint = f' Did you mean "{close[0]}"?' if close else ""
-    raise ValueError(
+    raise ArgumentError(
         f"{argument}: expected one of {', '.join(_BY_NAME)}, or a function (key, shape) -> array, "
         f"got {choice!r}.{hint}"
     )

@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from recurrent.cell import Params, check_sizes
+from recurrent.errors import ArgumentError
 from recurrent.initializers import Initializer, resolve
 from recurrent.linear_map import affine
 
@@ -183,7 +184,7 @@ def mlp(
       (['gate', 'input', 'output'], (5, 2, 3))
     """
     if kind not in _MLP_KINDS:
-        raise ValueError(f"kind: expected one of {list(_MLP_KINDS)}, got {kind!r}.")
+        raise ArgumentError(f"kind: expected one of {list(_MLP_KINDS)}, got {kind!r}.")
     activation, is_gated = _MLP_KINDS[kind]
     layers = {"input": dense(size, hidden_size), "output": dense(hidden_size, size)}
     if is_gated:
@@ -243,9 +244,9 @@ def embedding(vocabulary: int, size: int, *, kernel_init: Initializer | None = N
 
 def _check_tokens(tokens: Any, vocabulary: int) -> None:
     if not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
-        raise ValueError(f"tokens: expected integers, got {jnp.result_type(tokens)}.")
+        raise ArgumentError(f"tokens: expected integers, got {jnp.result_type(tokens)}.")
     if isinstance(tokens, Tracer):
         return
     outside = np.asarray(tokens)[(np.asarray(tokens) < 0) | (np.asarray(tokens) >= vocabulary)]
     if outside.size:
-        raise ValueError(f"tokens: expected 0 to {vocabulary - 1}, got {outside[0]}.")
+        raise ArgumentError(f"tokens: expected 0 to {vocabulary - 1}, got {outside[0]}.")

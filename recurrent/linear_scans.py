@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from recurrent.cell import as_array, is_known
+from recurrent.errors import ArgumentError
 
 Method = Literal["auto", "serial", "chunked", "associative"]
 
@@ -201,9 +202,9 @@ def choose_method(method: str, chunk_size: int) -> str:
       ValueError: for an unknown method, or a chunk size below 1.
     """
     if method not in get_args(Method):
-        raise ValueError(f"method: expected one of {list(get_args(Method))}, got {method!r}.")
+        raise ArgumentError(f"method: expected one of {list(get_args(Method))}, got {method!r}.")
     if chunk_size < 1:
-        raise ValueError(f"chunk_size: expected at least 1, got {chunk_size}.")
+        raise ArgumentError(f"chunk_size: expected at least 1, got {chunk_size}.")
     if method == "auto":
         return "serial" if jax.default_backend() == "cpu" else "associative"
     return method
@@ -214,13 +215,13 @@ def _aligned(a: Any, b: Any, h0: Any) -> tuple[Array, Array, Array]:
     a, b = as_array("a", a), as_array("b", b)
     dtype = jnp.result_type(a, b, *([] if h0 is None else [h0]))
     if not jnp.issubdtype(dtype, jnp.inexact):
-        raise ValueError(f"a, b: expected floating-point or complex numbers, got {dtype}.")
+        raise ArgumentError(f"a, b: expected floating-point or complex numbers, got {dtype}.")
     rank = max(a.ndim, b.ndim, 1)
     a, b = _with_last_axes(a.astype(dtype), rank), _with_last_axes(b.astype(dtype), rank)
     try:
         shape: Any = jnp.broadcast_shapes(a.shape, b.shape)
     except ValueError as error:
-        raise ValueError(
+        raise ArgumentError(
             f"a, b: expected shapes [T, ...] that broadcast, got {list(a.shape)} and "
             f"{list(b.shape)} (missing axes are taken to be the last ones)."
         ) from error
@@ -231,7 +232,7 @@ def _aligned(a: Any, b: Any, h0: Any) -> tuple[Array, Array, Array]:
 def _with_resets(a: Array, b: Array, reset: Any, reset_state: Any) -> tuple[Array, Array]:
     reset = jnp.asarray(reset)
     if reset.dtype != jnp.bool_ or reset.shape != b.shape[: reset.ndim] or not reset.ndim:
-        raise ValueError(
+        raise ArgumentError(
             f"reset: expected booleans with the first axes of {list(b.shape)}, "
             f"got {reset.dtype} {list(reset.shape)}."
         )
@@ -246,7 +247,7 @@ def _state(name: str, state: Array, shape: tuple[int, ...]) -> Array:
     try:
         return jnp.broadcast_to(state, shape[1:])
     except ValueError as error:
-        raise ValueError(
+        raise ArgumentError(
             f"{name}: expected a shape that broadcasts to {list(shape[1:])} (one step of b), "
             f"got {list(state.shape)}."
         ) from error

@@ -11,6 +11,7 @@ import optax
 from jax import Array, lax
 
 from recurrent.cell import Params, as_array, as_tokens, check_sizes, weighted
+from recurrent.errors import ArgumentError
 
 
 class Average(NamedTuple):
@@ -342,20 +343,20 @@ def _wide(params: Params, hidden: Array) -> Any:
 def _check_shapes(params: Params, hidden: Array, labels: Array, mask: Array) -> None:
     kernel = params["kernel"]
     if hidden.ndim < 1 or kernel.ndim != 2 or hidden.shape[-1] != kernel.shape[0]:
-        raise ValueError(
+        raise ArgumentError(
             "hidden: expected the shape [..., H] for a kernel [H, V], got "
             f"{list(hidden.shape)} for {list(kernel.shape)}; a table [V, H] must be transposed."
         )
     if "bias" in params and params["bias"].shape != kernel.shape[1:]:
-        raise ValueError(
+        raise ArgumentError(
             f"bias: expected the shape {list(kernel.shape[1:])}, one for each column of the "
             f"kernel, got {list(params['bias'].shape)}."
         )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"labels: expected integers, got {labels.dtype}.")
+        raise ArgumentError(f"labels: expected integers, got {labels.dtype}.")
     for name, leaf in {"labels": labels, "mask": mask}.items():
         if leaf.shape != hidden.shape[:-1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"{name}: expected the shape {list(hidden.shape[:-1])}, as the first axes of "
                 f"hidden, got {list(leaf.shape)}."
             )

@@ -11,6 +11,7 @@ from jax import Array, lax
 from recurrent.cell import Cell, Params, State, in_one_type, scan_sequence, unroll, where_flag
 from recurrent.cells._gated_loop import GatedSequence, split_blocks
 from recurrent.closures import closed_over
+from recurrent.errors import ArgumentError
 from recurrent.linear_scans import linear_scan
 
 Jacobian = Literal["full", "diagonal"]
@@ -197,7 +198,7 @@ def matrix_scan(a: Array, b: Array, *, reverse: bool = False, method: Method = "
       [[1.0, 2.0], [2.0, 1.0], [6.0, 2.0]]
     """
     if a.ndim < 3 or a.shape != (*b.shape, b.shape[-1]):
-        raise ValueError(
+        raise ArgumentError(
             "a, b: expected the shapes [T, ..., N, N] and [T, ..., N], "
             f"got {list(a.shape)} and {list(b.shape)}."
         )
@@ -244,17 +245,17 @@ def _checked(
     _known("jacobian", jacobian, Jacobian)
     _known("method", method, Method)
     if max_iterations < 1:
-        raise ValueError(f"max_iterations: expected at least 1, got {max_iterations}.")
+        raise ArgumentError(f"max_iterations: expected at least 1, got {max_iterations}.")
     if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance: expected a number above 0, got {tolerance}.")
+        raise ArgumentError(f"tolerance: expected a number above 0, got {tolerance}.")
     if not 0 <= damping <= 1:
-        raise ValueError(f"damping: expected a number from 0 to 1, got {damping}.")
+        raise ArgumentError(f"damping: expected a number from 0 to 1, got {damping}.")
     return _Options(jacobian, max_iterations, tolerance, damping, fallback, method)
 
 
 def _known(name: str, value: str, choices: Any) -> str:
     if value not in get_args(choices):
-        raise ValueError(f"{name}: expected one of {list(get_args(choices))}, got {value!r}.")
+        raise ArgumentError(f"{name}: expected one of {list(get_args(choices))}, got {value!r}.")
     return value
 
 
@@ -291,7 +292,7 @@ def _layout(state: State, batch_rank: int) -> _Layout:
     leaves, tree = jax.tree.flatten(state)
     for leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
+            raise ArgumentError(
                 "cell: expected a state of real floating-point arrays, to take derivatives by, "
                 f"got one of {leaf.dtype}; use unroll without deer or parallel."
             )

@@ -24,6 +24,7 @@ from recurrent.cell import (
     zero_padding,
 )
 from recurrent.combinators import check_state_not_scaled
+from recurrent.errors import ArgumentError
 
 
 def dropout(x: Array, rate: Any, key: Array | None) -> Array:
@@ -71,7 +72,7 @@ def check_rate(rate: Any) -> None:
     """
     # float(), since inside jit even a comparison with a constant array is traced
     if not isinstance(rate, Tracer) and not 0 <= float(rate) < 1:
-        raise ValueError(f"rate: expected 0 to below 1, got {rate}.")
+        raise ArgumentError(f"rate: expected 0 to below 1, got {rate}.")
 
 
 Path = tuple[str, ...]
@@ -246,7 +247,7 @@ def zoneout(cell: Cell, rate: Any, key: Array | None) -> Cell:
     """
     for one in jax.tree.leaves(rate):
         if not isinstance(one, Tracer) and not 0 <= float(one) <= 1:
-            raise ValueError(f"rate: expected 0 to 1, got {one}.")
+            raise ArgumentError(f"rate: expected 0 to 1, got {one}.")
     check_state_not_scaled(cell, "zoneout")
 
     def initial_state(params: Params, batch_shape: Shape) -> ZoneoutState:
@@ -256,7 +257,7 @@ def zoneout(cell: Cell, rate: Any, key: Array | None) -> Cell:
     def step(params: Params, state: ZoneoutState, x: Any) -> tuple[ZoneoutState, Array]:
         new, y = cell.step(params, state.cell, x)
         if getattr(new, "hidden", None) is not y:
-            raise ValueError(
+            raise ArgumentError(
                 "zoneout: expected a cell that returns its state's hidden as its output, got "
                 f"another output beside {type(new).__name__}; zone out the cells inside of it."
             )
@@ -327,11 +328,11 @@ def weight_drop(
     """
     check_rate(rate)
     if unit not in ("weight", "row"):
-        raise ValueError(f'unit: expected "weight" or "row", got {unit!r}.')
+        raise ArgumentError(f'unit: expected "weight" or "row", got {unit!r}.')
     paths = [path for path, _ in _with_paths(jax.eval_shape(cell.init, jax.random.key(0)))]
     thinned = [path for path in paths if chosen(path)]
     if not thinned:
-        raise ValueError(f"chosen: expected it to choose one of {paths}, it chose none.")
+        raise ArgumentError(f"chosen: expected it to choose one of {paths}, it chose none.")
 
     def drop(key: Array, path: Path, leaf: Array) -> Array:
         if path not in thinned:

@@ -25,6 +25,7 @@ from recurrent.cell import (
     output_shape,
     unroll,
 )
+from recurrent.errors import ArgumentError
 from recurrent.layers import dense, embedding
 from recurrent.linear_map import affine
 
@@ -111,7 +112,7 @@ def decoder(
     """
     check_sizes(vocabulary_size=vocabulary_size)
     if output_shape(cell) != (attention.query_size,):
-        raise ValueError(
+        raise ArgumentError(
             f"cell: expected outputs of the attention's query_size={attention.query_size}, "
             f"got the shape {list(output_shape(cell))}."
         )
@@ -283,7 +284,7 @@ def _side_by_side(*parts: Array) -> Array:
 
 def _embedding_size(cell: Cell, fed_back: int) -> int:
     if len(cell.input_shape) != 1 or cell.input_shape[0] <= fed_back:
-        raise ValueError(
+        raise ArgumentError(
             f"cell: expected inputs of more than {fed_back} features, which is what is fed to it "
             f"beside the embedding of a token, got the shape {list(cell.input_shape)}."
         )

@@ -24,6 +24,7 @@ from recurrent.cells.attention import attention_cell
 from recurrent.cells.convolutional import causal_conv
 from recurrent.cells.linear import rg_lru
 from recurrent.combinators import stack
+from recurrent.errors import ArgumentError
 from recurrent.layers import (
     Layer,
     dense,
@@ -64,7 +65,7 @@ def pre_norm_block(
       ((4,), ['feed_forward', 'feed_forward_norm', 'mixing', 'mixing_norm'])
     """
     if output_shape(mixer) != mixer.input_shape:
-        raise ValueError(
+        raise ArgumentError(
             f"mixer: expected outputs of the input's shape {list(mixer.input_shape)}, since they "
             f"are added to it, got {list(output_shape(mixer))}."
         )
@@ -154,7 +155,7 @@ def recurrent_block(size: int, mixer: Cell, *, width: int = 4) -> Cell:
     """
     shapes = mixer.input_shape, output_shape(mixer)
     if [len(shape) for shape in shapes] != [1, 1]:
-        raise ValueError(
+        raise ArgumentError(
             f"mixer: expected a cell from vectors to vectors, got the shapes {shapes}."
         )
     (inner,), (outer,) = shapes

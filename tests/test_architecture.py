@@ -216,9 +216,10 @@ def test_an_experiment_imports_no_other_experiment() -> None:
     assert not cross_imports(experiments)
 
 
-def test_the_cell_module_imports_nothing_from_the_library_and_is_imported() -> None:
-    found = imports(LIBRARY["recurrent.cell"], "recurrent.cell")
-    assert not [name for name, _ in found if is_within(name, "recurrent")]
+def test_the_cell_module_imports_only_errors_from_the_library_and_is_imported() -> None:
+    found = [name for name, _ in imports(LIBRARY["recurrent.cell"], "recurrent.cell")]
+    ours = {name for name in found if is_within(name, "recurrent")}
+    assert all(is_within(name, "recurrent.errors") for name in ours)
     others = [imports(source, module) for module, source in LIBRARY.items()]
     assert any(name == "recurrent.cell" for found in others for name, _ in found)
 
@@ -256,6 +257,7 @@ def test_shared_files_of_the_harness_do_not_mention_a_loss(path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", [*LIBRARY, *EDGE])
+@pytest.mark.fault("S8")
 def test_no_module_makes_unsafe_calls(module: str) -> None:
     assert not unsafe({**LIBRARY, **EDGE}[module])
 
@@ -359,6 +361,7 @@ def test_flax_is_caught_where_it_is_not_allowed() -> None:
         "os.system(command)",
     ],
 )
+@pytest.mark.fault("S8")
 def test_unsafe_lines_are_caught(line: str) -> None:
     assert unsafe(line)
 

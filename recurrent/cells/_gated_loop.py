@@ -20,6 +20,7 @@ from recurrent.cell import (
     where_flag,
 )
 from recurrent.closures import closed_over
+from recurrent.errors import ArgumentError
 from recurrent.linear_map import CPU_CACHE_SIZE, LinearMap, Maps, derived_map, is_single_row
 
 Gate = Callable[..., Any]
@@ -493,7 +494,7 @@ def _check_vjp(vjp: GateVJP, of_x: Blocks, of_h: Blocks, state: Any) -> None:
 def _check_shapes(name: str, actual: Any, expected: Any) -> None:
     got, due = (jax.tree.map(lambda leaf: (leaf.dtype, leaf.shape), t) for t in (actual, expected))
     if got != due:
-        raise ValueError(f"gate_vjp: expected {name} to return {due}, got {got}.")
+        raise ArgumentError(f"gate_vjp: expected {name} to return {due}, got {got}.")
 
 
 def _is_sum_alone(trace: Any, pair: tuple[Any, Any]) -> bool:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from recurrent.cell import Params, Shape
+from recurrent.errors import ArgumentError
 from recurrent.initializers import (
     Initializer,
     init_blocks,
@@ -69,7 +70,7 @@ def check_projection(projection: bool, input_size: int, hidden_size: int) -> Non
       ValueError: if they differ and ``projection`` is False.
     """
     if not projection and input_size != hidden_size:
-        raise ValueError(
+        raise ArgumentError(
             "projection: expected True where input_size and hidden_size differ, "
             f"got False for {input_size} and {hidden_size}."
         )
@@ -82,6 +83,6 @@ def check_step_sizes(low: float, high: float) -> None:
       ValueError: unless ``0 < low <= high``.
     """
     if not 0 < low <= high:
-        raise ValueError(
+        raise ArgumentError(
             f"min_step, max_step: expected 0 < min_step <= max_step, got {low} and {high}."
         )

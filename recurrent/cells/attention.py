@@ -16,6 +16,7 @@ from recurrent.attention import (
 )
 from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, in_one_type, is_known
 from recurrent.cells.sliding_window import Steps, join, latest, without_padding
+from recurrent.errors import ArgumentError
 from recurrent.linear_map import affine
 
 
@@ -91,7 +92,7 @@ def attention_cell(
     sizes = head_sizes(hidden_size, heads, key_value_heads, head_size, rotary_base is not None)
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     if window < 2:
-        raise ValueError(f"window: expected at least 2, got {window}.")
+        raise ArgumentError(f"window: expected at least 2, got {window}.")
     past = window - 1
 
     def init(key):

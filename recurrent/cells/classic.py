@@ -17,6 +17,7 @@ from jax.nn import sigmoid
 from recurrent.cell import Cell, Params, check_sizes, in_one_type, sequence
 from recurrent.cells._gated_loop import Blocks, GateVJP
 from recurrent.cells.gates import Hidden, gated, gated_cell
+from recurrent.errors import ArgumentError
 from recurrent.initializers import GateBias, Initializer, identity, init_bias, init_blocks, resolve
 from recurrent.linear_map import Maps, dense_map, dense_maps, derived_map, product
 
@@ -273,7 +274,7 @@ def check_forget_bias(forget_bias: float, options: dict[str, Any]) -> None:
       ValueError: for a ``forget_bias`` other than 0 together with such a ``"bias_init"``.
     """
     if isinstance(options.get("bias_init"), GateBias) and forget_bias:
-        raise ValueError(
+        raise ArgumentError(
             f"forget_bias: expected 0 beside chrono, which sets the forget gate's own bias, "
             f"got {forget_bias}."
         )
@@ -614,7 +615,7 @@ def indrnn(
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     f = _activation(activation)
     if longest is not None and not longest > 0:
-        raise ValueError(f"longest: expected above 0 steps, got {longest}.")
+        raise ArgumentError(f"longest: expected above 0 steps, got {longest}.")
     highest = 1.0 if longest is None else 2 ** (1 / longest)
     input_init, bias_init = resolve(input_init, "input_init"), resolve(bias_init, "bias_init")
     uniform = partial(jax.random.uniform, maxval=highest)
@@ -694,7 +695,7 @@ def antisymmetric_rnn(
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     traced = isinstance(step_size, Tracer) or isinstance(diffusion, Tracer)
     if not traced and not (float(step_size) > 0 and float(diffusion) >= 0):
-        raise ValueError(
+        raise ArgumentError(
             "step_size, diffusion: expected above 0 and at least 0, "
             f"got {step_size} and {diffusion}."
         )
@@ -743,13 +744,13 @@ def _activation(name: str | Activation) -> Activation:
     if callable(name):
         return name
     if name not in _ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {list(_ACTIVATIONS)}, got {name!r}.")
+        raise ArgumentError(f"activation: expected one of {list(_ACTIVATIONS)}, got {name!r}.")
     return _ACTIVATIONS[name]
 
 
 def _check_reset(reset: str) -> None:
     if reset not in ("after", "before"):
-        raise ValueError(f'reset: expected "after" or "before", got {reset!r}.')
+        raise ArgumentError(f'reset: expected "after" or "before", got {reset!r}.')
 
 
 def _candidate_kernel(

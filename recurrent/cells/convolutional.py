@@ -22,6 +22,7 @@ from recurrent.cells.classic import LSTM_GATES, LSTMState, check_forget_bias, ls
 from recurrent.cells.gates import gated_cell
 from recurrent.cells.sliding_window import Steps, join, latest, without_padding
 from recurrent.convolution import convolve_same
+from recurrent.errors import ArgumentError
 from recurrent.initializers import GateBias, Initializer, init_bias, init_blocks, resolve
 from recurrent.linear_map import Maps, derived_map
 
@@ -115,13 +116,13 @@ def convolutional_lstm(
 
 def _kernel_sizes(kernel_size: int | Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
     if not 1 <= len(sizes) <= 3:
-        raise ValueError(
+        raise ArgumentError(
             "input_shape: expected one to three sizes and the channels, "
             f"got {len(sizes) + 1} numbers."
         )
     each = (kernel_size,) * len(sizes) if isinstance(kernel_size, int) else tuple(kernel_size)
     if len(each) != len(sizes) or min(each) < 1:
-        raise ValueError(
+        raise ArgumentError(
             f"kernel_size: expected {len(sizes)} sizes of at least 1, got {kernel_size}."
         )
     return each

@@ -26,6 +26,7 @@ from recurrent.cells._linear import (
     init_affine,
     step_bias,
 )
+from recurrent.errors import ArgumentError
 from recurrent.initializers import (
     Initializer,
     resolve,
@@ -224,7 +225,7 @@ def gated_deltanet(
     """
     check_sizes(input_size=input_size, hidden_size=hidden_size, heads=heads)
     if hidden_size % heads:
-        raise ValueError(f"heads: expected a divisor of {hidden_size}, got {heads}.")
+        raise ArgumentError(f"heads: expected a divisor of {hidden_size}, got {heads}.")
     value_size = hidden_size // heads
     keys_of = value_size if key_size is None else key_size
     check_sizes(key_size=keys_of, chunk_size=chunk_size)

@@ -15,6 +15,7 @@ from jax import Array
 
 from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, in_one_type
 from recurrent.cells._gated_loop import Blocks, Gate, GatedSequence, GateVJP, split_blocks
+from recurrent.errors import ArgumentError
 from recurrent.initializers import GateBias, Initializer, init_bias, init_blocks, resolve
 from recurrent.linear_map import Maps, dense_maps
 
@@ -101,13 +102,13 @@ def gated(
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     fields: tuple[str, ...] = state._fields
     if "hidden" not in fields:
-        raise ValueError(f"state: expected a field called hidden, got the fields {fields}.")
+        raise ArgumentError(f"state: expected a field called hidden, got the fields {fields}.")
     names = tuple(f"gate {i}" for i in range(gates)) if isinstance(gates, int) else tuple(gates)
     check_sizes(gates=len(names))
     if recurrent_gates is not None and not 1 <= recurrent_gates <= len(names):
-        raise ValueError(f"recurrent_gates: expected 1 to {len(names)}, got {recurrent_gates}.")
+        raise ArgumentError(f"recurrent_gates: expected 1 to {len(names)}, got {recurrent_gates}.")
     if gate_params and gate_vjp:
-        raise ValueError("gate_vjp: expected a gate without params, got gate_params too.")
+        raise ArgumentError("gate_vjp: expected a gate without params, got gate_params too.")
     recurrent_names = names[:recurrent_gates]
     input_init = resolve(input_init, "input_init")
     recurrent_init = resolve(recurrent_init, "recurrent_init")
@@ -203,7 +204,7 @@ def _checked(gate: Gate) -> Gate:
         new = gate(extra, zx, zh, state)
         shapes, expected = (jax.tree.map(jnp.shape, tree) for tree in (new, state))
         if jax.tree.structure(new) != jax.tree.structure(state) or shapes != expected:
-            raise ValueError(f"gate: expected it to return a state {expected}, got {shapes}.")
+            raise ArgumentError(f"gate: expected it to return a state {expected}, got {shapes}.")
         return new
 
     return apply

@@ -69,6 +69,7 @@ def layer_norm_lstm(
       ((5, 2, 4), (2, 4))
     """
     check_forget_bias(forget_bias, {"bias_init": bias_init})
+    check_sizes(input_size=input_size, hidden_size=hidden_size)
     width = 4 * hidden_size
     norms = {"input_norm": width, "recurrent_norm": width, "cell_norm": hidden_size}
     init = _init(
@@ -135,6 +136,7 @@ def layer_norm_gru(
       >>> unroll(cell, params, xs)[1].shape
       (5, 2, 4)
     """
+    check_sizes(input_size=input_size, hidden_size=hidden_size)
     norms = {
         "input_norm": 2 * hidden_size,
         "recurrent_norm": 2 * hidden_size,
@@ -166,7 +168,6 @@ def _init(sizes, gates, norms, input_init, recurrent_init, bias_init):
     The gates' biases, drawn by ``bias_init``, become the biases of the input's norms.
     """
     input_size, hidden_size = sizes
-    check_sizes(input_size=input_size, hidden_size=hidden_size)
     input_init = resolve(input_init, "input_init")
     recurrent_init = resolve(recurrent_init, "recurrent_init")
     bias_init = bias_init if isinstance(bias_init, GateBias) else resolve(bias_init, "bias_init")

@@ -21,6 +21,7 @@ from recurrent.cells._linear import (
 )
 from recurrent.cells.classic import check_forget_bias
 from recurrent.cells.gates import Hidden
+from recurrent.errors import ArgumentError
 from recurrent.initializers import (
     GateBias,
     Initializer,
@@ -303,7 +304,7 @@ def rg_lru(
     check_sizes(input_size=input_size, hidden_size=hidden_size)
     check_projection(projection, input_size, hidden_size)
     if not 0 < min_decay <= max_decay < 1:
-        raise ValueError(
+        raise ArgumentError(
             "min_decay, max_decay: expected 0 < min_decay <= max_decay < 1, "
             f"got {min_decay} and {max_decay}."
         )
@@ -342,7 +343,7 @@ def _same(h: Array) -> Array:
 def _candidate(name: str) -> Callable[[Array], Array]:
     activations = {"linear": _same, "positive": _positive}
     if name not in activations:
-        raise ValueError(f'candidate: expected "linear" or "positive", got {name!r}.')
+        raise ArgumentError(f'candidate: expected "linear" or "positive", got {name!r}.')
     return activations[name]
 
 

@@ -22,6 +22,7 @@ from recurrent.cells.linear import (
     Read,
     linear_cell,
 )
+from recurrent.errors import ArgumentError
 from recurrent.initializers import (
     Initializer,
     lecun_normal,
@@ -87,7 +88,7 @@ def lru(
     states = hidden_size if state_size is None else state_size
     check_sizes(input_size=input_size, hidden_size=hidden_size, state_size=states)
     if not 0 <= min_radius < max_radius <= 1:
-        raise ValueError(
+        raise ArgumentError(
             "min_radius, max_radius: expected 0 <= min_radius < max_radius <= 1, "
             f"got {min_radius} and {max_radius}."
         )
@@ -177,10 +178,11 @@ def diagonal_s5(
       >>> ys.shape, state.real.shape  # 6 real state variables, as 3 complex ones
       ((5, 2, 5), (2, 3))
     """
+    check_sizes(input_size=input_size, hidden_size=hidden_size, blocks=blocks)
     states = hidden_size + hidden_size % 2 if state_size is None else state_size
-    check_sizes(input_size=input_size, hidden_size=hidden_size, state_size=states, blocks=blocks)
+    check_sizes(state_size=states)
     if states % (2 * blocks):
-        raise ValueError(
+        raise ArgumentError(
             f"state_size: expected a multiple of 2 * blocks = {2 * blocks}, got {states}."
         )
     check_step_sizes(min_step, max_step)
@@ -282,10 +284,9 @@ def selective_ssm(
       >>> ys.shape, state.hidden.shape
       ((5, 2, 4), (2, 4, 2))
     """
+    check_sizes(input_size=input_size, hidden_size=hidden_size, state_size=state_size)
     rank = -(-hidden_size // 16) if step_rank is None else step_rank
-    check_sizes(
-        input_size=input_size, hidden_size=hidden_size, state_size=state_size, step_rank=rank
-    )
+    check_sizes(step_rank=rank)
     check_projection(projection, input_size, hidden_size)
     check_step_sizes(min_step, max_step)
     draw = resolve(kernel_init, "kernel_init")

@@ -20,6 +20,7 @@ from recurrent.cell import (
 )
 from recurrent.cells._gated_loop import Blocks
 from recurrent.cells.gates import gated_cell
+from recurrent.errors import ArgumentError
 from recurrent.initializers import Initializer, init_blocks, resolve
 from recurrent.linear_map import Maps, affine, dense_maps, derived_map
 
@@ -260,9 +261,9 @@ def mlstm(
       >>> ys.shape, state.memory.shape
       ((5, 2, 4), (2, 2, 5, 2))
     """
-    keys_of = hidden_size // max(heads, 1) if key_size is None else key_size
-    check_sizes(input_size=input_size, hidden_size=hidden_size, heads=heads, key_size=keys_of)
-    check_sizes(chunk_size=chunk_size)
+    check_sizes(input_size=input_size, hidden_size=hidden_size, heads=heads)
+    keys_of = max(hidden_size // heads, 1) if key_size is None else key_size
+    check_sizes(key_size=keys_of, chunk_size=chunk_size)
     _check_heads(hidden_size, heads)
     values_of = hidden_size // heads
     log_forget = _log_forget(forget)
@@ -445,13 +446,13 @@ def _decay_between(log_keep: Array) -> Array:
 def _log_forget(forget: str) -> Any:
     known = {"sigmoid": jax.nn.log_sigmoid, "exponential": lambda f: f}
     if forget not in known:
-        raise ValueError(f'forget: expected "sigmoid" or "exponential", got {forget!r}.')
+        raise ArgumentError(f'forget: expected "sigmoid" or "exponential", got {forget!r}.')
     return known[forget]
 
 
 def _check_heads(hidden_size: int, heads: int) -> None:
     if hidden_size % heads:
-        raise ValueError(f"heads: expected a divisor of hidden_size={hidden_size}, got {heads}.")
+        raise ArgumentError(f"heads: expected a divisor of hidden_size={hidden_size}, got {heads}.")
 
 
 def _wide(x: Array) -> Array:

@@ -14,6 +14,7 @@ from jax import Array, lax
 from jax.sharding import PartitionSpec
 
 from recurrent.cell import as_tokens
+from recurrent.errors import ArgumentError
 from recurrent.training.step import TrainState, init_state, order_key, train_step
 from recurrent.training.task import HParams, Metrics, Task
 
@@ -103,7 +104,7 @@ def next_batches(state: TrainState, data: Any, batch_size: int, steps: int) -> t
     size = example_count(data)
     in_epoch = steps_per_epoch(size, batch_size)
     if not 1 <= steps <= in_epoch:
-        raise ValueError(
+        raise ArgumentError(
             f"steps: expected 1 to {in_epoch}, the batches of {batch_size} in {size} examples, "
             f"got {steps}."
         )

@@ -16,6 +16,7 @@ import optax.contrib
 from jax import Array, lax
 
 from recurrent.cell import weighted
+from recurrent.errors import ArgumentError
 
 OPTIMIZERS = ("sgd", "rmsprop", "adam", "adamw")  # beside those of `optax_optimizers`
 
@@ -123,7 +124,7 @@ def factory_of(name: str | Factory) -> Factory:
         return name
     if not is_optax_optimizer(name):
         expected = [*dict.fromkeys([*OPTIMIZERS, *optax_optimizers()])]
-        raise ValueError(f"optimizer: expected one of {expected}, or a function, got {name!r}.")
+        raise ArgumentError(f"optimizer: expected one of {expected}, or a function, got {name!r}.")
     return _functions_of_optax()[name]
 
 
@@ -247,14 +248,14 @@ def _after_warm_up(
     if schedule == "constant":
         return optax.constant_schedule(1.0)
     if isinstance(schedule, str) and schedule not in _WITH_AN_END:
-        raise ValueError(
+        raise ArgumentError(
             f"schedule: expected one of {list(SCHEDULES)}, or a function, got {schedule!r}."
         )
     kind = f"a {schedule} schedule" if isinstance(schedule, str) else "a schedule of your own"
     if not total_steps:
-        raise ValueError(f"total_steps: {kind} needs the length of training, got none.")
+        raise ArgumentError(f"total_steps: {kind} needs the length of training, got none.")
     if warmup_steps >= total_steps:
-        raise ValueError(
+        raise ArgumentError(
             f"warmup_steps: expected fewer than the total_steps={total_steps} of {kind}, got "
             f"{warmup_steps}."
         )

@@ -22,6 +22,7 @@ from jax.sharding import (
     SingleDeviceSharding,
 )
 
+from recurrent.errors import ArgumentError
 from recurrent.training.minibatch import BATCH
 from recurrent.training.task import Data, HParams, Kept, Metric, Metrics, State, Task
 
@@ -95,7 +96,7 @@ def layouts(members: int, devices: int) -> list[Layout]:
       [(2, 1), (2, 4), (2, 8)]
     """
     if min(members, devices) < 1:
-        raise ValueError(
+        raise ArgumentError(
             f"members, devices: expected at least 1 of each, got {members} and {devices}."
         )
     count = max(n for n in range(1, devices + 1) if members % n == 0)
@@ -182,7 +183,7 @@ def _mesh(layout: Layout) -> Mesh:
 def _check_batch_devices(layout: Layout) -> None:
     count, processes = layout.batch_devices, jax.process_count()
     if count > len(jax.devices()) or count % processes:
-        raise ValueError(
+        raise ArgumentError(
             f"layout: expected at most {len(jax.devices())} batch_devices, a multiple of the "
             f"{processes} processes, got {count}."
         )
@@ -192,24 +193,24 @@ def _size(members: Any) -> int:
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(members)}
     if len(sizes) != 1 or sizes == {()}:
         found = ", ".join(sorted(map(str, sizes))) or "no arrays"
-        raise ValueError(f"members: expected arrays with one first axis for all, got {found}.")
+        raise ArgumentError(f"members: expected arrays with one first axis for all, got {found}.")
     return sizes.pop()[0]
 
 
 def _check(layout: Layout, members: int) -> None:
     if not 1 <= layout.devices <= len(jax.devices()):
-        raise ValueError(
+        raise ArgumentError(
             f"layout: expected 1 to {len(jax.devices())} devices, got {layout.devices}."
         )
     if layout.together < 1:
-        raise ValueError(f"layout: expected at least 1 member together, got {layout.together}.")
+        raise ArgumentError(f"layout: expected at least 1 member together, got {layout.together}.")
     if members % layout.devices:
-        raise ValueError(
+        raise ArgumentError(
             f"layout: expected a number of members that {layout.devices} devices can share "
             f"equally, got {members}."
         )
     if layout.batch_devices > 1 and layout.devices > 1:
-        raise ValueError(
+        raise ArgumentError(
             "layout: expected devices that share members or batches, not both, got "
             f"{layout.devices} and {layout.batch_devices}."
         )

@@ -14,6 +14,7 @@ import optax
 from jax import Array
 
 from recurrent.cell import weighted
+from recurrent.errors import ArgumentError
 from recurrent.losses import Average
 from recurrent.training.accumulation import Accumulated
 from recurrent.training.optimizers import global_norm, of_its_type, widened
@@ -110,7 +111,7 @@ def init_state(
       (0, 0, ['input', 'recurrent'])
     """
     if loss_scale and not 1 <= loss_scale <= LARGEST_SCALE:
-        raise ValueError(f"loss_scale: expected 0, or 1 to {LARGEST_SCALE:g}, got {loss_scale}.")
+        raise ArgumentError(f"loss_scale: expected 0, or 1 to {LARGEST_SCALE:g}, got {loss_scale}.")
     init_key, run_key = jax.random.split(key)
     params = init(init_key)
     step, skipped = jnp.zeros((2,), jnp.int32)  # two arrays: a donated one must not stand twice

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from jax import Array
 
+from recurrent.errors import ArgumentError
 from recurrent.losses import Average
 
 State = Any  # whatever a task needs from step to step: params, moments, keys, environments
@@ -25,7 +26,7 @@ def weights_of(state: Any) -> Any:
       ValueError: for another state, whose task must say what to keep.
     """
     if not hasattr(state, "weights"):
-        raise ValueError(
+        raise ArgumentError(
             f"keep: expected a TrainState, got {type(state).__name__}; give the Task one."
         )
     return state.weights
@@ -38,7 +39,7 @@ def skipped_steps(state: Any) -> Array:
       ValueError: for another state, whose task must say what a failure is.
     """
     if not hasattr(state, "skipped"):
-        raise ValueError(
+        raise ArgumentError(
             f"failures: expected a TrainState, got {type(state).__name__}; give the Task one."
         )
     return state.skipped

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from recurrent.errors import ArgumentError
 from recurrent.training.minibatch import shard_batch, total
 from recurrent.training.step import (
     TrainState,
@@ -145,7 +146,7 @@ def next_windows(
     """
     in_epoch = steps_per_epoch(size, streams, window)
     if not 1 <= steps <= in_epoch:
-        raise ValueError(
+        raise ArgumentError(
             f"steps: expected 1 to {in_epoch}, the windows of {window} in each of {streams} "
             f"streams of {size} tokens, got {steps}."
         )
@@ -191,7 +192,7 @@ def evaluate_streams(
       ValueError: for a sequence of fewer than two tokens, no stream or no window.
     """
     if tokens.shape[0] < 2 or min(streams, window) < 1:
-        raise ValueError(
+        raise ArgumentError(
             "tokens, streams, window: expected at least 2, 1 and 1, got "
             f"{tokens.shape[0]}, {streams} and {window}."
         )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recurrent import Cell, LSTMState, dense, elman, gru, lstm, output_shape, unroll
+from recurrent import Cell, Hidden, LSTMState, dense, elman, gated, gru, lstm, output_shape, unroll
 from recurrent.cells.linear import min_gru
 from recurrent.cells.state_space import lru
 from recurrent.cells.xlstm import slstm
@@ -26,7 +26,7 @@ from recurrent.combinators import (
     skip_stack,
     stack,
 )
-from recurrent.layers import embedding, layer_norm
+from recurrent.layers import Layer, embedding, layer_norm
 from recurrent.regularization import (
     recurrent_kernels,
     step_dropout,
@@ -245,6 +245,7 @@ def test_residual_adds_the_input() -> None:
 
 
 @pytest.mark.parametrize("around", [residual, dense_connection])
+@pytest.mark.fault("N6")
 def test_padding_does_not_leak_through_residual_or_dense_connections(
     around: Callable[[Cell], Cell],
 ) -> None:
@@ -309,6 +310,25 @@ def test_parts_of_a_stack_draw_different_params() -> None:
 def test_mismatched_or_missing_parts_are_an_error(build: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def broken_layer(size: int) -> Layer:
+    def apply(params: Any, x: Any) -> Any:
+        return x + "a"
+
+    return Layer(lambda key: {}, apply)
+
+
+def test_an_error_in_a_part_of_a_stack_is_its_own_and_advice_is_given_where_it_helps() -> None:
+    def gate(zx: Any, zh: Any, state: Any) -> Any:
+        return Hidden(zx[0] + "a")
+
+    with pytest.raises(TypeError, match=r"^unsupported operand"):
+        stack(gated(gate, 4, 3, gates=1), dense(3, 2), input_shape=(4,))
+    with pytest.raises(ValueError, match=r"^layer 1: .*unsupported operand[^.]*\.$"):
+        stack(gru(4, 3), broken_layer(3))
+    with pytest.raises(ValueError, match=r"unsupported operand[^.]*\. Give the stack its input_sh"):
+        stack(broken_layer(4), gru(4, 3))
 
 
 # Bidirectional.
@@ -581,6 +601,7 @@ def test_the_gradient_of_an_embedding_vector_sums_over_all_uses_of_the_token() -
     assert_close(gradient(layer.init(jax.random.key(0)))["kernel"], expected)
 
 
+@pytest.mark.fault("N6")
 def test_masked_tokens_may_hold_any_value_and_get_no_gradient() -> None:
     cell = stack(embedding(6, 3), gru(3, 2), input_shape=())
     params = random_params(cell)
@@ -600,6 +621,7 @@ def test_masked_tokens_may_hold_any_value_and_get_no_gradient() -> None:
     assert np.any(actual[1]["layer_0"]["kernel"][1:])
 
 
+@pytest.mark.fault("N8")
 def test_tokens_outside_the_vocabulary_are_an_error_or_nan_under_jit() -> None:
     layer = embedding(4, 3)
     params = layer.init(jax.random.key(0))

@@ -61,6 +61,7 @@ def test_a_mask_holds_the_state_and_zeroes_the_output() -> None:
     assert run(mask=flags(1, 2, 4)) == ((122, 3), [0, 1020, 1060, 0, 1220])
 
 
+@pytest.mark.fault("N5")
 def test_lengths_end_the_sequence() -> None:
     assert run(lengths=3) == ((107, 3), [1010, 1030, 1070, 0, 0])
     assert run(lengths=0) == ((100, 0), [0, 0, 0, 0, 0])
@@ -120,6 +121,7 @@ def test_masks_may_be_lists() -> None:
     assert run(mask=[False, True, True, False, True]) == run(mask=flags(1, 2, 4))
 
 
+@pytest.mark.fault("N7")
 def test_unroll_with_traced_lengths_compiles_once() -> None:
     traces = []
 
@@ -231,6 +233,7 @@ def wrong(**arguments: Any) -> None:
     ],
     ids=str,
 )
+@pytest.mark.fault("N5", "N8")
 def test_invalid_unroll_arguments_are_an_error(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         wrong(**arguments)

@@ -301,6 +301,7 @@ def test_a_task_scales_its_loss_where_it_is_told_to() -> None:
     assert state.scale == ()
 
 
+@pytest.mark.fault("N7")
 def test_one_compilation_serves_all_hyperparameters() -> None:
     traces, task = [], line_task()
 
@@ -375,6 +376,7 @@ def test_the_batches_of_an_evaluation_are_few_and_evenly_filled(
 
 
 @two_devices
+@pytest.mark.fault("N10")
 def test_what_a_batch_holds_does_not_depend_on_the_devices_that_share_it() -> None:
     data = {"x": np.arange(40.0, dtype=np.float32).reshape(20, 2)}
     indices, mask = np.array([3, 1, 7, 0]), np.array([True, True, True, False])
@@ -416,6 +418,7 @@ def test_without_a_mesh_for_batches_nothing_is_shared(axis_name: str | None) -> 
 
 @pytest.mark.long
 @two_devices
+@pytest.mark.fault("N10")
 def test_two_devices_train_as_one_does_masks_of_dropout_included() -> None:
     task, hparams, data = rnn_task(), {"seed": 7}, rnn_data()
 

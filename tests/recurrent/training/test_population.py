@@ -153,6 +153,7 @@ def test_a_member_trains_as_it_would_alone(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.fault("N11")
 def test_a_member_that_diverges_leaves_the_others_bitwise_as_they_were(layout: Layout) -> None:
     rates = [*RATES[:3], 1e10]
     limits = Limits(divergence_threshold=-100.0)
