@@ -141,7 +141,7 @@ def report(arguments: list[str]) -> int:
     folders = [word for word in arguments if not word.startswith("-")]
     flags_only = [word for word in arguments if word.startswith("-")]
     (settings,) = read_flags(flags_only, side_by_side.Settings)
-    out = path_of(settings.out, "--out: ") if settings.out else runs_of_ours() / "report.html"
+    out = path_of(settings.out, "--out: ") if settings.out else side_by_side.beside(folders)
     side_by_side.compare(folders, out)
     print(f"report: {out}")
     return 0
@@ -223,6 +223,8 @@ def version(rest: list[str]) -> int:
     """Print the versions of the code and of what it stands on."""
     from experiments.harness.version import describe
 
+    if rest:
+        raise UserError(f"--version: expected nothing after it, got {rest[0]!r}.")
     print(describe())
     return 0
 
@@ -277,6 +279,7 @@ def fields_of(file: str, experiment: catalogue.Experiment) -> dict[str, Any]:
     if not file:
         return {}
     from experiments.harness import rundir
+    from experiments.harness.runs import say_changes_of
 
     path = path_of(file, "--config: ")
     if not path.is_file():
@@ -289,6 +292,7 @@ def fields_of(file: str, experiment: catalogue.Experiment) -> dict[str, Any]:
                 f"--config: {file} is of the experiment {found['experiment']!r}, not of "
                 f"{experiment.name!r}."
             )
+        say_changes_of(path, found, experiment)
         found = found["config"]
     return config.fields_from_json(f"--config: {file}", experiment.module.Config, found)
 
@@ -368,7 +372,7 @@ def cores() -> int:
 def run_sweep(asked: Any, folder: Path, group: Group, overwrite: bool) -> int:
     """Train a sweep on all cores or devices of this process."""
     progress.say_preparing(f"sweep of {asked.experiment.name}", group)
-    from experiments.harness.devices import keep_compiled_programs
+    from experiments.harness.compiled import keep_compiled_programs
 
     keep_compiled_programs()
     processes.join(group)

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 import recurrent
@@ -32,7 +31,7 @@ def program(config: Config) -> Any:
     def measure(params: Any, batch: Any, hparams: Any) -> Any:
         tokens, lengths = batch["tokens"].T, batch["length"]  # [T, B]
         _, logits = recurrent.unroll(model, params, tokens, lengths=lengths)
-        is_real = (jnp.arange(len(tokens))[:, None] < lengths) & batch["mask"]
+        is_real = recurrent.length_mask(lengths, len(tokens)) & batch["mask"]
         tags = batch["tags"].T
         return {
             "loss": cross_entropy(logits, tags, is_real),

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from recurrent.errors import ArgumentError
+
 
 def error(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
     """Return the largest difference in any array, relative to that array's largest entry.
@@ -22,14 +24,14 @@ def error(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -
     """
     unexpected = sorted(set(found) - set(expected))
     if unexpected or not {"outputs", "loss", "inputs"} & set(expected) <= set(found):
-        raise ValueError(f"expected the arrays {sorted(expected)}, got {sorted(found)}")
+        raise ArgumentError(f"expected the arrays {sorted(expected)}, got {sorted(found)}")
     return max(_error(name, found[name], expected[name]) for name in found)
 
 
 def _error(name: str, found: np.ndarray, expected: np.ndarray) -> float:
     found, expected = np.asarray(found, np.float64), np.asarray(expected)
     if found.shape != expected.shape:
-        raise ValueError(f"{name}: expected the shape {expected.shape}, got {found.shape}")
+        raise ArgumentError(f"{name}: expected the shape {expected.shape}, got {found.shape}")
     compared = ~np.isnan(expected)
     difference = np.abs(found - expected)[compared].max(initial=0)
     if not np.isfinite(difference):

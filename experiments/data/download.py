@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Generator
 from http.client import HTTPException, HTTPResponse
@@ -15,8 +16,14 @@ from urllib.error import HTTPError
 from experiments.data.cache import data_dir
 from experiments.harness.errors import UserError, unknown
 
-_TIMEOUT_SECONDS = 30.0
+_TIMEOUT_SECONDS = 30.0  # without a byte
+_SLOWEST = 1000.0  # bytes a second on average, once that time has passed
+_ATTEMPTS = 5  # at going on where a connection was lost, as long as each brings more
 _CHUNK_BYTES = 2**16
+
+
+class _WrongSize(ValueError):
+    """Say that a server sends more than the file has, so that what was kept of it is wrong."""
 
 
 class RemoteFile(NamedTuple):
@@ -26,16 +33,18 @@ class RemoteFile(NamedTuple):
       path: where the file is kept, relative to `data_dir()`.
       url: the http or https address.
       sha256: the hash of the file as distributed, in lower-case hexadecimal digits.
+      size: the bytes of the file as distributed, of which no server may send more.
     """
 
     path: str
     url: str
     sha256: str
+    size: int
 
 
-def _mnist(name: str, sha256: str) -> RemoteFile:
+def _mnist(name: str, sha256: str, size: int) -> RemoteFile:
     url = f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}"
-    return RemoteFile(f"mnist/{name}", url, sha256)
+    return RemoteFile(f"mnist/{name}", url, sha256, size)
 
 
 # A data set without files is part of an installed package.
@@ -47,24 +56,29 @@ REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
             "tinyshakespeare/input.txt",
             "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
             "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            1115394,
         ),
     ),
     "mnist": (
         _mnist(
             "train-images-idx3-ubyte.gz",
             "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            9912422,
         ),
         _mnist(
             "train-labels-idx1-ubyte.gz",
             "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            28881,
         ),
         _mnist(
             "t10k-images-idx3-ubyte.gz",
             "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            1648877,
         ),
         _mnist(
             "t10k-labels-idx1-ubyte.gz",
             "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            4542,
         ),
     ),
 }
@@ -97,8 +111,10 @@ def fetch(file: RemoteFile) -> Path:
 
     An existing file is used without checking its hash, because mirrors may have compressed it
     again; an uncompressed copy (the name without `.gz`) is accepted as well. A download is
-    written to `NAME.part`, resumed after an interruption, and renamed only once its hash is
-    correct, so a file under its final name is always complete.
+    written to `NAME.part`, resumed where the connection is lost, in this call or a later one, and
+    renamed only once its hash is correct, so a file under its final name is always complete. A
+    server that sends nothing for half a minute, less than a thousand bytes a second, or more than
+    the file has, is not waited for.
 
     Raises:
       UserError: if the file cannot be downloaded, has the wrong hash, or cannot be written. The
@@ -140,30 +156,53 @@ def _only_writer(folder: Path) -> Generator[None]:
 def _download(file: RemoteFile, destination: Path) -> Path:
     part = destination.with_name(f"{destination.name}.part")
     try:
-        _save(file, part)
+        _save_in_attempts(file, part)
         sha256 = _sha256(part)
         if sha256 != file.sha256:
             part.unlink()
             raise _wrong_hash(file, destination, sha256)
         return part.replace(destination)
+    except _WrongSize as error:
+        part.unlink(missing_ok=True)
+        raise _failed(file, destination, error) from error
     except (OSError, HTTPException, ValueError) as error:
         raise _failed(file, destination, error) from error
 
 
+def _save_in_attempts(file: RemoteFile, part: Path) -> None:
+    """Save the file, and go on with it where a connection was lost that has brought some of it."""
+    for left in reversed(range(_ATTEMPTS)):
+        held = _size(part)
+        try:
+            return _save(file, part)
+        except (OSError, HTTPException) as error:
+            if not left or _size(part) <= held:
+                raise
+            _say(f"{file.path}: {_reason(error)}; going on from {_size(part) / 1e6:.1f} MB")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _save(file: RemoteFile, part: Path) -> None:
     """Append the missing bytes to the part, or rewrite it if the server sends the whole file."""
-    held = part.stat().st_size if part.exists() else 0
+    held = _size(part)
     with _open_url(file.url, held) as response:
         resumed = response.status == 206
         start = held if resumed else 0
         length = response.length
+        if length is not None and start + length != file.size:
+            raise ValueError(f"it would have {start + length} bytes, expected {file.size}")
         with (
             part.open("ab" if resumed else "wb") as stream,
             _progress(file, start, length and start + length) as advance,
         ):
-            received = _copy(response, stream, advance)
+            received = _copy(response, stream, file.size - start, advance)
     if length is not None and received != length:
-        raise ConnectionError(f"the connection closed after {received} of {length} bytes")
+        raise ConnectionError(
+            f"the connection closed after {start + received} of {file.size} bytes"
+        )
 
 
 def _open_url(url: str, offset: int) -> HTTPResponse:
@@ -195,12 +234,26 @@ def _web_only_opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-def _copy(response: HTTPResponse, stream: BinaryIO, advance: Callable[[int], object]) -> int:
-    received = 0
-    while chunk := response.read(_CHUNK_BYTES):
-        stream.write(chunk)
+def _copy(
+    response: HTTPResponse, stream: BinaryIO, most: int, advance: Callable[[int], object]
+) -> int:
+    """Write what the server sends and return how much that was.
+
+    Raises:
+      _WrongSize: if that is more than ``most`` bytes.
+      TimeoutError: if it comes too slowly to wait for.
+    """
+    begun, received = time.monotonic(), 0
+    while chunk := response.read1(_CHUNK_BYTES):
         received += len(chunk)
+        if received > most:
+            raise _WrongSize("the server sends more than the file has")
+        stream.write(chunk)
         advance(len(chunk))
+        seconds = time.monotonic() - begun
+        if seconds > _TIMEOUT_SECONDS and received < _SLOWEST * seconds:
+            stream.flush()
+            raise TimeoutError(f"only {received} bytes came in {seconds:.0f} s")
     stream.flush()
     os.fsync(stream.fileno())
     return received

@@ -18,6 +18,7 @@ from experiments.figures.style import (
     tiled_images,
     titled_figure,
 )
+from recurrent.errors import ArgumentError
 
 MOST_MISTAKES = 40
 
@@ -36,9 +37,9 @@ def confusion_matrix(matrix: np.ndarray, labels: Sequence[str] | None = None) ->
     counts = np.asarray(matrix)
     classes = [str(i) for i in range(len(counts))] if labels is None else list(labels)
     if not np.issubdtype(counts.dtype, np.integer):
-        raise ValueError(f"Expected integer counts, got {counts.dtype}: do not normalize them.")
+        raise ArgumentError(f"Expected integer counts, got {counts.dtype}: do not normalize them.")
     if counts.shape != (len(classes), len(classes)) or not classes:
-        raise ValueError(
+        raise ArgumentError(
             f"Expected counts [C, C] and C labels, got counts {counts.shape} and "
             f"{len(classes)} labels: give one row, one column and one label for each class."
         )
@@ -83,7 +84,7 @@ def mistakes(
         images.ndim != 3
         or not true.shape == predicted.shape == probability.shape == images.shape[:1]
     ):
-        raise ValueError(
+        raise ArgumentError(
             f"Expected images [N, H, W] and N classes, predictions and probabilities, got "
             f"{images.shape}, {true.shape}, {predicted.shape} and {probability.shape}."
         )

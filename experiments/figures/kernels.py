@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.figures.style import DIVERGING, color_bar, symmetric_limits, tiled_images
+from recurrent.errors import ArgumentError
 
 
 def kernels(kernel: np.ndarray) -> Figure:
@@ -19,7 +20,7 @@ def kernels(kernel: np.ndarray) -> Figure:
     """
     kernel = np.asarray(kernel)
     if kernel.ndim != 4 or not kernel.size:
-        raise ValueError(f"Expected a kernel [height, width, in, out], got {kernel.shape}.")
+        raise ArgumentError(f"Expected a kernel [height, width, in, out], got {kernel.shape}.")
     height, width, channels, outputs = kernel.shape
     strength = np.sqrt(np.nansum(np.square(kernel, dtype=float), axis=(0, 1, 2)))
     order = np.argsort(-strength, kind="stable")

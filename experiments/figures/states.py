@@ -13,6 +13,7 @@ from experiments.figures.style import (
     soften_frames,
     titled_figure,
 )
+from recurrent.errors import ArgumentError
 
 LONGEST_UPRIGHT = 64
 
@@ -34,12 +35,12 @@ def hidden_over_time(states: np.ndarray, inputs: np.ndarray, title: str) -> Figu
     """
     states, inputs = np.asarray(states), np.asarray(inputs)
     if states.ndim != 2 or inputs.ndim != 2 or len(states) != len(inputs):
-        raise ValueError(
+        raise ArgumentError(
             f"Expected states [T, H] and inputs [T, D] of one example, got {states.shape} "
             f"and {inputs.shape}: select one example and keep all steps of both arrays."
         )
     if not states.size or not inputs.size:
-        raise ValueError(
+        raise ArgumentError(
             f"Expected at least one step, unit and feature, got states {states.shape} and "
             f"inputs {inputs.shape}."
         )

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from experiments.figures.style import ALARM, INK, plain, titled_figure
+from recurrent.errors import ArgumentError
 
 MOST_BITS = 8.0  # from here on the color no longer changes
 
@@ -25,7 +26,7 @@ def colored_text(text: str, values: np.ndarray, columns: int = 80) -> Figure:
     """
     values = np.asarray(values, float)
     if values.shape != (len(text),) or not text:
-        raise ValueError(f"Expected {len(text)} values, at least one, got {values.shape}.")
+        raise ArgumentError(f"Expected {len(text)} values, at least one, got {values.shape}.")
     positions = _positions(text, columns)
     rows = positions[-1][0] + 1
     figure = titled_figure(0.6 + 0.2 * rows, f"{values.mean():.2f} bits per character on average")

@@ -4,6 +4,8 @@ import ast
 import dataclasses
 import importlib
 import os
+import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,13 @@ from experiments.harness.files import path_of
 from experiments.harness.user_files import load_file
 
 _FOLDER = Path(__file__).resolve().parent.parent
-FORMS = "it needs a frozen dataclass Config(RunConfig) and a function program(config)"
+PARTS = (
+    "MinibatchConfig (from experiments.shared.tasks import MinibatchConfig), or from RunConfig "
+    "(from experiments.harness.config import RunConfig) where nothing is trained on batches"
+)
+FORMS = (
+    f"it needs a function program(config), and a frozen dataclass Config that inherits from {PARTS}"
+)
 
 
 class Experiment(NamedTuple):
@@ -101,9 +109,11 @@ def check_word(word: str, others: Iterable[str] = ()) -> None:
     """
     known = experiments()
     if not is_file(word) and word not in known:
+        guess = did_you_mean(word, [*known, *others])
+        of_a_run = f" If it is a command of a run, give its run: ./launch.sh {word} RUN."
         raise UserError(
             f"There is no experiment {word!r}; choose from {', '.join(known)}, or give the path of "
-            f"a file of your own, as in ./launch.sh idea.py.{did_you_mean(word, [*known, *others])}"
+            f"a file of your own, as in ./launch.sh idea.py.{guess or of_a_run}"
         )
 
 
@@ -137,12 +147,28 @@ def check_config_class(cls: Any, word: str) -> None:
             f"{word}: Config is no dataclass; write @dataclasses.dataclass(frozen=True)."
         )
     if not issubclass(cls, config.RunConfig):
-        raise UserError(f"{word}: Config must inherit from RunConfig, or from a part that does.")
+        raise UserError(f"{word}: Config must inherit from {PARTS}.")
     try:
         config.options(cls)
     except (TypeError, NameError) as error:
-        raise UserError(f"{word}: {error}") from error
+        said = str(error).rstrip(".")
+        raise UserError(
+            f"{word}: {said}{_place_of_field(cls, getattr(error, 'name', None))}."
+        ) from error
     given = {field.name for field in dataclasses.fields(cls)}
     plain = [name for name in vars(cls).get("__annotations__", {}) if name not in given]
     if plain:
-        raise UserError(f"{word}: Config.{plain[0]} is no field of the dataclass.")
+        place = _place_of_field(cls, plain[0])
+        raise UserError(f"{word}: Config.{plain[0]} is no field of the dataclass{place}.")
+
+
+def _place_of_field(cls: type, name: str | None) -> str:
+    """Return where a class declares a field of this name, or one whose type has this name."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    tree = ast.parse(Path(file).read_bytes()) if file else ast.Module([], [])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign):
+            words = re.findall(r"\w+", f"{ast.unparse(node.target)} {ast.unparse(node.annotation)}")
+            if name in words:
+                return f" ({file}, line {node.lineno})"
+    return ""

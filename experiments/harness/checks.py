@@ -7,14 +7,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from experiments.harness.catalogue import Experiment
 from experiments.harness.config import hparams_of, options
 from experiments.harness.errors import UserError
 from experiments.harness.mistakes import explained, in_words
 from experiments.harness.program import Program
-from experiments.harness.user_files import describe_error
+from experiments.harness.user_files import describe_error, place_of_function
 from recurrent.losses import Average
+from recurrent.training.task import Metric
 
 SPLITS = ("train", "valid", "test")
 
@@ -35,6 +37,7 @@ def checked_program(experiment: Experiment, config: Any, swept: Iterable[str] = 
     try:
         program = made_program(experiment, guarded(config, swept) if swept else config)
         check_program(program, config)
+        return with_checked_training(program)
     except UserError:
         raise
     except Exception as error:
@@ -42,7 +45,6 @@ def checked_program(experiment: Experiment, config: Any, swept: Iterable[str] = 
             raise
         said = explained(error) or f"{experiment.word}: {in_words(error)}. --traceback shows all."
         raise UserError(said) from error
-    return program
 
 
 def guarded(config: Any, fields: Iterable[str]) -> Any:
@@ -102,7 +104,9 @@ def check_program(program: Program, config: Any) -> None:
     except ValueError as error:
         said = explained(error) or f"The program cannot be evaluated: {error}"
         raise UserError(said) from error
-    check_metrics(program, found)
+    who = spoken_of("Task.evaluate", program.task.evaluate)
+    check_averages(who, found)
+    check_names(who, found, program.metrics)
 
 
 def evaluated(program: Program, hparams: Any) -> Any:
@@ -113,17 +117,72 @@ def evaluated(program: Program, hparams: Any) -> Any:
     return task.evaluate(task.keep(state), hparams, program.data["valid"])
 
 
-def check_metrics(program: Program, found: Any) -> None:
-    """Raise `UserError` where an evaluation does not give the metrics that the program names."""
-    for name, value in found.items():
-        if not isinstance(value, Average) or value.total.shape or value.weight.shape:
+def with_checked_training(program: Program) -> Program:
+    """Return a program whose training raises a sentence where it returns something else."""
+    train = program.task.train
+    who = spoken_of("Task.train", train)
+
+    @functools.wraps(train)
+    def checked(*arguments: Any) -> Any:
+        found = train(*arguments)
+        if not isinstance(found, tuple) or len(found) != 2:
             raise UserError(
-                f"Task.evaluate: expected {name!r} to be a recurrent.losses.Average of two "
-                f"scalars, such as recurrent.losses.masked_average returns, got {value}."
+                f"{who}: expected it to return (state, metrics), got {in_shapes(found)}."
             )
-    for metric in program.metrics:
+        check_averages(who, found[1])
+        return found
+
+    return program._replace(task=program.task._replace(train=checked))
+
+
+def spoken_of(role: str, function: Any) -> str:
+    """Return what a function is to the experiment, with the place where it is defined."""
+    place = place_of_function(function)
+    return f"{role} ({place})" if place else role
+
+
+def check_averages(who: str, found: Any) -> None:
+    """Raise `UserError` where what a function has returned are no metrics.
+
+    Args:
+      who: the function, from `spoken_of`.
+      found: what it has returned.
+    """
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{who}: expected it to return a dict of metrics, such as "
+            f'{{"error": masked_average(errors, mask)}}, got {in_shapes(found)}.'
+        )
+    for name, value in found.items():
+        is_average = isinstance(value, Average)
+        if not is_average or jnp.shape(value.total) or jnp.shape(value.weight):
+            raise UserError(
+                f"{who}: expected {name!r} to be a recurrent.losses.Average of two scalars, such "
+                f"as recurrent.losses.masked_average makes of an array, got {in_shapes(value)}."
+            )
+
+
+def check_names(who: str, found: dict[str, Any], metrics: Iterable[Metric]) -> None:
+    """Raise `UserError` where a metric that people compare is not among those returned."""
+    for metric in metrics:
         if metric.name not in found:
             raise UserError(
-                f"Program.select, Program.report: there is no metric {metric.name!r} among those "
-                f"that the task evaluates: {', '.join(found)}."
+                f"{who}: there is no metric {metric.name!r} among those that it returns: "
+                f"{', '.join(found)}. Give it the name that Metric has."
             )
+
+
+def in_shapes(tree: Any) -> str:
+    """Write what a function has returned in a line: structure, types and shapes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> in_shapes({"error": jnp.ones(3)}), in_shapes(None), in_shapes("low")
+      ('{error: float32[3]}', 'None', 'str')
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    shapes = [
+        f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else type(leaf).__name__
+        for leaf in leaves
+    ]
+    return str(jax.tree.unflatten(structure, shapes)).replace("'", "")

@@ -31,6 +31,14 @@ class Option(NamedTuple):
     check: Callable[[Any], object] | None
 
 
+class UndeclaredField(TypeError):
+    """Say that a field of a Config has no help and no bounds; ``name`` is its name."""
+
+    def __init__(self, cls: type, name: str) -> None:
+        super().__init__(f"{cls.__name__}.{name}: declare it with option(default, help).")
+        self.name = name
+
+
 def option(
     default: Any,
     help: str,
@@ -103,7 +111,7 @@ def _declared(cls: type, name: str) -> Option:
         field = getattr(owner, "__dataclass_fields__", {}).get(name)
         if field is not None and "option" in field.metadata:
             return field.metadata["option"]
-    raise TypeError(f"{cls.__name__}.{name}: declare it with option(default, help).")
+    raise UndeclaredField(cls, name)
 
 
 def prefixed(cls: type, prefix: str) -> Any:

@@ -101,19 +101,3 @@ def set_cpu_devices(count: int) -> None:
     chosen = "JAX_NUM_CPU_DEVICES" in os.environ
     if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", count)
-
-
-def keep_compiled_programs() -> None:
-    """Keep compiled programs on disk, unless JAX_COMPILATION_CACHE_DIR says where already.
-
-    They are a convenience: a user without a home directory does without.
-    """
-    from experiments.data.cache import cache_dir
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        try:
-            jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
-        except RuntimeError:
-            return
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,7 +1,7 @@
 """Raise the one exception that the launcher turns into a sentence, and help to word it."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -16,6 +16,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `` Did you mean "lstm"?`` where a known word is close, else nothing."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def have_changed(names: Sequence[str]) -> str:
+    """Return a clause about files.
+
+    Example:
+      >>> have_changed(["a.py"]), have_changed(["a.py", "b.py"])
+      ('a.py has changed', 'a.py, b.py have changed')
+    """
+    return f"{', '.join(names)} {'has' if len(names) == 1 else 'have'} changed"
 
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:

@@ -54,6 +54,8 @@ def read_flags(
         hint = did_you_mean(error.flagname, known)
         raise UserError(f"There is no flag --{error.flagname}.{hint} See --help.") from error
     except flags.Error as error:
+        if missing := re.fullmatch("Missing value for flag --?(.*)", str(error)):
+            raise UserError(f"--{missing[1]}: expected --{missing[1]}=VALUE.") from error
         raise UserError(f"{error}") from error
     for name in known:
         if values[name].present > 1:

@@ -101,6 +101,16 @@ def code_hashes(experiment: Experiment) -> dict[str, str]:
     return {str(file.relative_to(root)): digest(file) for file in files}
 
 
+def changed_files(earlier: dict[str, Any], now: dict[str, str]) -> list[str]:
+    """Return the names of files whose hash is another than it was, of those that have both.
+
+    Example:
+      >>> changed_files({"a.py": "1", "b.py": "2"}, {"a.py": "3", "b.py": "2", "c.py": "4"})
+      ['a.py']
+    """
+    return [name for name, digest in now.items() if earlier.get(name, digest) != digest]
+
+
 def source_hashes(config: Any) -> dict[str, str]:
     """Return the hash of each file of the user's that a Config names, so that an edit is noticed.
 

@@ -24,6 +24,7 @@ from experiments.harness.checkpoint import (
 from experiments.harness.config import hparams_of
 from experiments.harness.engine import Engine, Status, engine_of
 from experiments.harness.errors import UserError
+from experiments.harness.notes import state_of
 from experiments.harness.plan import (
     DIVERGED,
     FINISHED,
@@ -39,7 +40,6 @@ from experiments.harness.plan import (
     assign,
     copy_values,
     fresh_state,
-    from_json,
     is_training,
     note_best,
     outcome,
@@ -367,7 +367,7 @@ def restored(
         return None
     tree, notes = found
     sums = put(tree["sums"], plan.layout, shared=True)
-    return Population(tree["members"], sums), from_json(notes["state"])
+    return Population(tree["members"], sums), state_of(Path(latest.directory), notes, plan)
 
 
 def keep_best(plan: Plan, manager: Any, there: Population) -> None:

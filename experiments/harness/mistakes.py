@@ -77,5 +77,6 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return exit_in_words(error)
     said = " ".join(str(error).split())
-    short = said if len(said) <= LONGEST else said[:LONGEST] + "..."
-    return f"{type(error).__name__}: {short}".rstrip(":. ")
+    if len(said) > LONGEST:  # no word is cut
+        said = (said[: LONGEST + 1].rpartition(" ")[0] or said[:LONGEST]) + " [...]"
+    return f"{type(error).__name__}: {said}".rstrip(":. ")

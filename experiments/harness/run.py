@@ -16,12 +16,9 @@ import numpy as np
 from experiments.harness import loop, processes, rundir, stopping
 from experiments.harness.catalogue import Experiment
 from experiments.harness.checks import checked_program
+from experiments.harness.compiled import keep_compiled_programs
 from experiments.harness.config import hparams_of, options
-from experiments.harness.devices import (
-    check_devices,
-    check_fits_memory,
-    keep_compiled_programs,
-)
+from experiments.harness.devices import check_devices, check_fits_memory
 from experiments.harness.engine import Status, read_status
 from experiments.harness.identity import changes_since, identity_of, origin_of
 from experiments.harness.loop import Observer
@@ -151,15 +148,14 @@ def observer_of(
         nonlocal begun
         step, begun = steps_taken(plan, state), state.evaluation
         begins = f"goes on from step {step}" if step else "begins"
-        waited = max(0.0, time.time() - started_at())
-        print(f"{name} {begins} in {folder} ({waited:.1f} s to the first step)", flush=True)
+        print(f"{name} {begins} in {folder}{seconds_before()}", flush=True)
 
     valid: dict[str, float | None] = {}  # the latest, for metrics that training does not have
 
     def called(state: SweepState, status: Status, metrics: Metrics) -> None:
         (means,) = loop.means_of(metrics) or [{}]
         step = int(np.asarray(status.step)[0])
-        show(step, message(plan.program, valid | means), state.evaluation > begun)
+        show(step, message(plan.program, means, valid), state.evaluation > begun)
 
     def evaluated(state: SweepState, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -170,19 +166,32 @@ def observer_of(
     return Observer(started, called, evaluated, ended=lambda outcomes: None)
 
 
-def message(program: Program, means: dict[str, float | None]) -> str:
-    """Return the metrics that people follow, in a few characters."""
-    return ", ".join(
-        f"{metric.name} {means[metric.name]:.4g}"
-        for metric in program.metrics
-        if means.get(metric.name) is not None
-    )
+def message(program: Program, train: dict[str, float | None], valid: dict[str, Any]) -> str:
+    """Return the metrics that people follow, in a few characters.
+
+    Args:
+      program: that names them.
+      train: means over the steps of the latest call.
+      valid: of the latest evaluation, for metrics that training does not have.
+    """
+    parts = []
+    for metric in program.metrics:
+        kind, found = ("train", train) if metric.name in train else ("valid", valid)
+        if found.get(metric.name) is not None:
+            parts.append(f"{kind} {metric.name} {found[metric.name]:.4g}")
+    return ", ".join(parts)
 
 
-def started_at() -> float:
-    """Return when the launcher was called, in seconds since the epoch."""
+def seconds_before() -> str:
+    """Say how long it took from the launcher's call to the first step; nothing in a script."""
+    began = started_at()
+    return "" if began is None else f" ({max(0.0, time.time() - began):.1f} s to the first step)"
+
+
+def started_at() -> float | None:
+    """Return when the launcher was called, in seconds since the epoch; None where it was not."""
     text = os.environ.get("RECURRENT_STARTED", "").replace(",", ".")  # bash writes it by locale
-    return float(text) if re.fullmatch(r"\d{1,12}(\.\d*)?", text) else time.time()
+    return float(text) if re.fullmatch(r"\d{1,12}(\.\d*)?", text) else None
 
 
 def divergence_of(plan: Plan, state: SweepState, failures: int, rows: Sequence[Row]) -> str:
@@ -213,7 +222,8 @@ def divergence_of(plan: Plan, state: SweepState, failures: int, rows: Sequence[R
 def say_result(folder: Path, found: dict[str, Any]) -> int:
     """Print the numbers that people wait for, and where the rest is."""
     scores = [f"{name} {value:.4g}" for name, value in found.items() if is_score(name, value)]
-    print(", ".join([*scores, f"train_seconds {found.get('train_seconds')}"]))
+    seconds = f"train_seconds {found.get('train_seconds')} (compiling included)"
+    print(", ".join([*scores, seconds]))
     print(f"report: {folder / 'report.html'}")
     return 0
 

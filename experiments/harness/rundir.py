@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.harness.disk import writing
-from experiments.harness.errors import UserError
+from experiments.harness.errors import UserError, have_changed
 from experiments.harness.files import write_atomically
 from experiments.harness.manifest import kind
 
@@ -114,9 +114,9 @@ def check_identity(file: Path, identity: dict[str, Any], origin: dict[str, Any])
     edited = [name for name in different if name.startswith("sources.")]
     if edited == different:
         files = [name.removeprefix("sources.") for name in edited if DATA not in name]
-        names = ", ".join(files[:3]) or "What the experiment reads as its data"
+        changed = have_changed(files[:3] or ["What the experiment reads as its data"])
         raise UserError(
-            f"{names} has changed since the run in {file.parent} was begun. Begin it anew with "
+            f"{changed} since the run in {file.parent} was begun. Begin it anew with "
             "--overwrite, or keep both by another --name or --workdir."
         )
     others = [name for name in different if name not in edited][:3]
@@ -189,7 +189,7 @@ def rows_of(file: Path, until: float = math.inf) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             keep = row["evaluation"] <= until
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             if number < len(lines):
                 raise UserError(
                     f"{file} is damaged: line {number} is no row of metrics. Restore it, or use "

@@ -12,8 +12,13 @@ from experiments.harness import catalogue, config, rundir
 from experiments.harness.catalogue import Experiment
 from experiments.harness.checkpoint import checkpoints, restore
 from experiments.harness.checks import made_program
-from experiments.harness.errors import UserError
-from experiments.harness.identity import code_hashes, named_file, source_hashes
+from experiments.harness.errors import UserError, have_changed
+from experiments.harness.identity import (
+    changed_files,
+    code_hashes,
+    named_file,
+    source_hashes,
+)
 from experiments.harness.program import Program
 from recurrent.training.task import Kept
 
@@ -164,16 +169,28 @@ def check_sources(folder: Path, found: Experiment, asked: Any) -> None:
       UserError: for such a file.
     """
     earlier = read_identity(folder)["sources"]
-    for name, digest in source_hashes(asked).items():
-        if earlier.get(name, digest) != digest:
-            raise UserError(
-                f"{name} has changed since the run in {folder} was trained with it; restore it, "
-                "or train anew."
-            )
-    for name, digest in code_hashes(found).items():
-        if earlier.get(name, digest) != digest:
-            said = f"{name} has changed since the run in {folder} was trained by it"
-            print(f"warning: {said}; what it computes now may differ.", file=sys.stderr)
+    if named := changed_files(earlier, source_hashes(asked)):
+        raise UserError(
+            f"{have_changed(named)} since the run in {folder} was trained with it; restore it, "
+            "or train anew."
+        )
+    if code := changed_files(earlier, code_hashes(found)):
+        said = f"{have_changed(code)} since the run in {folder} was trained by it"
+        print(f"warning: {said}; what it computes now may differ.", file=sys.stderr)
+
+
+def say_changes_of(file: Path, identity: dict[str, Any], found: Experiment) -> None:
+    """Warn that the fields of another run do not bring its results back, its files being edited.
+
+    Args:
+      file: the ``config.json`` of the run.
+      identity: what it says.
+      found: the experiment as it is now.
+    """
+    earlier = identity.get("sources", {})
+    if isinstance(earlier, dict) and (code := changed_files(earlier, code_hashes(found))):
+        said = f"{have_changed(code)} since the run of {file} was begun"
+        print(f"warning: {said}; with the same fields, other code is trained now.", file=sys.stderr)
 
 
 def with_absolute_paths(cls: type, fields: dict[str, Any], base: Path) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Load Python files of the user's from anywhere, with what they import from beside them."""
 
+import functools
 import hashlib
 import importlib.machinery
 import importlib.util
+import inspect
 import os
 import sys
 import traceback
@@ -217,19 +219,45 @@ def exit_in_words(error: SystemExit) -> str:
 def place_of(error: BaseException, path: str | Path = "") -> str:
     """Return file and line of the user's own code where an error came up, if anywhere.
 
+    Where the library words an error that came up in a part of a model, it is that part's place.
+
     Args:
-      error: with its traceback.
+      error: with its traceback, and with that of the error that it was raised from.
       path: a file of the user's beside those that were loaded, which is named as it is written.
     """
     named = Path(os.path.expanduser(path)).resolve()
     main = [named, *_loaded] if path else [*_loaded]
     own = {each for file in main if file.is_file() for each in [file, *neighbors(file)]}
-    frames = [
-        (Path(frame.filename), frame.lineno)
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename) in own
-    ]
-    if not frames:
+    frames = deepest_frames(error)
+    ours = [frame for frame in frames if Path(frame.filename) in own]
+    if not ours:
         return ""
-    where, line = frames[-1]
+    where, line = Path(ours[-1].filename), ours[-1].lineno
     return f"{path if path and where == named else where}, line {line}"
+
+
+def place_of_function(function: Any) -> str:
+    """Return file and line where a function is defined; nothing where Python does not know.
+
+    Example:
+      >>> place_of_function(place_of_function).rpartition("/")[2].partition(",")[0]
+      'user_files.py'
+      >>> place_of_function(len)
+      ''
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}, line {code.co_firstlineno}" if code else ""
+
+
+def deepest_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of an error, followed by those of what it was raised from."""
+    frames: list[traceback.FrameSummary] = []
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        frames += traceback.extract_tb(cause.__traceback__)
+        cause = cause.__cause__
+    return frames

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.harness.program import Animation, Audio, Exhibit, Figure, Table
+from recurrent.errors import ArgumentError
 
 PIXELS_PER_PAGE_PIXEL = 2  # of a figure, so that it is sharp on a fine screen
 ENLARGED_TO = 320  # page pixels of the longer side of a small animation, about
@@ -60,11 +61,11 @@ def save_all(exhibits: Iterable[Exhibit], folder: Path) -> list[Embedded]:
 def check_name(name: str, taken: set[str]) -> None:
     """Raise `ValueError` for a name that is taken or is not a plain file name."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
-        raise ValueError(
+        raise ArgumentError(
             f"exhibit: expected a name of letters, digits, _ and -, got {name!r}; rename it."
         )
     if name in taken:
-        raise ValueError(f"exhibit: expected each name once, got {name!r} twice; rename one.")
+        raise ArgumentError(f"exhibit: expected each name once, got {name!r} twice; rename one.")
 
 
 def save(exhibit: Exhibit, folder: Path) -> Embedded:
@@ -206,4 +207,4 @@ def check_frames(animation: Animation, frames: np.ndarray) -> None:
 def check(holds: bool, exhibit: Exhibit, expected: str, got: object, action: str) -> None:
     """Raise `ValueError` unless something holds: what was expected, what came, what to do."""
     if not holds:
-        raise ValueError(f"exhibit {exhibit.name!r}: expected {expected}, got {got}; {action}.")
+        raise ArgumentError(f"exhibit {exhibit.name!r}: expected {expected}, got {got}; {action}.")

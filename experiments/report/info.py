@@ -1,14 +1,17 @@
 """Show what a trained run is: its settings, its params by layer, its figures, its commands."""
 
 import math
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 
 from experiments.harness.config import options
+from experiments.harness.errors import have_changed
 from experiments.harness.files import path_of
-from experiments.harness.runs import Run, load_run
+from experiments.harness.identity import changed_files, code_hashes
+from experiments.harness.runs import Run, load_run, read_identity
 
 
 def describe(folder: str) -> str:
@@ -19,22 +22,36 @@ def describe(folder: str) -> str:
     """
     run = load_run(path_of(folder, "info: "))
     parts = {
-        f"{run.experiment.name}: {run.experiment.question}".strip(": "): [f"in {run.folder}"],
+        f"{run.experiment.name}: {run.experiment.question}".strip(": "): where_from(run),
         "Settings (* is not the default)": settings(run),
         "Params": columns(params_by_layer(run.kept)),
         "Result": columns([(name, str(value)) for name, value in run.result.items()]),
         "Figures": [str(path) for path in sorted((run.folder / "figures").glob("*"))],
-        "Commands": [
-            *(
-                f"./launch.sh {word} {folder}: {command.help}"
-                for word, command in run.experiment.commands.items()
-            ),
-            f"./launch.sh {run.experiment.word} --config={run.folder}/config.json: trains it again",
-            f"./launch.sh report {folder}: shows it beside others",
-        ],
+        "Commands": commands_of(run, folder),
     }
     lines = [line for head, own in parts.items() if own for line in ["", head, *own]]
     return "\n".join(lines[1:])
+
+
+def where_from(run: Run) -> list[str]:
+    """Return the folder of a run, and which files of its experiment were edited since."""
+    edited = changed_files(read_identity(run.folder)["sources"], code_hashes(run.experiment))
+    since = f"{have_changed(edited)} since it was begun: what is computed now may differ."
+    return [f"in {run.folder}", *([since] if edited else [])]
+
+
+def commands_of(run: Run, folder: str) -> list[str]:
+    """Return what can be done with a run, as a shell takes it, each with a comment."""
+    again = f"--config={run.folder / 'config.json'}"
+    said = [
+        *(
+            (["./launch.sh", word, folder], command.help)
+            for word, command in run.experiment.commands.items()
+        ),
+        (["./launch.sh", run.experiment.word, again, "--name=again"], "trains it again"),
+        (["./launch.sh", "report", folder], "writes a page of it, and of others named beside it"),
+    ]
+    return [f"{shlex.join(words)}   # {meaning}" for words, meaning in said]
 
 
 def settings(run: Run) -> list[str]:

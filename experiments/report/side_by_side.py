@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ CAPTION = "One point per evaluation. A sweep shows the members of its best confi
 class Settings:
     """Hold the flags of a comparison."""
 
-    out: str = option("", "the page; by default runs/report.html")
+    out: str = option("", "the page; by default report.html in the folder that holds the runs")
 
 
 class Entry(NamedTuple):
@@ -84,6 +85,19 @@ def compare(folders: Sequence[str], out: Path) -> None:
             )
     except OSError as error:
         raise UserError(f"--out: {out} cannot be written: {error.strerror}.") from error
+
+
+def beside(folders: Sequence[str]) -> Path:
+    """Return where the page of runs is by default: in the folder that holds all of them.
+
+    That of a sweep has a page of its own, so a training in it counts as the sweep. Where runs have
+    no more in common than the root, it is the working directory.
+    """
+    parents = [path_of(folder, "report: ").absolute().parent for folder in folders]
+    parent = Path(os.path.commonpath(parents)) if parents else Path()
+    while (parent / "config.json").exists():
+        parent = parent.parent
+    return (Path() if parent == Path(parent.anchor) else parent) / "report.html"
 
 
 def question_of(metrics: Sequence[Metric]) -> str:

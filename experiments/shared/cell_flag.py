@@ -11,9 +11,10 @@ from jax import Array
 import recurrent
 from experiments.harness.errors import UserError, did_you_mean
 from experiments.harness.mistakes import in_words
-from experiments.harness.user_files import describe_error, load_function, place_of
+from experiments.harness.user_files import load_function, place_of
 from experiments.shared import causality
 from recurrent import Cell
+from recurrent.errors import ReturnError
 
 
 def library_cells() -> dict[str, Callable[..., Cell]]:
@@ -50,9 +51,8 @@ def make_cell(name: str, input_size: int, hidden_size: int, *, causal: bool = Fa
     try:
         cell = cell_factory(name)(input_size, hidden_size)
     except Exception as error:  # whatever the user's own function raises
-        reason = describe_error(error, name.rpartition(":")[0])
-        sizes = f"input_size={input_size}, hidden_size={hidden_size}"
-        raise UserError(f"--cell: {name} with {sizes} raised {reason}.") from error
+        sizes = f"with input_size={input_size}, hidden_size={hidden_size}"
+        raise UserError(failed("", name, error, sizes)) from error
     if not isinstance(cell, Cell):
         raise UserError(
             f"--cell: expected {name} to return a recurrent.Cell, got {type(cell).__name__}."
@@ -97,11 +97,12 @@ def looks_ahead(name: str, cell: Cell) -> bool:
         raise UserError(failed("a sequence read by", name, error)) from error
 
 
-def failed(what: str, name: str, error: Exception) -> str:
+def failed(what: str, name: str, error: Exception, given: str = "") -> str:
     """Word that the user's own cell has raised an error, with its place in their file."""
     place = place_of(error, name.rpartition(":")[0])
     where = f" ({place})" if place else ""
-    return f"--cell: {what} {name} raised {in_words(error)}{where}."
+    who = " ".join(filter(None, [what, name, given]))
+    return f"--cell: {who} raised {in_words(error)}{where}."
 
 
 def check_step(name: str, cell: Cell, *, needed: bool = False) -> None:
@@ -134,7 +135,7 @@ def step_of(cell: Cell, x: Array) -> Any:
     state = cell.initial_state(params, x.shape[:1])
     found = cell.step(params, state, x)
     if not isinstance(found, tuple) or len(found) != 2:
-        raise TypeError(f"expected it to return (state, output), got {type(found).__name__}")
+        raise ReturnError(f"expected it to return (state, output), got {type(found).__name__}")
     return state, found
 
 

@@ -14,6 +14,7 @@ from experiments.harness.errors import UserError
 from experiments.harness.program import Exhibit, Finished, Program, no_exhibits
 from experiments.harness.runs import weights_of
 from experiments.shared.optimizer_flags import OptimizerConfig, learning_rate_of, optimizer_of
+from experiments.shared.returned import check_metrics, checked_loss, checked_measure, try_loss
 from recurrent import training
 from recurrent.losses import Average
 from recurrent.training import TrainState, minibatch, tbptt
@@ -130,8 +131,8 @@ def tbptt_task(
     task = training.tbptt_task(
         started(config, init),
         start,
-        loss,
-        measure,
+        checked_loss(loss, carries=True),
+        checked_measure(measure, carries=True),
         optimizer_of(config, config.epochs, steps),
         streams=config.batch_size,
         window=config.window,
@@ -218,8 +219,12 @@ def minibatch_program(
       exhibits: of the report.
 
     Raises:
-      UserError: for splits that are missing or empty, or whose arrays do not fit together.
+      UserError: for splits that are missing or empty, or whose arrays do not fit together, for
+        functions that take other arguments, and a loss that returns something else. So does, while
+        it is traced, a ``measure`` that does.
     """
+    check_metrics([select, report or select])
+    measure = checked_measure(measure, [select, report or select])
 
     def own_loss(params: Any, batch: Any, key: Array, hparams: HParams) -> Any:
         metrics = measure(params, batch, hparams)
@@ -227,6 +232,9 @@ def minibatch_program(
         return -mean if select.higher_is_better else mean, metrics
 
     check_splits(data)
+    if loss is not None:
+        loss = checked_loss(loss)
+        try_loss(loss, init, data["train"], config)
     examples = minibatch.example_count(data["train"])
     return Program(
         task=minibatch_task(

@@ -38,6 +38,7 @@ def program(config: Config) -> Program:
     def measure(params: Any, batch: Any, hparams: Any) -> Any:
         xs = batch["xs"].T[:, :, None]  # [T, B, 1]
         _, ys = recurrent.unroll(model, params, xs)  # [T, B, 1]
+        # For several lengths: unroll(..., lengths=lengths), recurrent.last_output(ys, lengths).
         return {"error": masked_average((ys[-1, :, 0] - batch["xs"][:, 0]) ** 2, batch["mask"])}
 
     splits = ("train", "valid", "test")

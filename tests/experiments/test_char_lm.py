@@ -83,6 +83,7 @@ def test_the_default_text_needs_no_network() -> None:
         (b"abcabc" * 5, "27 characters to train on, fewer than 32 streams of 64"),
     ],
 )
+@pytest.mark.fault("S2")
 def test_a_file_that_is_no_text_to_learn_from_is_refused(
     tmp_path: Path, content: bytes | None, words: str
 ) -> None:

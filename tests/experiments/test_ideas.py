@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,10 @@ SMALL = ("--epochs=1", "--hidden_size=4", "--length=3", "--batch_size=512")
 FIELDS: dict[str, Any] = {"epochs": 1, "hidden_size": 4, "length": 3, "batch_size": 512}
 LENGTH = '    length: int = option(20, "T, steps of a sequence", minimum=1)\n'
 WORKED = sorted((ROOT / "docs" / "experiments").glob("*.py"))
+
+
+def worked(name: str) -> Path:
+    return ROOT / "docs" / "experiments" / f"{name}.py"
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +97,74 @@ def test_code_that_changed_since_the_training_is_warned_of(
     idea: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (idea / "parts.py").write_text("STEP = 2\n")
-    load_run(idea / "runs" / "idea" / "base")
+    base = idea / "runs" / "idea" / "base"
+    load_run(base)
     assert "warning: parts.py has changed since the run" in capfd.readouterr().err
+    with open(idea / "idea.py", "a") as file:
+        file.write("# edited\n")
+    assert __main__.main(["info", str(base)]) == 0
+    said = capfd.readouterr()
+    assert "\nidea.py, parts.py have changed since it was begun" in said.out
+    assert "warning: idea.py, parts.py have changed since the run" in said.err
+    line = refused(capfd, str(idea / "idea.py"), *SMALL, "--name=base")
+    assert "idea.py, parts.py have changed since the run" in line
+
+
+@pytest.mark.parametrize("command", [[], ["sweep"]])
+def test_fields_of_a_run_of_other_code_are_warned_of(
+    idea: Path, capfd: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    fields = f"--config={idea / 'runs' / 'idea' / 'base' / 'config.json'}"
+    asked = [*command, str(idea / "idea.py"), fields, "--hidden_size=0"]  # refused later
+    assert __main__.main(asked) == 2
+    assert "warning" not in capfd.readouterr().err
+    (idea / "parts.py").write_text("STEP = 2\n")
+    assert __main__.main(asked) == 2
+    (line,) = [each for each in capfd.readouterr().err.splitlines() if "warning" in each]
+    assert line.startswith("warning: parts.py has changed since the run of ")
+    assert line.endswith("other code is trained now.")
+
+
+@pytest.mark.long
+def test_the_commands_that_info_lists_can_be_pasted(
+    idea: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs = idea / "runs" / "idea"
+    base = (runs / "base").rename(runs / "of two words")
+    assert __main__.main(["info", str(base)]) == 0
+    _, _, listed = capfd.readouterr().out.partition("\nCommands\n")
+    lines = [shlex.split(line, comments=True) for line in listed.splitlines()]
+    assert [line[0] for line in lines] == ["./launch.sh"] * 3
+    assert [line[1] for line in lines] == ["guess", str(idea / "idea.py"), "report"]
+    for line in lines:
+        assert __main__.main(line[1:]) == 0
+    assert (runs / "again" / "result.json").exists()
+    assert (runs / "report.html").exists(), "beside the run"
+
+
+def test_a_command_of_a_run_wants_its_run(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "give its run: ./launch.sh judge RUN" in refused(capfd, "judge")
+    assert "give its run" not in refused(capfd, "sequential_digit"), "it says what was meant"
+
+
+def test_the_page_shows_how_to_predict(
+    idea: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "experiment.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (block,) = [each for each in blocks if "predictions" in each]
+    idea = idea.rename(idea.parent / "ideas")
+    (idea / "runs" / "idea").rename(idea / "runs" / "recall")
+    run_folder = (idea / "runs" / "recall" / "base").rename(idea / "runs" / "recall" / "default")
+    monkeypatch.setenv("HOME", str(idea.parent))
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["predictions"].shape == (5,)
+    sequence = ",".join(f"{number:.9g}" for number in names["sequences"][2])
+    capfd.readouterr()
+    assert __main__.main(["guess", str(run_folder), f"--sequence={sequence}"]) == 0
+    guessed = float(capfd.readouterr().out)
+    np.testing.assert_allclose(names["predictions"][2], guessed, atol=1e-4)
 
 
 def test_the_winner_of_a_sweep_is_used_as_a_run(
@@ -194,7 +266,11 @@ def test_a_module_without_a_file_is_never_gone_on_with(
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("class Config(MinibatchConfig)", "class Config", "Config must inherit from RunConfig"),
+        (
+            "class Config(MinibatchConfig)",
+            "class Config",
+            "from experiments.shared.tasks import MinibatchConfig",
+        ),
         ("@dataclasses.dataclass(frozen=True)\n", "", "Config is no dataclass"),
         ("def program", "def programme", "defines no program"),
         (LENGTH, "    length: int = 20\n", "Config.length: declare it with option"),
@@ -220,6 +296,28 @@ def test_a_mistake_in_an_experiment_is_said_in_one_line(
     (tmp_path / "bad.py").write_text(text.replace(old, new))
     assert said in refused(capfd, str(tmp_path / "bad.py"), *SMALL)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["length: int = 20", "length: 'Lenght' = option(20, 'T')", "length: ClassVar[int] = 20"],
+)
+def test_a_field_that_is_none_is_said_with_its_line(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], field: str
+) -> None:
+    text = "from typing import ClassVar\n" + (trained / "idea.py").read_text()
+    line = text[: text.index(LENGTH)].count("\n") + 1
+    (tmp_path / "bad.py").write_text(text.replace(LENGTH, f"    {field}\n"))
+    assert f"({tmp_path}/bad.py, line {line})." in refused(capfd, str(tmp_path / "bad.py"))
+
+
+def test_a_file_that_is_no_experiment_is_told_what_it_needs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bare.py").write_text("def program(config): ...\n")
+    line = refused(capfd, str(tmp_path / "bare.py"))
+    assert "defines no Config" in line
+    assert "MinibatchConfig (from experiments.shared.tasks import MinibatchConfig)" in line
 
 
 def test_an_idea_that_prints_is_no_fault(trained: Path, tmp_path: Path) -> None:
@@ -249,12 +347,12 @@ def test_the_worked_experiments_learn(file: Path, tmp_path: Path) -> None:
     run(shutil.copy(file, tmp_path), tmp_path / "run", **fields)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    name = "valid_loss" if file.stem == "tagging" else "valid_error"
+    name = "valid_loss" if "valid_loss" in rows[0] else "valid_error"
     assert rows[-1][name] < 0.7 * rows[0][name]
 
 
 def test_an_edited_csv_is_noticed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    file, csv = shutil.copy(WORKED[0], tmp_path), tmp_path / "wave.csv"
+    file, csv = shutil.copy(worked("forecast"), tmp_path), tmp_path / "wave.csv"
     csv.write_text("value\n" + "\n".join(str(x % 7) for x in range(300)))
     command = [str(file), f"--csv={csv}", "--epochs=1", "--name=one"]
     assert __main__.main(command) == 0
@@ -345,7 +443,7 @@ def test_what_is_imported_by_its_name_at_run_time_is_noticed(
 
 
 def test_a_score_that_is_better_when_higher_is_maximized(tmp_path: Path) -> None:
-    text = WORKED[1].read_text()
+    text = worked("regression").read_text()
     worse = text.replace('"error": masked_average((', '"error": masked_average(-(')
     assert worse != text
     (tmp_path / "score.py").write_text(

@@ -136,6 +136,7 @@ def refusal(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
         ("--name=$(reboot)", ["--name: expected letters"]),
     ],
 )
+@pytest.mark.fault("S1", "S7")
 def test_a_bad_flag_is_answered_in_one_line(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, flag: str, words: list[str]
 ):
@@ -165,6 +166,7 @@ def test_a_bad_flag_is_answered_in_one_line(
         (["-nooverwrite="], "--nooverwrite: expected no value"),
     ],
 )
+@pytest.mark.fault("S1")
 def test_bad_arguments_are_answered_in_one_line(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], words: str
 ):
@@ -184,6 +186,7 @@ def test_bad_arguments_are_answered_in_one_line(
         ("a\nb", "'a\\nb'"),
     ],
 )
+@pytest.mark.fault("S1", "S7")
 def test_an_unknown_experiment_names_the_known_ones(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, name: str, hint: str
 ):
@@ -369,6 +372,7 @@ def test_a_cell_from_no_python_file_is_refused(
 # The run directory
 
 
+@pytest.mark.fault("R5")
 def test_a_workdir_that_is_a_file_is_refused(capfd: pytest.CaptureFixture[str], tmp_path: Path):
     (tmp_path / "file").write_text("text")
     before = tree(tmp_path)
@@ -392,6 +396,7 @@ def test_a_workdir_that_holds_other_files_is_refused(
 
 
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="there is no sysfs")
+@pytest.mark.fault("R5")
 def test_a_workdir_that_nobody_may_write_is_refused(capfd: pytest.CaptureFixture[str]):
     line = refusal(capfd, "sequential_digits", "--workdir=/sys/kernel/recurrent")
     assert "/sys/kernel/recurrent cannot be written" in line
@@ -426,6 +431,7 @@ def earlier(tmp_path: Path) -> Path:
         ("image_cnn", ["--seed=1"], ["experiment was 'sequential_digits', now 'image_cnn'"]),
     ],
 )
+@pytest.mark.fault("R12")
 def test_a_run_of_another_configuration_is_refused_and_left_alone(
     capfd: pytest.CaptureFixture[str],
     earlier: Path,

@@ -1,5 +1,6 @@
 """Test the downloader against a real server on the loopback interface."""
 
+import contextlib
 import errno
 import gzip
 import hashlib
@@ -38,7 +39,9 @@ class Server(ThreadingHTTPServer):
         self.understands_ranges = True
         self.tells_length = True
         self.stops_after: int | None = None
+        self.sends: int | None = None
         self.stalls = False
+        self.trickles = False
         self.holds_back = False
         self.release = threading.Event()
         self.status: int | None = None
@@ -80,10 +83,25 @@ class Handler(BaseHTTPRequestHandler):
         length = {"Content_Length": str(len(content) - start)} if self.server.tells_length else {}
         span = {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
         self.answer(206 if asked else 200, **length, **(span if asked else {}))
-        self.wfile.write(content[start : self.server.stops_after])
+        if self.server.trickles:
+            self.trickle(content[start:])
+            return
+        end = self.server.stops_after
+        if self.server.sends is not None:
+            end = start + self.server.sends
+        with contextlib.suppress(ConnectionError):  # whoever reads may have left
+            self.wfile.write(content[start:end])
         self.wfile.flush()
         if self.server.stalls:
             self.server.release.wait(10)
+
+    def trickle(self, content: bytes) -> None:
+        with contextlib.suppress(ConnectionError):
+            for place in range(len(content)):
+                self.wfile.write(content[place : place + 1])
+                self.wfile.flush()
+                if self.server.release.wait(0.02):
+                    return
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -108,7 +126,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def remote(url: str, sha256: str = hashlib.sha256(CONTENT).hexdigest()) -> RemoteFile:
-    return RemoteFile(NAME, url, sha256)
+    return RemoteFile(NAME, url, sha256, len(CONTENT))
 
 
 def error_of(file: RemoteFile, destination: Path) -> str:
@@ -192,14 +210,55 @@ def test_part_that_is_whole_or_longer_restarts(server: Server, folder: Path, ext
     assert server.ranges == [f"bytes={len(CONTENT + extra)}-", None]
 
 
+@pytest.mark.fault("S3")
 def test_wrong_content_is_removed_and_a_retry_works(server: Server, folder: Path):
-    server.content = b"<html>Sign in to the network</html>"
+    server.content = bytes(len(CONTENT))
     message = error_of(remote(server.url), folder / NAME)
     assert hashlib.sha256(server.content).hexdigest() in message
     assert hashlib.sha256(CONTENT).hexdigest() in message
     assert not (folder / f"{NAME}.part").exists()
     server.content = CONTENT
     assert fetch(remote(server.url)).read_bytes() == CONTENT
+
+
+@pytest.mark.fault("S3")
+def test_a_page_in_place_of_the_file_does_not_cost_the_part(server: Server, folder: Path):
+    server.content, server.understands_ranges = b"<html>Sign in to the network</html>", False
+    part = leave_part(folder, CONTENT[:5000])
+    message = error_of(remote(server.url), folder / NAME)
+    assert "it would have 35 bytes, expected 400000" in message
+    assert part.read_bytes() == CONTENT[:5000]
+
+
+@pytest.mark.fault("S3")
+def test_a_server_that_sends_without_end_is_left(server: Server, folder: Path):
+    server.tells_length, server.content = False, CONTENT * 40
+    message = error_of(remote(server.url), folder / NAME)
+    assert "the server sends more than the file has" in message
+    assert not (folder / f"{NAME}.part").exists()
+
+
+@pytest.mark.fault("S3")
+def test_a_server_that_sends_a_byte_now_and_then_is_left(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(download, "_TIMEOUT_SECONDS", 0.2)
+    server.trickles = True
+    message = error_of(remote(server.url), folder / NAME)
+    assert re.search(r"only \d+ bytes came in 0 s", message)
+    assert len(server.ranges) == 5
+    held = (folder / f"{NAME}.part").read_bytes()
+    assert held == CONTENT[: len(held)] != b""
+
+
+@pytest.mark.fault("S3")
+def test_a_lost_connection_is_gone_on_with(
+    server: Server, folder: Path, capsys: pytest.CaptureFixture
+):
+    server.sends = 150_000
+    assert fetch(remote(server.url)).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=150000-", "bytes=300000-"]
+    assert "150000 of 400000 bytes; going on from 0.1 MB" in capsys.readouterr().err
 
 
 def test_part_of_another_file_is_removed_and_a_retry_works(server: Server, folder: Path):
@@ -209,6 +268,7 @@ def test_part_of_another_file_is_removed_and_a_retry_works(server: Server, folde
     assert fetch(remote(server.url)).read_bytes() == CONTENT
 
 
+@pytest.mark.fault("S3")
 def test_connection_closed_early_keeps_the_part_for_the_retry(server: Server, folder: Path):
     server.stops_after = 250_000
     message = error_of(remote(server.url), folder / NAME)
@@ -216,7 +276,7 @@ def test_connection_closed_early_keeps_the_part_for_the_retry(server: Server, fo
     assert (folder / f"{NAME}.part").read_bytes() == CONTENT[:250_000]
     server.stops_after = None
     assert fetch(remote(server.url)).read_bytes() == CONTENT
-    assert server.ranges == [None, "bytes=250000-"]
+    assert server.ranges == [None, "bytes=250000-", "bytes=250000-"]
 
 
 @pytest.mark.parametrize("status", [403, 404, 500, 503])
@@ -325,6 +385,7 @@ def test_a_full_disk(server: Server, folder: Path, monkeypatch: pytest.MonkeyPat
     assert "No space left on device" in error_of(remote(server.url), folder / NAME)
 
 
+@pytest.mark.fault("S3")
 def test_killed_half_way_then_retry(server: Server, folder: Path):
     server.stalls, server.stops_after = True, 300_000
     code = f"from experiments.data.download import *; fetch(RemoteFile{tuple(remote(server.url))})"

@@ -184,6 +184,7 @@ IMAGES, LABELS = np.zeros((30, 28, 28), np.uint8), np.zeros(30, np.uint8)
         ("train-images-idx3-ubyte", idx(IMAGES), r"5500 labels.*30 images"),
     ],
 )
+@pytest.mark.fault("S2", "N8")
 def test_a_wrong_mnist_file_is_named(small_mnist: Path, name: str, content: bytes, sentence: str):
     (small_mnist / f"{name}.gz").write_bytes(content)
     with pytest.raises(UserError, match=sentence) as caught:

@@ -148,6 +148,7 @@ def changed(**weights: Any) -> Callable[[Tree], Tree]:
         (lambda t: t._replace(step=jnp.zeros(3)), "step is int32[] there and float32[3] here"),
     ],
 )
+@pytest.mark.fault("R11")
 def test_a_checkpoint_of_another_model_is_refused_naming_the_first_difference(
     tmp_path: Path, change: Callable[[Tree], Tree], words: str
 ):
@@ -210,6 +211,7 @@ def test_an_old_form_is_refused_even_where_a_newer_checkpoint_is_damaged(tmp_pat
     assert {"7", "8"} <= {entry.name for entry in tmp_path.iterdir()}, "nothing is set aside"
 
 
+@pytest.mark.fault("R2")
 def test_what_a_killed_save_left_is_no_checkpoint_and_is_cleaned_up(tmp_path: Path):
     written(tmp_path, 8)
     torn = tmp_path / "9.orbax-checkpoint-tmp"
@@ -269,6 +271,7 @@ def delete_notes(folder: Path) -> None:
     "damage",
     [truncate_arrays, empty_arrays, delete_arrays, truncate_notes, garbage_notes, delete_notes],
 )
+@pytest.mark.fault("R3")
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_with_one_warning(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], damage: Callable[[Path], None]
 ) -> None:
@@ -293,6 +296,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_with_one_warning(
     assert again[1] == {"step": 7}
 
 
+@pytest.mark.fault("R3")
 def test_all_checkpoints_damaged_is_an_error_and_deletes_nothing(tmp_path: Path) -> None:
     tree = {"weights": jnp.arange(1000.0)}
     with checkpoints(tmp_path / "latest") as manager:
@@ -409,11 +413,13 @@ def assert_finds_flips(folder: Path, count: int, capfd: Any) -> None:
         assert_falls_back(folder, hidden_size, damage, capfd, f"{name} has other bytes than")
 
 
+@pytest.mark.fault("R3")
 def test_a_flipped_bit_in_an_array_is_found(two: Path, capfd: pytest.CaptureFixture[str]):
     assert_finds_flips(two, 8, capfd)
 
 
 @pytest.mark.slow
+@pytest.mark.fault("R3")
 def test_any_of_many_flipped_bits_in_arrays_is_found(two: Path, capfd: pytest.CaptureFixture[str]):
     assert_finds_flips(two, 300, capfd)
 
@@ -429,6 +435,7 @@ def damages(file: Path) -> Iterator[Callable[[], Any]]:
 
 @pytest.mark.parametrize("kind", range(5), ids=["flipped", "cut", "emptied", "missing", "longer"])
 @pytest.mark.parametrize("two", [64], indirect=True)
+@pytest.mark.fault("R3")
 def test_every_file_of_a_checkpoint_counts(two: Path, capfd: pytest.CaptureFixture[str], kind: int):
     """Its notes, its metadata and its manifest as well as its arrays."""
     names = [file.relative_to(two / "7") for file in files_by_size(two / "7")]
@@ -471,6 +478,7 @@ def link_instead(folder: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("two", [64], indirect=True)
+@pytest.mark.fault("R3")
 def test_a_checkpoint_that_is_a_link_or_a_pipe_falls_back_and_nothing_else_is_touched(
     two: Path,
     capfd: pytest.CaptureFixture[str],
@@ -614,6 +622,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.fault("R6")
 def test_a_save_that_cannot_make_its_folder_ends_with_a_sentence():
     with tempfile.TemporaryDirectory() as base:  # which others may enter, other than tmp_path
         Path(base).chmod(0o755)
@@ -649,6 +658,7 @@ def save_large(folder: Path) -> None:
         finish(manager)
 
 
+@pytest.mark.fault("R4")
 def test_a_full_disk_is_a_sentence_that_names_it_and_the_checkpoint_that_is_left(
     small_disk: Path, capfd: pytest.CaptureFixture[str]
 ):

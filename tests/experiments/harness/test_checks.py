@@ -118,4 +118,4 @@ def test_the_progress_of_a_task_shows_validation_where_training_has_no_such_metr
     monkeypatch.setattr(run, "progress", lambda total: Display())
     config = toys.GanConfig(evaluations=2)
     run.train(toys.gan(config), config, tmp_path)
-    assert messages[-1].startswith("distance ")
+    assert messages[-1].startswith("valid distance ")

@@ -18,7 +18,6 @@ from experiments.harness.devices import (
     bytes_of_member,
     check_devices,
     check_fits_memory,
-    keep_compiled_programs,
     limits_of_groups,
     memory_bytes,
 )
@@ -46,6 +45,7 @@ def trained(folder: Path, count: int) -> list[dict[str, Any]]:
 
 @pytest.mark.long
 @two_devices
+@pytest.mark.fault("N10")
 def test_two_devices_train_as_one_does(tmp_path: Path) -> None:
     one, two = (trained(tmp_path / str(count), count) for count in (1, 2))
     for a, b in zip(one, two, strict=True):
@@ -166,18 +166,8 @@ def test_the_least_limit_is_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         assert memory_bytes() == 2**20
 
 
-def test_a_user_without_a_home_keeps_no_compiled_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
-        monkeypatch.delenv(name, raising=False)
-
-    def nobody(number: int) -> None:
-        raise KeyError(number)
-
-    monkeypatch.setattr("pwd.getpwuid", nobody)
-    keep_compiled_programs()
-
-
 @pytest.mark.slow
+@pytest.mark.fault("N10")
 def test_one_two_and_four_devices_by_the_command_line_reach_the_same_loss(tmp_path: Path) -> None:
     losses = []
     for count in (1, 2, 4):

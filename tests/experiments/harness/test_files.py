@@ -60,6 +60,7 @@ def test_every_path_of_a_command_line_is_refused_in_a_sentence(
     assert capfd.readouterr().err.splitlines()[-1].startswith(f"error: {flag}")
 
 
+@pytest.mark.fault("S5")
 def test_pipes_devices_folders_and_huge_files_are_refused_before_they_are_read(
     tmp_path: Path,
 ) -> None:

@@ -273,6 +273,7 @@ def test_a_call_writes_over_the_state_that_it_was_given(
 # Stops, crashes and resumes
 
 
+@pytest.mark.fault("R9")
 def test_a_stop_at_every_call_changes_no_bit(whole: tuple[Trained, Path], tmp_path: Path):
     starts: list[int] = []
     for boundary in BOUNDARIES[:-1]:
@@ -369,6 +370,7 @@ def damage(checkpoint: Path) -> None:
     file.write_bytes(file.read_bytes()[:20])
 
 
+@pytest.mark.fault("R3")
 def test_a_damaged_newest_checkpoint_costs_a_few_steps_and_changes_no_bit(
     whole: tuple[Trained, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -384,6 +386,7 @@ def test_a_damaged_newest_checkpoint_costs_a_few_steps_and_changes_no_bit(
     assert_same_folders(tmp_path, whole[1])
 
 
+@pytest.mark.fault("R3")
 def test_where_all_checkpoints_are_damaged_a_run_does_not_begin_anew(tmp_path: Path):
     stopped(tmp_path, program_of(), at=7)
     damage(tmp_path / "checkpoints/latest/7")
@@ -402,6 +405,7 @@ def test_lost_rows_of_metrics_are_noticed(tmp_path: Path):
         run(tmp_path, program_of())
 
 
+@pytest.mark.fault("R14")
 def test_a_torn_last_row_that_no_checkpoint_counts_is_cut(
     whole: tuple[Trained, Path], tmp_path: Path
 ):
@@ -425,6 +429,7 @@ def test_a_torn_last_row_that_no_checkpoint_counts_is_cut(
         ),
     ],
 )
+@pytest.mark.fault("R11")
 def test_another_model_in_the_folder_is_refused_and_leaves_it_untouched(
     tmp_path: Path, change: dict[str, Any], words: str
 ):
@@ -448,6 +453,7 @@ def test_who_reads_a_run_leaves_alone_what_it_is_saving(tmp_path: Path):
 # The best that is kept
 
 
+@pytest.mark.fault("R10")
 def test_the_weights_of_the_best_evaluation_are_kept_through_a_stop(tmp_path: Path):
     """The training passes the weights that fit the validation data on its way to its own."""
     program = program_of(LONG)
@@ -483,6 +489,7 @@ def assert_best_is_saved(folder: Path, there: Population) -> None:
     assert bits(found[0]) == bits(expected)
 
 
+@pytest.mark.fault("R2", "R10")
 def test_a_crash_between_the_saves_of_latest_and_best_loses_no_best(tmp_path: Path):
     there, state = run(tmp_path, program_of())
     best = tmp_path / "checkpoints" / "best" / str(state.outcomes[0]["best_step"])
@@ -511,6 +518,7 @@ def test_a_best_that_is_newer_than_the_latest_is_no_obstacle(
 PATIENT = dataclasses.replace(LONG, patience=2)
 
 
+@pytest.mark.fault("R10")
 def test_patience_ends_a_run_and_a_resume_knows_it(tmp_path: Path):
     program = aimed_at(program_of(LONG), first_weights(program_of(LONG)))
     there, state = run(tmp_path, program, PATIENT)
@@ -527,6 +535,7 @@ def test_patience_ends_a_run_and_a_resume_knows_it(tmp_path: Path):
 
 
 @pytest.mark.parametrize("stop", [10, 12])
+@pytest.mark.fault("R10")
 def test_patience_counts_through_a_stop(tmp_path: Path, stop: int):
     program = aimed_at(program_of(LONG), first_weights(program_of(LONG)))
     expected = run(tmp_path / "whole", program, PATIENT)
@@ -538,6 +547,7 @@ def test_patience_counts_through_a_stop(tmp_path: Path, stop: int):
 # Bad steps and divergence
 
 
+@pytest.mark.fault("N1")
 def test_nineteen_bad_steps_change_no_weight_or_moment_and_training_goes_on(tmp_path: Path):
     config = dataclasses.replace(LONG, steps_per_call=1)
     program, trees = with_bad_steps(range(7, 26)), []
@@ -565,6 +575,7 @@ def test_nineteen_bad_steps_change_no_weight_or_moment_and_training_goes_on(tmp_
         (math.nan, 2, 21, 29),
     ],
 )
+@pytest.mark.fault("N2")
 def test_twenty_bad_steps_in_a_row_end_a_run_within_the_call(
     tmp_path: Path, bad: float, steps_per_call: int, failures: int, step: int
 ):
@@ -586,6 +597,7 @@ def diverging(monkeypatch: pytest.MonkeyPatch, folder: Path) -> single.Trained:
     return single.train(with_bad_steps(range(8, 99)), LONG, folder)
 
 
+@pytest.mark.fault("N2")
 def test_the_checkpoints_of_a_run_that_diverged_hold_finite_weights_and_end_the_same_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -612,6 +624,7 @@ def test_a_run_stopped_between_its_divergence_and_the_next_evaluation_says_it_wh
     assert "the last 20 steps up to step 26 had gradients" in trained.divergence
 
 
+@pytest.mark.fault("N2")
 def test_weights_whose_validation_is_not_finite_are_never_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -704,6 +717,7 @@ def asked_of(folder: Path, config: FitConfig = CONFIG) -> single.Asked:
 @pytest.mark.parametrize(
     ("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
 )
+@pytest.mark.fault("R7")
 def test_a_signal_ends_the_command_with_its_status_and_a_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -726,6 +740,7 @@ def test_a_signal_ends_the_command_with_its_status_and_a_sentence(
     [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Stopped)],
     ids=["INT", "TERM"],
 )
+@pytest.mark.fault("R7")
 def test_a_second_ctrl_c_does_not_wait_and_a_second_sigterm_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, ends: type[BaseException]
 ):
@@ -765,6 +780,7 @@ def test_a_third_signal_ends_the_process_at_once():
 # The command, and what it says
 
 
+@pytest.mark.fault("N2")
 def test_a_diverged_run_ends_the_command_with_status_3_and_leaves_no_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -779,6 +795,7 @@ def test_a_resume_says_where_it_goes_on_and_counts_its_progress_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 2.0**20)  # but for first and last
+    monkeypatch.setenv("RECURRENT_STARTED", "1")  # as the launcher does
     signaled(monkeypatch, 4, signal.SIGTERM)
     assert single.main(asked_of(tmp_path)) == 143
     first = capsys.readouterr()
@@ -794,6 +811,6 @@ def test_a_resume_says_where_it_goes_on_and_counts_its_progress_from_there(
     assert [line.partition(", ")[0] for line in lines] == [f"step 2/{TOTAL}"]
     lines = second.err.splitlines()
     assert [line.partition(", ")[0] for line in lines] == [f"step 9/{TOTAL}", f"step 20/{TOTAL}"]
-    assert all(", loss " in line for line in lines)
+    assert all(", train loss " in line for line in lines)
     (result,) = [json.loads((tmp_path / "result.json").read_text())]
     assert result["steps"] == TOTAL

@@ -1,68 +1,28 @@
 """Several processes that train as one, started on this machine."""
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from experiments.harness import processes, supervisor
 from experiments.harness.processes import Group
-
-ROOT = Path(__file__).resolve().parents[3]
-LONG = ["sequential_digits", "--order=pixel", "--epochs=60", "--learning_rate=0.001"]
-LONG += ["--cell=gru", "--hidden_size=8", "--batch_size=32", "--dropout=0.3"]
-has_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
-
-
-def launched(*arguments: str, **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "experiments", *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | more,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def ended(*arguments: str) -> tuple[int, str]:
-    process = launched(*arguments)
-    out, errors = process.communicate(timeout=300)
-    return process.returncode, out + errors
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 200
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def evaluations_in(folder: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return (folder / "metrics.jsonl").read_text().count("\n")
-    return 0
-
-
-def children_of(process: subprocess.Popen[str]) -> list[int]:
-    return [
-        int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ]
-
-
-def are_gone(children: list[int]) -> bool:
-    return not any(Path(f"/proc/{child}").exists() for child in children)
+from tests.experiments.harness.groups import (
+    LONG,
+    ROOT,
+    are_gone,
+    children_of,
+    ended,
+    evaluations_in,
+    has_proc,
+    launched,
+    rows,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +34,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 @has_proc
+@pytest.mark.fault("D1")
 def test_two_processes_killed_and_stopped_end_as_one_process_does(
     alone: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +72,7 @@ def test_two_processes_killed_and_stopped_end_as_one_process_does(
 
 @pytest.mark.long
 @has_proc
+@pytest.mark.fault("D1")
 def test_processes_end_when_their_supervisor_is_gone(tmp_path: Path) -> None:
     run = launched(*LONG, f"--workdir={tmp_path / 'run'}", "--processes=2")
     wait_until(lambda: evaluations_in(tmp_path / "run") >= 1 or run.poll() is not None)
@@ -184,6 +146,7 @@ def steps_of_one() -> tuple[int, str, float]:
     ("devices", "count"),
     [(1, 2), *(pytest.param(*n, marks=pytest.mark.slow) for n in ((4, 1), (2, 2)))],
 )
+@pytest.mark.fault("N10")
 def test_weights_and_data_are_the_same_bits_on_any_number_of_devices_and_processes(
     steps_of_one: tuple[int, str, float], devices: int, count: int
 ) -> None:
@@ -254,6 +217,7 @@ def by_hand(*own: list[str]) -> list[tuple[int, str]]:
     return [(process.returncode, out + errors) for process, (out, errors) in pairs]
 
 
+@pytest.mark.fault("D3")
 def test_processes_that_were_asked_for_different_things_do_not_train(tmp_path: Path) -> None:
     where = f"--workdir={tmp_path / 'run'}"
     ends = by_hand([where, "--seed=0"], [where, "--seed=1"])

@@ -47,6 +47,7 @@ def test_a_run_may_begin_in_an_empty_directory(tmp_path: Path):
     assert (tmp_path / "config.json").exists()
 
 
+@pytest.mark.fault("R12")
 def test_another_configuration_is_refused_naming_the_field_and_both_values(tmp_path: Path):
     claimed(tmp_path)
     before = contents(tmp_path)
@@ -66,6 +67,7 @@ def test_another_configuration_is_refused_naming_the_field_and_both_values(tmp_p
         (IDENTITY | {"config": {"seed": 0}}, "config.rate was 0.1, now None"),
     ],
 )
+@pytest.mark.fault("R12")
 def test_a_difference_in_any_part_of_the_identity_is_refused(
     tmp_path: Path, identity: dict[str, Any], words: str
 ):
@@ -133,6 +135,7 @@ def test_a_pipe_is_not_read(tmp_path: Path, read: Callable[[Path], Any]):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.fault("R4")
 def test_a_full_disk_is_a_sentence_for_rows_too():
     with pytest.raises(UserError, match="/dev/full cannot be written: No space left on device"):
         rundir.append_rows(Path("/dev/full"), [{"evaluation": 1}])
@@ -149,6 +152,7 @@ def test_a_directory_of_other_things_is_left_alone(tmp_path: Path, name: str, ov
     assert not (tmp_path / "lock").exists()
 
 
+@pytest.mark.fault("R5")
 def test_a_file_in_place_of_the_directory_is_refused_and_kept(tmp_path: Path):
     (tmp_path / "file").write_text("text")
     with pytest.raises(UserError, match="is a file"):
@@ -163,6 +167,7 @@ def test_a_name_that_is_too_long_is_refused(tmp_path: Path):
         claimed(tmp_path / ("x" * 300))
 
 
+@pytest.mark.fault("R5")
 def test_a_link_to_nothing_is_refused(tmp_path: Path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match="cannot be written"):
@@ -170,6 +175,7 @@ def test_a_link_to_nothing_is_refused(tmp_path: Path):
 
 
 @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="there is no sysfs")
+@pytest.mark.fault("R5")
 def test_a_place_where_nobody_may_write_is_refused(tmp_path: Path):
     path = Path("/sys/kernel/recurrent")  # not even root may make a directory there
     with pytest.raises(UserError, match="cannot be written"):
@@ -178,6 +184,7 @@ def test_a_place_where_nobody_may_write_is_refused(tmp_path: Path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.fault("R5")
 def test_a_read_only_directory_is_refused(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written"):
@@ -187,6 +194,7 @@ def test_a_read_only_directory_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["{", "", "[1]", '"text"', "nul\0", "[" * 10_000, b"\xff\xfe"])
+@pytest.mark.fault("S2")
 def test_a_damaged_config_is_refused_in_a_sentence(tmp_path: Path, text: str | bytes):
     claimed(tmp_path)
     (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -198,6 +206,7 @@ def test_a_damaged_config_is_refused_in_a_sentence(tmp_path: Path, text: str | b
     assert json.loads((tmp_path / "config.json").read_text()) == IDENTITY | {"origin": {}}
 
 
+@pytest.mark.fault("R13")
 def test_another_start_names_the_owner_and_does_not_disturb_it(tmp_path: Path):
     with rundir.claim(tmp_path, IDENTITY, overwrite=False):
         (tmp_path / "metrics.jsonl").write_text("{}\n")
@@ -209,6 +218,7 @@ def test_another_start_names_the_owner_and_does_not_disturb_it(tmp_path: Path):
     claimed(tmp_path)
 
 
+@pytest.mark.fault("R13")
 def test_the_lock_of_a_dead_process_is_recovered(tmp_path: Path):
     claimed(tmp_path)
     (tmp_path / "lock").write_text("process 1 on a host that is long gone, with a long name\n")
@@ -262,6 +272,7 @@ def test_a_reader_of_rows_leaves_the_file_as_it_is(tmp_path: Path):
 
 
 @given(st.integers(0, len("".join(LINES))))
+@pytest.mark.fault("R14")
 def test_a_torn_line_is_cut_wherever_it_broke(tmp_path_factory: pytest.TempPathFactory, size: int):
     file = tmp_path_factory.mktemp("torn") / "metrics.jsonl"
     text = "".join(LINES)[:size]
@@ -275,8 +286,18 @@ def test_a_torn_line_is_cut_wherever_it_broke(tmp_path_factory: pytest.TempPathF
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"\xff\xfe\n", b"\0\0\0\0", b"null\n", b"{}\n", b"[]\n", b"3\n", b'{"evaluation": "4"}\n'],
+    [
+        b"\xff\xfe\n",
+        b"\0\0\0\0",
+        b"null\n",
+        b"{}\n",
+        b"[]\n",
+        b"3\n",
+        b'{"evaluation": "4"}\n',
+        b"[" * 99999,
+    ],
 )
+@pytest.mark.fault("R14")
 def test_garbage_at_the_end_is_cut(tmp_path: Path, garbage: bytes):
     file = tmp_path / "metrics.jsonl"
     file.write_bytes("".join(LINES).encode() + garbage)
@@ -284,9 +305,11 @@ def test_garbage_at_the_end_is_cut(tmp_path: Path, garbage: bytes):
     assert file.read_text() == "".join(LINES)
 
 
-def test_a_damaged_row_between_others_is_refused_and_kept(tmp_path: Path):
+@pytest.mark.fault("S2")
+@pytest.mark.parametrize("damaged", ['{"step": garb', "[" * 100_000])
+def test_a_damaged_row_between_others_is_refused_and_kept(tmp_path: Path, damaged: str):
     file = tmp_path / "metrics.jsonl"
-    file.write_text(LINES[0] + '{"step": garb\n' + LINES[2])
+    file.write_text(f"{LINES[0]}{damaged}\n{LINES[2]}")
     before = file.read_bytes()
     with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: line 2 is no row"):
         rundir.rows_until(file, 3)

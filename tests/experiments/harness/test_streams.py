@@ -149,11 +149,13 @@ def test_a_device_that_jax_does_not_have_is_a_sentence(variable: str, words: str
 
 
 @pytest.mark.parametrize("text", ["junk", "nan", "-inf", "1e400", ""])
-def test_a_start_that_is_no_time_is_now(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_is_no_time_is_unknown(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments.harness import run
 
     monkeypatch.setattr(run.time, "time", lambda: 1000.0)
     monkeypatch.setenv("RECURRENT_STARTED", text)
-    assert run.started_at() == 1000.0
+    assert run.seconds_before() == ""
     monkeypatch.setenv("RECURRENT_STARTED", "990,5")
-    assert run.started_at() == 990.5
+    assert run.seconds_before() == " (9.5 s to the first step)"
+    monkeypatch.delenv("RECURRENT_STARTED")  # in a script, which no launcher has started
+    assert run.seconds_before() == ""

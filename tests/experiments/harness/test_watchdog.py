@@ -15,7 +15,7 @@ import pytest
 
 from experiments.harness import supervisor, watchdog
 from experiments.harness.watchdog import Word
-from tests.experiments.harness.test_processes import (
+from tests.experiments.harness.groups import (
     LONG,
     ROOT,
     are_gone,
@@ -67,6 +67,7 @@ def ended_by(
         there.close()
 
 
+@pytest.mark.fault("D2")
 def test_who_falls_silent_is_named_with_the_place_where_it_was(ended_by: Callable) -> None:
     peer, said = ended_by(0, 0.4)
     for _ in range(10):
@@ -130,6 +131,7 @@ def test_what_a_word_says_cannot_write_to_a_terminal() -> None:
         (1, {0: []}, ""),
     ],
 )
+@pytest.mark.fault("D3")
 def test_who_has_not_come_is_named(own: int, heard: dict[int, list[int]], says: str) -> None:
     words = {number: Word(0.0, [], missing) for number, missing in heard.items()}
     assert watchdog.absence(words, own, 3, "here:12", 9) == says
@@ -138,7 +140,10 @@ def test_who_has_not_come_is_named(own: int, heard: dict[int, list[int]], says: 
 @pytest.mark.long
 @has_proc
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_stopped_process_is_named_and_ends_the_others(victim: int, tmp_path: Path) -> None:
+@pytest.mark.fault("D2")
+def test_a_stopped_process_is_named_and_ends_the_others(
+    victim: int, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     folder = tmp_path / "run"
     run = launched(*LONG, f"--workdir={folder}", "--processes=2", f"--process_timeout={TIMEOUT}")
     wait_until(lambda: evaluations_in(folder) >= 1 or run.poll() is not None)
@@ -151,14 +156,17 @@ def test_a_stopped_process_is_named_and_ends_the_others(victim: int, tmp_path: P
     assert f"Process {victim} was last at:" in errors
     assert "loop.py, line " in errors
     assert "Traceback" not in errors
-    assert time.monotonic() - stopped < 4 * TIMEOUT
+    seconds = time.monotonic() - stopped
+    assert seconds < 4 * TIMEOUT
     assert are_gone(children)
+    record_property("seconds until a stopped process was named", seconds)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("own", "says"), [(0, "process 1 has not come within 6 s"), (1, "process 0 has not come to ")]
 )
+@pytest.mark.fault("D3")
 def test_a_process_that_never_comes_is_named(own: int, says: str, tmp_path: Path) -> None:
     group = ["--processes=2", f"--coordinator=127.0.0.1:{supervisor.free_port()}"]
     group += [f"--process={own}", "--process_timeout=6"]

@@ -279,6 +279,28 @@ def test_a_sweep_without_a_seed_axis_has_the_seed_it_was_given(tmp_path: Path) -
     assert side_by_side.read(tmp_path / "s", "s").fields["seed"] == 7
 
 
+@pytest.mark.parametrize(
+    ("runs", "page"),
+    [
+        (["idea/a"], "idea"),
+        (["idea/a", "idea/b"], "idea"),
+        (["idea/a", "other/b"], "."),
+        (["sweep/idea/s", "sweep/idea/s/best"], "sweep/idea"),
+        (["sweep/idea/s/best"], "sweep/idea"),
+    ],
+)
+def test_the_page_lies_beside_the_runs_and_takes_no_page_of_a_sweep(
+    runs: list[str], page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sweep" / "idea" / "s").mkdir(parents=True)
+    (tmp_path / "sweep" / "idea" / "s" / "config.json").write_text("{}")
+    expected = (tmp_path / page / "report.html").resolve()
+    assert side_by_side.beside([str(tmp_path / run) for run in runs]) == expected
+    monkeypatch.chdir(tmp_path)
+    assert side_by_side.beside(runs).resolve() == expected
+    assert side_by_side.beside(["/one/run", "/another/run"]).resolve().parent == tmp_path.resolve()
+
+
 def test_the_help_of_report_names_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(["report", "--help"]) == 0
     assert "--out" in capsys.readouterr().out

@@ -88,6 +88,53 @@ def test_a_mistake_is_said_in_one_line(
     assert ".." not in str(caught.value).replace("...", "")
 
 
+GATE_IN = GATE.replace("import Hidden, gated", "import *").replace(
+    "    return gated(gate, input_size, hidden_size, gates=2)",
+    "    own = gated(gate, input_size, hidden_size, gates=2)\n    return MADE",
+)
+MADE = {
+    "stack": "stack(own, dense(hidden_size, 2), input_shape=(input_size,))",
+    "stack of layers first": "stack(dense(input_size, input_size), own)",
+    "skip_stack": "skip_stack(own, gru(input_size + hidden_size, 2))",
+    "bidirectional": "bidirectional(own, gru(input_size, 2))",
+    "residual": "stack(residual(own), dense(hidden_size, 2))",
+    "learned_state": "learned_state(own)",
+    "zoneout": "zoneout(own, 0.1, None)",
+    "weight_drop": "weight_drop(own, 0.1, None)",
+    "remat": "remat(own, 2)",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("made", MADE.values(), ids=MADE)
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("zx[1] + z", "zx[1] + 'a' + z", r"TypeError: unsupported operand .*line 7"),
+        ("zx[1] + z", "zx[1] + jnp.ones(9) * z", r"got shapes? .*line 7|shapes.*line 7"),
+        ("state.hidden", "state.h", "no attribute 'h' .*line 8"),
+        ("zx[1] + z", "(zx[1] if z.sum() > 0 else 0) + z", "use jnp.where.* line 7"),
+    ],
+)
+def test_a_mistake_in_a_part_of_a_cell_is_said_as_that_of_the_part(
+    tmp_path: Path, made: str, old: str, new: str, said: str
+) -> None:
+    text = GATE_IN.replace("MADE", made)
+    assert old in text
+    (tmp_path / "cells.py").write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=said) as caught:
+        make_cell(f"{tmp_path}/cells.py:mine", 4, 4)
+    assert "input_shape" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_error_is_cut_between_words(tmp_path: Path) -> None:
+    said = " ".join(["several"] * 99)
+    with pytest.raises(UserError, match=r"several \[\.\.\.\] \(") as caught:
+        make(tmp_path, f"def mine(d, h):\n    raise RuntimeError({said!r})\n")
+    assert "sev [" not in str(caught.value)
+
+
 # A cell that must foretell its next input
 
 BOTH_WAYS = """

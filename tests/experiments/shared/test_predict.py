@@ -54,7 +54,20 @@ def test_another_array_is_refused(tmp_path: Path, array: np.ndarray, said: str) 
         read(tmp_path, array)
 
 
-@pytest.mark.parametrize("text", ["", "no image", "\x89PNG\r\n\x1a\n"])
+NPY = "\x93NUMPY\x01\x00"  # how a .npy file begins, before the length of its header
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no image",
+        "\x89PNG\r\n\x1a\n",
+        "PK\x03\x04",
+        f"{NPY}\x09\x00{{'a': (((",
+        f"{NPY}\xff\xff{{",
+    ],
+)
 def test_what_is_no_image_is_refused(tmp_path: Path, text: str) -> None:
     for flag in ("image", "array"):
         (tmp_path / "file.png").write_text(text, encoding="latin-1")
