@@ -284,6 +284,7 @@ run_tests() {
   local status=0
   cd "$root"
   if (($# == 0)); then run_linters || status=1; fi
+  if [[ ${1-} == --faults ]]; then set -- -m fault -p tests.faults.table "${@:2}"; fi
   "$venv/bin/python" -m pytest -n 2 "$@" || status=1
   return "$status"
 }
@@ -320,6 +321,7 @@ tests_help() {
   cat <<'EOF'
 ./launch.sh test                     lints, checks types and runs the tests
 ./launch.sh test -m slow             runs the exhaustive tests, which take long
+./launch.sh test --faults            kills, damages and fuzzes: docs/reliability.md, in a table
 ./launch.sh test tests/recurrent     runs the tests of a folder or file
 ./launch.sh test -k gated            runs those with a word in their name
 ./launch.sh test [anything of pytest's]   see https://docs.pytest.org

@@ -490,6 +490,16 @@ def test_launch_test_with_arguments_runs_only_pytest(clone: Clone) -> None:
     assert steps[2:] == [f"pytest from {clone.root}: -n 2 -k a or b -n 0"]
 
 
+def test_launch_test_of_faults_runs_all_that_are_marked_and_prints_their_table(
+    clone: Clone,
+) -> None:
+    steps = clone.took("test", "--faults", "-k", "kill")
+    words = "-n 2 -m fault -p tests.faults.table -k kill"
+    assert steps[2:] == [f"pytest from {clone.root}: {words}"]
+    clone.flag("pytest-fails")
+    assert clone.launch("test", "--faults").returncode == 1
+
+
 def test_the_lock_names_no_index_and_every_pin_is_exact() -> None:
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         requirement = line.partition(" ;")[0]

@@ -29,6 +29,7 @@ ALWAYS_SAVING = (
     "import sys; from experiments import __main__; from experiments.harness import loop;"
     "loop.SECONDS_BETWEEN_SAVES = -1; sys.exit(__main__.main(sys.argv[1:]))",
 )
+Record = Callable[[str, Any], None]  # what the fixture `record_property` is
 Launch = Callable[..., "contextlib.AbstractContextManager[Process]"]
 
 
@@ -103,9 +104,9 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def saving(run: Path) -> bool:
-    """Whether a save is under way."""
-    folders = [run / "checkpoints" / name for name in ("latest", "best")]
+def saving(run: Path, *names: str) -> bool:
+    """Whether a save is under way, or was when the process was killed."""
+    folders = [run / "checkpoints" / name for name in names or ("latest", "best")]
     return any("tmp" in entry.name for folder in folders for entry in folder.iterdir())
 
 

@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.faults.processes import (
     TOTAL,
     Launch,
     Process,
+    Record,
     arrays,
     row_count,
     saved_steps,
@@ -53,8 +55,14 @@ def assert_same(run: Path, whole: Path) -> None:
     assert not saving(run), "what killed saves have left is cleaned up"
 
 
-def kill_in_training(process: Process, calls: int, delay: float, amid: bool) -> bool:
-    """Kills the process some calls after its first save; returns whether it was saving.
+def phase(run: Path) -> str:
+    """What a run was doing when it was killed."""
+    amid = [name for name in ("latest", "best") if saving(run, name)]
+    return f"saving {' and '.join(amid)}" if amid else "training"
+
+
+def kill_in_training(process: Process, calls: int, delay: float, amid: bool) -> str:
+    """Kills the process some calls after its first save; returns the phase that it was in.
 
     ``amid`` waits for the next save after that to be under way.
     """
@@ -67,15 +75,15 @@ def kill_in_training(process: Process, calls: int, delay: float, amid: bool) -> 
     assert process.popen.poll() is None, "it ended too soon for the test to mean anything"
     process.popen.kill()
     assert process.end() == -signal.SIGKILL
-    return saving(process.run)
+    return phase(process.run)
 
 
-def assert_survives(launch: Launch, whole: Path, kills: int) -> None:
-    moment, steps, amid = random.Random(kills), [], 0
+def assert_survives(launch: Launch, whole: Path, kills: int, record: Record) -> None:
+    moment, steps, phases = random.Random(kills), [], []
     for kill in range(kills):
         with launch(ALWAYS_SAVING) as process:
             calls, delay = moment.randrange(1 + 36 // kills), moment.uniform(0, 0.1)
-            amid += kill_in_training(process, calls, delay, amid=kill % 2 == 0)
+            phases.append(kill_in_training(process, calls, delay, amid=kill % 2 == 0))
             steps.append(process.first_step())
     with launch() as process:
         process.wait_until((process.run / "figures").exists)
@@ -86,23 +94,50 @@ def assert_survives(launch: Launch, whole: Path, kills: int) -> None:
         process.succeed()
     assert steps[0] == 0
     assert steps == sorted(set(steps)), "every part goes on from where a later save was complete"
-    print(f"went on from steps {steps}; {amid} of {kills} kills fell into a save")
     assert_same(process.run, whole)
+    amid = [name for name in phases if name != "training"]
+    assert len(amid) >= kills / 4, "otherwise it says little of saves"
+    record("kills", kills + 1)
+    record("inside a save", len(amid))
+    counts = Counter([*phases, "writing the report"])
+    record("phases", ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 @pytest.mark.long
-def test_killed_three_times_it_ends_at_the_same_bits(launch: Launch, whole: Path):
-    assert_survives(launch, whole, kills=3)
+@pytest.mark.fault("R1")
+def test_killed_three_times_it_ends_at_the_same_bits(
+    launch: Launch, whole: Path, record_property: Record
+):
+    assert_survives(launch, whole, kills=3, record=record_property)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_it_ends_at_the_same_bits(launch: Launch, whole: Path):
-    assert_survives(launch, whole, kills=20)
+@pytest.mark.fault("R1")
+def test_killed_twenty_times_it_ends_at_the_same_bits(
+    launch: Launch, whole: Path, record_property: Record
+):
+    assert_survives(launch, whole, kills=20, record=record_property)
 
 
-def assert_stopped(process: Process, signum: int, rows: int) -> int:
-    """Stops the process after some rows of metrics; returns the step that it has saved."""
+@pytest.mark.slow
+@pytest.mark.fault("N9")
+def test_the_same_command_twice_ends_at_the_same_bits(launch: Launch, whole: Path, tmp_path: Path):
+    """Compiled anew, in a process of its own."""
+    with launch(cache=tmp_path / "empty") as process:
+        process.succeed()
+    assert_same(process.run, whole)
+
+
+def assert_stopped(process: Process, signum: int, rows: int, amid: bool = False) -> int:
+    """Stops the process after some rows of metrics; returns the step that it has saved.
+
+    ``amid`` waits for a save to be under way, and asks twice.
+    """
     process.wait_until(lambda: row_count(process.run) >= rows)
+    if amid:
+        process.wait_until(lambda: saving(process.run))
+        process.popen.send_signal(signum)
+        time.sleep(0.01)
     process.popen.send_signal(signum)
     assert process.end() == 128 + signum
     lines = process.err.read_text().splitlines()
@@ -119,6 +154,7 @@ def assert_stopped(process: Process, signum: int, rows: int) -> int:
 
 
 @pytest.mark.long
+@pytest.mark.fault("R7")
 def test_stopped_twice_it_ends_at_the_same_bits(launch: Launch, whole: Path):
     with launch() as process:
         first = assert_stopped(process, signal.SIGTERM, rows=3)
@@ -132,7 +168,19 @@ def test_stopped_twice_it_ends_at_the_same_bits(launch: Launch, whole: Path):
     assert_same(process.run, whole)
 
 
+@pytest.mark.long
+@pytest.mark.fault("R7")
+def test_asked_to_stop_twice_during_a_save_it_ends_at_the_same_bits(launch: Launch, whole: Path):
+    with launch(ALWAYS_SAVING) as process:
+        step = assert_stopped(process, signal.SIGTERM, rows=3, amid=True)
+    with launch() as process:
+        process.succeed()
+        assert process.first_step() == step
+    assert_same(process.run, whole)
+
+
 @pytest.mark.slow
+@pytest.mark.fault("R7")
 def test_stopped_while_it_compiles_it_saves_its_first_call(
     launch: Launch, whole: Path, tmp_path: Path
 ):
@@ -157,6 +205,7 @@ def test_a_finished_run_is_left_alone(cache: Path, whole: Path):
 
 
 @pytest.mark.long
+@pytest.mark.fault("R13")
 def test_one_directory_has_one_owner_until_it_dies(launch: Launch, tmp_path: Path, cache: Path):
     with launch(ALWAYS_SAVING) as owner:
         owner.wait_until(lambda: row_count(owner.run) > 0)

@@ -68,6 +68,7 @@ def killed_after(folder: Path, evaluations: int) -> None:
         (["latest", "best"], "has 4 rows, and checkpoints/best is empty"),
     ],
 )
+@pytest.mark.fault("R3")
 def test_a_run_whose_latest_checkpoints_are_gone_is_refused_and_left_alone(
     tmp_path: Path, emptied: list[str], words: str
 ):
@@ -81,6 +82,7 @@ def test_a_run_whose_latest_checkpoints_are_gone_is_refused_and_left_alone(
     assert files(tmp_path) == before
 
 
+@pytest.mark.fault("R3")
 def test_the_best_alone_tells_that_there_was_a_training(tmp_path: Path):
     trained(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "latest")
@@ -100,6 +102,7 @@ def test_a_run_killed_right_after_its_first_row_goes_on(tmp_path: Path):
     assert rows[0] == rows[1]
 
 
+@pytest.mark.fault("R3")
 def test_a_damaged_best_is_written_again_by_the_run_that_has_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -115,6 +118,7 @@ def test_a_damaged_best_is_written_again_by_the_run_that_has_it(
     np.testing.assert_array_equal(kept["w"], weights(there))
 
 
+@pytest.mark.fault("R3")
 def test_a_damaged_copy_of_weights_in_a_sweep_is_written_again(tmp_path: Path):
     kept = {"w": np.arange(5000, dtype=np.float32)}
     folder = tmp_path / "weights" / "0"

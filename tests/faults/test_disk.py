@@ -38,6 +38,7 @@ def said_at_the_end(process: Process) -> str:
     return line
 
 
+@pytest.mark.fault("R4")
 def test_a_run_whose_disk_is_full_says_so_and_goes_on_once_there_is_room(
     launch: Launch, small_disk: Path
 ):
@@ -59,6 +60,7 @@ def test_a_run_whose_disk_is_full_says_so_and_goes_on_once_there_is_room(
         assert process.first_step() == last
 
 
+@pytest.mark.fault("R6")
 def test_a_run_whose_checkpoints_become_a_file_ends_with_a_sentence(launch: Launch):
     """As a folder in which it may not write, but for every user."""
     with launch(ALWAYS_SAVING) as process:

@@ -44,6 +44,7 @@ def table_in(lines: list[str]) -> list[str]:
 
 
 @pytest.mark.long
+@pytest.mark.fault("R1")
 def test_a_sweep_that_is_killed_twice_ends_at_the_same_rows(
     launch: Launch, tmp_path: Path, cache: Path
 ) -> None:

@@ -51,6 +51,7 @@ def killed_amid(name: str, folder: Path, cache: Path) -> int:
 
 @pytest.mark.slow  # test_loop.py stops and resumes each of them within one process
 @pytest.mark.parametrize("name", ["gan", "policy", "lengths"])
+@pytest.mark.fault("R1")
 def test_a_task_killed_twice_ends_at_the_same_bits(name: str, tmp_path: Path, cache: Path) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "killed"
     assert started(name, whole, cache).wait(PATIENCE) == 0

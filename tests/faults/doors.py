@@ -1,0 +1,159 @@
+"""Every reader of what others may have written, each with a file that is as it should be."""
+
+import dataclasses
+import functools
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import sequential_digits
+from experiments.data.idx import read_idx
+from experiments.data.text import load_text
+from experiments.harness import catalogue, flags, manifest, rundir, runs
+from experiments.harness.config import fields_from_json, options
+from experiments.harness.errors import UserError
+from experiments.harness.plan import Plan, fresh_state, plan_of_run, to_json
+from experiments.report.side_by_side import read
+from experiments.shared.predict import as_bytes, read_array, read_image
+from experiments.sweep import run as sweep
+from experiments.sweep.axes import read_axes
+from experiments.sweep.flags import Settings, Sweep
+from experiments.sweep.planning import planned
+from tests import toys
+from tests.toys import FIT, FitConfig, fit
+
+REFUSALS = (UserError, manifest.Damaged)  # the project's own
+EXPERIMENT = "sequential_digits"
+
+
+class Door(NamedTuple):
+    """A reader of one file.
+
+    Attributes:
+      name: of the file, in a folder of its own.
+      read: ``file -> anything``, or an error that is one of `REFUSALS`.
+      sound: what it reads without an error.
+    """
+
+    name: str
+    read: Callable[[Path], Any]
+    sound: bytes
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def saved(write: Callable[[Any], Any]) -> bytes:
+    stream = io.BytesIO()
+    write(stream)
+    return stream.getvalue()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    return saved(lambda stream: Image.fromarray(pixels).save(stream, "PNG"))
+
+
+PIXELS = np.arange(64, dtype=np.uint8).reshape(8, 8)
+IDX = bytes([0, 0, 8, 2, 0, 0, 0, 8, 0, 0, 0, 8]) + PIXELS.tobytes()
+ROWS = [
+    {"step": 5 * k, "evaluation": k, "member": k % 2, "train_loss": 1 / k, "valid_loss": None}
+    for k in (1, 2, 3)
+]
+CONFIG = dataclasses.asdict(sequential_digits.Config())
+IDENTITY = {"experiment": EXPERIMENT, "config": CONFIG, "sources": {}, "origin": {}}
+RESULT = {"select": "loss", "higher_is_better": False, "report": "loss", "valid_loss": 0.5}
+
+
+def manifest_of_one_file() -> bytes:
+    import hashlib
+
+    return f"{hashlib.sha256(b'12345').hexdigest()} 5 weights\n".encode()
+
+
+def check_manifest(file: Path) -> None:
+    (file.parent / "weights").write_bytes(b"12345")
+    manifest.check(file.parent)
+
+
+def beside(others: dict[str, Any], function: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """A reader of a folder, of whose files all but one are sound."""
+
+    def reader(file: Path) -> Any:
+        for name, value in others.items():
+            (file.parent / name).write_bytes(as_json(value))
+        return function(file.parent)
+
+    return reader
+
+
+@functools.cache
+def plan_of_two() -> Plan:
+    axes = read_axes(["learning_rate=0.3,0.1"], options(FitConfig))
+    (found,) = planned(Sweep(toys.experiment(FIT), FitConfig(), axes, Settings(), ""))
+    return found
+
+
+def read_end(file: Path) -> Any:
+    """What a sweep that goes on makes of ``ended.json``."""
+    known = rundir.read_json(file)
+    sweep.check_form(file, known.keys() != set(sweep.Ended._fields))
+    return sweep.checked_end(file, sweep.Ended(**known), plan_of_two())
+
+
+def array_of(file: Path) -> np.ndarray:
+    return as_bytes(read_array(str(file), (8, 8)), str(file))
+
+
+experiment = functools.cache(catalogue.load)
+
+
+def config_of_run(folder: Path) -> Any:
+    return runs.read_config(folder, experiment(EXPERIMENT))
+
+
+END = {"evaluations_done": 1, "step": 2, "best_step": 2, "status": "finished", "score": 0.5}
+ENDED = {
+    "outcomes": [{**END, "member": k, "learning_rate": rate} for k, rate in enumerate((0.3, 0.1))],
+    "seconds": 1.5,
+    "memory": {},
+}
+STATE = to_json(fresh_state(plan_of_run(fit(FitConfig()), FitConfig()), {}))
+
+DOORS = {
+    "idx": Door("a", read_idx, IDX),
+    "gz": Door("a.gz", read_idx, gzip.compress(IDX, mtime=0)),
+    "text": Door("a.txt", lambda file: load_text("", str(file)), "abc, déf\n".encode() * 9),
+    "npy": Door("a.npy", array_of, saved(lambda stream: np.save(stream, PIXELS))),
+    "npz": Door("a.npz", array_of, saved(lambda stream: np.savez(stream, PIXELS))),
+    "png": Door("a.png", lambda file: read_image(str(file), (8, 8)), png(PIXELS)),
+    "rows": Door("metrics.jsonl", rundir.rows_of, b"\n".join(map(as_json, ROWS)) + b"\n"),
+    "fields": Door(
+        "fields.json",
+        lambda file: fields_from_json("it", sequential_digits.Config, rundir.read_json(file)),
+        as_json(CONFIG),
+    ),
+    "config.json": Door("config.json", beside({}, config_of_run), as_json(IDENTITY)),
+    "result.json": Door(
+        "result.json",
+        beside({"config.json": IDENTITY}, lambda folder: read(folder, "a")),
+        as_json(RESULT),
+    ),
+    "ended.json": Door("ended.json", read_end, as_json(ENDED)),
+    "manifest": Door("manifest", check_manifest, manifest_of_one_file()),
+}
+
+
+def read_words(words: list[str]) -> None:
+    flags.read_flags(words, sequential_digits.Config)
+
+
+def read_swept(words: list[str]) -> None:
+    read_axes(words, options(sequential_digits.Config))
