@@ -59,6 +59,14 @@ REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
             1115394,
         ),
     ),
+    "chorales": (
+        RemoteFile(
+            "jsb/jsb-chorales-quarter.json",
+            "https://raw.githubusercontent.com/czhuang/JSB-Chorales-dataset/master/jsb-chorales-quarter.json",
+            "2db9329f1881a1d3f49703ec556bf1d6f84b4f6c1d702c156536e93cf31e1c91",
+            407200,
+        ),
+    ),
     "mnist": (
         _mnist(
             "train-images-idx3-ubyte.gz",

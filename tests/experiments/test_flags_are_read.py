@@ -1,6 +1,7 @@
 """No flag stands in ``--help`` that nothing reads."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from experiments.harness import catalogue
 from experiments.harness.config import RunConfig, option, options
 from experiments.harness.program import Program
 from tests import toys
+from tests.experiments.chorales import data_folder
 
 READ_BY_THE_LOOP = {"patience", "steps_per_call"}
 EXPERIMENTS = {name: catalogue.load(name).module for name in catalogue.experiments()}
@@ -65,8 +67,16 @@ def unread(module: Any, config: Any) -> set[str]:
     return set(options(config)) - seen - hparams.seen - READ_BY_THE_LOOP
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return data_folder(tmp_path_factory.mktemp("data"))
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_flag_of_an_experiment_is_read(name: str) -> None:
+def test_every_flag_of_an_experiment_is_read(
+    name: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECURRENT_DATA_DIR", str(data))
     assert not unread(EXPERIMENTS[name], EXPERIMENTS[name].Config())
 
 

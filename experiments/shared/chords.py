@@ -1,0 +1,134 @@
+"""Give sets of pitches probabilities: each key by itself, or one pitch after another."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+import recurrent
+from experiments.data.chorales import KEYS, NONE, VOICES
+from recurrent.losses import masked_average
+from recurrent.training.task import Metrics
+
+NEVER = -1e30  # the logit of what cannot come
+
+
+class Head(NamedTuple):
+    """Hold how the probability of a chord follows from a vector.
+
+    Attributes:
+      init: ``key -> params``.
+      nats: ``(params, features [..., F], pitches [..., VOICES]) -> [...]``, minus the log of the
+        probability of the chord.
+      draw: ``(params, features [F], key, temperature) -> pitches [VOICES]``.
+    """
+
+    init: Callable[[Array], Any]
+    nats: Callable[[Any, Array, Array], Array]
+    draw: Callable[[Any, Array, Array, float], Array]
+
+
+def roll(pitches: Array) -> Array:
+    """Return which keys sound, float32 ``[..., KEYS]``, from pitches ``[..., VOICES]``."""
+    return jax.nn.one_hot(pitches, KEYS).sum(axis=-2)  # NONE is no key
+
+
+def metrics(nats: Array, batch: dict[str, Array]) -> Metrics:
+    """Return the mean cost of a frame, over all frames and as the mean of the songs' means."""
+    frames = jnp.arange(1, len(nats) + 1)[:, None] < batch["lengths"]  # [T - 1, B]
+    within = frames & batch["mask"]
+    of_songs = (nats * within).sum(0) / jnp.maximum(frames.sum(0), 1)
+    return {
+        "loss": masked_average(nats, within),
+        "song": masked_average(of_songs, batch["mask"]),
+    }
+
+
+def transposed(key: Array, pitches: Array, most: int) -> Array:
+    """Shift each song ``[B, T, V]`` by up to ``most`` semitones."""
+    by = jax.random.randint(key, (len(pitches), 1, 1), -most, most + 1)
+    return jnp.where(pitches == NONE, NONE, jnp.clip(pitches + by, 0, KEYS - 1))
+
+
+def independent(features: int) -> Head:
+    """Return a head in which each key sounds with a probability of its own.
+
+    Equation: ``-log p = -sum_k y_k log s(z_k) + (1 - y_k) log(1 - s(z_k))``, z linear.
+    """
+    readout = recurrent.dense(features, KEYS)
+
+    def nats(params: Any, xs: Array, pitches: Array) -> Array:
+        logits = readout.apply(params, xs)
+        sounds = roll(pitches)
+        signed = jnp.where(sounds > 0, logits, -logits)
+        return -jax.nn.log_sigmoid(signed).sum(-1)
+
+    def draw(params: Any, x: Array, key: Array, temperature: float) -> Array:
+        logits = readout.apply(params, x) / temperature
+        sounds = jax.random.bernoulli(key, jax.nn.sigmoid(logits))
+        keys = jnp.sort(jnp.where(sounds, jnp.arange(KEYS), NONE))
+        return keys[:VOICES]
+
+    return Head(readout.init, nats, draw)
+
+
+def joint(features: int, hidden_size: int) -> Head:
+    """Return a head that names the pitches of a chord one by one, from the lowest to the highest.
+
+    So a chord's probability is the product of those of its pitches, given the lower ones, and of
+    its end; they add up to one over all sets of up to `VOICES` keys, computed exactly.
+
+    Equation: ``h_k = tanh(W x + sum_{j<k} E n_j + L n_{k-1} + b_k)``; the next pitch, or the end,
+    is a softmax of ``V h_k`` over the keys above ``n_{k-1}``. It resembles NADE (Larochelle &
+    Murray 2011), but names the keys that sound and not all of them.
+
+    Args:
+      features: F.
+      hidden_size: of h.
+    """
+    into, out = recurrent.dense(features, hidden_size), recurrent.dense(hidden_size, KEYS + 1)
+
+    def init(key: Array) -> Any:
+        keys = jax.random.split(key, 4)
+        tables = {
+            name: 0.1 * jax.random.normal(own, (KEYS + 1, hidden_size))
+            for name, own in zip(("sounding", "last"), keys[:2], strict=True)
+        }
+        place = jnp.zeros((VOICES, hidden_size))
+        return tables | {"into": into.init(keys[2]), "out": out.init(keys[3]), "place": place}
+
+    def logits(params: Any, x: Array, before: Array, last: Array, place: Any) -> Array:
+        """Score the next pitch ``[..., KEYS + 1]``, where ``NONE`` is the end."""
+        told = before + params["last"][last] + params["place"][place]
+        scores = out.apply(params["out"], jnp.tanh(x + told))
+        above = jnp.arange(KEYS + 1) > jnp.where(last == NONE, -1, last)[..., None]
+        return jnp.where(above, scores, NEVER)
+
+    def nats(params: Any, xs: Array, pitches: Array) -> Array:
+        x = into.apply(params["into"], xs)[..., None, :]
+        start = jnp.full_like(pitches[..., :1], NONE)
+        last = jnp.concatenate([start, pitches[..., :-1]], -1)  # NONE at first, and after the end
+        known = jnp.where((last == NONE)[..., None], 0, params["sounding"][last])
+        scores = logits(params, x, jnp.cumsum(known, -2), last, jnp.arange(VOICES))
+        log_p = jax.nn.log_softmax(scores)
+        ended = (last == NONE) & (jnp.arange(VOICES) > 0)
+        chosen = jnp.take_along_axis(log_p, pitches[..., None], -1)[..., 0]
+        return -jnp.where(ended, 0, chosen).sum(-1)
+
+    def draw(params: Any, features: Array, key: Array, temperature: float) -> Array:
+        x = into.apply(params["into"], features)
+
+        def step(carry: Any, place: Array) -> Any:
+            before, last, ended = carry
+            scores = logits(params, x, before, last, place) / temperature
+            drawn = jax.random.categorical(jax.random.fold_in(key, place), scores)
+            pitch = jnp.where(ended, NONE, drawn)
+            before = before + jnp.where(pitch == NONE, 0, params["sounding"][pitch])
+            return (before, pitch, pitch == NONE), pitch
+
+        start = (jnp.zeros_like(x), jnp.int32(NONE), jnp.array(False))
+        return jax.lax.scan(step, start, jnp.arange(VOICES))[1]
+
+    return Head(init, nats, draw)
