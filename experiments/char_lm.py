@@ -117,7 +117,7 @@ def model_of(
     for own in keys:
         if size not in made:
             made[size] = cell_flag.make_cell(
-                config.cell, size, config.hidden_size, causal=key is None
+                config.cell, size, config.hidden_size, causal=config.window if key is None else 0
             )
         cell = made[size]
         size = recurrent.output_shape(cell)[-1]

@@ -11,10 +11,11 @@ import jax
 from jax import Array
 
 import recurrent
-from experiments.data.chorales import KEYS, load_chorales
+from experiments.data.chorales import KEYS, LONGEST, load_chorales
 from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.shared import cell_flag, chords
+from experiments.shared.cell_flag import make_cell
 from experiments.shared.composing import LOSS, Network, compose_command, exhibits
 from experiments.shared.tasks import MinibatchConfig, minibatch_program
 from recurrent.training.task import HParams, Metrics
@@ -98,7 +99,7 @@ def model_of(config: Config, dropout: Any = 0.0, key: Array | None = None) -> re
     keys = [None] * config.layers if key is None else jax.random.split(key, config.layers)
     size, parts = KEYS, []
     for own in keys:
-        cell = cell_flag.make_cell(config.cell, size, config.hidden_size, causal=key is None)
+        cell = make_cell(config.cell, size, config.hidden_size, causal=LONGEST * (key is None))
         size = recurrent.output_shape(cell)[-1]
         parts += [cell, recurrent.step_dropout(size, dropout, own)]
     return recurrent.stack(*parts, input_shape=(KEYS,))

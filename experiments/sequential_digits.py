@@ -45,9 +45,9 @@ def program(config: Config) -> Program:
 def model_of(config: Config, image_shape: tuple[int, int]) -> Classifier:
     """Return the network that a Config asks for."""
     read = reader(config.order, image_shape)
-    features = read(np.zeros((1, *image_shape))).shape[-1]
+    steps, _, features = read(np.zeros((1, *image_shape))).shape
     cell = cell_flag.make_cell(config.cell, features, config.hidden_size)
-    return sequence_classifier(cell, read, cell_flag.looks_ahead(config.cell, cell))
+    return sequence_classifier(cell, read, cell_flag.looks_ahead(config.cell, cell, steps))
 
 
 commands = {"predict": predict_command(model_of)}

@@ -14,6 +14,7 @@ LOWEST = 21  # the MIDI number of the lowest key of a piano
 KEYS = 88
 NONE = KEYS  # stands where a frame has no further pitch
 VOICES = 4  # at most, in a frame
+LONGEST = 160  # frames of a song
 LARGEST = 2**24  # bytes
 
 
@@ -37,7 +38,7 @@ def load_chorales() -> dict[str, Songs]:
     Raises:
       UserError: where the file is missing or holds something else.
     """
-    (file,) = REMOTE_FILES["chorales"]
+    (file,) = REMOTE_FILES["jsb"]
     return read_songs(fetch(file))
 
 

@@ -4,11 +4,13 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import socket
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Generator
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.error import HTTPError
@@ -17,7 +19,7 @@ from experiments.data.cache import data_dir
 from experiments.harness.errors import UserError, unknown
 
 _TIMEOUT_SECONDS = 30.0  # without a byte
-_SLOWEST = 1000.0  # bytes a second on average, once that time has passed
+_SLOWEST = 1000.0  # bytes a second on average, in each such time
 _ATTEMPTS = 5  # at going on where a connection was lost, as long as each brings more
 _CHUNK_BYTES = 2**16
 
@@ -59,7 +61,7 @@ REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
             1115394,
         ),
     ),
-    "chorales": (
+    "jsb": (
         RemoteFile(
             "jsb/jsb-chorales-quarter.json",
             "https://raw.githubusercontent.com/czhuang/JSB-Chorales-dataset/master/jsb-chorales-quarter.json",
@@ -226,14 +228,51 @@ def _open_url(url: str, offset: int) -> HTTPResponse:
         raise
 
 
+class _InTime(HTTPConnection):
+    """Wait for the head of an answer for a limited time, however it trickles."""
+
+    def getresponse(self) -> HTTPResponse:
+        late = threading.Event()
+        timer = threading.Timer(_TIMEOUT_SECONDS, self._leave, [late])
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse()
+        except (OSError, HTTPException, ValueError) as error:
+            if late.is_set():
+                raise TimeoutError(f"no answer came in {_TIMEOUT_SECONDS:g} s") from error
+            raise
+        finally:
+            timer.cancel()
+
+    def _leave(self, late: threading.Event) -> None:
+        late.set()
+        with contextlib.suppress(OSError, AttributeError):  # it may be closed meanwhile
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class _SecureInTime(_InTime, HTTPSConnection):
+    """Do so over TLS."""
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(_InTime, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(_SecureInTime, req)
+
+
 def _web_only_opener() -> urllib.request.OpenerDirector:
     """Return a URL opener without the standard one's file, ftp and data schemes."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
         urllib.request.UnknownHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
+        _Http,
+        _Https,
         urllib.request.HTTPDefaultErrorHandler,
         urllib.request.HTTPRedirectHandler,
         urllib.request.HTTPErrorProcessor,
@@ -251,17 +290,19 @@ def _copy(
       _WrongSize: if that is more than ``most`` bytes.
       TimeoutError: if it comes too slowly to wait for.
     """
-    begun, received = time.monotonic(), 0
+    since, before, received = time.monotonic(), 0, 0
     while chunk := response.read1(_CHUNK_BYTES):
         received += len(chunk)
         if received > most:
             raise _WrongSize("the server sends more than the file has")
         stream.write(chunk)
         advance(len(chunk))
-        seconds = time.monotonic() - begun
-        if seconds > _TIMEOUT_SECONDS and received < _SLOWEST * seconds:
-            stream.flush()
-            raise TimeoutError(f"only {received} bytes came in {seconds:.0f} s")
+        seconds = time.monotonic() - since
+        if seconds > _TIMEOUT_SECONDS:
+            if received - before < _SLOWEST * seconds:
+                stream.flush()
+                raise TimeoutError(f"only {received - before} bytes came in {seconds:.0f} s")
+            since, before = time.monotonic(), received
     stream.flush()
     os.fsync(stream.fileno())
     return received

@@ -27,6 +27,7 @@ def keep_compiled_programs() -> None:
             return
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    warnings.filterwarnings("always", DAMAGED.pattern)  # where warnings are off, too
     if not isinstance(warnings.showwarning, Mending):
         warnings.showwarning = Mending(warnings.showwarning)
 

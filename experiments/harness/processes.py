@@ -8,6 +8,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -63,7 +64,8 @@ def check(asked: Group) -> None:
             raise UserError("--process: it belongs to a --coordinator=HOST:PORT.")
         return
     host, _, port = asked.coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    known = re.fullmatch(r"[^\[\]:/\s]+|\[[0-9A-Fa-f:.]+(%\w+)?\]", host)
+    if not known or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
         raise UserError(f"--coordinator: expected HOST:PORT or auto, got {asked.coordinator!r}.")
     if asked.processes < 2 or not 0 <= asked.process < asked.processes:
         raise UserError(

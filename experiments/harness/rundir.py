@@ -155,9 +155,10 @@ def bytes_of(file: Path) -> bytes:
     """Read a file of a run.
 
     Raises:
-      UserError: where it is no file: a named pipe would be waited for without end.
+      UserError: where it is no file: a named pipe would be waited for without end, and a link
+        could lead anywhere.
     """
-    mode = file.stat().st_mode
+    mode = file.lstat().st_mode
     if not stat.S_ISREG(mode):
         raise UserError(f"{file} is {kind(mode)}, not a file. Restore it, or use --overwrite.")
     return file.read_bytes()

@@ -13,6 +13,7 @@ from experiments.harness.catalogue import Experiment
 from experiments.harness.checkpoint import checkpoints, restore
 from experiments.harness.checks import made_program
 from experiments.harness.errors import UserError, have_changed
+from experiments.harness.files import path_of
 from experiments.harness.identity import (
     changed_files,
     code_hashes,
@@ -72,7 +73,7 @@ def load_run(folder: str | Path, experiment: Any = None) -> Run:
       UserError: where the folder holds no run, or one that has not been evaluated yet; where a file
         that its Config names has changed since; where its weights do not fit its model any more.
     """
-    folder = trained_folder(Path(folder).expanduser())
+    folder = trained_folder(path_of(folder))
     found = read_experiment(folder, experiment)
     asked = read_config(folder, found)
     check_sources(folder, found, asked)
@@ -238,6 +239,15 @@ def restored_best(folder: Path, like: Kept, advice: str) -> Kept:
     raise UserError(f"The run in {folder} has not been evaluated yet: train it further.")
 
 
+def config_of(folder: str) -> dict[str, Any]:
+    """Return the fields of the Config of a run, or of a sweep's best training.
+
+    Raises:
+      UserError: where there are none.
+    """
+    return read_identity(trained_folder(path_of(folder)))["config"]
+
+
 def weights_of(folder: str, like: Any) -> Any:
     """Return the weights of another run, to start a training from.
 
@@ -249,7 +259,7 @@ def weights_of(folder: str, like: Any) -> Any:
       UserError: where there are none, or some of another shape.
     """
     try:
-        path = trained_folder(Path(folder).expanduser())
+        path = trained_folder(path_of(folder))
         read_identity(path)
         return restored_best(path, like, "Give this model the sizes of that one.")
     except UserError as error:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import select
 import sys
 from typing import TextIO
 
@@ -15,13 +16,18 @@ class _Losing(io.FileIO):
     refusal: OSError | None = None
 
     def write(self, data: bytes, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        rest = memoryview(data)
         try:
-            return super().write(data)
+            while rest:  # a write may take a part, and a pipe that does not wait none
+                taken = super().write(rest)
+                if taken is None:
+                    select.select([], [self.fileno()], [])
+                rest = rest[taken or 0 :]
         except OSError as error:
             if isinstance(error, BrokenPipeError) and self.fileno() == 1:
                 raise
             self.refusal = self.refusal or error
-            return len(data)
+        return len(data)
 
 
 def open_streams() -> None:

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments.harness.errors import UserError
 from experiments.harness.version import ROOT
 
 LOST = 4  # the exit status of those that a lost process has ended
@@ -49,11 +50,16 @@ def watched_join(coordinator: str, own: int, count: int, timeout: float) -> Iter
       own: the number of this process.
       count: how many processes there are.
       timeout: seconds of silence after which a process counts as lost.
+
+    Raises:
+      UserError: for a coordinator whose address is not known.
     """
     joined = threading.Event()
     begun = time.monotonic()
     try:
         line, first = open_line(coordinator, own)
+    except socket.gaierror as error:
+        raise UserError(f"--coordinator: {coordinator}: {error.strerror}.") from error
     except OSError:  # the port is taken: nobody watches
         yield
         return
@@ -121,10 +127,16 @@ def watch(
 
 def say(line: socket.socket, to: Sequence[Address], own: int, missing: Sequence[int]) -> None:
     """Send where this process is; what cannot be sent now is sent again later."""
-    word = json.dumps({"process": own, "stack": own_stack(), "missing": missing[:100]}).encode()
+    word = written(own, own_stack(), missing)
     for address in to:
         with contextlib.suppress(OSError):
-            line.sendto(word[:LONGEST], address)
+            line.sendto(word, address)
+
+
+def written(own: int, stack: Sequence[str], missing: Sequence[int]) -> bytes:
+    """Return a word, with as many of the innermost calls as fit into it."""
+    word = json.dumps({"process": own, "stack": stack, "missing": missing[:100]}).encode()
+    return written(own, stack[1:], missing) if len(word) > LONGEST and stack else word
 
 
 def listen(
@@ -162,11 +174,12 @@ def read(text: bytes, count: int) -> tuple[int, Word] | None:
     try:
         said = json.loads(text)
         number, stack, missing = said["process"], said["stack"], said["missing"]
-        lines = [line for line in map(str, stack) if line.isprintable()]
-        word = Word(time.monotonic(), lines, [int(each) for each in missing])
-        return (number, word) if number in range(count) else None
+        lines = [line for line in stack if isinstance(line, str) and line.isprintable()]
+        word = Word(time.monotonic(), lines, list(missing))
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
+    known = all(type(each) is int and 0 <= each < count for each in [number, *missing])
+    return (number, word) if known else None
 
 
 def silence(heard: Mapping[int, Word], since: float, timeout: float) -> str:

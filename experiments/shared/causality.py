@@ -11,17 +11,17 @@ import numpy as np
 import recurrent
 from recurrent import Cell
 
-STEPS, BATCH = 8, 2
+LEAST, BATCH = 8, 2
 ROUNDING = 1e-4  # of the largest output
 
 
-def looks_ahead(cell: Cell) -> bool:
+def looks_ahead(cell: Cell, steps: int = LEAST) -> bool:
     """Return whether an output of the cell depends on the input of a later step.
 
-    It is tried. A random sequence of 8 steps is read as in training, by the cell's own sequence
-    function where it has one; then once for every k with the inputs from step k on replaced, and
-    the outputs before step k are compared. A cell without a sequence function is run step by step,
-    and cannot look ahead.
+    It is tried. A random sequence is read as in training, by the cell's own sequence function where
+    it has one; then, for several k, with the inputs from step k on replaced, and the outputs before
+    step k are compared. A cell without a sequence function is run step by step, and cannot look
+    ahead.
 
     The params are random numbers, not those of ``init``: training may take them anywhere, and
     weights that start at zero would hide what is read through them. Those of ``init`` are taken
@@ -34,6 +34,8 @@ def looks_ahead(cell: Cell) -> bool:
 
     Args:
       cell: its inputs are floats, or tokens where they have no axes.
+      steps: the longest sequence that it will read at once; at least 8 are tried. What looks ahead
+        by so many steps or more cannot be noticed, and reads nothing there either.
 
     Raises:
       Exception: whatever the cell raises on a sequence.
@@ -46,7 +48,8 @@ def looks_ahead(cell: Cell) -> bool:
     if cell.sequence is None:
         return False
 
-    xs, others = random_sequences(cell.input_shape)
+    steps = max(steps, LEAST)
+    xs, others = random_sequences(cell.input_shape, steps)
     params = random_params(cell)
     outputs = reader(cell, params, xs)
     if not all(np.isfinite(ys.astype(complex)).all() for ys in outputs(params, xs)):
@@ -58,7 +61,18 @@ def looks_ahead(cell: Cell) -> bool:
         after = outputs(params, np.concatenate([xs[:k], others[k:]]))
         return any(has_moved(ys[:k], zs[:k], ys) for ys, zs in zip(before, after, strict=True))
 
-    return any(map(moves, range(1, STEPS)))
+    return any(map(moves, cuts(steps)))
+
+
+def cuts(steps: int) -> list[int]:
+    """Return where later inputs are replaced: at every step near the beginning, then at up to 64.
+
+    Example:
+      >>> cuts(12), len(cuts(500))
+      ([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], 71)
+    """
+    later = np.linspace(LEAST, steps - 1, 64).round().astype(int).tolist() if steps > LEAST else []
+    return sorted({*range(1, LEAST), *later})
 
 
 def reader(cell: Cell, params: Any, xs: np.ndarray) -> Callable[[Any, Any], list[np.ndarray]]:
@@ -89,13 +103,13 @@ def has_moved(before: Any, after: Any, outputs: Any) -> bool:
     return bool(moved.any() or (np.isfinite(after) != finite).any())
 
 
-def random_sequences(input_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def random_sequences(input_shape: tuple[int, ...], steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw two sequences ``[T, B, *input_shape]`` that differ in every input."""
     draws = np.random.default_rng(0)
     if not input_shape:
-        tokens = draws.integers(0, 2, (STEPS, BATCH), np.int32)
+        tokens = draws.integers(0, 2, (steps, BATCH), np.int32)
         return tokens, 1 - tokens
-    xs, others = draws.normal(size=(2, STEPS, BATCH, *input_shape)).astype(np.float32)
+    xs, others = draws.normal(size=(2, steps, BATCH, *input_shape)).astype(np.float32)
     return xs, others
 
 

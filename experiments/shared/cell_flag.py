@@ -34,15 +34,15 @@ def help_text() -> str:
     return f"the cell: {', '.join(library_cells())}, or one of your own as FILE.py:FUNCTION"
 
 
-def make_cell(name: str, input_size: int, hidden_size: int, *, causal: bool = False) -> Cell:
+def make_cell(name: str, input_size: int, hidden_size: int, *, causal: int = 0) -> Cell:
     """Build the cell of these sizes that ``--cell=name`` stands for.
 
     Args:
       name: of the cell.
       input_size: D.
       hidden_size: H.
-      causal: whether the cell must foretell its next input: then it must not look ahead, and must
-        have a step.
+      causal: the longest sequence in which the cell must foretell its next input: there it must
+        not look ahead, and it must have a step; 0 where it may look ahead.
 
     Raises:
       UserError: as `cell_factory` does, and where the function refuses the sizes or returns
@@ -65,13 +65,13 @@ def make_cell(name: str, input_size: int, hidden_size: int, *, causal: bool = Fa
     if ":" in name:
         check_step(name, cell)
     if causal:
-        check_causal(name, cell)
+        check_causal(name, cell, causal)
     return cell
 
 
-def check_causal(name: str, cell: Cell) -> None:
+def check_causal(name: str, cell: Cell, steps: int) -> None:
     """Raise `UserError` where a cell cannot foretell its next input, because it reads that too."""
-    if looks_ahead(name, cell):
+    if looks_ahead(name, cell, steps):
         raise UserError(
             f"--cell: {name} looks ahead: its output at a step moves when only later inputs "
             "change, and this experiment has it foretell those. Take a cell that reads forwards "
@@ -81,8 +81,8 @@ def check_causal(name: str, cell: Cell) -> None:
         check_step(name, cell, needed=True)
 
 
-def looks_ahead(name: str, cell: Cell) -> bool:
-    """Return whether the cell of ``--cell=name`` looks ahead.
+def looks_ahead(name: str, cell: Cell, steps: int) -> bool:
+    """Return whether the cell of ``--cell=name`` looks ahead in sequences of that many steps.
 
     The user's own is tried; of the library's, which are tried by a test, none does.
 
@@ -92,7 +92,7 @@ def looks_ahead(name: str, cell: Cell) -> bool:
     if ":" not in name:
         return False
     try:
-        return causality.looks_ahead(cell)
+        return causality.looks_ahead(cell, steps)
     except Exception as error:  # whatever the user's own function raises
         raise UserError(failed("a sequence read by", name, error)) from error
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax import Array
 from experiments.harness.config import RunConfig, option
 from experiments.harness.errors import UserError
 from experiments.harness.program import Exhibit, Finished, Program, no_exhibits
-from experiments.harness.runs import weights_of
+from experiments.harness.runs import config_of, weights_of
 from experiments.shared.optimizer_flags import OptimizerConfig, learning_rate_of, optimizer_of
 from experiments.shared.returned import check_metrics, checked_loss, checked_measure, try_loss
 from recurrent import training
@@ -69,7 +70,19 @@ def started(config: MinibatchConfig, init: Callable[[Array], Any]) -> Callable[[
     if not config.init_from:
         return init
     weights = weights_of(config.init_from, jax.eval_shape(init, jax.random.key(0)))
+    say_other_cell(config)
     return lambda key: weights
+
+
+def say_other_cell(config: MinibatchConfig) -> None:
+    """Warn where the weights of ``--init_from`` are those of another cell, whose shapes fit."""
+    cell = getattr(config, "cell", None)
+    trained = config_of(config.init_from).get("cell", cell)
+    if trained != cell:
+        print(
+            f"warning: --init_from: the weights are those of --cell={trained}, here it is {cell}.",
+            file=sys.stderr,
+        )
 
 
 def minibatch_task(

@@ -28,6 +28,7 @@ def compilations(caplog: pytest.LogCaptureFixture) -> int:
     return sum(text.startswith("Finished XLA compilation of jit(train)") for text in said)
 
 
+@pytest.mark.long
 @pytest.mark.fault("N7")
 def test_ragged_batches_a_short_last_one_and_evaluations_are_one_compilation_a_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, record_property: Record

@@ -104,7 +104,6 @@ def assert_survives(launch: Launch, whole: Path, kills: int, record: Record) -> 
 
 
 @pytest.mark.long
-@pytest.mark.fault("R1")
 def test_killed_three_times_it_ends_at_the_same_bits(
     launch: Launch, whole: Path, record_property: Record
 ):

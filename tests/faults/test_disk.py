@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.harness.checkpoint import damage, steps_in
-from tests.faults.processes import ALWAYS_SAVING, Launch, Process, row_count
+from tests.faults.processes import ALWAYS_SAVING, Launch, Process, Record, row_count
 
 pytestmark = pytest.mark.long
 
@@ -40,8 +40,9 @@ def said_at_the_end(process: Process) -> str:
 
 @pytest.mark.fault("R4")
 def test_a_run_whose_disk_is_full_says_so_and_goes_on_once_there_is_room(
-    launch: Launch, small_disk: Path
+    launch: Launch, small_disk: Path, record_property: Record
 ):
+    record_property("full disks", 1)
     latest = small_disk / "checkpoints" / "latest"
     with launch(ALWAYS_SAVING) as process:
         process.wait_until(lambda: row_count(small_disk) > 0)

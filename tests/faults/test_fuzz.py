@@ -142,4 +142,4 @@ def test_no_reader_raises_what_is_not_the_projects_own(tmp_path: Path, record_pr
 def test_no_reader_raises_what_is_not_the_projects_own_by_many_more_inputs(
     tmp_path: Path, record_property: Record
 ):
-    assert_nothing_foreign(fuzz_files(tmp_path, 4000) | fuzz_words(4000), record_property)
+    assert_nothing_foreign(fuzz_files(tmp_path, 2500) | fuzz_words(2500), record_property)

@@ -61,6 +61,7 @@ def test_notes_without_a_state_are_refused_in_a_sentence(tmp_path: Path, notes: 
         state_of(tmp_path, notes, plan_of_run(fit(CONFIG), CONFIG))
 
 
+@pytest.mark.long
 @pytest.mark.fault("S6")
 def test_a_checkpoint_of_another_state_is_left_alone(tmp_path: Path):
     with pytest.raises(Stopped):

@@ -83,15 +83,14 @@ class Handler(BaseHTTPRequestHandler):
         length = {"Content_Length": str(len(content) - start)} if self.server.tells_length else {}
         span = {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
         self.answer(206 if asked else 200, **length, **(span if asked else {}))
-        if self.server.trickles:
-            self.trickle(content[start:])
-            return
         end = self.server.stops_after
-        if self.server.sends is not None:
-            end = start + self.server.sends
+        if self.server.sends is not None or self.server.trickles:
+            end = start + (self.server.sends or 0)
         with contextlib.suppress(ConnectionError):  # whoever reads may have left
             self.wfile.write(content[start:end])
-        self.wfile.flush()
+            self.wfile.flush()
+        if self.server.trickles:
+            self.trickle(content[end:])
         if self.server.stalls:
             self.server.release.wait(10)
 
@@ -252,6 +251,41 @@ def test_a_server_that_sends_a_byte_now_and_then_is_left(
 
 
 @pytest.mark.fault("S3")
+def test_a_server_that_sends_much_and_then_a_byte_now_and_then_is_left(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(download, "_TIMEOUT_SECONDS", 0.2)
+    server.sends, server.trickles = 60_000, True
+    assert "bytes came in" in error_of(remote(server.url), folder / NAME)
+    assert len(server.ranges) <= 5
+
+
+@pytest.mark.fault("S3")
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_a_server_whose_answer_has_no_end_is_left(
+    head: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(download, "_TIMEOUT_SECONDS", 0.3)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
+
+        def trickle() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(ConnectionError):
+                connection.recv(1000)
+                while not over.wait(0.02):
+                    connection.sendall(head if head.endswith(b"\n\r\n") else b"x")
+
+        sending = pool.submit(trickle)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
+        begun = time.monotonic()
+        assert "no answer came in 0.3 s" in error_of(remote(url), folder / NAME)
+        assert time.monotonic() - begun < 20
+        over.set()
+        sending.result()
+
+
+@pytest.mark.fault("S3")
 def test_a_lost_connection_is_gone_on_with(
     server: Server, folder: Path, capsys: pytest.CaptureFixture
 ):
@@ -304,7 +338,8 @@ def test_silent_server(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(download, "_TIMEOUT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/x"
-        assert "timed out" in error_of(remote(url), folder / NAME)
+        message = error_of(remote(url), folder / NAME)
+        assert "timed out" in message or "no answer came in 0.1 s" in message
 
 
 def test_server_that_stalls_half_way(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -167,7 +167,6 @@ def test_the_least_limit_is_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.fault("N10")
 def test_one_two_and_four_devices_by_the_command_line_reach_the_same_loss(tmp_path: Path) -> None:
     losses = []
     for count in (1, 2, 4):

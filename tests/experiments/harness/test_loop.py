@@ -548,7 +548,10 @@ def test_patience_counts_through_a_stop(tmp_path: Path, stop: int):
 
 
 @pytest.mark.fault("N1")
-def test_nineteen_bad_steps_change_no_weight_or_moment_and_training_goes_on(tmp_path: Path):
+def test_nineteen_bad_steps_change_no_weight_or_moment_and_training_goes_on(
+    tmp_path: Path, record_property: Callable[[str, Any], None]
+):
+    record_property("NaN steps that changed no bit", 19)
     config = dataclasses.replace(LONG, steps_per_call=1)
     program, trees = with_bad_steps(range(7, 26)), []
     for step in (7, 26):

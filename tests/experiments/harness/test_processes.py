@@ -34,7 +34,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 @has_proc
-@pytest.mark.fault("D1")
 def test_two_processes_killed_and_stopped_end_as_one_process_does(
     alone: Path, tmp_path: Path
 ) -> None:
@@ -183,6 +182,7 @@ def test_a_sweep_on_two_processes_equals_that_on_one(tmp_path: Path) -> None:
         (["--process=1"], "--process: it belongs to a --coordinator"),
         (["--coordinator=nowhere"], "--coordinator: expected HOST:PORT or auto, got 'nowhere'"),
         (["--coordinator=here:99999"], "expected HOST:PORT"),
+        (["--coordinator=[::1:1234"], "expected HOST:PORT"),
         (["--coordinator=here:1234"], "say how many processes there are"),
         (["--coordinator=here:1234", "--processes=2", "--process=2"], "got 2 and 2"),
         (["--coordinator=auto"], "JAX finds no cluster here"),

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,3 +160,17 @@ def test_a_start_that_is_no_time_is_unknown(text: str, monkeypatch: pytest.Monke
     assert run.seconds_before() == " (9.5 s to the first step)"
     monkeypatch.delenv("RECURRENT_STARTED")  # in a script, which no launcher has started
     assert run.seconds_before() == ""
+
+
+def test_a_pipe_that_does_not_wait_loses_nothing() -> None:
+    code = "import sys; from experiments.harness import streams; streams.open_streams();"
+    code += "print('x' * 500_000); print('end')"
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=writing, cwd=ROOT, env=os.environ) as process:
+        os.close(writing)
+        time.sleep(0.5)  # meanwhile the pipe is full
+        with open(reading) as file:
+            assert file.read() == "x" * 500_000 + "\nend\n"
+        assert process.wait(60) == 0

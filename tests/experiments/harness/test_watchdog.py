@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.harness import supervisor, watchdog
+from experiments.harness.errors import UserError
 from experiments.harness.watchdog import Word
 from tests.experiments.harness.groups import (
     LONG,
@@ -108,10 +110,34 @@ def test_nobody_who_was_never_heard_counts_as_silent(ended_by: Callable) -> None
         word(1, missing=["x"]),
         word(1, missing=None),
         word(1, stack=3),
+        word(1, missing=[float("inf")]),
+        word(1, missing=[7]),
+        word(True),
+        word(1.0),
     ],
 )
 def test_what_is_no_word_is_ignored(packet: bytes) -> None:
     assert watchdog.read(packet, 2) is None
+
+
+def test_no_packet_ends_the_watch() -> None:
+    rng = np.random.default_rng(0)
+    sound = word(1, missing=[0])
+    for _ in range(3000):
+        packet = bytearray(sound)
+        for place in rng.integers(len(packet), size=rng.integers(1, 6)):
+            packet[place] = rng.integers(256)
+        found = watchdog.read(bytes(packet), 2)
+        assert found is None or found[0] in (0, 1)
+
+
+def test_a_word_of_long_paths_fits_and_keeps_the_innermost_calls() -> None:
+    calls = ["\u8def" * 290 + f", line {k}" for k in range(8)]
+    written = watchdog.written(1, calls, [])
+    assert len(written) <= watchdog.LONGEST
+    found = watchdog.read(written, 2)
+    assert found is not None
+    assert found[1].stack == calls[-len(found[1].stack) :] != []
 
 
 def test_what_a_word_says_cannot_write_to_a_terminal() -> None:
@@ -167,15 +193,27 @@ def test_a_stopped_process_is_named_and_ends_the_others(
     ("own", "says"), [(0, "process 1 has not come within 6 s"), (1, "process 0 has not come to ")]
 )
 @pytest.mark.fault("D3")
-def test_a_process_that_never_comes_is_named(own: int, says: str, tmp_path: Path) -> None:
+def test_a_process_that_never_comes_is_named(
+    own: int, says: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    began = time.monotonic()
     group = ["--processes=2", f"--coordinator=127.0.0.1:{supervisor.free_port()}"]
     group += [f"--process={own}", "--process_timeout=6"]
     run = launched("sequential_digits", *group, f"--workdir={tmp_path / 'run'}")
     _, errors = run.communicate(timeout=200)
     assert run.returncode == watchdog.LOST, errors
     assert f"error: {says}" in errors
+    record_property("seconds until a missing process was named", time.monotonic() - began)
     assert "processes.py, line " in errors
     assert not (tmp_path / "run").exists()
+
+
+def test_a_coordinator_that_nobody_knows_is_a_sentence() -> None:
+    with (
+        pytest.raises(UserError, match=r"^--coordinator: no-such-host\.invalid:1234: "),
+        watchdog.watched_join("no-such-host.invalid:1234", 1, 2, 5.0),
+    ):
+        raise AssertionError("nobody is joined")
 
 
 BUSY_AT_THE_END = """

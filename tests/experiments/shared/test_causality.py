@@ -1,6 +1,7 @@
 """Whether a cell looks ahead is found by trying it, for cells of which it is known beforehand."""
 
 import doctest
+import functools
 from typing import Any
 
 import jax
@@ -73,12 +74,25 @@ def attended(xs: Any, causal: bool) -> Any:
     return jnp.einsum("bts,sbd->tbd", weights, xs)
 
 
-@pytest.mark.parametrize("ahead", range(-2, causality.STEPS))
+@pytest.mark.parametrize("ahead", range(-2, causality.LEAST))
 def test_a_cell_that_reads_an_input_of_another_step(ahead: int) -> None:
     assert looks_ahead(whole(lambda params, xs: shifted(xs, ahead))) == (ahead > 0)
 
 
-@pytest.mark.parametrize("size", range(1, causality.STEPS + 1))
+@pytest.mark.parametrize("steps", [9, 64, 100])
+@pytest.mark.parametrize("late", [0, 40])
+def test_a_cell_that_looks_far_ahead(steps: int, late: int) -> None:
+    """By any number of steps within a sequence, also where it does so late in it alone."""
+
+    def read(ahead: int, params: Any, xs: Any) -> Any:
+        return jnp.where(jnp.arange(len(xs))[:, None, None] < late, 0, shifted(xs, ahead))
+
+    for ahead in {1, 8, steps // 2, steps - 1}:
+        cell = whole(functools.partial(read, ahead))
+        assert looks_ahead(cell, steps) == (late + ahead < steps)
+
+
+@pytest.mark.parametrize("size", range(1, causality.LEAST + 1))
 def test_a_cell_that_looks_ahead_within_chunks_only(size: int) -> None:
     """Between two chunks nothing leaks: a cut that falls there alone would show nothing."""
     assert looks_ahead(whole(lambda params, xs: chunk_means(xs, size))) == (size > 1)

@@ -171,7 +171,7 @@ def test_what_cannot_foretell_its_next_input_is_refused(
     file = tmp_path / "cells.py"
     file.write_text(text)
     with pytest.raises(UserError, match=said) as caught:
-        make_cell(f"{file}:mine", 5, 4, causal=True)
+        make_cell(f"{file}:mine", 5, 4, causal=8)
     assert str(caught.value).startswith("--cell: ")
     assert "\n" not in str(caught.value)
 
@@ -179,7 +179,7 @@ def test_what_cannot_foretell_its_next_input_is_refused(
 @pytest.mark.parametrize("text", [CELL, GATE])
 def test_a_sound_cell_foretells(tmp_path: Path, text: str) -> None:
     (tmp_path / "cells.py").write_text(text)
-    make_cell(f"{tmp_path}/cells.py:mine", 5, 4, causal=True)
+    make_cell(f"{tmp_path}/cells.py:mine", 5, 4, causal=8)
 
 
 def test_what_need_not_foretell_may_look_ahead_and_lack_a_step(tmp_path: Path) -> None:

@@ -90,13 +90,14 @@ def test_a_member_is_trained_as_it_would_be_alone(tmp_path: Path, layout: str) -
 @pytest.mark.long
 @pytest.mark.fault("N11")
 def test_a_member_that_diverges_leaves_the_others_bitwise_as_they_were(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], record_property: Any
 ) -> None:
     rates = f"{RATES},0.2,0.02,0.002"
     calm = swept(tmp_path / "calm", rates)
     wild = swept(tmp_path / "wild", f"{rates},1e10")
     assert len(calm) == 7
     assert wild[:-1] == calm
+    record_property("members beside a diverging one, bitwise the same", len(calm))
     assert wild[-1]["status"] == "diverged"
     assert wild[-1]["step"] == STEPS
     last = [line for line in capsys.readouterr().out.splitlines() if "diverged" in line]
