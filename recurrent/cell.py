@@ -112,7 +112,8 @@ def unroll(
 
     Args:
       cell: the cell.
-      params: its parameters.
+      params: its parameters, of the shapes that ``cell.init`` gives them; any further entries are
+        the caller's own affair.
       xs: inputs ``[T, ..., *cell.input_shape]``.
       state: the state before the first input read; the cell's initial state by default.
       lengths: integers ``[...]`` from 0 to T, one for each sequence; steps at and beyond the
@@ -137,10 +138,10 @@ def unroll(
       The state after the last input read, and the outputs ``[T, ..., H]``.
 
     Raises:
-      ValueError: for a wrong rank, feature size, mask or reset shape, a state unlike the cell's
-        initial one, a length outside 0 to T, inputs that are not floating-point numbers (or are
-        float64 while JAX's 64-bit mode is off), a remat or truncate below 1, or an unknown
-        method.
+      ValueError: for a wrong rank, feature size, mask or reset shape, the params of another cell, a
+        state unlike the cell's initial one, a length outside 0 to T, inputs that are not
+        floating-point numbers (or are float64 while JAX's 64-bit mode is off), a remat or
+        truncate below 1, or an unknown method.
       TypeError: for forward-mode differentiation through a sequence function that supports only
         reverse mode.
 
@@ -165,6 +166,7 @@ def unroll(
         mask = within if mask is None else mask & within
     if mask is not None and reset is not None:
         reset = reset & mask
+    _check_params(cell, params)
     if state is None:
         state = cell.initial_state(params, batch_shape)
     else:
@@ -556,6 +558,30 @@ def _within(lengths: Any, time: int, batch_shape: Shape) -> Array:
             f"got {list(within.shape[1:])}."
         )
     return within
+
+
+def _check_params(cell: Cell, params: Params) -> None:
+    """Check the shapes of params against those of the cell's ``init``, of which nothing is drawn.
+
+    A leaf of length 1 would be broadcast, and so train a smaller model in silence.
+    """
+    try:
+        expected = jax.eval_shape(cell.init, jax.random.key(0))
+    except Exception:
+        return  # an init that JAX cannot trace, such as one that reads a file, has no known shapes
+    found = {_name(path): np.shape(leaf) for path, leaf in jax.tree.leaves_with_path(params)}
+    for path, like in jax.tree.leaves_with_path(expected):
+        shape = found.get(_name(path))
+        if shape != like.shape:
+            raise ArgumentError(
+                f"params: expected those of this cell's init, with {_name(path)} of the shape "
+                f"{list(like.shape)}, got {'none' if shape is None else list(shape)}; they are "
+                "another cell's, or of another size."
+            )
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _check_state(state: State, expected: State) -> None:

@@ -85,8 +85,9 @@ def filter_logits(
       not kept. At least one is kept.
 
     Raises:
-      ValueError: for logits that are a scalar or not of a float type, a temperature that is
-        negative or not finite, ``top_k`` below 1 or not an integer, or ``top_p`` outside (0, 1].
+      ValueError: for logits that are a scalar, of no token or not of a float type, a temperature
+        that is negative or not finite, ``top_k`` below 1 or not an integer, or ``top_p`` outside
+        (0, 1].
 
     References:
       Top-k: Fan et al., Hierarchical neural story generation, 2018. Nucleus: Holtzman et al.,
@@ -101,6 +102,7 @@ def filter_logits(
     logits = _wide_floats("logits", logits)
     if logits.ndim < 1:
         raise ArgumentError("logits: expected the shape [..., V], got a scalar.")
+    _check_vocabulary("logits", logits.shape[-1])
     _check_filters(temperature, top_k, top_p)
     temperature = jnp.asarray(temperature, logits.dtype)[..., None]
     is_greedy = temperature == 0
@@ -466,6 +468,11 @@ def check_token(name: str, token: int, vocabulary: int) -> None:
         raise ArgumentError(f"{name}: expected a token from 0 to {vocabulary - 1}, got {token}.")
 
 
+def _check_vocabulary(name: str, size: int) -> None:
+    if size == 0:
+        raise ArgumentError(f"{name}: expected logits of at least one token, got none (V=0).")
+
+
 def _check_filters(temperature: Any, top_k: Any, top_p: Any) -> None:
     _check_values(
         "temperature", temperature, lambda a: (a >= 0) & np.isfinite(a), "finite and 0 or more"
@@ -502,6 +509,7 @@ def _checked_start(
         raise ArgumentError(
             f"step: expected logits [B={tokens.shape[0]}, V], got {list(logits.shape)}."
         )
+    _check_vocabulary("step", logits.shape[1])
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ArgumentError(f"step: expected logits of a float type, got {logits.dtype}.")
     _check_same_state(state, new_state)

@@ -84,7 +84,7 @@ def frame_features(network: Callable[[Array], Any], frames: Array) -> Array:
       Features ``[T, ..., F]``, the inputs of a recurrent network.
 
     Raises:
-      ValueError: for frames of fewer than four axes.
+      ValueError: for frames of fewer than four axes, or without any pixel.
 
     Example:
       >>> import jax.numpy as jnp
@@ -93,9 +93,9 @@ def frame_features(network: Callable[[Array], Any], frames: Array) -> Array:
       >>> frame_features(lambda frames: frames.mean(axis=(1, 2)), video)[:, 0, 0].tolist()
       [1.5, 9.5, 17.5, 25.5]
     """
-    if frames.ndim < 4:
+    if frames.ndim < 4 or 0 in frames.shape[-3:]:
         raise ArgumentError(
-            "frames: expected the shape [T, ..., height, width, channels], "
+            "frames: expected the shape [T, ..., height, width, channels] with at least one pixel, "
             f"got {list(frames.shape)}."
         )
     features = network(frames.reshape(-1, *frames.shape[-3:]))  # [N, F]

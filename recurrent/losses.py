@@ -39,7 +39,7 @@ class Average(NamedTuple):
         return jnp.where(counts, self.total, 0) / jnp.where(counts, self.weight, 1)
 
 
-def masked_average(values: Array, mask: Array | None = None) -> Average:
+def masked_average(values: Any, mask: Any = None) -> Average:
     """Average ``values`` over the entries where ``mask`` is true.
 
     Masked values, NaN included, affect neither the result nor the gradient.
@@ -52,6 +52,9 @@ def masked_average(values: Array, mask: Array | None = None) -> Average:
     Returns:
       The average, with an int32 count, which is exact up to 2,147,483,647 entries.
 
+    Raises:
+      ValueError: for a mask of another shape.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from recurrent.losses import masked_average
@@ -60,7 +63,12 @@ def masked_average(values: Array, mask: Array | None = None) -> Average:
       (1.5, 2)
     """
     values = jnp.asarray(values)
-    mask = jnp.ones(values.shape, bool) if mask is None else mask.astype(bool)
+    mask = jnp.ones(values.shape, bool) if mask is None else jnp.asarray(mask).astype(bool)
+    if mask.shape != values.shape[: mask.ndim]:
+        raise ArgumentError(
+            f"mask: expected the shape {list(values.shape)} of the values, or its first axes, "
+            f"got {list(mask.shape)}."
+        )
     mask = jnp.broadcast_to(
         mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.shape
     )
@@ -69,12 +77,12 @@ def masked_average(values: Array, mask: Array | None = None) -> Average:
 
 
 def cross_entropy(
-    logits: Array, labels: Array, mask: Array | None = None, *, label_smoothing: Any = 0.0
+    logits: Any, labels: Any, mask: Any = None, *, label_smoothing: Any = 0.0
 ) -> Average:
     """Compute the softmax cross-entropy in nats.
 
     Args:
-      logits: ``[..., C]``.
+      logits: floats ``[..., C]``; narrow ones, such as bfloat16, are cast to float32 first.
       labels: integers ``[...]`` from 0 to C - 1. Any other label gives NaN, in the gradient too,
         unless it is masked.
       mask: ``[...]``, true where an entry counts; None if all count. Masked logits may be NaN.
@@ -84,6 +92,10 @@ def cross_entropy(
     Returns:
       The average over the entries that count.
 
+    Raises:
+      ValueError: for logits that are not floats, labels that are not integers, or labels or a mask
+        of another shape than the logits without their last axis.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from recurrent.losses import cross_entropy
@@ -92,10 +104,12 @@ def cross_entropy(
       >>> round(float(jnp.exp(2 * loss.mean)), 3)  # 1 / (0.25 * 0.5)
       8.0
     """
-    labels = as_tokens(labels)
+    logits, labels, mask = _checked_logits(logits, labels, mask)
+    # float16 has no number for the sum of 70000 exponentials, and bfloat16 three digits
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if mask is not None:
-        logits = jnp.where(mask.astype(bool)[..., None], logits, 0)
-        labels = jnp.where(mask.astype(bool), labels, 0)
+        logits = jnp.where(mask[..., None], logits, 0)
+        labels = jnp.where(mask, labels, 0)
     right = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     even = -jax.nn.log_softmax(logits).mean(axis=-1)
     each = cross_entropy_of(right, even, labels, logits.shape[-1], label_smoothing)
@@ -132,16 +146,19 @@ def cross_entropy_of(
     return smoothed * jnp.where(is_class, 1, jnp.nan)
 
 
-def accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Average:
+def accuracy(logits: Any, labels: Any, mask: Any = None) -> Average:
     """Compute the fraction of entries whose largest logit is that of the label.
 
     Args:
-      logits: ``[..., C]``.
+      logits: floats ``[..., C]``. Where they hold NaN, no label is right.
       labels: integers ``[...]``.
       mask: ``[...]``, true where an entry counts; None if all count.
 
     Returns:
       The average over the entries that count.
+
+    Raises:
+      ValueError: as `cross_entropy` does.
 
     Example:
       >>> import jax.numpy as jnp
@@ -150,7 +167,33 @@ def accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Average
       >>> accuracy(logits, jnp.array([0, 1, 1, 1])).mean.item()
       0.75
     """
-    return masked_average((logits.argmax(-1) == labels).astype(jnp.float32), mask)
+    logits, labels, mask = _checked_logits(logits, labels, mask)
+    right = (logits.argmax(-1) == labels) & ~jnp.isnan(logits).any(-1)
+    return masked_average(right.astype(jnp.float32), mask)
+
+
+def _checked_logits(logits: Any, labels: Any, mask: Any) -> tuple[Array, Array, Array | None]:
+    logits, labels = jnp.asarray(logits), as_tokens(labels)
+    if logits.ndim < 1 or not logits.shape[-1] or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ArgumentError(
+            "logits: expected floats of the shape [..., C], with a C of at least 1, got "
+            f"{logits.dtype} of the shape {list(logits.shape)}."
+        )
+    mask = None if mask is None else jnp.asarray(mask).astype(bool)
+    _check_entries("logits", logits, labels, mask)
+    return logits, labels, mask
+
+
+def _check_entries(name: str, values: Array, labels: Array, mask: Array | None) -> None:
+    """Check that there is an integer label, and a flag, for each row of the values."""
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ArgumentError(f"labels: expected integers, got {labels.dtype}.")
+    for own, leaf in {"labels": labels, "mask": mask}.items():
+        if leaf is not None and leaf.shape != values.shape[:-1]:
+            raise ArgumentError(
+                f"{own}: expected the shape {list(values.shape[:-1])}, as the first axes of "
+                f"{name}, got {list(leaf.shape)}."
+            )
 
 
 class LogitSummary(NamedTuple):
@@ -352,11 +395,4 @@ def _check_shapes(params: Params, hidden: Array, labels: Array, mask: Array) -> 
             f"bias: expected the shape {list(kernel.shape[1:])}, one for each column of the "
             f"kernel, got {list(params['bias'].shape)}."
         )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ArgumentError(f"labels: expected integers, got {labels.dtype}.")
-    for name, leaf in {"labels": labels, "mask": mask}.items():
-        if leaf.shape != hidden.shape[:-1]:
-            raise ArgumentError(
-                f"{name}: expected the shape {list(hidden.shape[:-1])}, as the first axes of "
-                f"hidden, got {list(leaf.shape)}."
-            )
+    _check_entries("hidden", hidden, labels, mask)

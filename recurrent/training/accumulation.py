@@ -13,14 +13,15 @@ class Accumulated(NamedTuple):
 
     Attributes:
       inner: the state of the optimizer that makes the updates.
-      total: the weighted sum of the gradients since the last update, in float32 or wider.
+      mean: the weighted mean of the gradients since the last update, in float32 or wider. Their
+        weighted sum may be beyond the range of its type, where they and their mean are not.
       weight: the sum of their weights, ``[]``.
       batches: how many they are, ``[]``.
       updates: how many updates have been made, ``[]``.
     """
 
     inner: Any
-    total: Any
+    mean: Any
     weight: Array
     batches: Array
     updates: Array
@@ -61,17 +62,17 @@ def accumulate(
     def update(
         updates: Any, state: Any, params: Any = None, *, weight: Any = 1.0, **extra: Any
     ) -> tuple[Any, Accumulated]:
-        def plus(total: Array, gradient: Array) -> Array:
-            return total + (weight * gradient.astype(total.dtype)).astype(total.dtype)
-
-        total = jax.tree.map(plus, state.total, updates)
         seen = state.weight + weight
+        share = weight / jnp.where(seen > 0, seen, 1)
+        rest = state.weight / jnp.where(seen > 0, seen, 1)
 
-        def mean(total: Array, gradient: Array) -> Array:
-            return (total / jnp.where(seen > 0, seen, 1)).astype(gradient.dtype)
+        def moved(mean: Array, gradient: Array) -> Array:
+            return (rest * mean + share * gradient.astype(mean.dtype)).astype(mean.dtype)
+
+        mean = jax.tree.map(moved, state.mean, updates)
 
         def make() -> tuple[Any, Accumulated]:
-            means = jax.tree.map(mean, total, updates)
+            means = jax.tree.map(lambda mean, leaf: mean.astype(leaf.dtype), mean, updates)
             made, after = inner.update(means, state.inner, params, **extra)
             return made, Accumulated(
                 after, _zeros(updates), jnp.float32(0), jnp.int32(0), state.updates + 1
@@ -79,7 +80,7 @@ def accumulate(
 
         def wait() -> tuple[Any, Accumulated]:
             nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            later = state._replace(total=total, weight=seen, batches=state.batches + 1)
+            later = state._replace(mean=mean, weight=seen, batches=state.batches + 1)
             return nothing, later
 
         shapes = jax.eval_shape(make)[0]

@@ -13,7 +13,7 @@ import optax
 from jax import Array, lax
 from jax.sharding import PartitionSpec
 
-from recurrent.cell import as_tokens
+from recurrent.cell import as_tokens, check_sizes
 from recurrent.errors import ArgumentError
 from recurrent.training.step import TrainState, init_state, order_key, train_step
 from recurrent.training.task import HParams, Metrics, Task
@@ -47,6 +47,9 @@ def minibatch_task(
       average_decay: of the running average of the params that is evaluated; 0 for none.
       loss_scale: see `recurrent.training.step.init_state`.
 
+    Raises:
+      ValueError: for a batch_size below 1.
+
     Example:
       >>> import jax.numpy as jnp, optax
       >>> from recurrent.losses import Average
@@ -69,6 +72,7 @@ def minibatch_task(
       >>> float(task.evaluate(task.keep(state), hparams, data)["error"].mean)
       0.0
     """
+    check_sizes(batch_size=batch_size)
 
     def init_all(hparams: HParams) -> TrainState:
         key = jax.random.key(hparams["seed"])
@@ -99,9 +103,9 @@ def next_batches(state: TrainState, data: Any, batch_size: int, steps: int) -> t
       batch of the epoch was filled up.
 
     Raises:
-      ValueError: where the epoch has fewer than ``steps`` batches.
+      ValueError: where the epoch has fewer than ``steps`` batches, or the data no example.
     """
-    size = example_count(data)
+    size = _some(data)
     in_epoch = steps_per_epoch(size, batch_size)
     if not 1 <= steps <= in_epoch:
         raise ArgumentError(
@@ -126,6 +130,9 @@ def evaluate(
 
     Use the fewest batches of at most ``batch_size``, evenly filled.
 
+    Raises:
+      ValueError: for data without any example, of which there is no mean, or a batch_size below 1.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from recurrent.losses import Average
@@ -134,7 +141,8 @@ def evaluate(
       >>> float(evaluate(measure, None, {"x": jnp.arange(5.0)}, batch_size=2)["x"].mean)
       2.0
     """
-    size = example_count(data)
+    check_sizes(batch_size=batch_size)
+    size = _some(data)
     rows = filled_batches(jnp.arange(size), even_batch_size(size, batch_size))
 
     def body(_: None, row: tuple[Array, Array]) -> tuple[None, Metrics]:
@@ -151,6 +159,13 @@ def total(metrics: Metrics) -> Metrics:
 def example_count(data: Any) -> int:
     """Return the length of the first axis of the data."""
     return jax.tree.leaves(data)[0].shape[0]
+
+
+def _some(data: Any) -> int:
+    size = example_count(data)
+    if size == 0:
+        raise ArgumentError("data: expected at least one example, got none.")
+    return size
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:

@@ -295,15 +295,19 @@ SCHEDULES = ("constant", *_WITH_AN_END)
 def clip(norm: Number) -> optax.GradientTransformation:
     """Clip gradients to a global norm; 0 never clips, so that whether to clip can be swept.
 
-    Gradients whose squares are beyond the range of their type are clipped like all others.
+    Finite gradients whose squares, or whose norm, are beyond the range of their type are clipped
+    like all others.
     """
     largest = jnp.where(jnp.asarray(norm) > 0, norm, jnp.inf)
 
     def update(updates: Any, params: Any) -> Any:
-        size = global_norm(updates)
+        factor, size = scaled_norm(updates)
+        # the norm itself may be infinite where all gradients are finite
+        kept = (size / factor < largest) | (jnp.isfinite(size) & (largest == jnp.inf))
 
         def clipped(u: Array) -> Array:
-            return jnp.where(size < largest, u, u / size.astype(u.dtype) * largest).astype(u.dtype)
+            within = u * factor.astype(u.dtype)
+            return jnp.where(kept, u, within / size.astype(u.dtype) * largest).astype(u.dtype)
 
         return jax.tree.map(clipped, updates)
 
@@ -313,8 +317,8 @@ def clip(norm: Number) -> optax.GradientTransformation:
 def global_norm(tree: Any) -> Array:
     """Return the Euclidean norm of all numbers of a tree, in float32 or wider.
 
-    Where their squares overflow or underflow, the norm is that of the numbers divided by the
-    largest, times the largest.
+    It is right where their squares overflow or underflow, and infinite only where it is itself
+    beyond the range of its type; see `scaled_norm`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -322,16 +326,34 @@ def global_norm(tree: Any) -> Array:
       >>> round(float(norm) / 1e20, 3)
       5.0
     """
+    factor, size = scaled_norm(tree)
+    return size / factor
+
+
+def scaled_norm(tree: Any) -> tuple[Array, Array]:
+    """Return a factor, and the norm of all numbers of a tree times it, in float32 or wider.
+
+    The factor is 1, unless the squares of the numbers overflow or underflow: then it is a power of
+    two, with which they do not. So the second result is finite where all numbers are, even where
+    their norm is beyond the range of its type.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> factor, norm = scaled_norm(jnp.float32([3e38, 3e38]))
+      >>> float(factor) == 2.0**-96, round(float(norm) * 2.0**96 / 1e38, 3)
+      (True, 4.243)
+    """
     tree = widened(tree)
     plain = optax.tree.norm(tree)
+    reach = jnp.finfo(plain.dtype).maxexp * 3 // 4  # a square reaches beyond half the exponents
 
-    def scaled() -> Array:
-        largest = jnp.array([jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(tree)]).max()
-        scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-        of_scaled = optax.tree.norm(jax.tree.map(lambda leaf: leaf / scale, tree))
-        return (scale * of_scaled).astype(plain.dtype)
+    def scaled() -> tuple[Array, Array]:
+        factor = jnp.asarray(jnp.where(plain > 0, 2.0**-reach, 2.0**reach), plain.dtype)
+        size = optax.tree.norm(jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree))
+        return factor, size.astype(plain.dtype)
 
-    return lax.cond(jnp.isfinite(plain) & (plain > 0), lambda: plain, scaled)
+    in_range = jnp.isfinite(plain) & (plain > 0)
+    return lax.cond(in_range, lambda: (jnp.ones_like(plain), plain), scaled)
 
 
 def widened(tree: Any) -> Any:
@@ -390,23 +412,23 @@ def add_l1(strength: Number) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-# A leaf whose name has one of these words shifts or multiplies single features, or is a state or a
-# rate; peepholes have the names of their gates.
+# A leaf shifts or multiplies single features, or is a state or the logarithm of a rate, if its name
+# ends with one of the first words or begins with one of the second: "input_kernel" is a kernel.
 NO_KERNELS = frozenset(
-    [
-        *("b", "bias", "biases", "offset", "gain", "scale", "state"),
-        *("log", "logit", "rate", "frequency"),
-        *("forget", "input", "output"),
-    ]
+    ["b", "bias", "biases", "offset", "gain", "scale", "state", "logit", "frequency"]
 )
+NO_KERNELS_OF = frozenset(["b", "bias", "log", "logit"])
+PEEPHOLES = frozenset(["forget", "input", "output"])  # under "gate"; elsewhere they are kernels
 
 
 def kernels(params: Any) -> Any:
     """Mark the leaves that weight decay acts on: those with two axes or more that are kernels.
 
-    What else may have two axes is told by its name, whose words are separated by ``_``: biases,
-    scales, peepholes and logarithms of rates, such as ``log_decay``, by one of `NO_KERNELS`; a
-    learned initial state by a group called ``state``. Nothing should pull these to zero.
+    What else may have two axes is told by its name, whose words are separated by ``_``: biases and
+    scales by their last word (see `NO_KERNELS`) or their first, as ``b_h`` and logarithms of rates
+    such as ``log_decay`` (see `NO_KERNELS_OF`); peepholes by the name of a gate in a group called
+    ``gate``; a learned initial state by a group called ``state``. Nothing should pull these to
+    zero. A matrix called ``input`` or ``output`` in another group is a kernel.
 
     Example:
       >>> import jax.numpy as jnp
@@ -415,14 +437,15 @@ def kernels(params: Any) -> Any:
       {'bias': False, 'kernel': True, 'log_decay': False}
       >>> kernels({"state": {"hidden": square}, "w_h": square, "b_h": square})
       {'b_h': False, 'state': {'hidden': False}, 'w_h': True}
+      >>> kernels({"gate": {"input": square}, "input": square})
+      {'gate': {'input': False}, 'input': True}
     """
 
     def is_kernel(path: Any, leaf: Array) -> bool:
         *groups, name = [jax.tree_util.keystr((part,), simple=True) for part in path] or [""]
-        return (
-            jnp.ndim(leaf) >= 2
-            and "state" not in groups
-            and NO_KERNELS.isdisjoint(name.lower().split("_"))
-        )
+        words = name.lower().split("_")
+        peephole = groups[-1:] == ["gate"] and name in PEEPHOLES
+        named = words[0] in NO_KERNELS_OF or words[-1] in NO_KERNELS
+        return jnp.ndim(leaf) >= 2 and "state" not in groups and not peephole and not named
 
     return jax.tree_util.tree_map_with_path(is_kernel, params)

@@ -17,7 +17,7 @@ from recurrent.cell import weighted
 from recurrent.errors import ArgumentError
 from recurrent.losses import Average
 from recurrent.training.accumulation import Accumulated
-from recurrent.training.optimizers import global_norm, of_its_type, widened
+from recurrent.training.optimizers import of_its_type, scaled_norm, widened
 from recurrent.training.task import Metrics
 
 Loss = Callable[..., tuple[Array, Any]]
@@ -58,6 +58,8 @@ class TrainState(NamedTuple):
       average: the running average of the params, in float32 or wider, since a narrow type would
         round its small moves away; nothing where none is kept.
       scale: of the loss; nothing where it is not scaled.
+      averaged: updates that the average has followed, skipped ones not included, ``[]``; nothing
+        where none is kept.
     """
 
     step: Array
@@ -68,6 +70,7 @@ class TrainState(NamedTuple):
     carry: Any = ()
     average: Any = ()
     scale: LossScale | tuple[()] = ()
+    averaged: Any = ()
 
     @property
     def weights(self) -> Any:
@@ -118,7 +121,10 @@ def init_state(
     average = jax.tree.map(jnp.copy, widened(params)) if keep_average else ()
     opt_state = optimizer.init(params)
     scale = LossScale(jnp.float32(loss_scale), jnp.int32(0)) if loss_scale else ()
-    return TrainState(step, params, opt_state, run_key, skipped, carry(params), average, scale)
+    averaged = jnp.int32(0) if keep_average else ()
+    return TrainState(
+        step, params, opt_state, run_key, skipped, carry(params), average, scale, averaged
+    )
 
 
 def train_step(
@@ -216,15 +222,15 @@ def apply_gradients(
       state: to be updated.
       gradients: with the structure of the params.
       average_decay: d in ``average <- d average + (1 - d) params``, where the state keeps an
-        average. The first updates take less, at most ``(1 + n) / (10 + n)`` after n updates, so
-        that the average does not hold on to the initial params. It does not move between the
-        updates of `recurrent.training.accumulation.accumulate`.
+        average. The first updates take less, at most ``(1 + n) / (10 + n)`` after n updates that
+        were made, so that the average does not hold on to the initial params. It does not move
+        between the updates of `recurrent.training.accumulation.accumulate`.
       weight: of the gradients in the mean that such an optimizer takes, such as the number of
         examples in the batch; others do without.
 
     Returns:
-      The new state, and the metrics ``"gradient_norm"`` (of updates that were made) and
-      ``"skipped"`` (the share of updates that were not).
+      The new state, and the metrics ``"gradient_norm"`` (of updates that were made; infinite where
+      it is beyond the range of its type) and ``"skipped"`` (the share of updates that were not).
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -233,15 +239,16 @@ def apply_gradients(
       >>> state.params.tolist(), float(metrics["gradient_norm"].mean)
       ([1.0, 0.0], 2.0)
     """
-    norm = global_norm(gradients)
+    factor, size = scaled_norm(gradients)
+    norm = size / factor
     optimizer = optax.with_extra_args_support(optimizer)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, weight=weight)
     params = optax.apply_updates(state.params, updates)
-    average = _next_average(state, opt_state, params, average_decay)
-    old = state.params, state.opt_state, state.average
-    new = jax.tree.map(of_its_type, (params, opt_state, average), old)
-    finite = jnp.isfinite(norm) & ~_turn_infinite(new, old)
-    params, opt_state, average = jax.tree.map(
+    average, averaged = _next_average(state, opt_state, params, average_decay)
+    old = state.params, state.opt_state, state.average, state.averaged
+    new = jax.tree.map(of_its_type, (params, opt_state, average, averaged), old)
+    finite = jnp.isfinite(size) & ~_turn_infinite(new, old)
+    params, opt_state, average, averaged = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old), new, old
     )
     state = state._replace(
@@ -251,6 +258,7 @@ def apply_gradients(
         skipped=jnp.where(finite, 0, state.skipped + 1),
         average=average,
         scale=_next_scale(state.scale, finite),
+        averaged=averaged,
     )
     one = jnp.ones_like(norm)
     made = where_applied(state, {"gradient_norm": Average(norm, one)})
@@ -319,12 +327,13 @@ def _turn_infinite(new: Any, old: Any) -> Array:
     return jnp.array([turns(*pair) for pair in floats]).any()
 
 
-def _next_average(state: TrainState, opt_state: Any, params: Any, decay: Any) -> Any:
+def _next_average(state: TrainState, opt_state: Any, params: Any, decay: Any) -> tuple[Any, Any]:
+    """Return the average after an update, and the number of updates that it has followed."""
     if not jax.tree.leaves(state.average):
-        return state.average
+        return state.average, state.averaged
     waits = isinstance(opt_state, Accumulated)
     made = opt_state.updates > state.opt_state.updates if waits else True
-    count = state.opt_state.updates if waits else state.step
+    count = state.averaged
     # young averages forget sooner, so that they do not hold on to the initial params
     keep = jnp.minimum(decay, (1 + count) / (10 + count))
 
@@ -332,4 +341,4 @@ def _next_average(state: TrainState, opt_state: Any, params: Any, decay: Any) ->
         mean = weighted(keep, old) + weighted(1 - keep, new)
         return jnp.where(made, mean.astype(old.dtype), old)
 
-    return jax.tree.map(moved, state.average, params)
+    return jax.tree.map(moved, state.average, params), count + jnp.where(made, 1, 0)

@@ -854,3 +854,18 @@ def test_infinite_logits_share_the_probability() -> None:
 @pytest.mark.parametrize("row", [[-np.inf] * 3, [0.0, np.nan, 1.0], [np.inf, np.nan, 0.0]])
 def test_a_row_without_a_distribution_becomes_nan(row: list[float]) -> None:
     assert np.isnan(filter_logits(jnp.array(row))).all()
+
+
+def test_a_vocabulary_of_no_token_is_explained() -> None:
+    def step(state: Any, tokens: Any) -> Any:
+        return state, jnp.zeros((tokens.shape[0], 0))
+
+    with pytest.raises(ValueError, match=r"logits: expected logits of at least one token"):
+        filter_logits(jnp.zeros((2, 0)))
+    for run in (
+        lambda: greedy(step, (), jnp.array([0]), 3),
+        lambda: sample(step, (), jnp.array([0]), jax.random.key(0), 3),
+        lambda: beam_search(step, (), jnp.array([0]), beam_size=1, max_length=2, stop_token=None),
+    ):
+        with pytest.raises(ValueError, match=r"step: expected logits of at least one token"):
+            run()

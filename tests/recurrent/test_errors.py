@@ -85,3 +85,48 @@ def test_every_cell_refuses_sizes_that_are_none(name: str, size: Any) -> None:
     for sizes in ((size, HIDDEN), (INPUT, size)):
         with pytest.raises(RecurrentError):
             CELLS[name](*sizes)
+
+
+def shrunk(params: Any, index: int) -> Any:
+    """Return params in which one leaf has a last axis of length 1, which would be broadcast."""
+    leaves, tree = jax.tree.flatten(params)
+    leaves[index] = leaves[index][..., :1]
+    return jax.tree.unflatten(tree, leaves)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_refuses_the_params_of_another(name: str) -> None:
+    cell, params = zeros_for(name)
+    xs = jnp.zeros((5, 2, INPUT))
+    larger = jax.eval_shape(CELLS[name](INPUT, 2 * HIDDEN).init, jax.random.key(0))
+    others = [{}, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), larger)]
+    wide = [i for i, leaf in enumerate(jax.tree.leaves(params)) if leaf.shape[-1:] > (1,)]
+    others += [shrunk(params, index) for index in wide]
+    for other in others:
+        with pytest.raises(ArgumentError, match="params: expected those of this cell's init, with"):
+            recurrent.unroll(cell, other, xs)
+
+
+def test_params_of_another_size_are_named_with_both_shapes() -> None:
+    params = recurrent.indrnn(2, 1).init(jax.random.key(0))
+    with pytest.raises(ArgumentError, match=r"input\.bias of the shape \[3\], got \[1\]"):
+        recurrent.unroll(recurrent.indrnn(2, 3), params, jnp.ones((4, 1, 2)))
+    with pytest.raises(ArgumentError, match=r"input\.bias of the shape \[9\], got none"):
+        recurrent.unroll(recurrent.gru(2, 3), {}, jnp.ones((4, 1, 2)))
+
+
+def test_params_of_another_type_and_with_further_entries_are_taken() -> None:
+    cell = recurrent.indrnn(2, 3)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), cell.init(jax.random.key(0)))
+    _, ys = recurrent.unroll(cell, params | {"readout": jnp.ones(7)}, jnp.ones((4, 1, 2)))
+    assert ys.shape == (4, 1, 3)
+
+
+def test_an_init_that_cannot_be_traced_leaves_params_unchecked() -> None:
+    def init(key: Any) -> Any:
+        return {"start": jnp.float32(int(jax.random.key_data(key)[0]))}
+
+    total = recurrent.Cell(
+        init, lambda params, batch: params["start"], lambda params, s, x: (s + x, s + x), ()
+    )
+    assert recurrent.unroll(total, {"start": jnp.float32(1)}, jnp.array([2.0, 3.0]))[0] == 6

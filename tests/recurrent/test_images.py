@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from recurrent import dropout
-from recurrent.images import affine_image, random_affine
+from recurrent.errors import ArgumentError
+from recurrent.images import affine_image, frame_features, random_affine
 
 HEIGHT, WIDTH = 7, 6
 IMAGE = np.random.default_rng(0).random((HEIGHT, WIDTH), np.float32)
@@ -176,3 +177,14 @@ def test_dropout_under_jit_takes_and_checks_a_constant_array_as_rate() -> None:
     too_high = jnp.asarray(1.0)
     with pytest.raises(ValueError, match=r"rate: expected 0 to below 1, got 1\.0"):
         jax.jit(lambda x: dropout(x, too_high, KEY)).lower(x)
+
+
+def test_frames_may_be_none_but_not_without_pixels() -> None:
+    def mean(frames: Any) -> Any:
+        return frames.mean(axis=(1, 2))  # [N, channels]
+
+    assert frame_features(mean, jnp.zeros((3, 0, 4, 4, 1))).shape == (3, 0, 1)
+    assert frame_features(mean, jnp.zeros((0, 2, 4, 4, 1))).shape == (0, 2, 1)
+    for shape in ((3, 0, 4, 4), (3, 4, 0, 1), (3, 4, 4, 0)):
+        with pytest.raises(ArgumentError, match=r"frames: expected .* with at least one pixel"):
+            frame_features(mean, jnp.zeros(shape))

@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 from scipy.special import log_softmax
 
 from recurrent import losses
+from recurrent.errors import ArgumentError
 from recurrent.losses import Average, masked_average
 
 cross_entropy = jax.jit(losses.cross_entropy)
@@ -230,3 +231,58 @@ def test_counts_are_exact_beyond_the_whole_numbers_of_float32() -> None:
 @pytest.mark.parametrize(("weight", "mean"), [(0.5, 4.0), (0.0, 0.0), (3, 2 / 3)])
 def test_a_mean_is_the_total_divided_by_any_weight(weight: float, mean: float) -> None:
     np.testing.assert_allclose(Average(jnp.float32(2), jnp.asarray(weight)).mean, mean, rtol=1e-6)
+
+
+def test_a_row_that_holds_nan_is_never_right() -> None:
+    logits = jnp.array([[np.nan] * 3, [0.0, np.nan, 1.0], [0.0, 1.0, np.nan], [2.0, 1.0, 0.0]])
+    for label in range(3):
+        assert accuracy(logits, jnp.full(4, label)) == (int(label == 0), 4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("classes", [257, 50257, 70000])
+def test_narrow_logits_of_many_classes_cost_the_logarithm_of_their_number(
+    dtype: Any, classes: int
+) -> None:
+    logits, labels = jnp.zeros((2, classes), dtype), jnp.array([0, classes - 1])
+    for smoothing in (0.0, 0.1):
+        average = losses.cross_entropy(logits, labels, label_smoothing=smoothing)
+        np.testing.assert_allclose(average.mean, np.log(classes), rtol=1e-6)
+    gradient = jax.grad(lambda logits: losses.cross_entropy(logits, labels).mean)(logits)
+    assert gradient.dtype == dtype
+    np.testing.assert_allclose(gradient[0, 0].astype(float), -0.5, rtol=0.01)
+
+
+BOTH = [losses.cross_entropy, losses.accuracy]
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"labels": np.arange(4)[:, None]}, r"labels: expected the shape \[4\].* got \[4, 1\]"),
+    ({"labels": 1}, r"labels: expected the shape \[4\].* got \[\]"),
+    ({"labels": np.arange(4.0)}, "labels: expected integers, got float64"),
+    ({"labels": np.ones(4, bool)}, "labels: expected integers, got bool"),
+    ({"logits": np.eye(4, dtype=int)}, "logits: expected floats .* got int64"),
+    ({"logits": np.float32(1)}, r"logits: .* got float32 of the shape \[\]"),
+    ({"logits": np.zeros((4, 0), "f4")}, r"with a C of at least 1.* \[4, 0\]"),
+    ({"mask": np.ones((4, 1), bool)}, r"mask: expected the shape \[4\].* got \[4, 1\]"),
+    ({"mask": True}, r"mask: expected the shape \[4\].* got \[\]"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), MISTAKES)
+@pytest.mark.parametrize("measure", BOTH)
+def test_mistakes_are_explained_and_never_broadcast(
+    measure: Any, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        measure(**{"logits": np.eye(4), "labels": np.arange(4)} | wrong)
+
+
+@pytest.mark.parametrize("mask", [np.ones((3, 2), bool), np.ones((1, 2), bool), np.ones(2, bool)])
+def test_a_mask_of_another_shape_is_no_average(mask: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"mask: expected the shape \[3\] of the values"):
+        masked_average(jnp.ones(3), mask)
+
+
+def test_lists_are_masks_and_labels_too() -> None:
+    assert accuracy(jnp.eye(3), [0, 1, 1], [True, True, False]) == (2, 2)
+    assert losses.cross_entropy(jnp.eye(3), [0, 1, 1], [True, False, True]).weight == 2
+    assert masked_average([1.0, 2.0], [True, False]) == (1, 1)

@@ -11,6 +11,7 @@ import pytest
 from recurrent.losses import masked_average
 from recurrent.training.accumulation import accumulate
 from recurrent.training.minibatch import minibatch_task
+from recurrent.training.optimizers import optimizer
 from recurrent.training.step import apply_gradients, init_state
 
 KEY = jax.random.key(0)
@@ -89,3 +90,27 @@ def test_batches_of_a_part_filled_epoch_make_the_step_of_the_whole_data(size: in
     state, _ = task.train(task.init({"seed": 0}), {"seed": 0}, data, 2)
     y = np.asarray(data["y"])
     np.testing.assert_allclose(state.params, 0.1 * 2 * (x * y).mean(), rtol=1e-5)
+
+
+def test_the_mean_of_large_gradients_is_theirs_though_their_weighted_sum_is_none() -> None:
+    """64 times 3e38 is beyond the range of float32, as is 3e38 less -3e38."""
+    for gradients, mean in (([3e38, 1e38, 2e38], 2e38), ([3e38, -3e38, 0.0], 0.0)):
+        found = updates_of(accumulate(optax.sgd(1.0), 3), np.array(gradients), [64] * 3)
+        np.testing.assert_allclose(found, [0, 0, -mean], rtol=1e-6, atol=1e32)
+
+
+def test_large_gradients_are_accumulated_then_clipped_and_not_skipped() -> None:
+    made = accumulate(optimizer("sgd", 0.1, momentum=0.0, clip_norm=1.0), 2)
+    state = init_state(lambda key: jnp.zeros(2), made, KEY)
+    for _ in range(2):
+        state, _ = apply_gradients(made, state, jnp.array([3e37, 4e37]), weight=64)
+        assert state.skipped == 0
+    np.testing.assert_allclose(state.params, [-0.06, -0.08], rtol=1e-6)
+
+
+def test_skipped_batches_do_not_age_the_average() -> None:
+    made = accumulate(optax.sgd(1.0), 2)
+    state = init_state(lambda key: jnp.float32(0), made, KEY, keep_average=True)
+    for gradient in (np.nan, np.nan, -1.0, np.nan, -1.0):
+        state, _ = apply_gradients(made, state, jnp.float32(gradient), 0.999)
+    np.testing.assert_allclose([state.params, state.average], [1, 0.9], rtol=1e-6)

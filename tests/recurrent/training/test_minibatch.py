@@ -1,7 +1,7 @@
 """Minibatches: which examples each step sees, in which order, on which devices; evaluations."""
 
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 import chex
 import jax
@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from recurrent import dense, elman, unroll
+from recurrent.errors import ArgumentError
 from recurrent.losses import Average, accuracy, cross_entropy, masked_average
 from recurrent.regularization import dropout
 from recurrent.training.minibatch import (
@@ -437,3 +438,16 @@ def test_two_devices_train_as_one_does_masks_of_dropout_included() -> None:
     assert "all-reduce" not in alone
     chex.assert_trees_all_close(keyless(two).params, keyless(one).params, rtol=1e-3, atol=1e-6)
     chex.assert_trees_all_close(shared_metrics, metrics, rtol=1e-4)
+
+
+def test_no_examples_and_batches_of_none_are_explained() -> None:
+    nothing, unused = {"x": jnp.zeros(0), "y": jnp.zeros(0)}, cast(Any, None)
+    with pytest.raises(ArgumentError, match="data: expected at least one example, got none"):
+        evaluate(measure, None, nothing)
+    task, hparams = line_task(), {"seed": 0, "learning_rate": 0.1}
+    with pytest.raises(ArgumentError, match="data: expected at least one example, got none"):
+        task.train(task.init(hparams), hparams, nothing, 1)
+    with pytest.raises(ArgumentError, match="batch_size: expected at least 1, got 0"):
+        evaluate(measure, None, {"x": jnp.zeros(3)}, batch_size=0)
+    with pytest.raises(ArgumentError, match="batch_size: expected at least 1, got 0"):
+        minibatch_task(line_init, unused, unused, unused, batch_size=0)

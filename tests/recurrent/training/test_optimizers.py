@@ -21,6 +21,7 @@ from recurrent.training.optimizers import (
     learning_rate_schedule,
     optax_optimizers,
     optimizer,
+    scaled_norm,
 )
 
 RATE, DECAY, STEPS = 0.03, 0.2, 5
@@ -526,3 +527,34 @@ def test_a_decay_of_zero_leaves_an_infinite_param_alone() -> None:
         optimizer("sgd", 0.5, weight_decay=jnp.zeros(())), params, [{"kernel": jnp.ones((1, 2))}]
     )
     assert found["kernel"].tolist() == [[0.5, -np.inf]]
+
+
+@pytest.mark.parametrize("size", [1e37, 3e38])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.fault("N3")
+def test_gradients_are_clipped_whose_norm_is_beyond_the_range(size: float, dtype: Any) -> None:
+    """Four numbers of 3e38 have a norm of 6e38, of which float32 has no number."""
+    gradients = {"a": jnp.full(2, size, dtype), "b": jnp.full(2, -size, dtype)}
+    clipped: Any = jax.jit(lambda tree: clip(1.0).update(tree, optax.EmptyState())[0])(gradients)
+    np.testing.assert_allclose(clipped["a"].astype(float), 0.5, rtol=0.01)
+    np.testing.assert_allclose(clipped["b"].astype(float), -0.5, rtol=0.01)
+    chex.assert_trees_all_equal(clip(0.0).update(gradients, optax.EmptyState())[0], gradients)
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e300, 1.5e308])
+def test_a_norm_in_float64_may_be_beyond_its_range_too(size: float) -> None:
+    factor, norm = scaled_norm(jnp.full(4, size))
+    np.testing.assert_allclose(np.log2(norm) - np.log2(factor), np.log2(size) + 1, rtol=1e-14)
+
+
+def test_a_matrix_with_the_name_of_a_gate_or_a_rate_is_a_kernel() -> None:
+    square = jnp.ones((2, 2))
+    names = ["input", "output", "forget", "rate", "input_kernel", "state_kernel", "scale_weight"]
+    assert all(kernels(dict.fromkeys(names, square)).values())
+    assert kernels({"layer": {"output": square}}) == {"layer": {"output": True}}
+    decayed = optimizer("adamw", 0.1, weight_decay=0.5)
+    params = dict.fromkeys(names, square)
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    updates: Any = decayed.update(nothing, decayed.init(params), params)[0]
+    for name in names:
+        np.testing.assert_allclose(updates[name], -0.05, rtol=1e-6, err_msg=name)

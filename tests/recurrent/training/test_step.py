@@ -449,3 +449,27 @@ def test_the_types_of_a_state_stay_whatever_the_types_of_the_hyperparameters() -
     state = init_state(lambda key: jnp.ones(2, jnp.bfloat16), optimizer, KEY, keep_average=True)
     after, _ = apply_gradients(optimizer, state, jnp.ones(2, jnp.bfloat16), jnp.float32(0.9))
     chex.assert_trees_all_equal_dtypes(keyless(after), keyless(state))
+
+
+def test_finite_gradients_are_clipped_or_taken_though_their_norm_is_infinite() -> None:
+    gradient = jnp.array([3e38, 3e38])
+    for clip_norm, move in ((1.0, 0.1 / np.sqrt(2)), (0.0, 3e37)):
+        made = optimizer("sgd", 0.1, momentum=0.0, clip_norm=clip_norm)
+        state = init_state(lambda key: jnp.zeros(2), made, KEY)
+        state, metrics = jax.jit(partial(apply_gradients, made))(state, gradient)
+        assert (int(state.skipped), float(metrics["skipped"].mean)) == (0, 0)
+        np.testing.assert_allclose(state.params, -move, rtol=1e-6)
+
+
+def test_skipped_steps_do_not_age_the_average() -> None:
+    """The first update is the first, however many were skipped: the average keeps a tenth."""
+    sgd = optax.sgd(0.1)
+    state = init_state(lambda key: jnp.float32(0), sgd, KEY, keep_average=True)
+    expected = 0.0
+    for step, gradient in enumerate([np.nan] * 15 + [-10.0, np.inf, -10.0]):
+        state, _ = apply_gradients(sgd, state, jnp.float32(gradient), 0.999)
+        if np.isfinite(gradient):
+            keep = 1 / 10 if step == 15 else 2 / 11
+            expected = keep * expected + (1 - keep) * float(state.params)
+        np.testing.assert_allclose(state.average, expected, rtol=1e-6)
+    assert (int(state.step), int(state.averaged)) == (18, 2)
