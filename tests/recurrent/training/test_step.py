@@ -405,7 +405,7 @@ def test_a_first_scale_out_of_bounds_is_refused(factor: float) -> None:
 def test_an_average_of_narrow_weights_follows_them() -> None:
     """1.25 - 0.25 * 0.999^5000 by the closed form; each move is far below a step of bfloat16."""
     state = init_state(lambda key: {"w": jnp.bfloat16(1)}, optax.sgd(0.0), KEY, keep_average=True)
-    state = state._replace(params={"w": jnp.bfloat16(1.25)}, step=jnp.int32(100_000))
+    state = state._replace(params={"w": jnp.bfloat16(1.25)}, averaged=jnp.int32(100_000))
 
     def step(_: int, state: TrainState) -> TrainState:
         return apply_gradients(optax.sgd(0.0), state, {"w": jnp.bfloat16(0)}, 0.999)[0]
