@@ -176,7 +176,7 @@ def test_a_linear_cell_with_padding_and_resets_needs_one_sweep(damping: float) -
 
 
 def test_a_diagonal_linear_cell_needs_one_sweep_of_the_diagonal_form() -> None:
-    cell = plain_cell(lambda a, h, x: h * a + x, 3)
+    cell = plain_cell(lambda a, h, x: h * a + x, 3)._replace(init=lambda key: jnp.ones(3))
     xs = noise(500, 2, 3)
     a = np.array([0.9, -0.5, 0.99])
     _, ys, info = run_deer(cell, a, xs, jacobian="diagonal")
