@@ -20,7 +20,8 @@ from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.program import Exhibit, Figure, Finished, Program
 from experiments.harness.runs import Command, Run
-from experiments.shared import cell_flag
+from experiments.shared.cell_flag import cell_option
+from experiments.shared.stacked import foretelling_layers
 from experiments.shared.tasks import TbpttConfig, tbptt_task
 from recurrent import decoding, losses
 from recurrent.training import tbptt
@@ -39,12 +40,7 @@ class Config(TbpttConfig):
 
     data: str = option("pydoc", "the text: Python's own help, or tiny Shakespeare", choices=TEXTS)
     text: str = option("", "a UTF-8 file to read instead", file=True)
-    cell: str = option(
-        "lstm",
-        f"{cell_flag.help_text()}; it must not look ahead",
-        check=cell_flag.cell_factory,
-        file=True,
-    )
+    cell: str = cell_option("lstm", "; it must not look ahead")
     layers: int = option(1, "number of stacked layers", minimum=1, maximum=100)
     hidden_size: int = option(512, "H, of every layer", minimum=1, maximum=10**5)
     embedding_size: int = option(64, "size of the vector of a character", minimum=1, maximum=10**5)
@@ -107,21 +103,10 @@ def model_of(
     """Return the network, from tokens ``[T, B]`` to logits ``[T, B, V]``; no key in evaluation.
 
     Raises:
-      UserError: for a cell that looks ahead, which would read the tokens that it is to foretell; it
-        is tried in evaluation, whose network a program builds first.
+      UserError: as `foretelling_layers` does.
     """
-    keys = [None] * config.layers if key is None else jax.random.split(key, config.layers)
-    size = config.embedding_size
-    parts: list[recurrent.Cell] = []
-    made: dict[int, recurrent.Cell] = {}  # by the size of the inputs
-    for own in keys:
-        if size not in made:
-            made[size] = cell_flag.make_cell(
-                config.cell, size, config.hidden_size, causal=config.window if key is None else 0
-            )
-        cell = made[size]
-        size = recurrent.output_shape(cell)[-1]
-        parts += [cell, recurrent.step_dropout(size, dropout, own)]
+    parts = foretelling_layers(config, config.embedding_size, config.window, dropout, key)
+    size = recurrent.output_shape(parts[-1])[-1]
     read = recurrent.embedding(
         vocabulary, config.embedding_size, kernel_init=jax.nn.initializers.normal(1.0)
     )

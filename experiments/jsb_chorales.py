@@ -14,9 +14,10 @@ import recurrent
 from experiments.data.chorales import KEYS, LONGEST, load_chorales
 from experiments.harness.config import option
 from experiments.harness.program import Program
-from experiments.shared import cell_flag, chords
-from experiments.shared.cell_flag import make_cell
+from experiments.shared import chords
+from experiments.shared.cell_flag import cell_option
 from experiments.shared.composing import LOSS, Network, compose_command, exhibits
+from experiments.shared.stacked import foretelling_layers
 from experiments.shared.tasks import MinibatchConfig, minibatch_program
 from recurrent.training.task import HParams, Metrics
 
@@ -25,12 +26,7 @@ from recurrent.training.task import HParams, Metrics
 class Config(MinibatchConfig):
     """Hold the fields of this experiment."""
 
-    cell: str = option(
-        "lstm",
-        f"{cell_flag.help_text()}; it must not look ahead",
-        check=cell_flag.cell_factory,
-        file=True,
-    )
+    cell: str = cell_option("lstm", "; it must not look ahead")
     layers: int = option(1, "number of stacked layers", minimum=1, maximum=100)
     hidden_size: int = option(200, "H, of every layer", minimum=1, maximum=10**5)
     head: str = option(
@@ -96,12 +92,7 @@ def program(config: Config) -> Program:
 
 def model_of(config: Config, dropout: Any = 0.0, key: Array | None = None) -> recurrent.Cell:
     """Return the network, from rolls ``[T, B, KEYS]`` to features ``[T, B, H]``."""
-    keys = [None] * config.layers if key is None else jax.random.split(key, config.layers)
-    size, parts = KEYS, []
-    for own in keys:
-        cell = make_cell(config.cell, size, config.hidden_size, causal=LONGEST * (key is None))
-        size = recurrent.output_shape(cell)[-1]
-        parts += [cell, recurrent.step_dropout(size, dropout, own)]
+    parts = foretelling_layers(config, KEYS, LONGEST, dropout, key)
     return recurrent.stack(*parts, input_shape=(KEYS,))
 
 

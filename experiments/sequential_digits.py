@@ -27,7 +27,7 @@ from experiments.shared.summary import summary
 class Config(ClassifierConfig):
     """Hold the fields of this experiment."""
 
-    cell: str = option("lstm", cell_flag.help_text(), check=cell_flag.cell_factory, file=True)
+    cell: str = cell_flag.cell_option("lstm")
     hidden_size: int = option(128, "H, the size of the hidden state", minimum=1, maximum=10**5)
     order: str = option(
         "row",

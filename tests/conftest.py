@@ -2,9 +2,10 @@
 
 Compiling is what takes their time, so programs are not optimised, but for those of tests that are
 marked `optimized`: comparisons with other libraries, and whole trainings. And jaxlib 0.10 leaves
-out its fusion emitters, which double that time, unless slow tests are asked for or XLA_FLAGS is
-set, if only to nothing; `.ci/run` does so. (Without them one gradient of `slstm_heads`, a slow one,
-differs between the two forms; why is not known.)
+out its fusion emitters, which double that time, unless slow tests are asked for (`-m slow`) or
+XLA_FLAGS is set, if only to nothing. The newest JAX always has them, and `.ci/run` tests on both.
+(Without them one gradient of `slstm_heads`, a slow one, differs between the two forms; why is not
+known.)
 """
 
 import atexit

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 import recurrent
+from experiments.harness.config import option
 from experiments.harness.errors import UserError, did_you_mean
 from experiments.harness.mistakes import in_words
 from experiments.harness.user_files import load_function, place_of
@@ -32,6 +33,16 @@ def library_cells() -> dict[str, Callable[..., Cell]]:
 def help_text() -> str:
     """Return the meaning of ``--cell``, for its help."""
     return f"the cell: {', '.join(library_cells())}, or one of your own as FILE.py:FUNCTION"
+
+
+def cell_option(default: str, also: str = "") -> Any:
+    """Declare the field ``cell`` of a Config.
+
+    Args:
+      default: the name of the cell.
+      also: what its help says besides the names.
+    """
+    return option(default, help_text() + also, check=cell_factory, file=True)
 
 
 def make_cell(name: str, input_size: int, hidden_size: int, *, causal: int = 0) -> Cell:

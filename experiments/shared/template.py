@@ -25,7 +25,7 @@ from recurrent.training import Metric
 class Config(MinibatchConfig):
     """Hold the flags of this experiment: those of training on batches, and its own."""
 
-    cell: str = option("lstm", cell_flag.help_text(), check=cell_flag.cell_factory, file=True)
+    cell: str = cell_flag.cell_option("lstm")
     hidden_size: int = option(32, "H, the size of the hidden state", minimum=1)
     length: int = option(20, "T, steps of a sequence", minimum=1)
     learning_rate: float = 0.01

@@ -314,22 +314,6 @@ def clip(norm: Number) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-def global_norm(tree: Any) -> Array:
-    """Return the Euclidean norm of all numbers of a tree, in float32 or wider.
-
-    It is right where their squares overflow or underflow, and infinite only where it is itself
-    beyond the range of its type; see `scaled_norm`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> norm = global_norm({"a": jnp.float32(3e20), "b": jnp.float32(4e20)})
-      >>> round(float(norm) / 1e20, 3)
-      5.0
-    """
-    factor, size = scaled_norm(tree)
-    return size / factor
-
-
 def scaled_norm(tree: Any) -> tuple[Array, Array]:
     """Return a factor, and the norm of all numbers of a tree times it, in float32 or wider.
 
