@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed again at exit
         return 141
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a file of the user's may raise its own kind
         from experiments.harness.mistakes import explained
 
         said = explained(error)

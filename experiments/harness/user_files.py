@@ -135,12 +135,12 @@ def executed(file: Path, path: str | Path, flag: str) -> ModuleType:
     sys.modules[name] = module
     try:
         loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's own file raises
+    except BaseException as error:  # whatever the user's own file raises
         if before is None:
             del sys.modules[name]
         else:
             sys.modules[name] = before
-        if isinstance(error, UserError):
+        if isinstance(error, (UserError, KeyboardInterrupt)):
             raise
         reason = describe_error(error, path)
         raise UserError(f"{flag}{path} cannot be imported: {reason}.") from error

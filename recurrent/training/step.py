@@ -175,6 +175,8 @@ def gradients(
 ) -> tuple[Any, Any]:
     """Return the gradients of the loss with respect to the params, and its second result.
 
+    Those of complex params are the conjugates of `jax.grad`'s: they point uphill, as optax expects.
+
     Args:
       loss: ``(params, batch, key, *extra) -> (scalar, anything)``. It is multiplied by the state's
         loss scale, and the gradients divided by it.
@@ -192,7 +194,8 @@ def gradients(
       (12.0, 'seen')
     """
     if not isinstance(state.scale, LossScale):
-        return jax.grad(loss, has_aux=True)(state.params, batch, key, *extra)
+        slopes, rest = jax.grad(loss, has_aux=True)(state.params, batch, key, *extra)
+        return jax.tree.map(jnp.conj, slopes), rest
     factor = state.scale.factor
 
     def scaled(params: Any) -> tuple[Array, Any]:
@@ -200,7 +203,7 @@ def gradients(
         return value * factor, rest
 
     slopes, rest = jax.grad(scaled, has_aux=True)(state.params)
-    return jax.tree.map(lambda leaf: (leaf / factor).astype(leaf.dtype), slopes), rest
+    return jax.tree.map(lambda leaf: jnp.conj(leaf / factor).astype(leaf.dtype), slopes), rest
 
 
 def apply_gradients(

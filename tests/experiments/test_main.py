@@ -633,18 +633,22 @@ def test_a_call_of_exit_is_a_sentence_and_no_success(
 
 
 @pytest.mark.parametrize("function", ["f", "g"])
+@pytest.mark.parametrize(
+    ("call", "said"), [("exit(0)", "it calls sys.exit(0)"), ("raise Own('no')", "Own: no")]
+)
 def test_a_cell_that_exits_is_a_sentence_and_no_success(
-    capfd: pytest.CaptureFixture[str], tmp_path: Path, function: str
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, function: str, call: str, said: str
 ):
-    """When it is made, and when it takes a step."""
+    """When it is made, and when it takes a step; also by an error that is no `Exception`."""
     file = tmp_path / "cell.py"
     file.write_text(
-        "import recurrent\ndef stop(*_): exit(0)\ndef f(d, h): exit(0)\n"
+        "import recurrent\nclass Own(BaseException): 1\n"
+        f"def stop(*_): {call}\ndef f(d, h): {call}\n"
         "def g(d, h): return recurrent.gru(d, h)._replace(step=stop, sequence=None)\n"
     )
     line = refusal(capfd, "sequential_digits", f"--cell={file}:{function}")
-    assert "it calls sys.exit(0)" in line
-    assert f"cell.py, line {3 if function == 'f' else 2}" in line
+    assert said in line
+    assert f"cell.py, line {4 if function == 'f' else 3}" in line
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_a_neighbor_that_is_hidden_is_refused(tmp_path: Path, name: str) -> None
     ("text", "words"),
     [
         ("import sys\nsys.exit(0)", r"it calls sys.exit\(0\) \(.*bad.py, line 2\)"),
+        ("class Own(BaseException): 1\nraise Own('no')", r"Own: no \(.*bad.py, line 2\)"),
         ("def f(:\n", r"SyntaxError: .* \(.*bad.py, line 1\)"),
         ("import nowhere_at_all", "No module named 'nowhere_at_all' .*line 1"),
         ("import broken_part", r"ZeroDivisionError: .*broken_part.py, line 3\)"),

@@ -473,3 +473,19 @@ def test_skipped_steps_do_not_age_the_average() -> None:
             expected = keep * expected + (1 - keep) * float(state.params)
         np.testing.assert_allclose(state.average, expected, rtol=1e-6)
     assert (int(state.step), int(state.averaged)) == (18, 2)
+
+
+@pytest.mark.parametrize("loss_scale", [0.0, 1024.0])
+def test_complex_params_go_downhill_in_both_parts(loss_scale: float) -> None:
+    """The gradient by x + iy of |x + iy - target|^2 is 2 (x + iy - target), by hand."""
+    target = 1 + 2j
+
+    def loss(params: Any, batch: Any, key: Any) -> Any:
+        return jnp.abs(params - target) ** 2, {}
+
+    start = init_state(
+        lambda key: jnp.complex64(3 - 1j), optax.sgd(0.25), jax.random.key(0), loss_scale=loss_scale
+    )
+    state, metrics = train_step(loss, optax.sgd(0.25), start, ())
+    np.testing.assert_allclose(state.params, 3 - 1j - 0.25 * 2 * (3 - 1j - target), rtol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"].mean, 2 * abs(3 - 1j - target), rtol=1e-6)
