@@ -58,6 +58,8 @@ class Decoder(NamedTuple):
         ``[T, ...]`` and logits ``[T, ..., V]``: teacher forcing, with the same results as
         repeated calls of ``step``. Where the mask ``[T, ...]`` is False, the state is held and the
         logits are arbitrary.
+      attended: ``(params, memory, state, tokens) -> [S, ...]``: the weights of attention in the
+        ``step`` of these arguments.
     """
 
     init: Callable[[Array], Params]
@@ -65,6 +67,7 @@ class Decoder(NamedTuple):
     initial_state: Callable[[Params, Shape], DecoderState]
     step: Callable[[Params, Memory, DecoderState, Array], tuple[DecoderState, Array]]
     sequence: Callable[..., tuple[DecoderState, Array]]
+    attended: Callable[[Params, Memory, DecoderState, Array], Array]
 
 
 def decoder(
@@ -120,7 +123,11 @@ def decoder(
     embedding_size = _embedding_size(cell, hidden if input_feeding else memory_size)
     embed = embedding(vocabulary_size, embedding_size)
     features = hidden if input_feeding else hidden + memory_size
-    advance = partial(_attend_after if input_feeding else _attend_before, cell, attention)
+    attend = partial(_attend_after if input_feeding else _attend_before, cell, attention)
+
+    def advance(memory: Memory, params: Params, state: DecoderState, x: Array):
+        state, y, _ = attend(memory, params, state, x)
+        return state, y
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, 5)
@@ -157,7 +164,10 @@ def decoder(
         state, ys = unroll(reader, params, embedded, state, mask=mask)
         return state, affine(params["readout"], ys)
 
-    return Decoder(init, precompute, initial_state, step, sequence)
+    def attended(params: Params, memory: Memory, state: DecoderState, tokens: Array) -> Array:
+        return attend(memory, params, state, embed.apply(params["embedding"], tokens))[2]
+
+    return Decoder(init, precompute, initial_state, step, sequence, attended)
 
 
 class EncoderDecoder(NamedTuple):
@@ -169,12 +179,14 @@ class EncoderDecoder(NamedTuple):
         and the mask ``[S, ...]``.
       step: as in `Decoder`.
       sequence: as in `Decoder`.
+      attended: as in `Decoder`.
     """
 
     init: Callable[[Array], Params]
     encode: Callable[..., tuple[Memory, DecoderState]]
     step: Callable[[Params, Memory, DecoderState, Array], tuple[DecoderState, Array]]
     sequence: Callable[..., tuple[DecoderState, Array]]
+    attended: Callable[[Params, Memory, DecoderState, Array], Array]
 
 
 def encoder_decoder(
@@ -235,7 +247,10 @@ def encoder_decoder(
     ):
         return decoder.sequence(params["decoder"], memory, state, tokens, mask=mask)
 
-    return EncoderDecoder(init, encode, step, sequence)
+    def attended(params: Params, memory: Memory, state: DecoderState, tokens: Array) -> Array:
+        return decoder.attended(params["decoder"], memory, state, tokens)
+
+    return EncoderDecoder(init, encode, step, sequence, attended)
 
 
 def shift_right(targets: Any, start_token: Any) -> Array:
@@ -262,20 +277,20 @@ def shift_right(targets: Any, start_token: Any) -> Array:
 
 def _attend_before(
     cell: Cell, attention: Attention, memory: Memory, params: Params, state: DecoderState, x: Array
-) -> tuple[DecoderState, Array]:
-    context, _ = attention.attend(params["attention"], state.feedback, memory)
+) -> tuple[DecoderState, Array, Array]:
+    context, weights = attention.attend(params["attention"], state.feedback, memory)
     inner, output = cell.step(params["cell"], state.cell, _side_by_side(x, context))
     feedback = output.astype(state.feedback.dtype)
-    return DecoderState(inner, feedback), _side_by_side(output, context)
+    return DecoderState(inner, feedback), _side_by_side(output, context), weights
 
 
 def _attend_after(
     cell: Cell, attention: Attention, memory: Memory, params: Params, state: DecoderState, x: Array
-) -> tuple[DecoderState, Array]:
+) -> tuple[DecoderState, Array, Array]:
     inner, output = cell.step(params["cell"], state.cell, _side_by_side(x, state.feedback))
-    context, _ = attention.attend(params["attention"], output, memory)
+    context, weights = attention.attend(params["attention"], output, memory)
     attentional = jnp.tanh(affine(params["attentional"], _side_by_side(output, context)))
-    return DecoderState(inner, attentional.astype(state.feedback.dtype)), attentional
+    return DecoderState(inner, attentional.astype(state.feedback.dtype)), attentional, weights
 
 
 def _side_by_side(*parts: Array) -> Array:

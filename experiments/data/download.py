@@ -49,6 +49,11 @@ def _mnist(name: str, sha256: str, size: int) -> RemoteFile:
     return RemoteFile(f"mnist/{name}", url, sha256, size)
 
 
+def _scan(name: str, sha256: str, size: int) -> RemoteFile:
+    url = f"https://raw.githubusercontent.com/brendenlake/SCAN/master/simple_split/{name}"
+    return RemoteFile(f"scan/{name}", url, sha256, size)
+
+
 # A data set without files is part of an installed package.
 REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
     "digits": (),
@@ -67,6 +72,26 @@ REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
             "https://raw.githubusercontent.com/czhuang/JSB-Chorales-dataset/master/jsb-chorales-quarter.json",
             "2db9329f1881a1d3f49703ec556bf1d6f84b4f6c1d702c156536e93cf31e1c91",
             407200,
+        ),
+    ),
+    "scan": (
+        _scan(
+            "tasks_train_simple.txt",
+            "941bb8a088c5f53ceff12fde902dc008933cf0c4203cc672c47b5f79d73262dd",
+            3267938,
+        ),
+        _scan(
+            "tasks_test_simple.txt",
+            "1fe1c8f5a19d0dc40e41bab94278f45f66f3dc415a978bd29855a23440610fc6",
+            812450,
+        ),
+    ),
+    "cmudict": (
+        RemoteFile(
+            "cmudict/cmudict.dict",
+            "https://raw.githubusercontent.com/cmusphinx/cmudict/master/cmudict.dict",
+            "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22",
+            3618488,
         ),
     ),
     "mnist": (

@@ -44,7 +44,7 @@ def load_text(name: str, file: str = "") -> Text:
       UserError: if the name is unknown, or if the file cannot be read, is too large, is not UTF-8,
         or has fewer than two distinct characters.
     """
-    text = _of_file(path_of(file, "--text: ")) if file else _of_name(name)
+    text = read_text(path_of(file, "--text: ")) if file else _of_name(name)
     points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     characters, tokens = np.unique(points, return_inverse=True)
     if len(characters) < 2:
@@ -61,11 +61,16 @@ def _of_name(name: str) -> str:
         return "\n\n".join(topics[name] for name in sorted(topics))
     if name == "shakespeare":
         (path,) = map(fetch, REMOTE_FILES["shakespeare"])
-        return _of_file(path)
+        return read_text(path)
     raise UserError(unknown("text", name, TEXTS))
 
 
-def _of_file(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return what a UTF-8 file holds, without a byte-order mark.
+
+    Raises:
+      UserError: for one that cannot be read, is too large or is not UTF-8.
+    """
     check_regular(path, most_bytes=LARGEST)
     try:
         return path.read_text("utf-8").removeprefix("\ufeff")  # a byte-order mark is no character

@@ -19,6 +19,7 @@ from experiments.shared.returned import check_metrics, checked_loss, checked_mea
 from recurrent import training
 from recurrent.losses import Average
 from recurrent.training import TrainState, minibatch, tbptt
+from recurrent.training.bucketing import Buckets
 from recurrent.training.task import HParams, Metric, Metrics, Task
 
 
@@ -93,6 +94,7 @@ def minibatch_task(
     *,
     examples: int,
     epochs: int,
+    buckets: Buckets | None = None,
 ) -> Task:
     """Build the task of a Config that trains on random batches of examples.
 
@@ -105,6 +107,7 @@ def minibatch_task(
       measure: ``(params, batch, hparams) -> metrics``.
       examples: of the training split.
       epochs: of the whole training.
+      buckets: see `recurrent.training.minibatch_task`.
     """
     steps = minibatch.steps_per_epoch(examples, config.batch_size)
     task = training.minibatch_task(
@@ -115,6 +118,7 @@ def minibatch_task(
         batch_size=config.batch_size,
         average_decay=config.average,
         loss_scale=config.loss_scale,
+        buckets=buckets,
     )
     return with_learning_rate(task, learning_rate_of(config, epochs, steps))
 
@@ -215,6 +219,7 @@ def minibatch_program(
     loss: Callable[..., Any] | None = None,
     report: Metric | None = None,
     exhibits: Callable[[Finished], Iterator[Exhibit]] = no_exhibits,
+    buckets: Buckets | None = None,
 ) -> Program:
     """Return the Program that trains on random batches and is evaluated after each epoch.
 
@@ -230,6 +235,8 @@ def minibatch_program(
         selecting metric, which is then minimized, or maximized if it is better when higher.
       report: the metric that people read, by default the selecting one.
       exhibits: of the report.
+      buckets: where given, examples of like length share a batch, cut to one of a few sizes; see
+        `recurrent.training.bucketing`.
 
     Raises:
       UserError: for splits that are missing or empty, or whose arrays do not fit together, for
@@ -251,7 +258,13 @@ def minibatch_program(
     examples = minibatch.example_count(data["train"])
     return Program(
         task=minibatch_task(
-            config, init, loss or own_loss, measure, examples=examples, epochs=config.epochs
+            config,
+            init,
+            loss or own_loss,
+            measure,
+            examples=examples,
+            epochs=config.epochs,
+            buckets=buckets,
         ),
         data=data,
         evaluations=config.epochs,

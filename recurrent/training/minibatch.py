@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 
 from recurrent.cell import as_tokens, check_sizes
 from recurrent.errors import ArgumentError
+from recurrent.training.bucketing import Buckets, bucketed, bucketed_loss
 from recurrent.training.step import TrainState, init_state, order_key, train_step
 from recurrent.training.task import HParams, Metrics, Task
 
@@ -31,6 +32,7 @@ def minibatch_task(
     batch_size: int,
     average_decay: float = 0.0,
     loss_scale: float = 0.0,
+    buckets: Buckets | None = None,
 ) -> Task:
     """Build the task that minimizes a loss over random batches of examples.
 
@@ -46,6 +48,8 @@ def minibatch_task(
       batch_size: B.
       average_decay: of the running average of the params that is evaluated; 0 for none.
       loss_scale: see `recurrent.training.step.init_state`.
+      buckets: where given, examples of like length share a batch, which is cut to one of a few
+        sizes; see `recurrent.training.bucketing`.
 
     Raises:
       ValueError: for a batch_size below 1.
@@ -73,6 +77,9 @@ def minibatch_task(
       0.0
     """
     check_sizes(batch_size=batch_size)
+    lengths = buckets.lengths if buckets else ""
+    if buckets:
+        loss, measure = bucketed_loss(loss, buckets), bucketed(measure, buckets)
 
     def init_all(hparams: HParams) -> TrainState:
         key = jax.random.key(hparams["seed"])
@@ -86,17 +93,31 @@ def minibatch_task(
             weight = batch["mask"].sum()
             return train_step(loss, made, state, batch, average_decay, (hparams,), weight)
 
-        state, metrics = lax.scan(step, state, next_batches(state, data, batch_size, steps))
+        rows = next_batches(state, data, batch_size, steps, lengths)
+        state, metrics = lax.scan(step, state, rows)
         return state, total(metrics)
 
     def evaluate_all(params: Any, hparams: HParams, data: Any) -> Metrics:
-        return evaluate(lambda params, batch: measure(params, batch, hparams), params, data)
+        def measure_batch(params: Any, batch: Any) -> Metrics:
+            return measure(params, batch, hparams)
+
+        return evaluate(measure_batch, params, data, lengths=lengths)
 
     return Task(init_all, train, evaluate_all)
 
 
-def next_batches(state: TrainState, data: Any, batch_size: int, steps: int) -> tuple[Array, Array]:
+def next_batches(
+    state: TrainState, data: Any, batch_size: int, steps: int, lengths: str = ""
+) -> tuple[Array, Array]:
     """Return the examples of the next ``steps`` batches, and which of them are real.
+
+    Args:
+      state: whose key and step decide.
+      data: with N examples.
+      batch_size: B.
+      steps: how many batches.
+      lengths: the name of an array of lengths, of which those in a batch are to be alike; ``""``
+        for batches of any.
 
     Returns:
       Indices into the data ``[steps, B]``, and a mask of the same shape, False where a short last
@@ -113,7 +134,9 @@ def next_batches(state: TrainState, data: Any, batch_size: int, steps: int) -> t
             f"got {steps}."
         )
     epoch, first = jnp.divmod(state.step, in_epoch)
-    order, real = epoch_order(jax.random.fold_in(order_key(state), epoch), size, batch_size)
+    alike = data[lengths] if lengths else None
+    key = jax.random.fold_in(order_key(state), epoch)
+    order, real = epoch_order(key, size, batch_size, alike)
     return (
         lax.dynamic_slice_in_dim(order, first, steps),
         lax.dynamic_slice_in_dim(real, first, steps),
@@ -125,10 +148,12 @@ def evaluate(
     params: Any,
     data: Any,
     batch_size: int = LARGEST_EVALUATION_BATCH,
+    lengths: str = "",
 ) -> Metrics:
     """Add up ``measure(params, batch) -> metrics`` over all examples, in one `lax.scan`.
 
-    Use the fewest batches of at most ``batch_size``, evenly filled.
+    Use the fewest batches of at most ``batch_size``, evenly filled; where an array of lengths is
+    named, in their order.
 
     Raises:
       ValueError: for data without any example, of which there is no mean, or a batch_size below 1.
@@ -143,7 +168,8 @@ def evaluate(
     """
     check_sizes(batch_size=batch_size)
     size = _some(data)
-    rows = filled_batches(jnp.arange(size), even_batch_size(size, batch_size))
+    order = jnp.argsort(data[lengths], stable=True) if lengths else jnp.arange(size)
+    rows = filled_batches(order, even_batch_size(size, batch_size))
 
     def body(_: None, row: tuple[Array, Array]) -> tuple[None, Metrics]:
         return None, measure(params, take(data, *row))
@@ -191,9 +217,26 @@ def even_batch_size(size: int, limit: int) -> int:
     return min(-(-part // 8) * 8, limit)
 
 
-def epoch_order(key: Array, size: int, batch_size: int) -> tuple[Array, Array]:
-    """Shuffle the examples of an epoch; return indices ``[S, B]`` and which of them are real."""
-    return filled_batches(jax.random.permutation(key, size), batch_size)
+def epoch_order(
+    key: Array, size: int, batch_size: int, lengths: Array | None = None
+) -> tuple[Array, Array]:
+    """Shuffle the examples of an epoch; return indices ``[S, B]`` and which of them are real.
+
+    Where lengths ``[N]`` are given, a batch holds examples that follow each other in their order;
+    those of one length are shuffled, and so are the batches.
+
+    Example:
+      >>> lengths = jax.numpy.array([9, 1, 1, 9, 1, 9])
+      >>> rows, _ = epoch_order(jax.random.key(0), 6, 3, lengths)
+      >>> sorted(sorted(row) for row in rows.tolist())
+      [[0, 3, 5], [1, 2, 4]]
+    """
+    order = jax.random.permutation(key, size)
+    if lengths is None:
+        return filled_batches(order, batch_size)
+    rows, real = filled_batches(order[jnp.argsort(lengths[order], stable=True)], batch_size)
+    mixed = jax.random.permutation(jax.random.fold_in(key, 0), len(rows))
+    return rows[mixed], real[mixed]
 
 
 def filled_batches(indices: Array, batch_size: int) -> tuple[Array, Array]:

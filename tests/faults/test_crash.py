@@ -192,6 +192,7 @@ def test_stopped_while_it_compiles_it_saves_its_first_call(
     assert_same(process.run, whole)
 
 
+@pytest.mark.long
 def test_a_finished_run_is_left_alone(cache: Path, whole: Path):
     before = snapshot(whole)
     process = Process(COMMAND, whole, cache)

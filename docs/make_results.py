@@ -1,0 +1,223 @@
+"""Make docs/results.md from finished runs: `.venv/bin/python -m docs.make_results runs`.
+
+Each line of the page names a published figure and what decides which runs belong to it. Of several
+configurations the one with the best validation score is shown, with all its seeds. A line without a
+run of a commit of this repository, or of one that was changed, is left out.
+"""
+
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.harness import catalogue
+from experiments.harness.config import options
+
+ROOT = Path(__file__).parent.parent
+HEAD = """\
+# Results
+
+Made by `docs/make_results.py` from the `result.json` files of runs; there is no other way to put a
+figure here. Every seed is shown. Each training kept what was best on its validation split, and read
+the test split once. Where several configurations were tried, the one with the best validation score
+is shown; how many there were is said. *Selected on test* is what the source itself does, where that
+is known: such a figure is better than what its method finds. Minutes are of one training on two CPU
+cores, with compilation.
+
+| experiment | published | ours | seeds | minutes | command |
+|---|---|---|---|---|---|
+"""
+
+
+class Line(NamedTuple):
+    """Describe a line of the page.
+
+    Attributes:
+      experiment: its name.
+      what: which variant, in words.
+      fields: the values by which its runs are told from others; a field that is not named may
+        have any value, and the validation score decides.
+      metric: a number of ``result.json``, or of the file.
+      form: how it is written.
+      published: figures of others, with their sources.
+      file: of the run's directory, where the metric stands.
+    """
+
+    experiment: str
+    what: str
+    fields: dict[str, Any]
+    metric: str
+    form: str
+    published: str
+    file: str = "result.json"
+
+
+class Found(NamedTuple):
+    """Hold a finished training: its Config, its ``result.json``, and where it lies."""
+
+    config: dict[str, Any]
+    result: dict[str, Any]
+    folder: Path
+
+
+BAI = "[Bai et al. 2018](https://arxiv.org/abs/1803.01271), epoch chosen on test"
+SCAN = "[Lake & Baroni 2018](https://arxiv.org/abs/1711.00350)"
+LINES = (
+    Line("sequential_digits", "digits, row by row", {"data": "digits", "order": "row"},
+         "test_accuracy", "{:.2%}", "-"),
+    Line("sequential_digits", "MNIST, row by row", {"data": "mnist", "order": "row"},
+         "test_accuracy", "{:.2%}", "-"),
+    Line("image_cnn", "MNIST", {"data": "mnist"}, "test_accuracy", "{:.2%}",
+         "99.17 % ([Flax's example](https://github.com/google/flax/tree/main/examples/mnist))"),
+    Line("char_lm", "tiny Shakespeare", {"data": "shakespeare", "text": ""},
+         "test_loss", "{:.4f} nats",
+         "1.4697 ([nanoGPT](https://github.com/karpathy/nanoGPT) on an A100), 1.88 (its CPU "
+         "recipe); lowest of all evaluations of the validation split, the last tenth"),
+    *(
+        Line("jsb_chorales", f"{cell}, each key by itself",
+             {"cell": cell, "head": "independent"}, "test_loss", "{:.3f} nats", f"{score} ({BAI})")
+        for cell, score in (("elman", 8.91), ("gru", 8.43), ("lstm", 8.45))
+    ),
+    Line("jsb_chorales", "joint head", {"head": "joint"}, "test_loss", "{:.3f} nats",
+         "at most 6.80 ([Pyro's deep Markov model](https://pyro.ai/examples/dmm.html) with flows, "
+         "a bound)"),
+    *(
+        Line("scan_commands", f"{split}, {'with' if looks else 'without'} attention",
+             {"split": split, "primitives": 0, "ends": True}
+             | ({} if looks else {"attention": "last"}),
+             "test_exact", "{:.2%}", f"{score} ({SCAN})")
+        for split, looks, score in (
+            ("simple", True, "99.7 %"), ("simple", False, "99.7 %"),
+            ("length", True, "13.8 %, best 20.8 %"), ("jump", True, "0.08 %, best 1.2 %"),
+        )
+    ),
+    Line("scan_commands", "length, no end written, true length given",
+         {"split": "length", "ends": False}, "test_exact", "{:.2%}",
+         "58 % ([Newman et al. 2020](https://arxiv.org/abs/2010.07174))"),
+    Line("scan_commands", "jump, 100 further verbs in training",
+         {"split": "jump", "primitives": 100, "ends": True}, "test_exact", "{:.2%}",
+         "near perfect ([Patel et al. 2022](https://arxiv.org/abs/2203.07402))"),
+    *(
+        Line("pronunciations", f"{words}, {how}, words right",
+             {"split": split, "stress": False}, metric, "{:.2%}",
+             published if split == "random" else "-", file)
+        for split, words in (("random", "random words"), ("stems", "no stem of training"))
+        for how, metric, file in (
+            ("greedy", "test_exact", "result.json"),
+            ("beam of 5", "exact", "evaluation-test-beam5.json"),
+        )
+        for published in ("69.8 % (a transformer of 3 layers of 256), 66.1 % (Phonetisaurus); see "
+                          "[g2p-seq2seq](https://github.com/cmusphinx/g2p-seq2seq)",)
+    ),
+    Line("row_likelihood", "binarised MNIST", {"data": "mnist"}, "test_loss", "{:.2f} nats",
+         "85 to 88 (NADE), 86.6 (MADE), 79.2 (PixelRNN), on other draws of the pixels"),
+)  # fmt: skip
+
+
+def page(runs: Sequence[Found]) -> str:
+    """Return the whole page."""
+    return HEAD + "".join(row for line in LINES for row in rows(line, runs))
+
+
+def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
+    """Yield the row of a line, unless no run belongs to it."""
+    groups: dict[str, list[Found]] = {}
+    for run in runs:
+        if belongs(run, line):
+            others = {name: value for name, value in run.config.items() if name != "seed"}
+            groups.setdefault(json.dumps(others, sort_keys=True), []).append(run)
+    if not groups:
+        return
+    best = max(groups.values(), key=score)
+    best.sort(key=lambda run: run.config["seed"])
+    values = [number(run, line) for run in best]
+    tried = f", {len(groups)} configurations tried" if len(groups) > 1 else ""
+    minutes = statistics.mean(run.result["train_seconds"] for run in best) / 60
+    yield (
+        f"| `{line.experiment}`: {line.what} | {line.published} | "
+        f"**{line.form.format(statistics.mean(values))}** | "
+        f"{', '.join(map(line.form.format, values))} "
+        f"({', '.join(str(run.config['seed']) for run in best)}){tried} | {minutes:.1f} | "
+        f"`{command(line.experiment, best[0].config)}` |\n"
+    )
+
+
+def belongs(run: Found, line: Line) -> bool:
+    """Return whether a run is of a line, and has its number."""
+    return (
+        run.result["experiment"] == line.experiment
+        and all(run.config.get(name) == value for name, value in line.fields.items())
+        and (run.folder / line.file).exists()
+    )
+
+
+def number(run: Found, line: Line) -> float:
+    """Return the number of a run that a line shows."""
+    if line.file == "result.json":
+        return run.result[line.metric]
+    return json.loads((run.folder / line.file).read_text())[line.metric]
+
+
+def score(runs: Sequence[Found]) -> float:
+    """Return the mean validation score of trainings that differ in the seed alone."""
+    values = [run.result[f"valid_{run.result['select']}"] for run in runs]
+    return statistics.mean(values) * (1 if runs[0].result["higher_is_better"] else -1)
+
+
+def command(experiment: str, config: dict[str, Any]) -> str:
+    """Return the command of a run, without its seed and what is as by default."""
+    known = options(catalogue.load(experiment).module.Config)
+    changed = {
+        name: value
+        for name, value in config.items()
+        if name in known and name != "seed" and value != known[name].default
+    }
+    return shlex.join(
+        ["./launch.sh", experiment, *(flag(name, value) for name, value in changed.items())]
+    )
+
+
+def flag(name: str, value: Any) -> str:
+    """Write a field as a flag."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
+    return f"--{name}={value}"
+
+
+def finished(folders: Iterable[Path]) -> Iterator[Found]:
+    """Yield the trainings in folders, of runs and sweeps, that are of a commit of this tree."""
+    for folder in folders:
+        for file in sorted(folder.rglob("result.json")):
+            config = json.loads((file.parent / "config.json").read_text())
+            result = json.loads(file.read_text())
+            if not is_of_this_tree(result):
+                print(f"left out, of another tree: {file.parent}", file=sys.stderr)
+            elif "axes" in config:
+                yield from members(file.parent, config, result)
+            elif file.parent.name != "best":  # of a sweep, whose members are read already
+                yield Found(config["config"], result, file.parent)
+
+
+def members(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> Iterator[Found]:
+    """Yield the trainings of a sweep; its time is shared among them."""
+    lines = (folder / "sweep.jsonl").read_text().splitlines()
+    for row in map(json.loads, lines):
+        own = config["config"] | {name: row[name] for name in config["axes"]}
+        shared = {"train_seconds": result["train_seconds"] / len(lines)}
+        yield Found(own, result | row | shared, folder)
+
+
+def is_of_this_tree(result: dict[str, Any]) -> bool:
+    """Return whether a run's code was that of a commit among those that led to this one."""
+    command = ["git", "-C", str(ROOT), "log", "--format=%H"]
+    commits = subprocess.run(command, capture_output=True, check=True)  # noqa: S603
+    return bool(result.get("clean")) and result.get("commit") in commits.stdout.decode().split()
+
+
+if __name__ == "__main__":
+    folders = [Path(each) for each in sys.argv[1:] or ["runs"]]
+    (ROOT / "docs" / "results.md").write_text(page([*finished(folders)]), encoding="utf-8")

@@ -1,0 +1,181 @@
+"""Make the commands of SCAN and their actions from its grammar, in the published splits.
+
+Lake & Baroni 2018, arXiv:1711.00350. The grammar makes all 20,910 commands, and two splits follow
+from it; which commands are in the simple one was drawn at random, and is read from its files.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.data.download import REMOTE_FILES, fetch
+from experiments.data.text import read_text
+from experiments.harness.errors import UserError
+
+PRIMITIVES = ("walk", "look", "run", "jump")
+DIRECTIONS = ("left", "right")
+TIMES = {"twice": 2, "thrice": 3}
+SPLITS = ("simple", "random", "length", "jump")
+LONGEST_TRAINED = 22  # actions, in the length split
+JUMPS = 1467  # of the training examples of the jump split, a tenth, are the command "jump"
+TEST_SHARE = 0.2  # of all commands, in the random split
+VALID_SHARE = 0.05  # of the training examples, held out
+COMPOSED, ALONE = 100, 10  # examples of each further primitive
+
+
+class Pair(NamedTuple):
+    """Hold a command and the actions that it asks for."""
+
+    command: tuple[str, ...]
+    actions: tuple[str, ...]
+
+
+def load_scan(split: str, primitives: int = 0, split_seed: int = 0) -> dict[str, list[Pair]]:
+    """Return the examples of a split, as train, valid and test.
+
+    Args:
+      split: ``"simple"``, a published random split; ``"random"``, another one, which needs no
+        files; ``"length"`` (up to 22 actions in training, 24 to 48 in the test) or ``"jump"`` (in
+        training, "jump" stands alone).
+      primitives: how many further verbs occur in training, alone and in longer commands, as in
+        Patel et al. 2022, arXiv:2203.07402.
+      split_seed: decides what is drawn: the random split, which training examples are held out
+        for validation, and which commands the further verbs occur in.
+
+    Raises:
+      UserError: where the files of the simple split cannot be had, or hold something else.
+    """
+    rng = np.random.default_rng(split_seed)
+    if split == "random":
+        test, train = drawn(all_pairs(), TEST_SHARE, rng)
+    else:
+        train, test = {"simple": simple_split, "length": length_split, "jump": jump_split}[split]()
+    valid, train = drawn(train, VALID_SHARE, rng)
+    return {"train": train + further_examples(train, primitives, rng), "valid": valid, "test": test}
+
+
+def drawn(
+    pairs: list[Pair], share: float, rng: np.random.Generator
+) -> tuple[list[Pair], list[Pair]]:
+    """Draw a share of examples at random; return them, and the others."""
+    order, count = rng.permutation(len(pairs)), round(share * len(pairs))
+    return [pairs[k] for k in order[:count]], [pairs[k] for k in order[count:]]
+
+
+def simple_split() -> tuple[list[Pair], list[Pair]]:
+    """Return the 16,728 and 4,182 commands of the files.
+
+    Raises:
+      UserError: where they cannot be had, or hold something else.
+    """
+    names = ("scan/tasks_train_simple.txt", "scan/tasks_test_simple.txt")
+    files = {file.path: file for file in REMOTE_FILES["scan"]}
+    train, test = (read_pairs(read_text(fetch(files[name])), name) for name in names)
+    return train, test
+
+
+def length_split() -> tuple[list[Pair], list[Pair]]:
+    """Return the commands of up to 22 actions, and the longer ones."""
+    pairs = all_pairs()
+    short = [pair for pair in pairs if len(pair.actions) <= LONGEST_TRAINED]
+    return short, [pair for pair in pairs if len(pair.actions) > LONGEST_TRAINED]
+
+
+def jump_split() -> tuple[list[Pair], list[Pair]]:
+    """Return the commands without "jump" and many times "jump", and those with it."""
+    pairs, alone = all_pairs(), pair_of("jump")
+    without = [pair for pair in pairs if "jump" not in pair.command]
+    return without + [alone] * JUMPS, [p for p in pairs if "jump" in p.command and p != alone]
+
+
+def further_examples(pairs: list[Pair], primitives: int, rng: np.random.Generator) -> list[Pair]:
+    """Return examples with further verbs: some of the commands, with other verbs in them."""
+    names = [f"verb{k}" for k in range(1, primitives + 1)]
+    known = [p.command for p in pairs if len(p.command) > 1 and {*p.command} & {*PRIMITIVES}]
+    found = [pair_of(name) for name in names for _ in range(ALONE)]
+    for name in names:
+        for k in rng.integers(len(known), size=COMPOSED):
+            others = iter([name, *rng.choice(names, size=2)])
+            words = (next(others) if word in PRIMITIVES else word for word in known[k])
+            found.append(pair_of(" ".join(words)))
+    return found
+
+
+def all_pairs() -> list[Pair]:
+    """Return all commands of the grammar with their actions.
+
+    Example:
+      >>> len(all_pairs()), max(len(pair.actions) for pair in all_pairs())
+      (20910, 48)
+    """
+    turned = [f"{v} {d}" for v in (*PRIMITIVES, "turn") for d in DIRECTIONS]
+    around = [
+        phrase.replace(" ", f" {how} ") for phrase in turned for how in ("opposite", "around")
+    ]
+    verbs = [*PRIMITIVES, *turned, *around]
+    phrases = [*verbs, *(f"{verb} {times}" for verb in verbs for times in TIMES)]
+    joined = (
+        f"{x} {word} {y}"
+        for word in ("and", "after")
+        for x, y in itertools.product(phrases, phrases)
+    )
+    return [pair_of(command) for command in (*phrases, *joined)]
+
+
+def pair_of(command: str) -> Pair:
+    """Return a command with its actions.
+
+    Raises:
+      ValueError: for a command that the grammar does not make.
+
+    Example:
+      >>> pair_of("walk left after jump twice").actions
+      ('I_JUMP', 'I_JUMP', 'I_TURN_LEFT', 'I_WALK')
+    """
+    words = tuple(command.split())
+    return Pair(words, tuple(actions_of(words)))
+
+
+def actions_of(words: Sequence[str]) -> list[str]:
+    """Return the actions of a command; any word that is not of the grammar may be a verb."""
+    for joint in ("and", "after"):
+        if joint in words:
+            at = words.index(joint)
+            first, second = actions_of(words[:at]), actions_of(words[at + 1 :])
+            return first + second if joint == "and" else second + first
+    match [*words]:
+        case [*phrase, "twice" | "thrice" as times]:
+            return actions_of(phrase) * TIMES[times]
+        case [verb, ("opposite" | "around") as how, ("left" | "right") as where]:
+            turn = [f"I_TURN_{where.upper()}"]
+            return (turn * 2 + act(verb)) if how == "opposite" else (turn + act(verb)) * 4
+        case [verb, ("left" | "right") as where]:
+            return [f"I_TURN_{where.upper()}", *act(verb)]
+        case [verb] if verb != "turn":
+            return act(verb)
+    raise ValueError(f"expected a command of SCAN, got {' '.join(words)!r}")
+
+
+def act(verb: str) -> list[str]:
+    """Return the action of a verb; to turn is none besides the turn itself."""
+    return [] if verb == "turn" else [f"I_{verb.upper()}"]
+
+
+def read_pairs(text: str, name: str) -> list[Pair]:
+    """Read lines ``IN: command OUT: actions``.
+
+    Raises:
+      UserError: for a line of another form, with its number, and for a text without any.
+    """
+    pairs = []
+    for number, line in enumerate(text.splitlines(), 1):
+        command, found, actions = line.removeprefix("IN: ").partition(" OUT: ")
+        pair = Pair(tuple(command.split()), tuple(actions.split()))
+        if not line.startswith("IN: ") or not found or not all(pair):
+            raise UserError(f"{name}, line {number}: expected IN: COMMAND OUT: ACTIONS.")
+        pairs.append(pair)
+    if not pairs:
+        raise UserError(f"{name}: expected at least one line.")
+    return pairs

@@ -1,0 +1,86 @@
+"""How well does a network learn to say the words of English, from their letters?
+
+Command: ./launch.sh pronunciations [--split=stems] [--stress] [--cell=gru] [--attention=last]
+         ./launch.sh evaluate RUN_DIRECTORY --beam=5
+         ./launch.sh predict RUN_DIRECTORY --word=recurrent
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from experiments.data.pronunciations import SPLITS, load_pronunciations
+from experiments.data.vocabulary import vocabulary_of
+from experiments.harness.config import option
+from experiments.harness.program import Program
+from experiments.harness.runs import Command, Run
+from experiments.shared.translating import (
+    Languages,
+    TranslatorConfig,
+    arrays_of,
+    translation_program,
+)
+from experiments.shared.translations import evaluate_command, exhibits, translate
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(TranslatorConfig):
+    """Hold the fields of this experiment."""
+
+    split: str = option(
+        "random",
+        "how the words of the test are chosen: each by itself, or all words of a stem together",
+        choices=SPLITS,
+    )
+    stress: bool = option(False, "whether vowels have the digit of their stress")
+    split_seed: int = option(0, "decides which words are held out", minimum=0)
+    hidden_size: int = 256
+    embedding_size: int = 128
+    epochs: int = 12
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+
+
+def parts(config: Config) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:
+    """Return the letters, the phones, and the splits as arrays."""
+    entries = load_pronunciations(config.split, config.stress, config.split_seed)
+    every = [entry for split in entries.values() for entry in split]
+    languages = Languages(
+        vocabulary_of(entry.letters for entry in every),
+        vocabulary_of(entry.phones for entry in every),
+        1 + max(len(entry.letters) for entry in every),
+        1 + max(len(entry.phones) for entry in every),
+    )
+    return languages, {name: arrays_of(split, languages) for name, split in entries.items()}
+
+
+def program(config: Config) -> Program:
+    """Return the training run that ``config`` describes."""
+    languages, data = parts(config)
+
+    def shown(finished: Any) -> Any:
+        return exhibits(config, languages, data, finished)
+
+    return translation_program(config, languages, data, exhibits=shown)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Hold the flags of ``./launch.sh predict``."""
+
+    word: str = option("", "a word, such as recurrent; capitals are read as small letters")
+    beam: int = option(5, "sequences kept at each phone; 1 is greedy", minimum=1, maximum=1000)
+
+
+def predict(run: Run, flags: Predict) -> Iterator[str]:
+    """Write the phones of a word."""
+    languages, _ = parts(run.config)
+    yield " ".join(translate(run, languages, [*flags.word.lower()], "--word", flags.beam))
+
+
+commands = {
+    "evaluate": evaluate_command(parts),
+    "predict": Command(Predict, predict, "write the phones of a word"),
+}

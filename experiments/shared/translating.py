@@ -1,0 +1,266 @@
+"""Build encoder-decoder networks from a Config, train them, and write with them."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+import recurrent
+from experiments.data.vocabulary import END, Vocabulary, padded
+from experiments.harness.config import option
+from experiments.harness.errors import UserError
+from experiments.harness.program import Finished, Program
+from experiments.shared.cell_flag import cell_option, make_cell
+from experiments.shared.tasks import MinibatchConfig, minibatch_program
+from recurrent import decoding, losses
+from recurrent.losses import Average
+from recurrent.seq2seq import EncoderDecoder
+from recurrent.training.bucketing import Buckets, bucket_sizes
+from recurrent.training.task import HParams, Metric, Metrics
+
+SIZES = 4  # to which batches are cut
+TOGETHER = 256  # sequences decoded at once
+LOSS = Metric("loss", higher_is_better=False, format="{:.4f} nats a word")
+EXACT = Metric("exact", higher_is_better=True, format="{:.2%} right")
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslatorConfig(MinibatchConfig):
+    """Hold the fields of an encoder-decoder network."""
+
+    cell: str = cell_option("lstm", "; it must not look ahead")
+    layers: int = option(1, "layers of the encoder, and of the decoder", minimum=1, maximum=100)
+    hidden_size: int = option(128, "H, of each direction and layer", minimum=1, maximum=10**5)
+    embedding_size: int = option(64, "size of the vector of a word", minimum=1, maximum=10**5)
+    attention: str = option(
+        "additive",
+        "how the decoder looks at what was read; last is the last step alone",
+        choices=("additive", "multiplicative", "last"),
+    )
+    dropout: float = option(
+        0.2, "share of features dropped after each layer", traced=True, minimum=0, below=1
+    )
+    ends: bool = option(
+        True, "whether the end is written too; if not, the true length is given in the test"
+    )
+
+
+class Languages(NamedTuple):
+    """Hold the two vocabularies, and the longest sentences of both, their ends included."""
+
+    sources: Vocabulary
+    targets: Vocabulary
+    longest_source: int
+    longest_target: int
+
+
+def network_of(
+    config: Any, languages: Languages, dropout: Any = 0.0, key: Array | None = None
+) -> EncoderDecoder:
+    """Return the network; no key in evaluation.
+
+    Raises:
+      UserError: for a cell that looks ahead, which could not write word by word.
+    """
+    size, width = config.hidden_size, config.embedding_size
+    keys = iter([None] * 99 if key is None else jax.random.split(key, 2 * config.layers + 1))
+    read: list[Any] = [recurrent.embedding(languages.sources.size, width)]
+    read.append(recurrent.step_dropout(width, dropout, next(keys)))
+    write: list[Any] = []
+    context = 2 * size
+    for layer in range(config.layers):
+        features = context if layer else width
+        both = [make_cell(config.cell, features, size) for _ in range(2)]
+        read += [
+            recurrent.bidirectional(*both),
+            recurrent.step_dropout(context, dropout, next(keys)),
+        ]
+        features = size if layer else width + context
+        longest = 0 if key is not None else max(languages.longest_source, languages.longest_target)
+        write.append(make_cell(config.cell, features, size, causal=longest))
+        write.append(recurrent.step_dropout(size, dropout, next(keys)))
+    attend = {
+        "additive": lambda: recurrent.additive_attention(size, context, size),
+        "multiplicative": lambda: recurrent.multiplicative_attention(size, context),
+        "last": lambda: recurrent.last_context(size, context),
+    }[config.attention]()
+    cell = recurrent.stack(*write, input_shape=(width + context,))
+    decoder = recurrent.decoder(cell, attend, languages.targets.size)
+    return recurrent.encoder_decoder(recurrent.stack(*read, input_shape=()), decoder)
+
+
+def arrays_of(
+    pairs: Sequence[tuple[Sequence[str], Sequence[str]]], languages: Languages
+) -> dict[str, np.ndarray]:
+    """Return pairs (source, target) as the data of a task: ids ``[N, S]``, ``[N, T]``, and lengths.
+
+    ``"first"`` marks what counts as an example of its own: a source that occurs again, with another
+    target that is right as well, counts once.
+    """
+    sources, targets = zip(*pairs, strict=True)
+    read, read_lengths = padded(sources, languages.sources, languages.longest_source)
+    write, write_lengths = padded(targets, languages.targets, languages.longest_target)
+    seen: dict[tuple[str, ...], int] = {}
+    first = [seen.setdefault(tuple(each), k) == k for k, each in enumerate(sources)]
+    return {
+        "sources": read,
+        "sources_lengths": read_lengths,
+        "targets": write,
+        "targets_lengths": write_lengths,
+        "first": np.array(first),
+    }
+
+
+def buckets_of(data: dict[str, dict[str, np.ndarray]]) -> Buckets:
+    """Choose to which lengths of the targets batches are cut, and how much of the sources is kept.
+
+    The limits leave the least padding in training; sources are as long as any in the bucket or in
+    those before it.
+    """
+    longest = max(arrays["targets_lengths"].max() for arrays in data.values())
+    limits = (*bucket_sizes(data["train"]["targets_lengths"], SIZES)[:-1], int(longest))
+    kept = np.zeros(len(limits), int)
+    for arrays in data.values():
+        place = np.searchsorted(limits, arrays["targets_lengths"])
+        np.maximum.at(kept, place, arrays["sources_lengths"])
+    sources = np.maximum.accumulate(kept)
+    sources[-1] = data["train"]["sources"].shape[1]
+    sizes = {"sources": tuple(map(int, sources)), "targets": limits}
+    return Buckets("targets_lengths", limits, sizes)
+
+
+def logits_of(network: EncoderDecoder, params: Any, batch: Any) -> Array:
+    """Return what the decoder expects of the words of the targets ``[T, B, V]``, one by one."""
+    memory, state = encoded(network, params, batch["sources"], batch["sources_lengths"])
+    before = recurrent.shift_right(batch["targets"].swapaxes(0, 1), END)
+    return network.sequence(params, memory, state, before)[1]
+
+
+def encoded(network: EncoderDecoder, params: Any, sources: Array, lengths: Array) -> Any:
+    """Return the memory and the first state of a decoder, from ids ``[B, S]``."""
+    steps = jnp.arange(sources.shape[1])[:, None]
+    return network.encode(params, sources.swapaxes(0, 1), steps < lengths)
+
+
+def metrics(logits: Array, batch: Any, ends: bool = True) -> Metrics:
+    """Return the cost of a word, and the share of the sources that are translated exactly.
+
+    A sequence is exact if each of its words, its end included, is the likeliest after the words
+    before it: that is what greedy decoding writes, so it need not be run.
+
+    Args:
+      logits: ``[T, B, V]``.
+      batch: of the data.
+      ends: whether the end is a word that must be foretold.
+    """
+    targets = batch["targets"].swapaxes(0, 1)
+    steps = jnp.arange(len(targets))[:, None]
+    real = (steps < batch["targets_lengths"] - (not ends)) & batch["mask"]
+    right = (jnp.argmax(logits, -1) == targets) & ~jnp.isnan(logits).any(-1)
+    exact = (right | ~real).all(0) & batch["mask"]
+    first = batch["first"] & batch["mask"]
+    return {
+        "loss": losses.cross_entropy(logits, targets, real),
+        "exact": Average(exact.sum(dtype=jnp.float32), first.sum(dtype=jnp.float32)),
+    }
+
+
+def translation_program(
+    config: Any,
+    languages: Languages,
+    data: dict[str, dict[str, np.ndarray]],
+    *,
+    exhibits: Callable[[Finished], Any],
+) -> Program:
+    """Return the Program that trains by teacher forcing, in batches of like lengths."""
+    network = network_of(config, languages)
+
+    def loss(params: Any, batch: Any, key: Array, hparams: HParams) -> Any:
+        trained = network_of(config, languages, hparams["dropout"], key)
+        found = metrics(logits_of(trained, params, batch), batch, config.ends)
+        return found["loss"].mean, found
+
+    def measure(params: Any, batch: Any, hparams: HParams) -> Metrics:
+        return metrics(logits_of(network, params, batch), batch, config.ends)
+
+    return minibatch_program(
+        config,
+        data,
+        network.init,
+        measure,
+        LOSS,
+        loss=loss,
+        report=EXACT,
+        exhibits=exhibits,
+        buckets=buckets_of(data),
+    )
+
+
+class Written(NamedTuple):
+    """Hold what a network writes: words of each source, and the log of their probability."""
+
+    words: list[list[str]]
+    scores: np.ndarray
+
+
+def write(
+    network: EncoderDecoder,
+    params: Any,
+    languages: Languages,
+    sources: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    beam: int,
+    longest: int,
+) -> Written:
+    """Translate ids ``[N, S]`` by beam search; with a beam of 1 it is greedy decoding."""
+
+    @jax.jit
+    def decode(params: Any, sources: Array, lengths: Array) -> Any:
+        memory, state = encoded(network, params, sources, lengths)
+        first = jnp.full(len(sources), END, jnp.int32)
+        step = partial(network.step, params, memory)
+        if beam == 1:
+            found = decoding.greedy(step, state, first, longest, stop_token=END)
+            return found.tokens.swapaxes(0, 1), found.log_probs.sum(0)
+        beams = decoding.beam_search(
+            step, state, first, beam_size=beam, max_length=longest, stop_token=END
+        )
+        return beams.sequences[:, 0], beams.scores[:, 0]
+
+    words, scores = [], []
+    for start in range(0, len(sources), TOGETHER):
+        part = slice(start, start + TOGETHER)
+        missing = max(0, start + TOGETHER - len(sources)) if len(sources) > TOGETHER else 0
+        rows = np.pad(sources[part], ((0, missing), (0, 0)))  # one shape, one compilation
+        found, score = jax.device_get(
+            decode(params, rows, np.pad(lengths[part], (0, missing), constant_values=1))
+        )
+        kept = slice(0, len(rows) - missing)
+        words += [languages.targets.read(row) for row in found[kept].tolist()]
+        scores.append(score[kept])
+    return Written(words, np.concatenate(scores))
+
+
+def ids_of(words: Sequence[str], languages: Languages, flag: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return one sentence of a user as ids ``[1, S]`` and its length.
+
+    Raises:
+      UserError: where it is empty, too long, or has words that the training data does not have.
+    """
+    unknown = sorted({*words} - {*languages.sources.words})
+    if unknown or not words:
+        known = ", ".join(languages.sources.words)
+        got = ", ".join(map(repr, unknown)) or "nothing"
+        raise UserError(f"{flag}: expected some of {known}; got {got}.")
+    if len(words) >= languages.longest_source:
+        raise UserError(
+            f"{flag}: expected at most {languages.longest_source - 1} of them, as the longest in "
+            f"the data has, got {len(words)}."
+        )
+    return padded([words], languages.sources, languages.longest_source)

@@ -1,0 +1,259 @@
+"""Show what a translating network gets wrong and what it attends to; let it write from a run."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import recurrent
+from experiments.data.vocabulary import END
+from experiments.harness.config import option
+from experiments.harness.errors import UserError
+from experiments.harness.files import write_atomically
+from experiments.harness.program import Exhibit, Figure, Finished, Table
+from experiments.harness.runs import Command, Run
+from experiments.shared.error_rates import edit_distance
+from experiments.shared.translating import (
+    EXACT,
+    LOSS,
+    Languages,
+    Written,
+    buckets_of,
+    encoded,
+    ids_of,
+    network_of,
+    write,
+)
+from recurrent.training.bucketing import Buckets
+
+SHOWN = 25  # of the worst, in the table
+DECODED = 1000  # examples of the test split, for the table
+STOP = "end"
+MARGIN = 1.5  # how much longer than the longest target a network may write
+
+Sentence = Sequence[str]
+
+
+class Example(NamedTuple):
+    """Hold a source, and all targets that are right."""
+
+    source: Sentence
+    targets: Sequence[Sentence]
+
+
+class Judged(NamedTuple):
+    """Hold what was written for an example, the nearest right target, and how far that is."""
+
+    source: Sentence
+    found: Sentence
+    true: Sentence
+    distance: int
+
+
+def judged(examples: Sequence[Example], written: Written) -> list[Judged]:
+    """Compare what was written with the nearest of the targets that are right."""
+    rows = []
+    for example, found in zip(examples, written.words, strict=True):
+        distances = [edit_distance(found, target) for target in example.targets]
+        best = int(np.argmin(distances))
+        rows.append(Judged(example.source, found, example.targets[best], distances[best]))
+    return rows
+
+
+def examples_of(data: dict[str, np.ndarray], languages: Languages) -> list[Example]:
+    """Return the examples of a split, those of one source together, in their order."""
+    found: dict[tuple[str, ...], list[Sentence]] = {}
+    for source, target in zip(data["sources"].tolist(), data["targets"].tolist(), strict=True):
+        words = tuple(languages.sources.read(source))
+        found.setdefault(words, []).append(languages.targets.read(target))
+    return [Example(*each) for each in found.items()]
+
+
+def translated(
+    config: Any, languages: Languages, params: Any, data: dict[str, Any], beam: int, most: int = 0
+) -> list[Judged]:
+    """Translate the examples of a split, all or about ``most`` of them, and judge each."""
+    first = np.flatnonzero(data["first"])
+    first = first[:: max(1, len(first) // most)] if most else first
+    chosen = [examples_of({k: v[i : i + 1] for k, v in data.items()}, languages)[0] for i in first]
+    if len(first) < len(data["first"]):
+        every = {tuple(each.source): each for each in examples_of(data, languages)}
+        chosen = [every[tuple(each.source)] for each in chosen]
+    written = write(
+        network_of(config, languages),
+        params,
+        languages,
+        data["sources"][first],
+        data["sources_lengths"][first],
+        beam=beam,
+        longest=round(MARGIN * languages.longest_target),
+    )
+    if not config.ends:  # the true length is given
+        of_one = [max(map(len, each.targets)) for each in chosen]
+        cut = [words[:length] for words, length in zip(written.words, of_one, strict=True)]
+        written = written._replace(words=cut)
+    return judged(chosen, written)
+
+
+def exhibits(
+    config: Any,
+    languages: Languages,
+    data: dict[str, dict[str, np.ndarray]],
+    finished: Finished,
+    *,
+    joint: str = " ",
+) -> Iterator[Exhibit]:
+    """Draw learning curves and attention, and list what came out most wrong.
+
+    Args:
+      config: of the run.
+      languages: the vocabularies.
+      data: the splits.
+      finished: the training.
+      joint: between words, in tables.
+    """
+    from experiments.figures.attention import attention_map
+    from experiments.figures.curves import learning_curves
+
+    yield Figure(
+        "learning_curves",
+        "Learning curves",
+        "The cost of a word, and the share of sequences that are right to the last word. Training "
+        "is measured with dropout on.",
+        learning_curves(finished.rows, [LOSS, EXACT], finished.best_step),
+    )
+    rows = sorted(
+        translated(config, languages, finished.kept, data["test"], 1, DECODED),
+        key=lambda row: -row.distance,
+    )
+    wrong = [row for row in rows if row.distance]
+    yield Table(
+        "worst",
+        "What it gets most wrong",
+        f"Of {len(rows)} examples of the test split, {len(wrong)} came out wrong; those with the "
+        "most words to change come first.",
+        ("read", "written", "right", "changes"),
+        [
+            (*(joint.join(words) for words in (row.source, row.found, row.true)), str(row.distance))
+            for row in wrong[:SHOWN]
+        ],
+    )
+    if config.attention != "last":
+        for name, row in (("right", rows[-1]), ("wrong", rows[0])):
+            if (row.distance > 0) == (name == "wrong"):
+                weights, found = attended(config, languages, finished.kept, row.source, row.true)
+                said = "right" if name == "right" else "wrong where the two differ"
+                yield Figure(
+                    f"attention_{name}",
+                    f"What it attends to: {said}",
+                    f"Read: {joint.join(row.source)}. Right: {joint.join(row.true)}. A column for "
+                    "each word that it finds likeliest after the right ones, in red where it is "
+                    "another; dark is where it looks.",
+                    attention_map(
+                        f"Attention while it writes: {name}",
+                        weights,
+                        [*row.source, STOP],
+                        found,
+                        [*row.true, STOP],
+                    ),
+                )
+    yield padding_table(data["train"], buckets_of(data))
+
+
+def padding_table(data: dict[str, np.ndarray], buckets: Buckets) -> Table:
+    """List how much of what the decoder computes in training is padding, bucket by bucket."""
+    lengths = data[buckets.lengths]
+    place = np.searchsorted(buckets.limits, lengths)
+    rows = []
+    for bucket, limit in enumerate(buckets.limits):
+        inside = lengths[place == bucket]
+        share = 1 - inside.mean() / limit if inside.size else 0
+        rows.append((str(limit), str(inside.size), f"{share:.0%}"))
+    whole = 1 - lengths.mean() / buckets.limits[-1]
+    return Table(
+        "padding",
+        "Padding",
+        "Batches hold examples of like length and are cut to the smallest of these sizes. If all "
+        f"had one size, {whole:.0%} of the steps would be padding.",
+        ("steps", "training examples", "padding"),
+        rows,
+    )
+
+
+def attended(
+    config: Any, languages: Languages, params: Any, source: Sentence, target: Sentence
+) -> tuple[np.ndarray, list[str]]:
+    """Return the weights of attention ``[S, T]``, and the likeliest word at each step."""
+    network = network_of(config, languages)
+    ids = jnp.asarray([*languages.targets.ids(target), END])[:, None]  # [T, 1]
+    read = jnp.asarray([*languages.sources.ids(source), END])[None]  # [1, S]
+    memory, state = encoded(network, params, read, jnp.array([len(source) + 1]))
+    weights, words = [], []
+    for token in recurrent.shift_right(ids, END):
+        weights.append(network.attended(params, memory, state, token)[:, 0])
+        state, logits = network.step(params, memory, state, token)
+        words += languages.targets.read([int(logits[0].argmax())]) or [STOP]
+    return np.stack(jax.device_get(weights), axis=1), words
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Hold the flags of ``./launch.sh evaluate``."""
+
+    beam: int = option(5, "sequences kept at each word; 1 is greedy", minimum=1, maximum=1000)
+    split: str = option("test", "which part of the data", choices=("valid", "test"))
+    most: int = option(0, "about how many examples; 0 for all", minimum=0)
+
+
+def evaluate_command(parts: Callable[[Any], tuple[Languages, dict[str, Any]]]) -> Command:
+    """Return the command that translates a whole split, and leaves a file with what it came to.
+
+    Args:
+      parts: ``config -> (languages, splits)``.
+    """
+
+    def evaluate(run: Run, flags: Evaluate) -> Iterator[str]:
+        languages, data = parts(run.config)
+        begun = time.monotonic()
+        rows = translated(
+            run.config, languages, run.kept, data[flags.split], flags.beam, flags.most
+        )
+        found = {
+            "split": flags.split,
+            "beam": flags.beam,
+            "examples": len(rows),
+            "exact": float(np.mean([row.distance == 0 for row in rows])),
+            "error_rate": sum(row.distance for row in rows) / sum(len(row.true) for row in rows),
+            "seconds": round(time.monotonic() - begun, 3),
+        }
+        file = run.folder / f"evaluation-{flags.split}-beam{flags.beam}.json"
+        if not flags.most:
+            write_atomically(file, json.dumps(found, indent=2) + "\n")
+        yield (
+            f"{found['exact']:.2%} of {len(rows)} right, error rate {found['error_rate']:.2%}, "
+            f"{found['seconds']:.1f} s with compiling"
+        )
+
+    return Command(Evaluate, evaluate, "translate a whole split by beam search")
+
+
+def translate(run: Run, languages: Languages, words: Sentence, flag: str, beam: int) -> list[str]:
+    """Translate a sentence of a user's.
+
+    Raises:
+      UserError: as `ids_of` does, and for a network that writes no end.
+    """
+    if not run.config.ends:
+        raise UserError(
+            f"{flag}: the run in {run.folder} was trained with --noends, so it does not know when "
+            "to stop."
+        )
+    ids, length = ids_of(words, languages, flag)
+    longest = round(MARGIN * languages.longest_target)
+    network = network_of(run.config, languages)
+    return write(network, run.kept, languages, ids, length, beam=beam, longest=longest).words[0]

@@ -1,0 +1,115 @@
+"""SCAN: the grammar's commands are those of the published files, line by line."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from experiments.data import scan
+from experiments.data.scan import Pair, all_pairs, load_scan, pair_of, read_pairs
+from experiments.harness.errors import UserError
+
+FILES = Path(os.environ.get("RECURRENT_DATA_DIR", "nowhere"), "scan")
+with_files = pytest.mark.skipif(
+    not FILES.is_dir(), reason="SCAN's files are not in RECURRENT_DATA_DIR"
+)
+
+
+def of_file(name: str) -> Counter[Pair]:
+    return Counter(read_pairs((FILES / f"tasks_{name}.txt").read_text(), name))
+
+
+@with_files
+@pytest.mark.parametrize(
+    ("made", "name"), [(scan.length_split, "length"), (scan.jump_split, "addprim_jump")]
+)
+def test_a_split_is_that_of_the_files(made: object, name: str) -> None:
+    train, test = made()  # pyright: ignore[reportCallIssue]
+    assert Counter(train) == of_file(f"train_{name}")
+    assert Counter(test) == of_file(f"test_{name}")
+
+
+@with_files
+def test_the_grammar_makes_what_the_simple_split_holds() -> None:
+    found = load_scan("simple")
+    assert {name: len(pairs) for name, pairs in found.items()} == {
+        **{"train": 16728 - 836, "valid": 836, "test": 4182}
+    }
+    assert {pair for pairs in found.values() for pair in pairs} == {*all_pairs()}
+
+
+# Lake & Baroni 2018, figure 1 and its text
+@pytest.mark.parametrize(
+    ("command", "actions"),
+    [
+        ("jump", "JUMP"),
+        ("jump left", "LTURN JUMP"),
+        ("jump around right", "RTURN JUMP RTURN JUMP RTURN JUMP RTURN JUMP"),
+        ("turn left twice", "LTURN LTURN"),
+        ("jump thrice", "JUMP JUMP JUMP"),
+        ("jump opposite left and walk thrice", "LTURN LTURN JUMP WALK WALK WALK"),
+        ("jump opposite left after walk around left",
+         "LTURN WALK LTURN WALK LTURN WALK LTURN WALK LTURN LTURN JUMP"),
+        ("turn opposite right", "RTURN RTURN"),
+        ("turn around left", "LTURN LTURN LTURN LTURN"),
+    ],
+)  # fmt: skip
+def test_actions_are_those_of_the_paper(command: str, actions: str) -> None:
+    written = actions.replace("LTURN", "TURN_LEFT").replace("RTURN", "TURN_RIGHT")
+    assert pair_of(command).actions == tuple(f"I_{word}" for word in written.split())
+
+
+@pytest.mark.parametrize("command", ["", "turn", "walk up", "twice", "walk and", "walk left right"])
+def test_what_the_grammar_does_not_make_is_refused(command: str) -> None:
+    with pytest.raises(ValueError, match="expected a command of SCAN"):
+        pair_of(command)
+
+
+def test_lengths_and_jumps_are_held_back() -> None:
+    found = load_scan("length")
+    longest = {name: max(len(p.actions) for p in pairs) for name, pairs in found.items()}
+    assert longest["train"] <= 22 >= longest["valid"]
+    assert min(len(pair.actions) for pair in found["test"]) == 24
+    jumps = load_scan("jump")
+    alone = pair_of("jump")
+    assert all(p == alone or "jump" not in p.command for p in jumps["train"] + jumps["valid"])
+    assert all("jump" in pair.command for pair in jumps["test"])
+    assert len(jumps["train"] + jumps["valid"]) == 14670
+
+
+def test_further_verbs_stand_alone_and_in_commands() -> None:
+    found = load_scan("jump", primitives=3)
+    assert found["test"] == load_scan("jump")["test"]
+    own = [pair for pair in found["train"] if any("verb" in word for word in pair.command)]
+    for verb in ("verb1", "verb2", "verb3"):
+        having = [pair for pair in own if verb in pair.command]
+        assert sum(pair.command == (verb,) for pair in having) == scan.ALONE
+        assert sum(len(pair.command) > 1 for pair in having) >= scan.COMPOSED
+    assert all(pair == pair_of(" ".join(pair.command)) for pair in own)
+    assert not any("jump" in pair.command for pair in own)
+
+
+def test_a_random_split_is_that_of_its_seed_and_a_fifth() -> None:
+    first, again, other = (load_scan("random", split_seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first["test"] != other["test"]
+    assert len(first["test"]) == 4182
+    every = [pair for pairs in first.values() for pair in pairs]
+    assert len(every) == len({*every}) == 20910
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "expected at least one line"),
+        ("IN: walk OUT: I_WALK\nwalk OUT: I_WALK", "file, line 2: expected IN: COMMAND"),
+        ("IN: walk", "file, line 1"),
+        ("IN:  OUT: I_WALK", "file, line 1"),
+        ("IN: walk OUT: ", "file, line 1"),
+        ("IN: walk OUT: I_WALK\n\n", "file, line 2"),
+    ],
+)
+def test_a_line_of_another_form_is_named(text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        read_pairs(text, "file")

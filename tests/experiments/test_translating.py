@@ -1,0 +1,275 @@
+"""Encoder-decoders of commands and words: what counts as right, beams, and whole runs."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import __main__
+from experiments.data.vocabulary import vocabulary_of
+from experiments.figures.attention import attention_map
+from experiments.harness.errors import UserError
+from experiments.shared import translating, translations
+from experiments.shared.translating import Languages, TranslatorConfig
+from experiments.shared.translations import Example
+from recurrent.errors import ArgumentError
+
+PAIRS = [
+    (("a", "b"), ("A", "B")),
+    (("b",), ("B",)),
+    (("a", "b"), ("B", "A", "A")),
+    (("b", "b", "a"), ("A",)),
+]
+LANGUAGES = Languages(
+    vocabulary_of(source for source, _ in PAIRS), vocabulary_of(target for _, target in PAIRS), 4, 4
+)
+SMALL = TranslatorConfig(hidden_size=6, embedding_size=4)
+
+
+def batch() -> dict[str, jax.Array]:
+    arrays = translating.arrays_of(PAIRS, LANGUAGES)
+    return {k: jnp.asarray(v) for k, v in arrays.items()} | {"mask": jnp.ones(len(PAIRS), bool)}
+
+
+def network(**fields: Any) -> tuple[Any, Any]:
+    net = translating.network_of(dataclasses.replace(SMALL, **fields), LANGUAGES)
+    params = net.init(jax.random.key(0))
+    # large weights, so that what is likeliest is so by far
+    return net, jax.tree.map(lambda leaf: 3 * leaf, params)
+
+
+def test_pairs_become_arrays_in_which_a_source_counts_once() -> None:
+    arrays = translating.arrays_of(PAIRS, LANGUAGES)
+    assert arrays["sources"].tolist() == [[2, 3, 0, 0], [3, 0, 0, 0], [2, 3, 0, 0], [3, 3, 2, 0]]
+    assert arrays["targets_lengths"].tolist() == [3, 2, 4, 2]
+    assert arrays["first"].tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize("attention", ["additive", "multiplicative", "last"])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_counts_as_exact_is_what_greedy_decoding_writes(attention: str, seed: int) -> None:
+    """The targets are what the network itself writes, with a change in some of them."""
+    net, _ = network(attention=attention)
+    params = jax.tree.map(lambda leaf: 3 * leaf, net.init(jax.random.key(seed)))
+    rng = np.random.default_rng(seed)
+    sources = rng.integers(2, 4, size=(12, 4)).astype(np.int32)
+    lengths = rng.integers(1, 5, size=12).astype(np.int32)
+    options = {"beam": 1, "longest": 6}
+    found = translating.write(net, params, LANGUAGES, sources, lengths, **options).words
+    targets = [
+        words[:-1] if k % 3 == 1 and words else words if k % 3 else [*words[:4], "A"]
+        for k, words in enumerate(found)
+    ]
+    ids, ends = translating.padded(targets, LANGUAGES.targets, 7)
+    arrays = {
+        **{"sources": sources, "sources_lengths": lengths, "targets": ids},
+        **{"targets_lengths": ends, "first": np.ones(12, bool), "mask": np.ones(12, bool)},
+    }
+    # a sequence without an end, cut at the longest, cannot be right
+    same = [a == b and len(a) < 6 for a, b in zip(found, targets, strict=True)]
+    logits = translating.logits_of(net, params, jax.tree.map(jnp.asarray, arrays))
+    counted = translating.metrics(logits, arrays)["exact"]
+    assert float(counted.total) == sum(same)
+    assert float(counted.weight) == 12
+
+
+def test_costs_and_counts_are_those_of_a_loop() -> None:
+    net, params = network()
+    given = batch()
+    logits = np.asarray(translating.logits_of(net, params, given), np.float64)  # [T, B, V]
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    costs, exact = [], 0
+    for k, length in enumerate(given["targets_lengths"].tolist()):
+        row = given["targets"][k, :length].tolist()
+        costs += [-log_p[t, k, word] for t, word in enumerate(row)]
+        exact += [int(logits[t, k].argmax()) for t in range(length)] == row
+    found = translating.metrics(jnp.asarray(logits, jnp.float32), given)
+    assert float(found["loss"].mean) == pytest.approx(np.mean(costs), rel=1e-5)
+    assert float(found["exact"].total) == exact
+    assert float(found["exact"].weight) == 3
+    without = translating.metrics(jnp.asarray(logits, jnp.float32), given, ends=False)
+    assert int(without["loss"].weight) == len(costs) - len(PAIRS)
+
+
+def test_nothing_is_right_where_logits_are_no_numbers() -> None:
+    given = batch()
+    logits = jax.nn.one_hot(given["targets"].T, 4)
+    assert float(translating.metrics(logits, given)["exact"].total) == 4
+    assert float(translating.metrics(logits.at[0].set(jnp.nan), given)["exact"].total) == 0
+
+
+def test_more_padding_changes_no_bit_of_the_loss() -> None:
+    net, params = network()
+    given = batch()
+    wide = {
+        side: jnp.pad(given[side], ((0, 0), (0, 9)), constant_values=1)
+        for side in ("sources", "targets")
+    }
+    found = [
+        translating.metrics(translating.logits_of(net, params, each), each)
+        for each in (given, given | wide)
+    ]
+    assert float(found[0]["exact"].total) == float(found[1]["exact"].total)
+    np.testing.assert_allclose(found[0]["loss"].total, found[1]["loss"].total, rtol=1e-6)
+
+
+def test_a_beam_of_all_sequences_finds_the_likeliest() -> None:
+    net, params = network()
+    given = batch()
+    beams = {}
+    for beam in (1, 64):
+        beams[beam] = translating.write(
+            net,
+            params,
+            LANGUAGES,
+            np.asarray(given["sources"]),
+            np.asarray(given["sources_lengths"]),
+            **{"beam": beam, "longest": 3},
+        )
+    assert (beams[64].scores >= beams[1].scores - 1e-5).all()
+
+
+def test_sources_in_many_parts_are_written_like_each_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(translating, "TOGETHER", 3)
+    net, params = network()
+    given = translating.arrays_of(PAIRS, LANGUAGES)
+    options = {"beam": 2, "longest": 5}
+    together = translating.write(
+        net, params, LANGUAGES, given["sources"], given["sources_lengths"], **options
+    )
+    for k in range(len(PAIRS)):
+        alone = translating.write(
+            *(net, params, LANGUAGES),
+            *(given["sources"][k : k + 1], given["sources_lengths"][k : k + 1]),
+            **options,
+        )
+        assert alone.words == [together.words[k]]
+
+
+def test_buckets_keep_all_of_every_source() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [
+        (("a",) * int(rng.integers(1, 4)), ("A",) * int(rng.integers(0, 4))) for _ in range(50)
+    ]
+    data = {"train": translating.arrays_of(pairs, LANGUAGES)}
+    data["test"] = translating.arrays_of([(("b",) * 3, ())], LANGUAGES)
+    found = translating.buckets_of(data)
+    assert found.limits[-1] == max(map(int, data["train"]["targets_lengths"]))
+    assert found.sizes["sources"][-1] == 4
+    for arrays in data.values():
+        places = np.searchsorted(found.limits, arrays["targets_lengths"])
+        assert (np.array(found.sizes["sources"])[places] >= arrays["sources_lengths"]).all()
+
+
+def test_the_nearest_of_the_right_targets_counts() -> None:
+    example = Example(("a",), [("A", "B"), ("B",)])
+    written = translating.Written([["B", "B"]], np.zeros(1))
+    (row,) = translations.judged([example], written)
+    assert (row.true, row.distance) == (("A", "B"), 1)
+    arrays = translating.arrays_of(PAIRS, LANGUAGES)
+    found = translations.examples_of(arrays, LANGUAGES)
+    assert [(e.source, len(e.targets)) for e in found] == [
+        *((("a", "b"), 2), (("b",), 1), (("b", "b", "a"), 1))
+    ]
+
+
+def test_weights_of_attention_are_drawn_for_each_word() -> None:
+    _, params = network()
+    weights, words = translations.attended(SMALL, LANGUAGES, params, ("a", "b"), ("A", "B"))
+    assert weights.shape == (3, 3)
+    np.testing.assert_allclose(weights.sum(0), 1, rtol=1e-5)
+    assert len(words) == 3
+    attention_map("message", weights, ["a$", "_b", "end"], words, ["A"] * 3).canvas.draw()
+    with pytest.raises(ArgumentError, match=r"weights: expected \[2, 3\]"):
+        attention_map("message", weights, ["a", "b"], words, words)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "--word: expected some of a, b; got nothing"),
+        (["a", "q"], "--word: expected some of a, b; got 'q'"),
+        (["a"] * 4, "--word: expected at most 3 of them"),
+    ],
+)
+def test_words_that_cannot_be_read_are_refused(words: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        translating.ids_of(words, LANGUAGES, "--word")
+
+
+# Whole runs
+
+FLAGS = ("--hidden_size=8", "--embedding_size=8", "--epochs=1", "--batch_size=4096")
+
+
+@pytest.mark.long
+def test_commands_are_learned_evaluated_and_carried_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert __main__.main(["scan_commands", "--split=random", *FLAGS, f"--workdir={run}"]) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert 0 <= result["test_exact"] <= 1
+    drawn = {file.name for file in (run / "figures").iterdir()}
+    assert drawn >= {"learning_curves.png", "attention_wrong.png"}
+    capfd.readouterr()
+    assert __main__.main(["evaluate", str(run), "--beam=2", "--most=20"]) == 0
+    assert "right, error rate" in capfd.readouterr().out
+    assert not [*run.glob("evaluation*")]
+    assert __main__.main(["evaluate", str(run), "--beam=1", "--split=valid"]) == 0
+    found = json.loads((run / "evaluation-valid-beam1.json").read_text())
+    assert found["exact"] == pytest.approx(result["valid_exact"], abs=1e-6)
+    capfd.readouterr()
+    assert __main__.main(["predict", str(run), "--command=walk twice"]) == 0
+    assert {*capfd.readouterr().out.split()} <= {"?"} | {
+        *("I_WALK", "I_RUN", "I_LOOK", "I_JUMP", "I_TURN_LEFT", "I_TURN_RIGHT")
+    }
+    for wrong in ("", "walk home", "walk " * 20):
+        assert __main__.main(["predict", str(run), f"--command={wrong}"]) == 2
+        assert capfd.readouterr().err.startswith("error: --command: expected")
+
+
+@pytest.mark.long
+def test_words_are_learned_evaluated_and_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words of a dictionary in which each letter is a phone, and some words are said twice."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdef"), size=rng.integers(2, 8))) for _ in range(300)]
+    lines = [f"{word} {' '.join(word.upper())}\n" for word in words]
+    lines += [f"{word}(2) {' '.join(word.upper()[1:])}\n" for word in words[::3]]
+    file = tmp_path / "cmudict" / "cmudict.dict"
+    file.parent.mkdir()
+    file.write_text("".join(lines))
+    monkeypatch.setenv("RECURRENT_DATA_DIR", str(tmp_path))
+    run = tmp_path / "run"
+    flags = ("--hidden_size=16", "--embedding_size=8", "--epochs=2", "--batch_size=64")
+    assert __main__.main(["pronunciations", *flags, f"--workdir={run}"]) == 0
+    assert __main__.main(["evaluate", str(run), "--beam=2"]) == 0
+    found = json.loads((run / "evaluation-test-beam2.json").read_text())
+    assert 0 < found["examples"] < len({*words}) / 4
+    capfd.readouterr()
+    assert __main__.main(["predict", str(run), "--word=Abc"]) == 0
+    assert {*capfd.readouterr().out.split()} <= {*"ABCDEF"}
+    assert __main__.main(["predict", str(run), "--word=xyz"]) == 2
+    assert "got 'x', 'y', 'z'" in capfd.readouterr().err
+
+
+def test_a_cell_that_looks_ahead_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "cells.py"
+    file.write_text(
+        "from recurrent import bidirectional, gru\n"
+        "def both(i, h): return bidirectional(gru(i, h), gru(i, h))\n"
+    )
+    flags = ["--split=random", f"--cell={file}:both", f"--workdir={tmp_path / 'run'}"]
+    assert __main__.main(["scan_commands", *flags]) == 2
+    assert "looks ahead" in capfd.readouterr().err
