@@ -41,6 +41,7 @@ def attention_map(
     figure = titled_figure(height, message, width=min(WIDTH, 2.2 + 0.24 * len(written)))
     axes = figure.subplots()
     axes.imshow(weights, "Blues", vmin=0, vmax=1, aspect="auto")
+    soften_frames(axes)
     axes.set_yticks(range(len(read)), [plain(word) for word in read], color=INK, fontsize=8)
     every = -(-len(written) // MOST_LABELS)
     labels = [plain(word) for word in written[::every]]
@@ -48,6 +49,4 @@ def attention_map(
     axes.set_xticks(places, labels, fontsize=7, rotation=90 if longest > 3 else 0)
     for label, place in zip(axes.get_xticklabels(), places, strict=True):
         label.set_color(INK if written[place] == true[place] else ALARM)
-    axes.tick_params(length=0)
-    soften_frames(axes)
     return figure
