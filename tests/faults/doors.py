@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import sequential_digits
+from experiments.data.chorales import read_songs
 from experiments.data.idx import read_idx
-from experiments.data.text import load_text
+from experiments.data.pronunciations import read_entries
+from experiments.data.scan import read_pairs
+from experiments.data.text import load_text, read_text
 from experiments.harness import catalogue, flags, manifest, rundir, runs
 from experiments.harness.config import fields_from_json, options
 from experiments.harness.errors import UserError
@@ -63,6 +66,10 @@ def png(pixels: np.ndarray) -> bytes:
 
 PIXELS = np.arange(64, dtype=np.uint8).reshape(8, 8)
 IDX = bytes([0, 0, 8, 2, 0, 0, 0, 8, 0, 0, 0, 8]) + PIXELS.tobytes()
+SPLITS = ("train", "valid", "test")
+SONG = [[60, 64], [], [62]]
+COMMANDS = "IN: walk left OUT: I_TURN_LEFT I_WALK\nIN: run OUT: I_RUN\n"
+WORDS = "read R EH1 D\nread(2) R IY1 D # a verb\n"
 ROWS = [
     {"step": 5 * k, "evaluation": k, "member": k % 2, "train_loss": 1 / k, "valid_loss": None}
     for k in (1, 2, 3)
@@ -131,6 +138,9 @@ DOORS = {
     "idx": Door("a", read_idx, IDX),
     "gz": Door("a.gz", read_idx, gzip.compress(IDX, mtime=0)),
     "text": Door("a.txt", lambda file: load_text("", str(file)), "abc, déf\n".encode() * 9),
+    "chorales": Door("a.json", read_songs, as_json({split: [SONG] for split in SPLITS})),
+    "scan": Door("a.txt", lambda file: read_pairs(read_text(file), "a"), COMMANDS.encode()),
+    "cmudict": Door("a.dict", lambda file: read_entries(read_text(file), True), WORDS.encode()),
     "npy": Door("a.npy", array_of, saved(lambda stream: np.save(stream, PIXELS))),
     "npz": Door("a.npz", array_of, saved(lambda stream: np.savez(stream, PIXELS))),
     "png": Door("a.png", lambda file: read_image(str(file), (8, 8)), png(PIXELS)),
