@@ -5,6 +5,7 @@ configurations the one with the best validation score is shown, with all its see
 run of a commit of this repository, or of one that was changed, is left out.
 """
 
+import functools
 import json
 import shlex
 import statistics
@@ -213,9 +214,15 @@ def members(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> Ite
 
 def is_of_this_tree(result: dict[str, Any]) -> bool:
     """Return whether a run's code was that of a commit among those that led to this one."""
+    return bool(result.get("clean")) and result.get("commit") in commits()
+
+
+@functools.cache
+def commits() -> set[str]:
+    """Return the commits that led to this one."""
     command = ["git", "-C", str(ROOT), "log", "--format=%H"]
-    commits = subprocess.run(command, capture_output=True, check=True)  # noqa: S603
-    return bool(result.get("clean")) and result.get("commit") in commits.stdout.decode().split()
+    done = subprocess.run(command, capture_output=True, check=True)  # noqa: S603
+    return {*done.stdout.decode().split()}
 
 
 if __name__ == "__main__":

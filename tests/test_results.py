@@ -1,0 +1,82 @@
+"""The page of results: from runs of this tree alone, chosen on validation, with every seed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docs import make_results
+from docs.make_results import Line
+
+LINE = Line("image_cnn", "digits", {"data": "digits"}, "test_accuracy", "{:.1%}", "99 % (a paper)")
+
+
+def write(folder: Path, seed: int, valid: float, test: float, **changed: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"data": "digits", "learning_rate": 0.001, "seed": seed}
+    result = {
+        **{"experiment": "image_cnn", "seed": seed, "select": "loss", "higher_is_better": False},
+        **{"valid_loss": valid, "test_accuracy": test, "train_seconds": 120.0},
+        **{"commit": "abc", "clean": True},
+    }
+    config |= {k: v for k, v in changed.items() if k in config}
+    result |= {k: v for k, v in changed.items() if k in result}
+    (folder / "config.json").write_text(json.dumps({"config": config}))
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def rows_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(make_results, "commits", lambda: {"abc"})
+    monkeypatch.setattr(make_results, "LINES", (LINE,))
+    page = make_results.page([*make_results.finished([folder])])
+    assert page.startswith(make_results.HEAD)
+    return page.removeprefix(make_results.HEAD).splitlines()
+
+
+def test_the_configuration_is_chosen_on_validation_and_all_its_seeds_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", 1, valid=0.3, test=0.90)
+    write(tmp_path / "b", 0, valid=0.1, test=0.80)
+    write(tmp_path / "c", 0, valid=0.25, test=0.999, learning_rate=0.1)  # better on the test alone
+    (row,) = rows_of(tmp_path, monkeypatch)
+    assert row == (
+        "| `image_cnn`: digits | 99 % (a paper) | **85.0%** | 80.0%, 90.0% (0, 1), "
+        "2 configurations tried | 2.0 | `./launch.sh image_cnn` |"
+    )
+
+
+@pytest.mark.parametrize("changed", [{"clean": False}, {"commit": "def"}, {"data": "mnist"}])
+def test_a_run_of_another_tree_or_of_other_data_is_left_out(
+    changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", 0, 0.1, 0.9, **changed)
+    assert rows_of(tmp_path, monkeypatch) == []
+
+
+def test_members_of_a_sweep_are_runs_that_share_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 0, 0.0, 0.0)
+    write(tmp_path / "best", 0, 0.0, 0.0)  # the best of the members, not another run
+    identity = {"config": {"data": "digits", "learning_rate": 0.1, "seed": 0}, "axes": {"seed": {}}}
+    (tmp_path / "config.json").write_text(json.dumps(identity))
+    members = [{"seed": k, "valid_loss": 0.1, "test_accuracy": 0.5 + k / 10} for k in range(3)]
+    (tmp_path / "sweep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in members))
+    (row,) = rows_of(tmp_path, monkeypatch)
+    assert "**60.0%** | 50.0%, 60.0%, 70.0% (0, 1, 2) | 0.7 | " in row
+    assert row.endswith("`./launch.sh image_cnn --learning_rate=0.1` |")
+
+
+def test_commits_are_those_of_this_repository() -> None:
+    if not (make_results.ROOT / ".git").exists():
+        pytest.skip("it is no clone")
+    assert all(len(commit) == 40 for commit in make_results.commits())
+
+
+def test_each_line_names_fields_that_there_are() -> None:
+    for line in make_results.LINES:
+        config = make_results.catalogue.load(line.experiment).module.Config()
+        for name, value in line.fields.items():
+            assert type(getattr(config, name)) is type(value), (line.experiment, name)
