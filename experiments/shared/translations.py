@@ -32,7 +32,7 @@ from experiments.shared.translating import (
 from recurrent.training.bucketing import Buckets
 
 SHOWN = 25  # of the worst, in the table
-DECODED = 1000  # examples of the test split, for the table
+DECODED = 5000  # examples of the test split, for the table
 STOP = "end"
 MARGIN = 1.5  # how much longer than the longest target a network may write
 
@@ -78,12 +78,9 @@ def translated(
     config: Any, languages: Languages, params: Any, data: dict[str, Any], beam: int, most: int = 0
 ) -> list[Judged]:
     """Translate the examples of a split, all or about ``most`` of them, and judge each."""
-    first = np.flatnonzero(data["first"])
-    first = first[:: max(1, len(first) // most)] if most else first
-    chosen = [examples_of({k: v[i : i + 1] for k, v in data.items()}, languages)[0] for i in first]
-    if len(first) < len(data["first"]):
-        every = {tuple(each.source): each for each in examples_of(data, languages)}
-        chosen = [every[tuple(each.source)] for each in chosen]
+    examples, first = examples_of(data, languages), np.flatnonzero(data["first"])
+    every = max(1, len(first) // most) if most else 1
+    examples, first = examples[::every], first[::every]
     written = write(
         network_of(config, languages),
         params,
@@ -94,10 +91,10 @@ def translated(
         longest=round(MARGIN * languages.longest_target),
     )
     if not config.ends:  # the true length is given
-        of_one = [max(map(len, each.targets)) for each in chosen]
+        of_one = [max(map(len, each.targets)) for each in examples]
         cut = [words[:length] for words, length in zip(written.words, of_one, strict=True)]
         written = written._replace(words=cut)
-    return judged(chosen, written)
+    return judged(examples, written)
 
 
 def exhibits(
@@ -117,7 +114,6 @@ def exhibits(
       finished: the training.
       joint: between words, in tables.
     """
-    from experiments.figures.attention import attention_map
     from experiments.figures.curves import learning_curves
 
     yield Figure(
@@ -132,37 +128,41 @@ def exhibits(
         key=lambda row: -row.distance,
     )
     wrong = [row for row in rows if row.distance]
-    yield Table(
-        "worst",
-        "What it gets most wrong",
-        f"Of {len(rows)} examples of the test split, {len(wrong)} came out wrong; those with the "
-        "most words to change come first.",
-        ("read", "written", "right", "changes"),
-        [
-            (*(joint.join(words) for words in (row.source, row.found, row.true)), str(row.distance))
-            for row in wrong[:SHOWN]
-        ],
-    )
+    if wrong:
+        yield Table(
+            "worst",
+            "What it gets most wrong",
+            f"Of {len(rows)} examples of the test split, {len(wrong)} came out wrong; those with "
+            "the most words to change come first.",
+            ("read", "written", "right", "changes"),
+            [
+                (*map(joint.join, (row.source, row.found, row.true)), str(row.distance))
+                for row in wrong[:SHOWN]
+            ],
+        )
     if config.attention != "last":
-        for name, row in (("right", rows[-1]), ("wrong", rows[0])):
+        for row, name in ((rows[-1], "right"), (rows[0], "wrong")):
             if (row.distance > 0) == (name == "wrong"):
-                weights, found = attended(config, languages, finished.kept, row.source, row.true)
-                said = "right" if name == "right" else "wrong where the two differ"
-                yield Figure(
-                    f"attention_{name}",
-                    f"What it attends to: {said}",
-                    f"Read: {joint.join(row.source)}. Right: {joint.join(row.true)}. A column for "
-                    "each word that it finds likeliest after the right ones, in red where it is "
-                    "another; dark is where it looks.",
-                    attention_map(
-                        f"Attention while it writes: {name}",
-                        weights,
-                        [*row.source, STOP],
-                        found,
-                        [*row.true, STOP],
-                    ),
-                )
+                yield attention_of(config, languages, finished.kept, row, name, joint)
     yield padding_table(data["train"], buckets_of(data))
+
+
+def attention_of(
+    config: Any, languages: Languages, params: Any, row: Judged, name: str, joint: str
+) -> Figure:
+    """Draw where a network looks while it writes the right words of an example."""
+    from experiments.figures.attention import attention_map
+
+    weights, likeliest = attended(config, languages, params, row.source, row.true)
+    message = f"Where it looks while it writes what it gets {name}"
+    return Figure(
+        f"attention_{name}",
+        message,
+        f"Read: {joint.join(row.source)}. Right: {joint.join(row.true)}. A column for each word "
+        "that it finds likeliest after the right ones, in red where it is another; dark is where "
+        "it looks.",
+        attention_map(message, weights, [*row.source, STOP], likeliest, [*row.true, STOP]),
+    )
 
 
 def padding_table(data: dict[str, np.ndarray], buckets: Buckets) -> Table:
