@@ -68,7 +68,8 @@ def network_of(
       UserError: for a cell that looks ahead, which could not write word by word.
     """
     size, width = config.hidden_size, config.embedding_size
-    keys = iter([None] * 99 if key is None else jax.random.split(key, 2 * config.layers + 1))
+    count = 2 * config.layers + 1
+    keys = iter([None] * count if key is None else jax.random.split(key, count))
     read: list[Any] = [recurrent.embedding(languages.sources.size, width)]
     read.append(recurrent.step_dropout(width, dropout, next(keys)))
     write: list[Any] = []
@@ -99,20 +100,20 @@ def arrays_of(
 ) -> dict[str, np.ndarray]:
     """Return pairs (source, target) as the data of a task: ids ``[N, S]``, ``[N, T]``, and lengths.
 
-    ``"first"`` marks what counts as an example of its own: a source that occurs again, with another
-    target that is right as well, counts once.
+    ``"counts"`` marks what counts as an example of its own: of a source with several targets, all
+    of which are right, only the first does; a pair that occurs again does.
     """
     sources, targets = zip(*pairs, strict=True)
     read, read_lengths = padded(sources, languages.sources, languages.longest_source)
     write, write_lengths = padded(targets, languages.targets, languages.longest_target)
-    seen: dict[tuple[str, ...], int] = {}
-    first = [seen.setdefault(tuple(each), k) == k for k, each in enumerate(sources)]
+    first: dict[tuple[str, ...], tuple[str, ...]] = {}
+    counts = [first.setdefault(tuple(s), tuple(t)) == tuple(t) for s, t in pairs]
     return {
         "sources": read,
         "sources_lengths": read_lengths,
         "targets": write,
         "targets_lengths": write_lengths,
-        "first": np.array(first),
+        "counts": np.array(counts),
     }
 
 
@@ -163,10 +164,10 @@ def metrics(logits: Array, batch: Any, ends: bool = True) -> Metrics:
     real = (steps < batch["targets_lengths"] - (not ends)) & batch["mask"]
     right = (jnp.argmax(logits, -1) == targets) & ~jnp.isnan(logits).any(-1)
     exact = (right | ~real).all(0) & batch["mask"]
-    first = batch["first"] & batch["mask"]
+    counts = batch["counts"] & batch["mask"]
     return {
         "loss": losses.cross_entropy(logits, targets, real),
-        "exact": Average(exact.sum(dtype=jnp.float32), first.sum(dtype=jnp.float32)),
+        "exact": Average(exact.sum(dtype=jnp.float32), counts.sum(dtype=jnp.float32)),
     }
 
 

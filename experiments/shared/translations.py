@@ -40,10 +40,11 @@ Sentence = Sequence[str]
 
 
 class Example(NamedTuple):
-    """Hold a source, and all targets that are right."""
+    """Hold a source, all targets that are right, and where in the data it stands first."""
 
     source: Sentence
-    targets: Sequence[Sentence]
+    targets: list[Sentence]
+    row: int
 
 
 class Judged(NamedTuple):
@@ -67,20 +68,22 @@ def judged(examples: Sequence[Example], written: Written) -> list[Judged]:
 
 def examples_of(data: dict[str, np.ndarray], languages: Languages) -> list[Example]:
     """Return the examples of a split, those of one source together, in their order."""
-    found: dict[tuple[str, ...], list[Sentence]] = {}
-    for source, target in zip(data["sources"].tolist(), data["targets"].tolist(), strict=True):
+    found: dict[tuple[str, ...], Example] = {}
+    pairs = zip(data["sources"].tolist(), data["targets"].tolist(), strict=True)
+    for row, (source, target) in enumerate(pairs):
         words = tuple(languages.sources.read(source))
-        found.setdefault(words, []).append(languages.targets.read(target))
-    return [Example(*each) for each in found.items()]
+        example = found.setdefault(words, Example(words, [], row))
+        example.targets.append(languages.targets.read(target))
+    return [*found.values()]
 
 
 def translated(
     config: Any, languages: Languages, params: Any, data: dict[str, Any], beam: int, most: int = 0
 ) -> list[Judged]:
     """Translate the examples of a split, all or about ``most`` of them, and judge each."""
-    examples, first = examples_of(data, languages), np.flatnonzero(data["first"])
-    every = max(1, len(first) // most) if most else 1
-    examples, first = examples[::every], first[::every]
+    examples = examples_of(data, languages)
+    examples = examples[:: max(1, len(examples) // most) if most else 1]
+    first = [example.row for example in examples]
     written = write(
         network_of(config, languages),
         params,

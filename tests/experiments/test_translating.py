@@ -47,7 +47,9 @@ def test_pairs_become_arrays_in_which_a_source_counts_once() -> None:
     arrays = translating.arrays_of(PAIRS, LANGUAGES)
     assert arrays["sources"].tolist() == [[2, 3, 0, 0], [3, 0, 0, 0], [2, 3, 0, 0], [3, 3, 2, 0]]
     assert arrays["targets_lengths"].tolist() == [3, 2, 4, 2]
-    assert arrays["first"].tolist() == [True, True, False, True]
+    assert arrays["counts"].tolist() == [True, True, False, True]
+    twice = translating.arrays_of([*PAIRS, PAIRS[0], PAIRS[2]], LANGUAGES)
+    assert twice["counts"].tolist() == [True, True, False, True, True, False]
 
 
 @pytest.mark.parametrize("attention", ["additive", "multiplicative", "last"])
@@ -68,7 +70,7 @@ def test_what_counts_as_exact_is_what_greedy_decoding_writes(attention: str, see
     ids, ends = translating.padded(targets, LANGUAGES.targets, 7)
     arrays = {
         **{"sources": sources, "sources_lengths": lengths, "targets": ids},
-        **{"targets_lengths": ends, "first": np.ones(12, bool), "mask": np.ones(12, bool)},
+        **{"targets_lengths": ends, "counts": np.ones(12, bool), "mask": np.ones(12, bool)},
     }
     # a sequence without an end, cut at the longest, cannot be right
     same = [a == b and len(a) < 6 for a, b in zip(found, targets, strict=True)]
@@ -169,14 +171,14 @@ def test_buckets_keep_all_of_every_source() -> None:
 
 
 def test_the_nearest_of_the_right_targets_counts() -> None:
-    example = Example(("a",), [("A", "B"), ("B",)])
+    example = Example(("a",), [("A", "B"), ("B",)], 0)
     written = translating.Written([["B", "B"]], np.zeros(1))
     (row,) = translations.judged([example], written)
     assert (row.true, row.distance) == (("A", "B"), 1)
     arrays = translating.arrays_of(PAIRS, LANGUAGES)
     found = translations.examples_of(arrays, LANGUAGES)
-    assert [(e.source, len(e.targets)) for e in found] == [
-        *((("a", "b"), 2), (("b",), 1), (("b", "b", "a"), 1))
+    assert [(e.source, len(e.targets), e.row) for e in found] == [
+        *((("a", "b"), 2, 0), (("b",), 1, 1), (("b", "b", "a"), 1, 3))
     ]
 
 
@@ -260,6 +262,25 @@ def test_words_are_learned_evaluated_and_said(
     assert {*capfd.readouterr().out.split()} <= {*"ABCDEF"}
     assert __main__.main(["predict", str(run), "--word=xyz"]) == 2
     assert "got 'x', 'y', 'z'" in capfd.readouterr().err
+    swept = ["--sweep=learning_rate=0.001,0.01", f"--workdir={tmp_path / 'sweep'}"]
+    assert __main__.main(["sweep", "pronunciations", *flags, *swept]) == 0
+    assert len((tmp_path / "sweep" / "sweep.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.long
+def test_without_ends_the_true_length_is_given(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    flags = ["--split=length", "--noends", "--attention=last", *FLAGS, f"--workdir={run}"]
+    assert __main__.main(["scan_commands", *flags]) == 0
+    assert __main__.main(["evaluate", str(run), "--beam=1", "--split=valid"]) == 0
+    found = json.loads((run / "evaluation-valid-beam1.json").read_text())
+    result = json.loads((run / "result.json").read_text())
+    assert found["exact"] == pytest.approx(result["valid_exact"], abs=1e-6)
+    capfd.readouterr()
+    assert __main__.main(["predict", str(run), "--command=walk twice"]) == 2
+    assert "trained with --noends" in capfd.readouterr().err
 
 
 def test_a_cell_that_looks_ahead_is_refused(

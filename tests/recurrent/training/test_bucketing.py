@@ -15,7 +15,7 @@ from recurrent.errors import ArgumentError
 from recurrent.losses import masked_average
 from recurrent.training.bucketing import Buckets, bucket_sizes, bucketed, bucketed_loss
 from recurrent.training.minibatch import epoch_order, minibatch_task
-from recurrent.training.population import Layout, spread
+from recurrent.training.population import Layout, batch_mesh, spread
 
 STEPS, EXAMPLES = 12, 21
 LIMITS = (3, 7, STEPS)
@@ -183,6 +183,20 @@ def test_each_bucket_is_traced_once_in_a_population_too() -> None:
         alone, _ = own.train(alone, {"seed": 1, "rate": 0.2}, data(), 3)
     second = jax.tree.map(lambda leaf: leaf[1], states.params)
     chex.assert_trees_all_close(second, alone.params, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices, as conftest has")
+def test_devices_that_share_batches_train_alike() -> None:
+    own, hparams, examples = task(BUCKETS, 8), {"seed": 3}, data()
+
+    def trained() -> Any:
+        train = jax.jit(lambda state: own.train(state, hparams, examples, 2)[0].params)
+        return jax.device_get(train(own.init(hparams)))
+
+    alone = trained()
+    with batch_mesh(Layout(batch_devices=2)):
+        shared = trained()
+    chex.assert_trees_all_close(shared, alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("sizes", [(3, 12), (3, 7, 11), (3, 7, 13)])
