@@ -40,8 +40,8 @@ class Line(NamedTuple):
     Attributes:
       experiment: its name.
       what: which variant, in words.
-      fields: the values by which its runs are told from others; a field that is not named may
-        have any value, and the validation score decides.
+      fields: the values by which its runs are told from others, in a tuple where there are
+        several; a field that is not named may have any, and the validation score decides.
       metric: a number of ``result.json``, or of the file.
       form: how it is written.
       published: figures of others, with their sources.
@@ -65,6 +65,7 @@ class Found(NamedTuple):
     folder: Path
 
 
+LOOKING = ("additive", "multiplicative")
 BAI = "[Bai et al. 2018](https://arxiv.org/abs/1803.01271), epoch chosen on test"
 SCAN = "[Lake & Baroni 2018](https://arxiv.org/abs/1711.00350)"
 LINES = (
@@ -89,7 +90,7 @@ LINES = (
     *(
         Line("scan_commands", f"{split}, {'with' if looks else 'without'} attention",
              {"split": split, "primitives": 0, "ends": True}
-             | ({} if looks else {"attention": "last"}),
+             | {"attention": LOOKING if looks else ("last",)},
              "test_exact", "{:.2%}", f"{score} ({SCAN})")
         for split, looks, score in (
             ("simple", True, "99.7 %"), ("simple", False, "99.7 %"),
@@ -151,9 +152,14 @@ def belongs(run: Found, line: Line) -> bool:
     """Return whether a run is of a line, and has its number."""
     return (
         run.result["experiment"] == line.experiment
-        and all(run.config.get(name) == value for name, value in line.fields.items())
+        and all(run.config.get(name) in allowed(value) for name, value in line.fields.items())
         and (run.folder / line.file).exists()
     )
+
+
+def allowed(value: Any) -> tuple[Any, ...]:
+    """Return the values that a field may have."""
+    return value if isinstance(value, tuple) else (value,)
 
 
 def number(run: Found, line: Line) -> float:
@@ -195,7 +201,7 @@ def finished(folders: Iterable[Path]) -> Iterator[Found]:
         for file in sorted(folder.rglob("result.json")):
             config = json.loads((file.parent / "config.json").read_text())
             result = json.loads(file.read_text())
-            if not is_of_this_tree(result):
+            if not is_of_this_tree(config["origin"]):
                 print(f"left out, of another tree: {file.parent}", file=sys.stderr)
             elif "axes" in config:
                 yield from members(file.parent, config, result)
@@ -212,9 +218,9 @@ def members(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> Ite
         yield Found(own, result | row | shared, folder)
 
 
-def is_of_this_tree(result: dict[str, Any]) -> bool:
-    """Return whether a run's code was that of a commit among those that led to this one."""
-    return bool(result.get("clean")) and result.get("commit") in commits()
+def is_of_this_tree(origin: dict[str, Any]) -> bool:
+    """Return whether a run began with the code of a commit among those that led to this one."""
+    return bool(origin.get("clean")) and origin.get("commit") in commits()
 
 
 @functools.cache

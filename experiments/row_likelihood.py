@@ -38,9 +38,9 @@ class Config(MinibatchConfig):
     dropout: float = option(
         0.2, "share of the features of the rows dropped", traced=True, minimum=0, below=1
     )
-    epochs: int = 8
+    epochs: int = 4
     batch_size: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
 
 
 def program(config: Config) -> Program:
