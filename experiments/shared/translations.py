@@ -105,8 +105,6 @@ def exhibits(
     languages: Languages,
     data: dict[str, dict[str, np.ndarray]],
     finished: Finished,
-    *,
-    joint: str = " ",
 ) -> Iterator[Exhibit]:
     """Draw learning curves and attention, and list what came out most wrong.
 
@@ -115,7 +113,6 @@ def exhibits(
       languages: the vocabularies.
       data: the splits.
       finished: the training.
-      joint: between words, in tables.
     """
     from experiments.figures.curves import learning_curves
 
@@ -139,20 +136,28 @@ def exhibits(
             "the most words to change come first.",
             ("read", "written", "right", "changes"),
             [
-                (*map(joint.join, (row.source, row.found, row.true)), str(row.distance))
+                (*map(in_one, (row.source, row.found, row.true)), str(row.distance))
                 for row in wrong[:SHOWN]
             ],
         )
     if config.attention != "last":
         for row, name in ((rows[-1], "right"), (rows[0], "wrong")):
             if (row.distance > 0) == (name == "wrong"):
-                yield attention_of(config, languages, finished.kept, row, name, joint)
+                yield attention_of(config, languages, finished.kept, row, name)
     yield padding_table(data["train"], buckets_of(data))
 
 
-def attention_of(
-    config: Any, languages: Languages, params: Any, row: Judged, name: str, joint: str
-) -> Figure:
+def in_one(words: Sentence) -> str:
+    """Return a sentence as a text; letters stand side by side.
+
+    Example:
+      >>> in_one(["walk", "left"]), in_one("left")
+      ('walk left', 'left')
+    """
+    return ("" if all(len(word) == 1 for word in words) else " ").join(words)
+
+
+def attention_of(config: Any, languages: Languages, params: Any, row: Judged, name: str) -> Figure:
     """Draw where a network looks while it writes the right words of an example."""
     from experiments.figures.attention import attention_map
 
@@ -161,7 +166,7 @@ def attention_of(
     return Figure(
         f"attention_{name}",
         message,
-        f"Read: {joint.join(row.source)}. Right: {joint.join(row.true)}. A column for each word "
+        f"Read: {in_one(row.source)}. Right: {in_one(row.true)}. A column for each word "
         "that it finds likeliest after the right ones, in red where it is another; dark is where "
         "it looks.",
         attention_map(message, weights, [*row.source, STOP], likeliest, [*row.true, STOP]),
