@@ -17,7 +17,7 @@ from experiments.harness.errors import UserError
 from experiments.harness.files import write_atomically
 from experiments.harness.program import Exhibit, Figure, Finished, Table
 from experiments.harness.runs import Command, Run
-from experiments.shared.error_rates import edit_distance
+from experiments.shared.error_rates import edit_distance, error_rate
 from experiments.shared.translating import (
     EXACT,
     LOSS,
@@ -236,7 +236,7 @@ def evaluate_command(parts: Callable[[Any], tuple[Languages, dict[str, Any]]]) -
             "beam": flags.beam,
             "examples": len(rows),
             "exact": float(np.mean([row.distance == 0 for row in rows])),
-            "error_rate": sum(row.distance for row in rows) / sum(len(row.true) for row in rows),
+            "error_rate": error_rate((row.found, row.true) for row in rows),
             "seconds": round(time.monotonic() - begun, 3),
         }
         file = run.folder / f"evaluation-{flags.split}-beam{flags.beam}.json"
