@@ -33,7 +33,7 @@ class Config(TranslatorConfig):
     split: str = option(
         "simple",
         "what is held back for the test: commands drawn at random, as published (simple) or anew "
-        "(random), the longest (length), or all with jump but itself (jump)",
+        "(random, which needs no files), the longest (length), or all with jump but itself (jump)",
         choices=SPLITS,
     )
     primitives: int = option(

@@ -102,7 +102,12 @@ def arrays_of(
 
     ``"counts"`` marks what counts as an example of its own: of a source with several targets, all
     of which are right, only the first does; a pair that occurs again does.
+
+    Raises:
+      UserError: where there is no pair.
     """
+    if not pairs:
+        raise UserError("The data is too small: one of its splits has no example.")
     sources, targets = zip(*pairs, strict=True)
     read, read_lengths = padded(sources, languages.sources, languages.longest_source)
     write, write_lengths = padded(targets, languages.targets, languages.longest_target)

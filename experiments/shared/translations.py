@@ -144,6 +144,7 @@ def exhibits(
         for row, name in ((rows[-1], "right"), (rows[0], "wrong")):
             if (row.distance > 0) == (name == "wrong"):
                 yield attention_of(config, languages, finished.kept, row, name)
+    yield data_table(data)
     yield padding_table(data["train"], buckets_of(data))
 
 
@@ -170,6 +171,22 @@ def attention_of(config: Any, languages: Languages, params: Any, row: Judged, na
         "that it finds likeliest after the right ones, in red where it is another; dark is where "
         "it looks.",
         attention_map(message, weights, [*row.source, STOP], likeliest, [*row.true, STOP]),
+    )
+
+
+def data_table(data: dict[str, dict[str, np.ndarray]]) -> Table:
+    """List how many examples each split has."""
+    rows = [
+        (split, str(len(arrays["counts"])), str(len({*map(bytes, arrays["sources"])})))
+        for split, arrays in data.items()
+    ]
+    return Table(
+        "data",
+        "Data",
+        "All pairs that were read are in one of the splits. What counts is how many different "
+        "things to read there are: each may have several right answers, or stand there often.",
+        ("split", "pairs", "different sources"),
+        rows,
     )
 
 

@@ -52,6 +52,11 @@ def test_pairs_become_arrays_in_which_a_source_counts_once() -> None:
     assert twice["counts"].tolist() == [True, True, False, True, True, False]
 
 
+def test_a_split_without_pairs_is_refused() -> None:
+    with pytest.raises(UserError, match="one of its splits has no example"):
+        translating.arrays_of([], LANGUAGES)
+
+
 @pytest.mark.parametrize("attention", ["additive", "multiplicative", "last"])
 @pytest.mark.parametrize("seed", range(4))
 def test_what_counts_as_exact_is_what_greedy_decoding_writes(attention: str, seed: int) -> None:
