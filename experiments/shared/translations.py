@@ -183,8 +183,8 @@ def data_table(data: dict[str, dict[str, np.ndarray]]) -> Table:
     return Table(
         "data",
         "Data",
-        "All pairs that were read are in one of the splits. What counts is how many different "
-        "things to read there are: each may have several right answers, or stand there often.",
+        "Every pair that was read is in one of the splits. A source stands in several pairs where "
+        "several targets are right, or where it is repeated.",
         ("split", "pairs", "different sources"),
         rows,
     )
