@@ -7,6 +7,7 @@ run of a commit of this repository, or of one that was changed, is left out.
 
 import functools
 import json
+import math
 import shlex
 import statistics
 import subprocess
@@ -66,7 +67,8 @@ class Found(NamedTuple):
 
 
 LOOKING = ("additive", "multiplicative")
-BAI = "[Bai et al. 2018](https://arxiv.org/abs/1803.01271), epoch chosen on test"
+BAI = "[Bai et al. 2018](https://arxiv.org/abs/1803.01271), *selected on test*"
+BEST = "(their best over all, no attention)"
 SCAN = "[Lake & Baroni 2018](https://arxiv.org/abs/1711.00350)"
 LINES = (
     Line("sequential_digits", "digits, row by row", {"data": "digits", "order": "row"},
@@ -93,8 +95,9 @@ LINES = (
              | {"attention": LOOKING if looks else ("last",)},
              "test_exact", "{:.2%}", f"{score} ({SCAN})")
         for split, looks, score in (
-            ("simple", True, "99.7 %"), ("simple", False, "99.7 %"),
-            ("length", True, "13.8 %, best 20.8 %"), ("jump", True, "0.08 %, best 1.2 %"),
+            ("simple", True, f"99.7 % {BEST}"), ("simple", False, f"99.7 % {BEST}"),
+            ("length", True, f"13.8 % {BEST}, 20.8 % (the best on this split)"),
+            ("jump", True, f"0.08 % {BEST}, 1.2 % (the best on this split)"),
         )
     ),
     Line("scan_commands", "length, no end written, true length given",
@@ -105,7 +108,7 @@ LINES = (
          "near perfect ([Patel et al. 2022](https://arxiv.org/abs/2203.07402))"),
     *(
         Line("pronunciations", f"{words}, {how}, words right",
-             {"split": split, "stress": False}, metric, "{:.2%}",
+             {"split": split, "split_seed": 0, "stress": False, "ends": True}, metric, "{:.2%}",
              published if split == "random" else "-", file)
         for split, words in (("random", "random words"), ("stems", "no stem of training"))
         for how, metric, file in (
@@ -128,15 +131,18 @@ def page(runs: Sequence[Found]) -> str:
 
 def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
     """Yield the row of a line, unless no run belongs to it."""
-    groups: dict[str, list[Found]] = {}
+    groups: dict[str, dict[int, Found]] = {}
     for run in runs:
         if belongs(run, line):
             others = {name: value for name, value in run.config.items() if name != "seed"}
-            groups.setdefault(json.dumps(others, sort_keys=True), []).append(run)
+            group = groups.setdefault(json.dumps(others, sort_keys=True), {})
+            group[run.config["seed"]] = max(group.get(run.config["seed"], run), run, key=ended)
     if not groups:
         return
-    best = max(groups.values(), key=score)
-    best.sort(key=lambda run: run.config["seed"])
+    chosen = max(groups.values(), key=lambda group: score([*group.values()]))
+    best = [run for _, run in sorted(chosen.items()) if has_number(run, line)]
+    if len(best) < len(chosen):  # not every seed was measured so
+        return
     values = [number(run, line) for run in best]
     tried = f", {len(groups)} configurations tried" if len(groups) > 1 else ""
     minutes = statistics.mean(run.result["train_seconds"] for run in best) / 60
@@ -150,12 +156,23 @@ def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
 
 
 def belongs(run: Found, line: Line) -> bool:
-    """Return whether a run is of a line, and has its number."""
-    return (
-        run.result["experiment"] == line.experiment
-        and all(run.config.get(name) in allowed(value) for name, value in line.fields.items())
-        and (run.folder / line.file).exists()
-    )
+    """Return whether a run is of a line."""
+    fields = all(run.config.get(name) in allowed(value) for name, value in line.fields.items())
+    return run.result["experiment"] == line.experiment and fields
+
+
+def ended(run: Found) -> str:
+    """Return when a run ended, as a text that sorts."""
+    return run.result["finished"]
+
+
+def has_number(run: Found, line: Line) -> bool:
+    """Return whether a run has the number of a line, of the weights that it kept at its end."""
+    if line.file == "result.json":
+        return True
+    file = run.folder / line.file
+    known = json.loads(file.read_text()) if file.exists() else {}
+    return bool(known) and known["best_step"] == run.result["best_step"] and known["clean"]
 
 
 def allowed(value: Any) -> tuple[Any, ...]:
@@ -173,6 +190,8 @@ def number(run: Found, line: Line) -> float:
 def score(runs: Sequence[Found]) -> float:
     """Return the mean validation score of trainings that differ in the seed alone."""
     values = [run.result[f"valid_{run.result['select']}"] for run in runs]
+    if None in values or not all(map(math.isfinite, values)):
+        return -math.inf
     return statistics.mean(values) * (1 if runs[0].result["higher_is_better"] else -1)
 
 
@@ -206,8 +225,14 @@ def finished(folders: Iterable[Path]) -> Iterator[Found]:
                 print(f"left out, of another tree: {file.parent}", file=sys.stderr)
             elif "axes" in config:
                 yield from members(file.parent, config, result)
-            elif file.parent.name != "best":  # of a sweep, whose members are read already
+            elif not is_winner(file.parent):
                 yield Found(config["config"], result, file.parent)
+
+
+def is_winner(folder: Path) -> bool:
+    """Return whether a run is the best one of a sweep, whose members are read already."""
+    above = folder.parent / "config.json"
+    return above.exists() and "axes" in json.loads(above.read_text())
 
 
 def members(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> Iterator[Found]:
@@ -233,5 +258,7 @@ def commits() -> set[str]:
 
 
 if __name__ == "__main__":
-    folders = [Path(each) for each in sys.argv[1:] or ["runs"]]
-    (ROOT / "docs" / "results.md").write_text(page([*finished(folders)]), encoding="utf-8")
+    found = [*finished(Path(each) for each in sys.argv[1:] or ["runs"])]
+    if not found:
+        sys.exit("There is no finished run of this tree in these folders.")
+    (ROOT / "docs" / "results.md").write_text(page(found), encoding="utf-8")

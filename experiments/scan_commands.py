@@ -7,6 +7,7 @@ Command: ./launch.sh scan_commands [--split=simple|random|length|jump] [--primit
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,6 +48,7 @@ class Config(TranslatorConfig):
     learning_rate: float = 2e-3
 
 
+@functools.lru_cache(maxsize=1)
 def parts(config: Config) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:
     """Return the vocabularies, and the splits as arrays."""
     pairs = load_scan(config.split, config.primitives, config.split_seed)
@@ -81,7 +83,9 @@ class Predict:
 def predict(run: Run, flags: Predict) -> Iterator[str]:
     """Write the actions of a command."""
     languages, _ = parts(run.config)
-    yield " ".join(translate(run, languages, flags.command.split(), "--command", flags.beam))
+    yield " ".join(
+        translate(run, languages, flags.command.lower().split(), "--command", flags.beam)
+    )
 
 
 commands = {

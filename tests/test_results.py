@@ -18,6 +18,7 @@ def write(folder: Path, seed: int, valid: float, test: float, **changed: Any) ->
     result = {
         **{"experiment": "image_cnn", "seed": seed, "select": "loss", "higher_is_better": False},
         **{"valid_loss": valid, "test_accuracy": test, "train_seconds": 120.0},
+        **{"finished": "2026-01-02T03:04:05Z", "best_step": 7},
     }
     origin = {"commit": "abc", "clean": True}
     origin |= {k: v for k, v in changed.items() if k in origin}
@@ -46,6 +47,34 @@ def test_the_configuration_is_chosen_on_validation_and_all_its_seeds_are_shown(
         "| `image_cnn`: digits | 99 % (a paper) | **85.0%** | 80.0%, 90.0% (0, 1), "
         "2 configurations tried | 2.0 | `./launch.sh image_cnn` |"
     )
+
+
+def test_of_one_seed_the_last_run_counts_and_one_that_diverged_is_no_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", 0, valid=0.2, test=0.7)
+    write(tmp_path / "best", 0, valid=0.2, test=0.8, finished="2026-02-02T03:04:05Z")
+    write(tmp_path / "c", 0, valid=float("nan"), test=0.1, learning_rate=1.0)
+    (row,) = rows_of(tmp_path, monkeypatch)
+    assert "| **80.0%** | 80.0% (0), 2 configurations tried |" in row
+
+
+def test_a_number_of_another_file_is_of_the_weights_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beam = LINE._replace(metric="exact", file="evaluation.json")
+    write(tmp_path / "a", 0, valid=0.2, test=0.7)
+
+    def shown() -> str:
+        (run,) = make_results.finished([tmp_path])
+        return "".join(make_results.rows(beam, [run]))
+
+    monkeypatch.setattr(make_results, "commits", lambda: {"abc"})
+    assert shown() == ""
+    for changed, there in (({}, True), ({"best_step": 6}, False), ({"clean": False}, False)):
+        found = {"exact": 0.75, "best_step": 7, "clean": True} | changed
+        (tmp_path / "a" / "evaluation.json").write_text(json.dumps(found))
+        assert ("**75.0%**" in shown()) == there
 
 
 @pytest.mark.parametrize("changed", [{"clean": False}, {"commit": "def"}, {"data": "mnist"}])

@@ -5,6 +5,7 @@ from it; which commands are in the simple one was drawn at random, and is read f
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -52,7 +53,9 @@ def load_scan(split: str, primitives: int = 0, split_seed: int = 0) -> dict[str,
         test, train = drawn(all_pairs(), TEST_SHARE, rng)
     else:
         train, test = {"simple": simple_split, "length": length_split, "jump": jump_split}[split]()
-    valid, train = drawn(train, VALID_SHARE, rng)
+    times = Counter(train)  # what is repeated stays, or validation would know it
+    valid, once = drawn([pair for pair in train if times[pair] == 1], VALID_SHARE, rng)
+    train = once + [pair for pair in train if times[pair] > 1]
     return {"train": train + further_examples(train, primitives, rng), "valid": valid, "test": test}
 
 
@@ -96,8 +99,9 @@ def further_examples(pairs: list[Pair], primitives: int, rng: np.random.Generato
     known = [p.command for p in pairs if len(p.command) > 1 and {*p.command} & {*PRIMITIVES}]
     found = [pair_of(name) for name in names for _ in range(ALONE)]
     for name in names:
-        for k in rng.integers(len(known), size=COMPOSED):
-            others = iter([name, *rng.choice(names, size=2)])
+        drawn_others = rng.integers(len(names), size=(COMPOSED, 2))
+        for k, two in zip(rng.integers(len(known), size=COMPOSED), drawn_others, strict=True):
+            others = iter([name, *(names[other] for other in two)])
             words = (next(others) if word in PRIMITIVES else word for word in known[k])
             found.append(pair_of(" ".join(words)))
     return found

@@ -175,7 +175,7 @@ def exhibits(model: Model, test: np.ndarray, finished: Finished) -> Iterator[Exh
     yield Figure(
         "surprise",
         "What surprised it",
-        "Of 1,000 test images the 20 that cost most, then the 20 that cost least, in nats.",
+        f"Of {len(some):,} test images the 20 that cost most, then those that cost least, in nats.",
         tiled_images(
             f"From {cost.max():.0f} to {cost.min():.0f} nats an image",
             [test[k] for k in chosen],

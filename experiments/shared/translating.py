@@ -24,7 +24,8 @@ from recurrent.training.bucketing import Buckets, bucket_sizes
 from recurrent.training.task import HParams, Metric, Metrics
 
 SIZES = 4  # to which batches are cut
-TOGETHER = 256  # sequences decoded at once
+TOGETHER = 1280  # sequences decoded at once, those of a beam among them
+NAMED = 50  # words of a vocabulary, in an error
 LOSS = Metric("loss", higher_is_better=False, format="{:.4f} nats a word")
 EXACT = Metric("exact", higher_is_better=True, format="{:.2%} right")
 
@@ -72,23 +73,23 @@ def network_of(
     keys = iter([None] * count if key is None else jax.random.split(key, count))
     read: list[Any] = [recurrent.embedding(languages.sources.size, width)]
     read.append(recurrent.step_dropout(width, dropout, next(keys)))
+    context = width
+    for _ in range(config.layers):
+        both = [make_cell(config.cell, context, size) for _ in range(2)]
+        read.append(recurrent.bidirectional(*both))
+        context = recurrent.output_shape(read[-1])[-1]
+        read.append(recurrent.step_dropout(context, dropout, next(keys)))
+    longest = max(languages.longest_source, languages.longest_target) if key is None else 0
     write: list[Any] = []
-    context = 2 * size
-    for layer in range(config.layers):
-        features = context if layer else width
-        both = [make_cell(config.cell, features, size) for _ in range(2)]
-        read += [
-            recurrent.bidirectional(*both),
-            recurrent.step_dropout(context, dropout, next(keys)),
-        ]
-        features = size if layer else width + context
-        longest = 0 if key is not None else max(languages.longest_source, languages.longest_target)
+    features = width + context
+    for _ in range(config.layers):
         write.append(make_cell(config.cell, features, size, causal=longest))
-        write.append(recurrent.step_dropout(size, dropout, next(keys)))
+        features = recurrent.output_shape(write[-1])[-1]
+        write.append(recurrent.step_dropout(features, dropout, next(keys)))
     attend = {
-        "additive": lambda: recurrent.additive_attention(size, context, size),
-        "multiplicative": lambda: recurrent.multiplicative_attention(size, context),
-        "last": lambda: recurrent.last_context(size, context),
+        "additive": lambda: recurrent.additive_attention(features, context, size),
+        "multiplicative": lambda: recurrent.multiplicative_attention(features, context),
+        "last": lambda: recurrent.last_context(features, context),
     }[config.attention]()
     cell = recurrent.stack(*write, input_shape=(width + context,))
     decoder = recurrent.decoder(cell, attend, languages.targets.size)
@@ -125,11 +126,12 @@ def arrays_of(
 def buckets_of(data: dict[str, dict[str, np.ndarray]]) -> Buckets:
     """Choose to which lengths of the targets batches are cut, and how much of the sources is kept.
 
-    The limits leave the least padding in training; sources are as long as any in the bucket or in
-    those before it.
+    The limits leave the least padding in training, and there is one more where other splits have
+    longer targets. Sources are as long as any in the bucket or in those before it.
     """
-    longest = max(arrays["targets_lengths"].max() for arrays in data.values())
-    limits = (*bucket_sizes(data["train"]["targets_lengths"], SIZES)[:-1], int(longest))
+    longest = data["train"]["targets"].shape[1]
+    limits = bucket_sizes(data["train"]["targets_lengths"], SIZES)
+    limits = limits if limits[-1] == longest else (*limits, longest)
     kept = np.zeros(len(limits), int)
     for arrays in data.values():
         place = np.searchsorted(limits, arrays["targets_lengths"])
@@ -240,9 +242,10 @@ def write(
         return beams.sequences[:, 0], beams.scores[:, 0]
 
     words, scores = [], []
-    for start in range(0, len(sources), TOGETHER):
-        part = slice(start, start + TOGETHER)
-        missing = max(0, start + TOGETHER - len(sources)) if len(sources) > TOGETHER else 0
+    together = max(1, TOGETHER // beam)
+    for start in range(0, len(sources), together):
+        part = slice(start, start + together)
+        missing = max(0, start + together - len(sources)) if len(sources) > together else 0
         rows = np.pad(sources[part], ((0, missing), (0, 0)))  # one shape, one compilation
         found, score = jax.device_get(
             decode(params, rows, np.pad(lengths[part], (0, missing), constant_values=1))
@@ -257,11 +260,13 @@ def ids_of(words: Sequence[str], languages: Languages, flag: str) -> tuple[np.nd
     """Return one sentence of a user as ids ``[1, S]`` and its length.
 
     Raises:
-      UserError: where it is empty, too long, or has words that the training data does not have.
+      UserError: where it is empty, too long, or has words that the data does not have.
     """
     unknown = sorted({*words} - {*languages.sources.words})
     if unknown or not words:
-        known = ", ".join(languages.sources.words)
+        known = ", ".join(languages.sources.words[:NAMED])
+        if len(languages.sources.words) > NAMED:
+            known += f" and {len(languages.sources.words) - NAMED} more"
         got = ", ".join(map(repr, unknown)) or "nothing"
         raise UserError(f"{flag}: expected some of {known}; got {got}.")
     if len(words) >= languages.longest_source:

@@ -17,6 +17,7 @@ from experiments.harness.errors import UserError
 from experiments.harness.files import write_atomically
 from experiments.harness.program import Exhibit, Figure, Finished, Table
 from experiments.harness.runs import Command, Run
+from experiments.harness.version import code_version
 from experiments.shared.error_rates import edit_distance, error_rate
 from experiments.shared.translating import (
     EXACT,
@@ -80,9 +81,12 @@ def examples_of(data: dict[str, np.ndarray], languages: Languages) -> list[Examp
 def translated(
     config: Any, languages: Languages, params: Any, data: dict[str, Any], beam: int, most: int = 0
 ) -> list[Judged]:
-    """Translate the examples of a split, all or about ``most`` of them, and judge each."""
+    """Translate the examples of a split, all or ``most`` of them, and judge each."""
     examples = examples_of(data, languages)
-    examples = examples[:: max(1, len(examples) // most) if most else 1]
+    if most and most < len(examples):
+        examples = [
+            examples[k] for k in np.linspace(0, len(examples) - 1, most).round().astype(int)
+        ]
     first = [example.row for example in examples]
     written = write(
         network_of(config, languages),
@@ -232,7 +236,7 @@ class Evaluate:
 
     beam: int = option(5, "sequences kept at each word; 1 is greedy", minimum=1, maximum=1000)
     split: str = option("test", "which part of the data", choices=("valid", "test"))
-    most: int = option(0, "about how many examples; 0 for all", minimum=0)
+    most: int = option(0, "how many examples, evenly spread; 0 for all", minimum=0)
 
 
 def evaluate_command(parts: Callable[[Any], tuple[Languages, dict[str, Any]]]) -> Command:
@@ -243,6 +247,11 @@ def evaluate_command(parts: Callable[[Any], tuple[Languages, dict[str, Any]]]) -
     """
 
     def evaluate(run: Run, flags: Evaluate) -> Iterator[str]:
+        if not run.config.ends and flags.beam > 1:
+            raise UserError(
+                f"--beam: the run in {run.folder} was trained with --noends, so sequences have the "
+                "true length and no beam; give --beam=1."
+            )
         languages, data = parts(run.config)
         begun = time.monotonic()
         rows = translated(
@@ -255,9 +264,11 @@ def evaluate_command(parts: Callable[[Any], tuple[Languages, dict[str, Any]]]) -
             "exact": float(np.mean([row.distance == 0 for row in rows])),
             "error_rate": error_rate((row.found, row.true) for row in rows),
             "seconds": round(time.monotonic() - begun, 3),
+            "best_step": run.result.get("best_step"),
+            **code_version(run.experiment.file),
         }
         file = run.folder / f"evaluation-{flags.split}-beam{flags.beam}.json"
-        if not flags.most:
+        if run.result and not flags.most:  # a run that goes on will have other weights
             write_atomically(file, json.dumps(found, indent=2) + "\n")
         yield (
             f"{found['exact']:.2%} of {len(rows)} right, error rate {found['error_rate']:.2%}, "

@@ -8,7 +8,6 @@ holds its longest example. Each size is compiled once.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -48,10 +47,11 @@ def bucket_sizes(lengths: Any, count: int) -> tuple[int, ...]:
       (3, 10)
     """
     lengths = np.asarray(lengths)
-    if lengths.ndim != 1 or not lengths.size or lengths.min() < 1 or count < 1:
+    whole = lengths.ndim == 1 and lengths.size and lengths.dtype.kind in "iu"
+    if not whole or lengths.min() < 1 or count < 1:
         raise ArgumentError(
-            "lengths, count: expected at least one length of 1 or more, and one size or more, got "
-            f"lengths of the shape {list(lengths.shape)} and {count} sizes."
+            "lengths, count: expected at least one length, an integer of 1 or more, and one size "
+            f"or more, got lengths {lengths.dtype} {list(lengths.shape)} and {count} sizes."
         )
     sizes, counts = np.unique(lengths, return_counts=True)
     up_to = np.concatenate([[0], np.cumsum(counts)])  # examples among the first k lengths
@@ -71,14 +71,16 @@ def bucket_sizes(lengths: Any, count: int) -> tuple[int, ...]:
 
 
 def bucketed(function: Callable[..., Any], buckets: Buckets) -> Callable[..., Any]:
-    """Return a function ``(params, batch, ...)`` that sees its batch cut as its bucket says.
+    """Return a function ``(first, batch, ...)`` that sees its batch cut as its bucket says.
 
-    The results may not depend on padding in shape or value. Under `jax.vmap` over batches of
+    The results may not depend on padding in shape or value. Where gradients are due, let the
+    function compute them, as `recurrent.training.minibatch_task` does: the gradient of what is
+    returned keeps what the backward passes of all buckets need. Under `jax.vmap` over batches of
     several buckets all of them are computed; `jax.lax.map` computes one each.
 
     Raises:
-      ValueError: where it is called, for an array whose sizes are not one for each bucket, or that
-        is not as long as the last.
+      ValueError: for limits that do not rise; where it is called, for an array whose sizes are not
+        one for each bucket, or that is not as long as the last.
 
     Example:
       >>> buckets = Buckets("lengths", (2, 4), {"x": (2, 4)})
@@ -86,54 +88,25 @@ def bucketed(function: Callable[..., Any], buckets: Buckets) -> Callable[..., An
       >>> float(bucketed(lambda params, batch: batch["x"].sum(), buckets)((), batch))
       6.0
     """
+    if list(buckets.limits) != sorted(set(buckets.limits)) or not buckets.limits:
+        raise ArgumentError(f"limits: expected some that rise, got {list(buckets.limits)}.")
 
     def of_bucket(bucket: int) -> Callable[..., Any]:
-        def call(params: Any, batch: dict[str, Array], *rest: Any) -> Any:
+        def call(first: Any, batch: dict[str, Array], *rest: Any) -> Any:
             cut = {name: batch[name][:, : sizes[bucket]] for name, sizes in buckets.sizes.items()}
-            return function(params, batch | cut, *rest)
+            return function(first, batch | cut, *rest)
 
         return call
 
     branches = [of_bucket(bucket) for bucket in range(len(buckets.limits))]
 
-    def choose(params: Any, batch: dict[str, Array], *rest: Any) -> Any:
+    def choose(first: Any, batch: dict[str, Array], *rest: Any) -> Any:
         _check(batch, buckets)
         limits = jnp.asarray(buckets.limits)
         bucket = jnp.searchsorted(limits, batch[buckets.lengths].max())
-        return lax.switch(bucket, branches, params, batch, *rest)
+        return lax.switch(bucket, branches, first, batch, *rest)
 
     return choose
-
-
-def bucketed_loss(loss: Callable[..., Any], buckets: Buckets) -> Callable[..., Any]:
-    """Do the same for a loss ``(params, batch, ...) -> (scalar, anything)``.
-
-    Its gradient by the params is computed where the loss is, of the one bucket. `jax.grad` of
-    `bucketed` gives the same, but keeps what the backward passes of all of them need. There is no
-    gradient by the other arguments, nor of the second result.
-
-    Example:
-      >>> def loss(params, batch):
-      ...     return params * batch["x"].sum(), {}
-      >>> batch = {"x": jnp.array([[1.0, 0], [2, 3]]), "lengths": jnp.array([1, 2])}
-      >>> buckets = Buckets("lengths", (1, 2), {"x": (1, 2)})
-      >>> float(jax.grad(bucketed_loss(loss, buckets), has_aux=True)(1.0, batch)[0])
-      6.0
-    """
-    with_slopes = bucketed(jax.value_and_grad(loss, has_aux=True), buckets)
-
-    def forward(params: Any, *rest: Any) -> Any:
-        found, slopes = with_slopes(params, *rest)
-        return found, (slopes, rest)
-
-    def backward(kept: Any, towards: Any) -> Any:
-        slopes, rest = kept
-        by_params = jax.tree.map(lambda leaf: (leaf * towards[0]).astype(leaf.dtype), slopes)
-        return by_params, *[None] * len(rest)
-
-    call = jax.custom_vjp(bucketed(loss, buckets))
-    call.defvjp(forward, backward)
-    return call
 
 
 def _check(batch: dict[str, Array], buckets: Buckets) -> None:

@@ -5,6 +5,7 @@ Data is a dict of arrays whose first axis counts examples; a batch is the same d
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,8 +16,16 @@ from jax.sharding import PartitionSpec
 
 from recurrent.cell import as_tokens, check_sizes
 from recurrent.errors import ArgumentError
-from recurrent.training.bucketing import Buckets, bucketed, bucketed_loss
-from recurrent.training.step import TrainState, init_state, order_key, train_step
+from recurrent.training.bucketing import Buckets, bucketed
+from recurrent.training.step import (
+    TrainState,
+    apply_gradients,
+    gradients,
+    init_state,
+    order_key,
+    step_key,
+    where_applied,
+)
 from recurrent.training.task import HParams, Metrics, Task
 
 BATCH = "batch"  # the axis of a mesh whose devices share each batch
@@ -78,8 +87,9 @@ def minibatch_task(
     """
     check_sizes(batch_size=batch_size)
     lengths = buckets.lengths if buckets else ""
+    slopes_of = partial(gradients, loss)
     if buckets:
-        loss, measure = bucketed_loss(loss, buckets), bucketed(measure, buckets)
+        slopes_of, measure = bucketed(slopes_of, buckets), bucketed(measure, buckets)
 
     def init_all(hparams: HParams) -> TrainState:
         key = jax.random.key(hparams["seed"])
@@ -89,9 +99,10 @@ def minibatch_task(
     def train(state: TrainState, hparams: HParams, data: Any, steps: int) -> Any:
         def step(state: TrainState, rows: tuple[Array, Array]) -> tuple[TrainState, Metrics]:
             batch = take(data, *rows)
-            made = optimizer(hparams)
-            weight = batch["mask"].sum()
-            return train_step(loss, made, state, batch, average_decay, (hparams,), weight)
+            made, weight = optimizer(hparams), batch["mask"].sum()
+            slopes, metrics = slopes_of(state, batch, step_key(state), hparams)
+            state, update = apply_gradients(made, state, slopes, average_decay, weight)
+            return state, where_applied(state, metrics) | update
 
         rows = next_batches(state, data, batch_size, steps, lengths)
         state, metrics = lax.scan(step, state, rows)

@@ -63,7 +63,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_all_ways_to_say_a_word_are_in_one_split(
     split: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pronunciations, "LEFT", 4)
     monkeypatch.setattr(pronunciations, "TEST_SHARE", 0.3)
     monkeypatch.setattr(pronunciations, "VALID_SHARE", 0.2)
     found = load_pronunciations(split, stress=False)
@@ -76,6 +75,21 @@ def test_all_ways_to_say_a_word_are_in_one_split(
     assert bool(shared) == (split == "random")
     assert load_pronunciations(split, stress=False) == found
     assert load_pronunciations(split, stress=False, split_seed=1) != found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "procedure procedures procedure's",
+        "plan plans planned planning planner",
+        "hit hits hitting",
+        "abide abides abided abiding",
+        "study studies studied",
+        "millionaire millionaires",
+    ],
+)
+def test_forms_of_a_word_have_one_stem(words: str) -> None:
+    assert len(set(map(stem, words.split()))) == 1
 
 
 def test_the_dictionary_is_read_whole() -> None:

@@ -75,6 +75,7 @@ def test_lengths_and_jumps_are_held_back() -> None:
     alone = pair_of("jump")
     assert all(p == alone or "jump" not in p.command for p in jumps["train"] + jumps["valid"])
     assert all("jump" in pair.command for pair in jumps["test"])
+    assert alone not in jumps["valid"]
     assert len(jumps["train"] + jumps["valid"]) == 14670
 
 
