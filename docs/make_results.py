@@ -172,7 +172,7 @@ def has_number(run: Found, line: Line) -> bool:
         return True
     file = run.folder / line.file
     known = json.loads(file.read_text()) if file.exists() else {}
-    return bool(known) and known["best_step"] == run.result["best_step"] and known["clean"]
+    return known.get("best_step") == run.result["best_step"] and bool(known.get("clean"))
 
 
 def allowed(value: Any) -> tuple[Any, ...]:
