@@ -6,7 +6,6 @@ Command: ./launch.sh pronunciations [--split=stems] [--stress] [--cell=gru] [--a
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +43,6 @@ class Config(TranslatorConfig):
     learning_rate: float = 2e-3
 
 
-@functools.lru_cache(maxsize=1)
 def parts(config: Config) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:
     """Return the letters, the phones, and the splits as arrays."""
     entries = load_pronunciations(config.split, config.stress, config.split_seed)

@@ -7,7 +7,6 @@ Command: ./launch.sh scan_commands [--split=simple|random|length|jump] [--primit
 """
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +47,6 @@ class Config(TranslatorConfig):
     learning_rate: float = 2e-3
 
 
-@functools.lru_cache(maxsize=1)
 def parts(config: Config) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:
     """Return the vocabularies, and the splits as arrays."""
     pairs = load_scan(config.split, config.primitives, config.split_seed)

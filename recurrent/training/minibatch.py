@@ -145,7 +145,7 @@ def next_batches(
             f"got {steps}."
         )
     epoch, first = jnp.divmod(state.step, in_epoch)
-    alike = data[lengths] if lengths else None
+    alike = jnp.asarray(data[lengths]) if lengths else None
     key = jax.random.fold_in(order_key(state), epoch)
     order, real = epoch_order(key, size, batch_size, alike)
     return (
