@@ -6,6 +6,7 @@ holds its longest example. Each size is compiled once.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -92,7 +93,7 @@ def bucketed(function: Callable[..., Any], buckets: Buckets) -> Callable[..., An
         raise ArgumentError(f"limits: expected some that rise, got {list(buckets.limits)}.")
 
     def of_bucket(bucket: int) -> Callable[..., Any]:
-        def call(first: Any, batch: dict[str, Array], *rest: Any) -> Any:
+        def call(rest: tuple[Any, ...], first: Any, batch: dict[str, Array]) -> Any:
             cut = {name: batch[name][:, : sizes[bucket]] for name, sizes in buckets.sizes.items()}
             return function(first, batch | cut, *rest)
 
@@ -104,7 +105,7 @@ def bucketed(function: Callable[..., Any], buckets: Buckets) -> Callable[..., An
         _check(batch, buckets)
         limits = jnp.asarray(buckets.limits)
         bucket = jnp.searchsorted(limits, batch[buckets.lengths].max())
-        return lax.switch(bucket, branches, first, batch, *rest)
+        return lax.switch(bucket, [partial(branch, rest) for branch in branches], first, batch)
 
     return choose
 
