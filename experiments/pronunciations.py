@@ -7,22 +7,15 @@ Command: ./launch.sh pronunciations [--split=stems] [--stress] [--cell=gru] [--a
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from experiments.data.pronunciations import SPLITS, load_pronunciations
-from experiments.data.vocabulary import vocabulary_of
 from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.harness.runs import Command, Run
-from experiments.shared.translating import (
-    Languages,
-    TranslatorConfig,
-    arrays_of,
-    translation_program,
-)
-from experiments.shared.translations import evaluate_command, exhibits, translate
+from experiments.shared.translating import Languages, TranslatorConfig, parts_of
+from experiments.shared.translations import evaluate_command, translate, translation_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,25 +38,12 @@ class Config(TranslatorConfig):
 
 def parts(config: Config) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:
     """Return the letters, the phones, and the splits as arrays."""
-    entries = load_pronunciations(config.split, config.stress, config.split_seed)
-    every = [entry for split in entries.values() for entry in split]
-    languages = Languages(
-        vocabulary_of(entry.letters for entry in every),
-        vocabulary_of(entry.phones for entry in every),
-        1 + max(len(entry.letters) for entry in every),
-        1 + max(len(entry.phones) for entry in every),
-    )
-    return languages, {name: arrays_of(split, languages) for name, split in entries.items()}
+    return parts_of(load_pronunciations(config.split, config.stress, config.split_seed))
 
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
-    languages, data = parts(config)
-
-    def shown(finished: Any) -> Any:
-        return exhibits(config, languages, data, finished)
-
-    return translation_program(config, languages, data, exhibits=shown)
+    return translation_program(config, *parts(config))
 
 
 @dataclasses.dataclass(frozen=True)

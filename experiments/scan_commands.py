@@ -8,22 +8,15 @@ Command: ./launch.sh scan_commands [--split=simple|random|length|jump] [--primit
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from experiments.data.scan import SPLITS, load_scan
-from experiments.data.vocabulary import vocabulary_of
 from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.harness.runs import Command, Run
-from experiments.shared.translating import (
-    Languages,
-    TranslatorConfig,
-    arrays_of,
-    translation_program,
-)
-from experiments.shared.translations import evaluate_command, exhibits, translate
+from experiments.shared.translating import Languages, TranslatorConfig, parts_of
+from experiments.shared.translations import evaluate_command, translate, translation_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,25 +42,12 @@ class Config(TranslatorConfig):
 
 def parts(config: Config) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:
     """Return the vocabularies, and the splits as arrays."""
-    pairs = load_scan(config.split, config.primitives, config.split_seed)
-    every = [pair for split in pairs.values() for pair in split]
-    languages = Languages(
-        vocabulary_of(pair.command for pair in every),
-        vocabulary_of(pair.actions for pair in every),
-        1 + max(len(pair.command) for pair in every),
-        1 + max(len(pair.actions) for pair in every),
-    )
-    return languages, {name: arrays_of(split, languages) for name, split in pairs.items()}
+    return parts_of(load_scan(config.split, config.primitives, config.split_seed))
 
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
-    languages, data = parts(config)
-
-    def shown(finished: Any) -> Any:
-        return exhibits(config, languages, data, finished)
-
-    return translation_program(config, languages, data, exhibits=shown)
+    return translation_program(config, *parts(config))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,8 +27,12 @@ class Vocabulary(NamedTuple):
 
     def ids(self, sentence: Iterable[str]) -> list[int]:
         """Return the numbers of words, `UNKNOWN` for those that are not in the vocabulary."""
-        numbers = {word: RESERVED + k for k, word in enumerate(self.words)}
+        numbers = self.numbers()
         return [numbers.get(word, UNKNOWN) for word in sentence]
+
+    def numbers(self) -> dict[str, int]:
+        """Return the number of each word."""
+        return {word: RESERVED + k for k, word in enumerate(self.words)}
 
     def read(self, ids: Iterable[int]) -> list[str]:
         """Return the words up to the first `END`, a question mark for an unknown one."""
@@ -58,7 +62,7 @@ def padded(
     """
     ids = np.full((len(sentences), longest), END, np.int32)
     lengths = np.array([len(sentence) + 1 for sentence in sentences], np.int32)
-    numbers = {word: RESERVED + k for k, word in enumerate(vocabulary.words)}
+    numbers = vocabulary.numbers()
     for row, sentence in zip(ids, sentences, strict=True):
         row[: len(sentence)] = [numbers.get(word, UNKNOWN) for word in sentence]
     return ids, lengths

@@ -1,6 +1,6 @@
 """Give black and white images probabilities, row by row and pixel by pixel, and draw new ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from recurrent.training.task import Metric
 
 ABOVE, BESIDE = 2, 3  # rows above a pixel that it sees, and columns to either side of it
 SEEN = ABOVE * (2 * BESIDE + 1)
+ACROSS = 10  # images in a row of a figure
 LOSS = Metric("loss", higher_is_better=False, format="{:.2f} nats an image")
 
 
@@ -137,49 +138,60 @@ def exhibits(model: Model, test: np.ndarray, finished: Finished) -> Iterator[Exh
       test: zeros and ones ``[N, H, W]``.
       finished: the training.
     """
-    from experiments.figures.curves import learning_curves
-    from experiments.figures.style import tiled_images
+    height = test.shape[1]
+    draw = jax.jit(lambda top, key: drawn(model, finished.kept, top, height, key))
+    yield samples(draw, test.shape[2])
+    yield completions(draw, test[:ACROSS])
+    some = test[:1000]
+    costs = jax.jit(partial(nats, model))(finished.kept, jnp.asarray(some, jnp.float32))
+    yield surprises(some, np.asarray(costs))
 
-    height, width = test.shape[1:]
-    draw = jax.jit(partial(drawn, model), static_argnums=2)
-    yield Figure(
-        "learning_curves",
-        "Learning curves",
-        "Nats an image after each epoch. Training is measured with dropout on.",
-        learning_curves(finished.rows, [LOSS], finished.best_step),
-    )
-    nothing = jnp.zeros((40, 0, width))
-    new = np.asarray(draw(finished.kept, nothing, height, jax.random.key(0)))
-    yield Figure(
+
+def samples(draw: Callable[..., Array], width: int) -> Figure:
+    """Draw images from nothing."""
+    new = [*np.asarray(draw(jnp.zeros((4 * ACROSS, 0, width)), jax.random.key(0)))]
+    return Figure(
         "samples",
         "What it draws",
         "Images that the network has drawn from nothing, pixel by pixel.",
-        tiled_images("Drawn by the network", list(new), [""] * len(new), 10, "Greys", (0, 1)),
+        tiles("Drawn by the network", new, [""] * len(new)),
     )
-    half = jnp.asarray(test[:10, : height // 2], jnp.float32)
-    rest = [
-        np.asarray(draw(finished.kept, half, height, jax.random.key(seed))) for seed in range(3)
-    ]
-    shown = [*test[:10], *(image for images in rest for image in images)]
-    captions = ["the image"] * 10 + ["completed"] * 30
-    yield Figure(
+
+
+def completions(draw: Callable[..., Array], test: np.ndarray) -> Figure:
+    """Draw the lower half of images three times."""
+    half = jnp.asarray(test[:, : test.shape[1] // 2], jnp.float32)
+    rest = [image for seed in range(3) for image in np.asarray(draw(half, jax.random.key(seed)))]
+    return Figure(
         "completions",
         "What it makes of half an image",
         "First row: images of the test split. Below: their upper half, completed three times.",
-        tiled_images("Upper half given, lower half drawn", shown, captions, 10, "Greys", (0, 1)),
-    )
-    some = jnp.asarray(test[:1000], jnp.float32)
-    cost = np.asarray(jax.jit(partial(nats, model))(finished.kept, some))
-    order = np.argsort(-cost)
-    chosen = [*order[:20], *order[-20:]]
-    yield Figure(
-        "surprise",
-        "What surprised it",
-        f"Of {len(some):,} test images the 20 that cost most, then those that cost least, in nats.",
-        tiled_images(
-            f"From {cost.max():.0f} to {cost.min():.0f} nats an image",
-            [test[k] for k in chosen],
-            [f"{cost[k]:.0f}" for k in chosen],
-            *(10, "Greys", (0, 1)),
+        tiles(
+            "Upper half given, lower half drawn",
+            [*test, *rest],
+            ["the image"] * len(test) + ["completed"] * len(rest),
         ),
     )
+
+
+def surprises(test: np.ndarray, costs: np.ndarray) -> Figure:
+    """Draw the images that cost most and least."""
+    order = np.argsort(-costs)
+    chosen = [*order[: 2 * ACROSS], *order[-2 * ACROSS :]]
+    return Figure(
+        "surprise",
+        "What surprised it",
+        f"Of {len(test):,} test images those that cost most, then those that cost least, in nats.",
+        tiles(
+            f"From {costs.max():.0f} to {costs.min():.0f} nats an image",
+            [test[k] for k in chosen],
+            [f"{costs[k]:.0f}" for k in chosen],
+        ),
+    )
+
+
+def tiles(message: str, images: list[np.ndarray], captions: list[str]) -> Any:
+    """Draw captioned images, black on white, in rows."""
+    from experiments.figures.style import tiled_images
+
+    return tiled_images(message, images, captions, ACROSS, "Greys", (0, 1))

@@ -1,7 +1,7 @@
-"""Build encoder-decoder networks from a Config, train them, and write with them."""
+"""Build encoder-decoder networks from a Config, read and judge with them, and write."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,17 +11,16 @@ import numpy as np
 from jax import Array
 
 import recurrent
-from experiments.data.vocabulary import END, Vocabulary, padded
+from experiments.data.vocabulary import END, Vocabulary, padded, vocabulary_of
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
-from experiments.harness.program import Finished, Program
 from experiments.shared.cell_flag import cell_option, make_cell
-from experiments.shared.tasks import MinibatchConfig, minibatch_program
+from experiments.shared.tasks import MinibatchConfig
 from recurrent import decoding, losses
 from recurrent.losses import Average
 from recurrent.seq2seq import EncoderDecoder
 from recurrent.training.bucketing import Buckets, bucket_sizes
-from recurrent.training.task import HParams, Metric, Metrics
+from recurrent.training.task import Metric, Metrics
 
 SIZES = 4  # to which batches are cut
 TOGETHER = 1280  # sequences decoded at once, those of a beam among them
@@ -94,6 +93,23 @@ def network_of(
     cell = recurrent.stack(*write, input_shape=(width + context,))
     decoder = recurrent.decoder(cell, attend, languages.targets.size)
     return recurrent.encoder_decoder(recurrent.stack(*read, input_shape=()), decoder)
+
+
+def parts_of(splits: dict[str, Any]) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:
+    """Return the vocabularies of splits of pairs (source, target), and the splits as arrays.
+
+    Raises:
+      UserError: where a split has no pair.
+    """
+    every = [pair for pairs in splits.values() for pair in pairs]
+    sources, targets = zip(*every, strict=True) if every else ((), ())
+    languages = Languages(
+        vocabulary_of(sources),
+        vocabulary_of(targets),
+        1 + max(map(len, sources), default=0),
+        1 + max(map(len, targets), default=0),
+    )
+    return languages, {name: arrays_of(pairs, languages) for name, pairs in splits.items()}
 
 
 def arrays_of(
@@ -176,37 +192,6 @@ def metrics(logits: Array, batch: Any, ends: bool = True) -> Metrics:
         "loss": losses.cross_entropy(logits, targets, real),
         "exact": Average(exact.sum(dtype=jnp.float32), counts.sum(dtype=jnp.float32)),
     }
-
-
-def translation_program(
-    config: Any,
-    languages: Languages,
-    data: dict[str, dict[str, np.ndarray]],
-    *,
-    exhibits: Callable[[Finished], Any],
-) -> Program:
-    """Return the Program that trains by teacher forcing, in batches of like lengths."""
-    network = network_of(config, languages)
-
-    def loss(params: Any, batch: Any, key: Array, hparams: HParams) -> Any:
-        trained = network_of(config, languages, hparams["dropout"], key)
-        found = metrics(logits_of(trained, params, batch), batch, config.ends)
-        return found["loss"].mean, found
-
-    def measure(params: Any, batch: Any, hparams: HParams) -> Metrics:
-        return metrics(logits_of(network, params, batch), batch, config.ends)
-
-    return minibatch_program(
-        config,
-        data,
-        network.init,
-        measure,
-        LOSS,
-        loss=loss,
-        report=EXACT,
-        exhibits=exhibits,
-        buckets=buckets_of(data),
-    )
 
 
 class Written(NamedTuple):

@@ -1,6 +1,7 @@
-"""Show what a translating network gets wrong and what it attends to; let it write from a run."""
+"""Train a translating network, show what it gets wrong, and let it write from a run."""
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,16 +10,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 import recurrent
 from experiments.data.vocabulary import END
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.files import write_atomically
-from experiments.harness.program import Exhibit, Figure, Finished, Table
+from experiments.harness.program import Exhibit, Figure, Finished, Program, Table
 from experiments.harness.runs import Command, Run
 from experiments.harness.version import code_version
 from experiments.shared.error_rates import edit_distance, error_rate
+from experiments.shared.tasks import minibatch_program
 from experiments.shared.translating import (
     EXACT,
     LOSS,
@@ -27,10 +30,13 @@ from experiments.shared.translating import (
     buckets_of,
     encoded,
     ids_of,
+    logits_of,
+    metrics,
     network_of,
     write,
 )
 from recurrent.training.bucketing import Buckets
+from recurrent.training.task import HParams, Metrics
 
 SHOWN = 25  # of the worst, in the table
 DECODED = 5000  # examples of the test split, for the table
@@ -38,6 +44,35 @@ STOP = "end"
 MARGIN = 1.5  # how much longer than the longest target a network may write
 
 Sentence = Sequence[str]
+
+
+def translation_program(
+    config: Any,
+    languages: Languages,
+    data: dict[str, dict[str, np.ndarray]],
+) -> Program:
+    """Return the Program that trains by teacher forcing, in batches of like lengths."""
+    network = network_of(config, languages)
+
+    def loss(params: Any, batch: Any, key: Array, hparams: HParams) -> Any:
+        trained = network_of(config, languages, hparams["dropout"], key)
+        found = metrics(logits_of(trained, params, batch), batch, config.ends)
+        return found["loss"].mean, found
+
+    def measure(params: Any, batch: Any, hparams: HParams) -> Metrics:
+        return metrics(logits_of(network, params, batch), batch, config.ends)
+
+    return minibatch_program(
+        config,
+        data,
+        network.init,
+        measure,
+        LOSS,
+        loss=loss,
+        report=EXACT,
+        exhibits=functools.partial(exhibits, config, languages, data),
+        buckets=buckets_of(data),
+    )
 
 
 class Example(NamedTuple):
@@ -110,7 +145,7 @@ def exhibits(
     data: dict[str, dict[str, np.ndarray]],
     finished: Finished,
 ) -> Iterator[Exhibit]:
-    """Draw learning curves and attention, and list what came out most wrong.
+    """Draw attention, and list what came out most wrong and what was read.
 
     Args:
       config: of the run.
@@ -118,15 +153,6 @@ def exhibits(
       data: the splits.
       finished: the training.
     """
-    from experiments.figures.curves import learning_curves
-
-    yield Figure(
-        "learning_curves",
-        "Learning curves",
-        "The cost of a word, and the share of sequences that are right to the last word. Training "
-        "is measured with dropout on.",
-        learning_curves(finished.rows, [LOSS, EXACT], finished.best_step),
-    )
     rows = sorted(
         translated(config, languages, finished.kept, data["test"], 1, DECODED),
         key=lambda row: -row.distance,

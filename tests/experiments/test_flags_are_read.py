@@ -12,7 +12,7 @@ from experiments.harness import catalogue
 from experiments.harness.config import RunConfig, option, options
 from experiments.harness.program import Program
 from tests import toys
-from tests.experiments.chorales import data_folder
+from tests.experiments.small_data import data_folder
 
 READ_BY_THE_LOOP = {"patience", "steps_per_call"}
 EXPERIMENTS = {name: catalogue.load(name).module for name in catalogue.experiments()}

@@ -17,7 +17,7 @@ from experiments.data.chorales import KEYS, LOWEST, NONE, VOICES
 from experiments.figures.piano_roll import piano_roll
 from experiments.harness.errors import UserError
 from experiments.shared import chords, composing, music
-from tests.experiments.chorales import data_folder
+from tests.experiments.small_data import data_folder
 
 SMALL = ("--hidden_size=8", "--epochs=2", "--batch_size=4", "--steps_per_call=2")
 
