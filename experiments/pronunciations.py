@@ -29,10 +29,13 @@ class Config(TranslatorConfig):
     )
     stress: bool = option(False, "whether vowels have the digit of their stress")
     split_seed: int = option(0, "decides which words are held out", minimum=0)
+    layers: int = 2
+    query: str = "first"
+    attention: str = "multiplicative"
     hidden_size: int = 256
     embedding_size: int = 128
     epochs: int = 12
-    batch_size: int = 256
+    batch_size: int = 128
     learning_rate: float = 2e-3
 
 

@@ -6,7 +6,6 @@ a cell, two cells in `recurrent.bidirectional`, a transformer.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -34,13 +33,14 @@ class DecoderState(NamedTuple):
     """Hold the state of a decoder.
 
     Attributes:
-      cell: the state of its cell.
+      cell: the state of its cell; with a query cell the pair of states (query cell's, cell's).
       feedback: ``[..., H]``, the last output of the cell, or with input feeding the last
-        attentional vector; zero before the first step.
+        attentional vector; zero before the first step. With a query cell nothing is fed back, and
+        it is ``()``.
     """
 
     cell: State
-    feedback: Array
+    feedback: Any
 
 
 class Decoder(NamedTuple):
@@ -57,7 +57,8 @@ class Decoder(NamedTuple):
       sequence: ``(params, memory, state, tokens, *, mask=None) -> (state, logits)`` with tokens
         ``[T, ...]`` and logits ``[T, ..., V]``: teacher forcing, with the same results as
         repeated calls of ``step``. Where the mask ``[T, ...]`` is False, the state is held and the
-        logits are arbitrary.
+        logits are arbitrary. With a query cell each part runs over the whole sequence before the
+        next does, by its fast path.
       attended: ``(params, memory, state, tokens) -> [S, ...]``: the weights of attention in the
         ``step`` of these arguments.
     """
@@ -71,7 +72,12 @@ class Decoder(NamedTuple):
 
 
 def decoder(
-    cell: Cell, attention: Attention, vocabulary_size: int, *, input_feeding: bool = False
+    cell: Cell,
+    attention: Attention,
+    vocabulary_size: int,
+    *,
+    input_feeding: bool = False,
+    query: Cell | None = None,
 ) -> Decoder:
     """Build a decoder, which reads and predicts tokens and attends to a memory.
 
@@ -79,27 +85,35 @@ def decoder(
     ``c_t = attend(h_{t-1}, M)``, ``h_t = cell([w_t; c_t])``, ``logits_t = readout([h_t; c_t])``.
     With input feeding: ``h_t = cell([w_t; a_{t-1}])``, ``c_t = attend(h_t, M)``,
     ``a_t = tanh([h_t; c_t] W_a)``, ``logits_t = readout(a_t)``.
+    With a query cell: ``q_t = query(w_t)``, ``c_t = attend(q_t, M)``, ``h_t = cell([q_t; c_t])``,
+    ``logits_t = readout([h_t; c_t])``: nothing that attention found comes back to what asks, so
+    teacher forcing attends from all steps at once.
 
     Args:
-      cell: a cell with inputs of size ``W + E`` (``W + H`` with input feeding), from which W
-        follows, and outputs of size H.
-      attention: attention with queries of size H and a memory of size E;
+      cell: a cell with inputs of size ``W + E`` (``W + H`` with input feeding, ``Q + E`` with a
+        query cell), and outputs of size H.
+      attention: attention with queries of the size H (Q with a query cell) and a memory of size E;
         `recurrent.last_context` for a decoder without attention.
       vocabulary_size: V.
       input_feeding: whether the cell reads the last attentional vector a_{t-1} in place of the
         context c_t; see the equation.
+      query: a cell with inputs of size W and outputs of size Q, which reads the tokens and asks;
+        see the equation. None: the cell does so itself.
 
     Returns:
       The decoder. Params: ``{"embedding": {"kernel": [V, W]}, "cell", "attention", "readout":
-      {"kernel", "bias"}}``, and ``"attentional": {"kernel": [H + E, H]}`` with input feeding.
+      {"kernel", "bias"}}``, and ``"attentional": {"kernel": [H + E, H]}`` with input feeding, or
+      ``"query"`` with a query cell.
 
     Raises:
-      ValueError: for a cell whose sizes do not fit, or a vocabulary size below 1.
+      ValueError: for a cell whose sizes do not fit, a vocabulary size below 1, or both input
+        feeding and a query cell.
 
     References:
       Bahdanau et al. 2014, arXiv:1409.0473. Departures: there is no maxout layer, the readout does
       not read w_t, and the first query is zero. Input feeding: Luong et al. 2015, arXiv:1508.04025,
-      section 3.3.
+      section 3.3. Query cell: the lowest layer of the decoder in Chen et al. 2018,
+      arXiv:1804.09849, with one more departure: it does not read the context of the last step.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -114,60 +128,46 @@ def decoder(
       (5, 2, 9)
     """
     check_sizes(vocabulary_size=vocabulary_size)
-    if output_shape(cell) != (attention.query_size,):
-        raise ArgumentError(
-            f"cell: expected outputs of the attention's query_size={attention.query_size}, "
-            f"got the shape {list(output_shape(cell))}."
-        )
-    hidden, memory_size = attention.query_size, attention.memory_size
-    embedding_size = _embedding_size(cell, hidden if input_feeding else memory_size)
-    embed = embedding(vocabulary_size, embedding_size)
-    features = hidden if input_feeding else hidden + memory_size
-    attend = partial(_attend_after if input_feeding else _attend_before, cell, attention)
-
-    def advance(memory: Memory, params: Params, state: DecoderState, x: Array):
-        state, y, _ = attend(memory, params, state, x)
-        return state, y
+    if query is not None and input_feeding:
+        raise ArgumentError("query: expected None with input_feeding, got both.")
+    if query is not None:
+        body = _asking_first(query, cell, attention)
+    else:
+        body = _feeding_back(cell, attention, input_feeding)
+    embed = embedding(vocabulary_size, body.input_size)
+    readout = dense(body.output_size, vocabulary_size)
 
     def init(key: Array) -> Params:
         keys = jax.random.split(key, 5)
-        params = {
+        return {
             "embedding": embed.init(keys[0]),
             "cell": cell.init(keys[1]),
             "attention": attention.init(keys[2]),
-            "readout": dense(features, vocabulary_size).init(keys[3]),
+            "readout": readout.init(keys[3]),
+            **body.further(keys[4]),
         }
-        if input_feeding:
-            kernel = dense(hidden + memory_size, hidden).init(keys[4])["kernel"]
-            params["attentional"] = {"kernel": kernel}
-        return params
 
     def precompute(params: Params, values: Array, mask: Array | None = None) -> Memory:
         return attention.precompute(params["attention"], values, mask)
 
-    def initial_state(params: Params, batch_shape: Shape) -> DecoderState:
-        dtype = in_one_type(params)["embedding"]["kernel"].dtype
-        feedback = jnp.zeros((*batch_shape, hidden), dtype)
-        return DecoderState(cell.initial_state(params["cell"], batch_shape), feedback)
-
     def step(
         params: Params, memory: Memory, state: DecoderState, tokens: Array
     ) -> tuple[DecoderState, Array]:
-        state, y = advance(memory, params, state, embed.apply(params["embedding"], tokens))
+        x = embed.apply(params["embedding"], tokens)
+        state, y, _ = body.step(params, memory, state, x)
         return state, affine(params["readout"], y)
 
     def sequence(
         params: Params, memory: Memory, state: DecoderState, tokens: Array, *, mask: Any = None
     ) -> tuple[DecoderState, Array]:
-        reader = Cell(init, initial_state, partial(advance, memory), (embedding_size,))
-        embedded = embed.apply(params["embedding"], tokens)
-        state, ys = unroll(reader, params, embedded, state, mask=mask)
+        xs = embed.apply(params["embedding"], tokens)
+        state, ys = body.sequence(params, memory, state, xs, mask)
         return state, affine(params["readout"], ys)
 
     def attended(params: Params, memory: Memory, state: DecoderState, tokens: Array) -> Array:
-        return attend(memory, params, state, embed.apply(params["embedding"], tokens))[2]
+        return body.step(params, memory, state, embed.apply(params["embedding"], tokens))[2]
 
-    return Decoder(init, precompute, initial_state, step, sequence, attended)
+    return Decoder(init, precompute, body.initial_state, step, sequence, attended)
 
 
 class EncoderDecoder(NamedTuple):
@@ -275,6 +275,96 @@ def shift_right(targets: Any, start_token: Any) -> Array:
     return jnp.concatenate([jnp.full_like(targets[:1], start_token), targets[:-1]])
 
 
+class _Body(NamedTuple):
+    """Hold what lies between the embedding of a decoder and its readout.
+
+    Attributes:
+      further: ``key -> params``, those beside the cell's and the attention's.
+      initial_state: as in `Decoder`.
+      step: ``(params, memory, state, x) -> (state, y, weights)``.
+      sequence: ``(params, memory, state, xs, mask) -> (state, ys)``.
+      input_size: W.
+      output_size: of y.
+    """
+
+    further: Callable[[Array], Params]
+    initial_state: Callable[[Params, Shape], DecoderState]
+    step: Callable[..., tuple[DecoderState, Array, Array]]
+    sequence: Callable[..., tuple[DecoderState, Array]]
+    input_size: int
+    output_size: int
+
+
+def _feeding_back(cell: Cell, attention: Attention, input_feeding: bool) -> _Body:
+    """Build a body whose cell asks, and reads what was found."""
+    _check_asks(cell, attention, "cell")
+    hidden, memory_size = attention.query_size, attention.memory_size
+    input_size = _embedding_size(cell, hidden if input_feeding else memory_size, "cell")
+    attend = _attend_after if input_feeding else _attend_before
+
+    def further(key: Array) -> Params:
+        if not input_feeding:
+            return {}
+        return {"attentional": {"kernel": dense(hidden + memory_size, hidden).init(key)["kernel"]}}
+
+    def initial_state(params: Params, batch_shape: Shape) -> DecoderState:
+        dtype = in_one_type(params)["embedding"]["kernel"].dtype
+        feedback = jnp.zeros((*batch_shape, hidden), dtype)
+        return DecoderState(cell.initial_state(params["cell"], batch_shape), feedback)
+
+    def step(params: Params, memory: Memory, state: DecoderState, x: Array):
+        return attend(cell, attention, memory, params, state, x)
+
+    def sequence(params: Params, memory: Memory, state: DecoderState, xs: Array, mask: Any):
+        def advance(params: Params, state: DecoderState, x: Array):
+            return step(params, memory, state, x)[:2]
+
+        return unroll(
+            Cell(further, initial_state, advance, (input_size,)), params, xs, state, mask=mask
+        )
+
+    output_size = hidden if input_feeding else hidden + memory_size
+    return _Body(further, initial_state, step, sequence, input_size, output_size)
+
+
+def _asking_first(query: Cell, cell: Cell, attention: Attention) -> _Body:
+    """Build a body in which one cell asks, and another reads what was found."""
+    _check_asks(query, attention, "query")
+    read, shape = attention.query_size + attention.memory_size, output_shape(cell)
+    if cell.input_shape != (read,) or len(shape) != 1:
+        raise ArgumentError(
+            f"cell: expected inputs of {read} features, those of the query and of the memory, and "
+            f"outputs with one axis, got the shapes {list(cell.input_shape)} and {list(shape)}."
+        )
+
+    def initial_state(params: Params, batch_shape: Shape) -> DecoderState:
+        asking = query.initial_state(params["query"], batch_shape)
+        return DecoderState((asking, cell.initial_state(params["cell"], batch_shape)), ())
+
+    def step(params: Params, memory: Memory, state: DecoderState, x: Array):
+        asking, asked = query.step(params["query"], state.cell[0], x)
+        context, weights = attention.attend(params["attention"], asked, memory)
+        inner, output = cell.step(params["cell"], state.cell[1], _side_by_side(asked, context))
+        return DecoderState((asking, inner), ()), _side_by_side(output, context), weights
+
+    def sequence(params: Params, memory: Memory, state: DecoderState, xs: Array, mask: Any):
+        """Do what ``step`` does, each part for all steps before the next."""
+        asking, asked = unroll(query, params["query"], xs, state.cell[0], mask=mask)
+        contexts, _ = jax.vmap(lambda q: attention.attend(params["attention"], q, memory))(asked)
+        found = _side_by_side(asked, contexts)
+        inner, outputs = unroll(cell, params["cell"], found, state.cell[1], mask=mask)
+        return DecoderState((asking, inner), ()), _side_by_side(outputs, contexts)
+
+    return _Body(
+        further=lambda key: {"query": query.init(key)},
+        initial_state=initial_state,
+        step=step,
+        sequence=sequence,
+        input_size=_embedding_size(query, 0, "query"),
+        output_size=shape[0] + attention.memory_size,
+    )
+
+
 def _attend_before(
     cell: Cell, attention: Attention, memory: Memory, params: Params, state: DecoderState, x: Array
 ) -> tuple[DecoderState, Array, Array]:
@@ -297,10 +387,18 @@ def _side_by_side(*parts: Array) -> Array:
     return jnp.concatenate(parts, axis=-1)
 
 
-def _embedding_size(cell: Cell, fed_back: int) -> int:
-    if len(cell.input_shape) != 1 or cell.input_shape[0] <= fed_back:
+def _check_asks(asks: Cell, attention: Attention, name: str) -> None:
+    if output_shape(asks) != (attention.query_size,):
         raise ArgumentError(
-            f"cell: expected inputs of more than {fed_back} features, which is what is fed to it "
-            f"beside the embedding of a token, got the shape {list(cell.input_shape)}."
+            f"{name}: expected outputs of the attention's query_size={attention.query_size}, "
+            f"got the shape {list(output_shape(asks))}."
         )
-    return cell.input_shape[0] - fed_back
+
+
+def _embedding_size(asks: Cell, fed_back: int, name: str) -> int:
+    if len(asks.input_shape) != 1 or asks.input_shape[0] <= fed_back:
+        raise ArgumentError(
+            f"{name}: expected inputs of more than {fed_back} features, which is what is fed to it "
+            f"beside the embedding of a token, got the shape {list(asks.input_shape)}."
+        )
+    return asks.input_shape[0] - fed_back

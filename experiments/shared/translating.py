@@ -17,6 +17,7 @@ from experiments.harness.errors import UserError
 from experiments.shared.cell_flag import cell_option, make_cell
 from experiments.shared.tasks import MinibatchConfig
 from recurrent import decoding, losses
+from recurrent.attention import Attention
 from recurrent.losses import Average
 from recurrent.seq2seq import EncoderDecoder
 from recurrent.training.bucketing import Buckets, bucket_sizes
@@ -42,6 +43,13 @@ class TranslatorConfig(MinibatchConfig):
         "how the decoder looks at what was read; last is the last step alone",
         choices=("additive", "multiplicative", "last"),
     )
+    query: str = option(
+        "top",
+        "what asks where to look: the top of the decoder after the last word, and all its layers "
+        "read what was found; or its first layer after this word, and those above read it, which "
+        "trains faster and needs 2 --layers",
+        choices=("top", "first"),
+    )
     dropout: float = option(
         0.2, "share of features dropped after each layer", traced=True, minimum=0, below=1
     )
@@ -65,8 +73,11 @@ def network_of(
     """Return the network; no key in evaluation.
 
     Raises:
-      UserError: for a cell that looks ahead, which could not write word by word.
+      UserError: for a cell that looks ahead, which could not write word by word, or a first layer
+        that asks with none above it.
     """
+    if config.query == "first" and config.layers < 2:
+        raise UserError("--query: first needs a layer above the one that asks; give --layers=2.")
     size, width = config.hidden_size, config.embedding_size
     count = 2 * config.layers + 1
     keys = iter([None] * count if key is None else jax.random.split(key, count))
@@ -79,20 +90,31 @@ def network_of(
         context = recurrent.output_shape(read[-1])[-1]
         read.append(recurrent.step_dropout(context, dropout, next(keys)))
     longest = max(languages.longest_source, languages.longest_target) if key is None else 0
-    write: list[Any] = []
-    features = width + context
-    for _ in range(config.layers):
-        write.append(make_cell(config.cell, features, size, causal=longest))
-        features = recurrent.output_shape(write[-1])[-1]
-        write.append(recurrent.step_dropout(features, dropout, next(keys)))
-    attend = {
-        "additive": lambda: recurrent.additive_attention(features, context, size),
-        "multiplicative": lambda: recurrent.multiplicative_attention(features, context),
-        "last": lambda: recurrent.last_context(features, context),
-    }[config.attention]()
-    cell = recurrent.stack(*write, input_shape=(width + context,))
-    decoder = recurrent.decoder(cell, attend, languages.targets.size)
+
+    def pile(layers: int, inputs: int) -> recurrent.Cell:
+        """Return layers of the decoder, each followed by dropout."""
+        parts, features = [], inputs
+        for _ in range(layers):
+            parts.append(make_cell(config.cell, features, size, causal=longest))
+            features = recurrent.output_shape(parts[-1])[-1]
+            parts.append(recurrent.step_dropout(features, dropout, next(keys)))
+        return recurrent.stack(*parts, input_shape=(inputs,))
+
+    asking = pile(1, width) if config.query == "first" else None
+    inputs = width if asking is None else recurrent.output_shape(asking)[-1]
+    cell = pile(config.layers - (asking is not None), inputs + context)
+    attend = make_attention(config, recurrent.output_shape(asking or cell)[-1], context)
+    decoder = recurrent.decoder(cell, attend, languages.targets.size, query=asking)
     return recurrent.encoder_decoder(recurrent.stack(*read, input_shape=()), decoder)
+
+
+def make_attention(config: Any, asked: int, context: int) -> Attention:
+    """Return the attention of a Config, from queries of size ``asked``."""
+    if config.attention == "additive":
+        return recurrent.additive_attention(asked, context, config.hidden_size)
+    if config.attention == "multiplicative":
+        return recurrent.multiplicative_attention(asked, context)
+    return recurrent.last_context(asked, context)
 
 
 def parts_of(splits: dict[str, Any]) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:

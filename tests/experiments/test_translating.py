@@ -57,11 +57,18 @@ def test_a_split_without_pairs_is_refused() -> None:
         translating.arrays_of([], LANGUAGES)
 
 
-@pytest.mark.parametrize("attention", ["additive", "multiplicative", "last"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"attention": "additive"},
+        {"attention": "multiplicative", "query": "first", "layers": 2},
+        {"attention": "last"},
+    ],
+)
 @pytest.mark.parametrize("seed", range(4))
-def test_what_counts_as_exact_is_what_greedy_decoding_writes(attention: str, seed: int) -> None:
+def test_what_counts_as_exact_is_what_greedy_decoding_writes(fields: Any, seed: int) -> None:
     """The targets are what the network itself writes, with a change in some of them."""
-    net, _ = network(attention=attention)
+    net, _ = network(**fields)
     params = jax.tree.map(lambda leaf: 3 * leaf, net.init(jax.random.key(seed)))
     rng = np.random.default_rng(seed)
     sources = rng.integers(2, 4, size=(12, 4)).astype(np.int32)
@@ -101,6 +108,11 @@ def test_costs_and_counts_are_those_of_a_loop() -> None:
     assert float(found["exact"].weight) == 3
     without = translating.metrics(jnp.asarray(logits, jnp.float32), given, ends=False)
     assert int(without["loss"].weight) == len(costs) - len(PAIRS)
+
+
+def test_a_first_layer_that_asks_needs_one_above_it() -> None:
+    with pytest.raises(UserError, match="--query: first needs a layer above"):
+        network(query="first")
 
 
 def test_nothing_is_right_where_logits_are_no_numbers() -> None:

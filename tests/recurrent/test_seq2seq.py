@@ -34,6 +34,12 @@ DECODERS: dict[str, Decoder] = {
     "no attention": decoder(
         gru(EMBEDDING + MEMORY, HIDDEN), last_context(HIDDEN, MEMORY), VOCABULARY
     ),
+    "query cell": decoder(
+        gru(HIDDEN + MEMORY, INPUT),
+        multiplicative_attention(HIDDEN, MEMORY),
+        VOCABULARY,
+        query=lstm(EMBEDDING, HIDDEN),
+    ),
 }
 
 
@@ -101,6 +107,7 @@ def context_of(name: str, params: Any, query: np.ndarray, values: np.ndarray) ->
 def reference_logits(name: str, params: Any, tokens: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Compute logits step by step; ``values`` are the unmasked steps of the memory, ``[S, E]``."""
     h = c = fed = np.zeros(HIDDEN)
+    top = np.zeros(INPUT)
     logits = []
     for token in tokens:
         w = params["embedding"]["kernel"][token]
@@ -108,6 +115,11 @@ def reference_logits(name: str, params: Any, tokens: np.ndarray, values: np.ndar
             h, c = lstm_step(params["cell"], h, c, np.concatenate([w, fed]))
             context = context_of(name, params["attention"], h, values)
             read = fed = np.tanh(np.concatenate([h, context]) @ params["attentional"]["kernel"])
+        elif name == "query cell":
+            h, c = lstm_step(params["query"], h, c, w)
+            context = context_of(name, params["attention"], h, values)
+            top = gru_step(params["cell"], top, np.concatenate([h, context]))
+            read = np.concatenate([top, context])
         else:
             context = context_of(name, params["attention"], h, values)
             h = gru_step(params["cell"], h, np.concatenate([w, context]))
@@ -136,6 +148,28 @@ def test_decoder_steps_equal_the_whole_sequence(name: str) -> None:
         state, step_logits = model.step(params, memory, state, token)
         logits.append(step_logits)
     assert_close(model.sequence(params, memory, start, tokens), (state, jnp.stack(logits)))
+
+
+def test_gradients_of_decoder_steps_equal_those_of_the_whole_sequence(name: str) -> None:
+    model = DECODERS[name]
+    params, values, tokens = init(model), normal(SOURCE, BATCH, MEMORY), tokens_like(TIME)
+
+    def by_steps(params, values):
+        memory, logits = model.precompute(params, values, MASK), []
+        state = model.initial_state(params, (BATCH,))
+        for token in tokens:
+            state, step_logits = model.step(params, memory, state, token)
+            logits.append(step_logits)
+        return jnp.square(jnp.stack(logits)).sum()
+
+    def at_once(params, values):
+        state = model.initial_state(params, (BATCH,))
+        memory = model.precompute(params, values, MASK)
+        return jnp.square(model.sequence(params, memory, state, tokens)[1]).sum()
+
+    found, expected = (jax.jit(jax.grad(f, (0, 1)))(params, values) for f in (at_once, by_steps))
+    assert_close(found, expected, 1e-10)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(found))
 
 
 def test_a_target_mask_holds_the_decoder_state(name: str) -> None:
@@ -248,6 +282,18 @@ def test_shift_right_puts_the_start_token_first() -> None:
         (lambda: decoder(gru(5, 4), last_context(4, 5), 7), "cell: expected inputs of more than 5"),
         (lambda: decoder(gru(9, 3), last_context(4, 5), 7), "cell: expected outputs of the att"),
         (lambda: decoder(gru(9, 4), last_context(4, 5), 0), "vocabulary_size: expected at least"),
+        (
+            lambda: decoder(gru(9, 4), last_context(4, 5), 7, input_feeding=True, query=gru(2, 4)),
+            "query: expected None with input_feeding",
+        ),
+        (
+            lambda: decoder(gru(9, 3), last_context(4, 5), 7, query=gru(2, 3)),
+            "query: expected outputs of the attention's query_size=4, got the shape \\[3\\]",
+        ),
+        (
+            lambda: decoder(gru(8, 3), last_context(4, 5), 7, query=gru(2, 4)),
+            "cell: expected inputs of 9 features",
+        ),
         (lambda: last_context(0, 5), "query_size: expected at least 1"),
     ],
 )
