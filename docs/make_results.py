@@ -1,8 +1,10 @@
 """Make docs/results.md from finished runs: `.venv/bin/python -m docs.make_results runs`.
 
-Each line of the page names a published figure and what decides which runs belong to it. Of several
-configurations the one with the best validation score is shown, with all its seeds. A line without a
-run of a commit of this repository, or of one that was changed, is left out.
+What the page needs of each run is added to docs/results.jsonl, so that runs of several machines and
+days stand on one page, and those that were made before need not be there. Each line of the page
+names a published figure and what decides which runs belong to it. Of several configurations the one
+with the best validation score is shown, with all its seeds. A line without a run of a commit of
+this repository, or of one that was changed, is left out.
 """
 
 import functools
@@ -18,17 +20,19 @@ from typing import Any, NamedTuple
 
 from experiments.harness import catalogue
 from experiments.harness.config import options
+from experiments.harness.runs import MEMBERS
 
 ROOT = Path(__file__).parent.parent
 HEAD = """\
 # Results
 
-Made by `docs/make_results.py` from the `result.json` files of runs; there is no other way to put a
-figure here. Every seed is shown. Each training kept what was best on its validation split, and read
-the test split once. Where several configurations were tried, the one with the best validation score
-is shown; how many there were is said. *Selected on test* is what the source itself does, where that
-is known: such a figure is better than what its method finds. Minutes are of one training on two CPU
-cores, with compilation; other programs may have used them too.
+Made by `docs/make_results.py` from the `result.json` files of runs, which are kept, with their
+commits, in [results.jsonl](results.jsonl); there is no other way to put a figure here. Every seed
+is shown. Each training kept what was best on its validation split, and read the test split once.
+Where several configurations were tried, the one with the best validation score is shown; how many
+there were is said. *Selected on test* is what the source itself does, where that is known: such a
+figure is better than what its method finds. Minutes are of one training on two CPU cores, with
+compilation; other programs may have used them too.
 
 | experiment | published | ours | seeds | minutes | command |
 |---|---|---|---|---|---|
@@ -59,11 +63,19 @@ class Line(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Hold a finished training: its Config, its ``result.json``, and where it lies."""
+    """Hold a finished training.
+
+    Attributes:
+      config: its Config.
+      commit: of the code that it began with.
+      result: its ``result.json``.
+      evaluations: other files of numbers in its folder, by name.
+    """
 
     config: dict[str, Any]
+    commit: str
     result: dict[str, Any]
-    folder: Path
+    evaluations: dict[str, dict[str, Any]]
 
 
 LOOKING = ("additive", "multiplicative")
@@ -170,8 +182,7 @@ def has_number(run: Found, line: Line) -> bool:
     """Return whether a run has the number of a line, of the weights that it kept at its end."""
     if line.file == "result.json":
         return True
-    file = run.folder / line.file
-    known = json.loads(file.read_text()) if file.exists() else {}
+    known = run.evaluations.get(line.file, {})
     return known.get("best_step") == run.result["best_step"] and bool(known.get("clean"))
 
 
@@ -182,9 +193,8 @@ def allowed(value: Any) -> tuple[Any, ...]:
 
 def number(run: Found, line: Line) -> float:
     """Return the number of a run that a line shows."""
-    if line.file == "result.json":
-        return run.result[line.metric]
-    return json.loads((run.folder / line.file).read_text())[line.metric]
+    found = run.result if line.file == "result.json" else run.evaluations[line.file]
+    return found[line.metric]
 
 
 def score(runs: Sequence[Found]) -> float:
@@ -220,19 +230,19 @@ def finished(folders: Iterable[Path]) -> Iterator[Found]:
     for folder in folders:
         for file in sorted(folder.rglob("result.json")):
             config = json.loads((file.parent / "config.json").read_text())
-            result = json.loads(file.read_text())
-            if not is_of_this_tree(config["origin"]):
+            result, commit = json.loads(file.read_text()), config["origin"].get("commit", "")
+            if not config["origin"].get("clean") or commit not in commits():
                 print(f"left out, of another tree: {file.parent}", file=sys.stderr)
             elif "axes" in config:
                 yield from members(file.parent, config, result)
-            elif not is_winner(file.parent):
-                yield Found(config["config"], result, file.parent)
+            elif not is_of_a_sweep(file.parent):
+                yield Found(config["config"], commit, result, evaluations_in(file.parent))
 
 
-def is_winner(folder: Path) -> bool:
-    """Return whether a run is the best one of a sweep, whose members are read already."""
-    above = folder.parent / "config.json"
-    return above.exists() and "axes" in json.loads(above.read_text())
+def is_of_a_sweep(folder: Path) -> bool:
+    """Return whether a run is a member of a sweep, whose members are read already."""
+    above = [folder.parent / "config.json", folder.parent.parent / "config.json"]
+    return any(file.exists() and "axes" in json.loads(file.read_text()) for file in above)
 
 
 def members(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> Iterator[Found]:
@@ -241,12 +251,33 @@ def members(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> Ite
     for row in map(json.loads, lines):
         own = config["config"] | {name: row[name] for name in config["axes"]}
         shared = {"train_seconds": result["train_seconds"] / len(lines)}
-        yield Found(own, result | row | shared, folder)
+        alone = evaluations_in(folder / MEMBERS / str(row["member"]))
+        yield Found(own, config["origin"]["commit"], result | row | shared, alone)
 
 
-def is_of_this_tree(origin: dict[str, Any]) -> bool:
-    """Return whether a run began with the code of a commit among those that led to this one."""
-    return bool(origin.get("clean")) and origin.get("commit") in commits()
+def evaluations_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what the command ``evaluate`` has left in the folder of a run, by file."""
+    return {file.name: json.loads(file.read_text()) for file in folder.glob("evaluation*.json")}
+
+
+def merged(known: Iterable[Found], found: Iterable[Found]) -> list[Found]:
+    """Return all trainings, of those with the same Config the one that ended last."""
+    kept: dict[str, Found] = {}
+    for run in [*known, *found]:
+        key = json.dumps([run.result["experiment"], run.config], sort_keys=True)
+        kept[key] = max(run, kept.get(key, run), key=ended)
+    return [kept[key] for key in sorted(kept)]
+
+
+def read(file: Path) -> list[Found]:
+    """Return the trainings of a file that `written` made, those of commits of this tree."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [run for run in (Found(**json.loads(line)) for line in lines) if run.commit in commits()]
+
+
+def written(runs: Iterable[Found]) -> str:
+    """Return trainings as JSON, one a line."""
+    return "".join(json.dumps(run._asdict(), sort_keys=True) + "\n" for run in runs)
 
 
 @functools.cache
@@ -257,8 +288,14 @@ def commits() -> set[str]:
     return {*done.stdout.decode().split()}
 
 
-if __name__ == "__main__":
-    found = [*finished(Path(each) for each in sys.argv[1:] or ["runs"])]
-    if not found:
+def main(folders: Sequence[Path], docs: Path = ROOT / "docs") -> None:
+    """Add the trainings in folders to those that are known, and write both files."""
+    runs = merged(read(docs / "results.jsonl"), finished(folders))
+    if not runs:
         sys.exit("There is no finished run of this tree in these folders.")
-    (ROOT / "docs" / "results.md").write_text(page(found), encoding="utf-8")
+    (docs / "results.jsonl").write_text(written(runs), encoding="utf-8")
+    (docs / "results.md").write_text(page(runs), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main([Path(each) for each in sys.argv[1:] or ["runs"]])

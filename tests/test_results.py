@@ -89,16 +89,57 @@ def test_members_of_a_sweep_are_runs_that_share_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, 0, 0.0, 0.0)
-    write(tmp_path / "best", 0, 0.0, 0.0)  # the best of the members, not another run
+    for inside in ("best", "members/1"):  # members as they are kept, not other runs
+        write(tmp_path / inside, 0, 0.0, 0.0)
     identity = json.loads((tmp_path / "config.json").read_text())
     identity["config"]["learning_rate"] = 0.1
     identity["axes"] = {"seed": {}}
     (tmp_path / "config.json").write_text(json.dumps(identity))
-    members = [{"seed": k, "valid_loss": 0.1, "test_accuracy": 0.5 + k / 10} for k in range(3)]
+    scores = {"valid_loss": 0.1, "test_accuracy": 0.5}
+    members = [{"member": k, "seed": k, **scores} for k in range(3)]
+    for row in members:
+        row["test_accuracy"] += row["seed"] / 10
     (tmp_path / "sweep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in members))
     (row,) = rows_of(tmp_path, monkeypatch)
     assert "**60.0%** | 50.0%, 60.0%, 70.0% (0, 1, 2) | 0.7 | " in row
     assert row.endswith("`./launch.sh image_cnn --learning_rate=0.1` |")
+
+
+def test_members_that_were_kept_may_have_numbers_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make_results, "commits", lambda: {"abc"})
+    write(tmp_path, 0, 0.0, 0.0)
+    identity = json.loads((tmp_path / "config.json").read_text()) | {"axes": {"seed": {}}}
+    (tmp_path / "config.json").write_text(json.dumps(identity))
+    members = [{"seed": k, "member": k, "valid_loss": 0.1} for k in range(2)]
+    (tmp_path / "sweep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in members))
+    for k, exact in enumerate((0.5, 0.75)):
+        write(tmp_path / "members" / str(k), k, 0.0, 0.0)
+        found = {"exact": exact, "best_step": 7, "clean": True}
+        (tmp_path / "members" / str(k) / "evaluation.json").write_text(json.dumps(found))
+    beam = LINE._replace(metric="exact", file="evaluation.json")
+    (row,) = make_results.rows(beam, [*make_results.finished([tmp_path])])
+    assert "| **62.5%** | 50.0%, 75.0% (0, 1) |" in row
+
+
+def test_runs_that_are_no_longer_there_stay_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make_results, "commits", lambda: {"abc"})
+    monkeypatch.setattr(make_results, "LINES", (LINE,))
+    (docs := tmp_path / "docs").mkdir()
+    write(tmp_path / "a", 0, valid=0.2, test=0.5)
+    make_results.main([tmp_path / "a"], docs)
+    write(tmp_path / "b", 1, valid=0.2, test=0.7)
+    make_results.main([tmp_path / "b"], docs)
+    write(tmp_path / "b", 1, valid=0.2, test=0.9, finished="2026-02-02T03:04:05Z")
+    make_results.main([tmp_path / "b"], docs)
+    assert "| **70.0%** | 50.0%, 90.0% (0, 1) |" in (docs / "results.md").read_text()
+    assert len((docs / "results.jsonl").read_text().splitlines()) == 2
+    monkeypatch.setattr(make_results, "commits", set)  # a tree that never had that commit
+    with pytest.raises(SystemExit, match="no finished run of this tree"):
+        make_results.main([], docs)
 
 
 def test_commits_are_those_of_this_repository() -> None:

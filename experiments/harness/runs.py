@@ -24,6 +24,7 @@ from experiments.harness.program import Program
 from recurrent.training.task import Kept
 
 WINNER = "best"  # where a sweep leaves its best training, as a run of its own
+MEMBERS = "members"  # where it leaves all of them, if it is asked to
 
 
 class Run(NamedTuple):
@@ -88,6 +89,21 @@ def load_run(folder: str | Path, experiment: Any = None) -> Run:
         kept=kept_at_best(program, asked, folder),
         result=rundir.read_json(result) if result.exists() else {},
     )
+
+
+def members_of(run: Run) -> list[Run]:
+    """Load all trainings of a sweep that kept them, from its best one, which `load_run` returns.
+
+    Raises:
+      UserError: where there are none, or as `load_run` does.
+    """
+    folders = sorted((run.folder.parent / MEMBERS).glob("*"), key=lambda each: each.name.zfill(9))
+    if run.folder.name != WINNER or not folders:
+        raise UserError(
+            f"{run.folder} does not belong to a sweep that kept the weights of its members: name "
+            "one that was trained with --keep_all."
+        )
+    return [load_run(folder, run.experiment.module) for folder in folders]
 
 
 def trained_folder(folder: Path) -> Path:

@@ -39,6 +39,11 @@ class Settings:
         5, "pbt: evaluations until the worst are replaced by copies of the best again", minimum=1
     )
     slots: int = option(0, "members trained at a time; 0 takes all that fit", minimum=0)
+    keep_all: bool = option(
+        False,
+        "keep the weights of every member, each as a run of its own in members/, and not only "
+        "those of the best",
+    )
     layout: str = option(
         "auto",
         "members on the hardware: DEVICESxTOGETHER, or measure, which tries some first, or auto, "

@@ -87,7 +87,7 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
         found = ranking.ranked(outcomes_of(programs), fields, each_alone=alone)
         seconds = sum(each.seconds for each in programs)
         rows = member_rows(folder)
-        winner.publish(sweep, plans[0], found[0], rows, folder)
+        winner.publish(sweep, plans[0], found[0], outcomes_of(programs), rows, folder)
         report.write(sweep, plans[0], found, rows, seconds, folder)
     print(report.table_text(found, plans[0].program))
     for note in report.edge_notes(sweep, found[0]):
@@ -203,7 +203,9 @@ def train_all(sweep: Sweep, plans: Sequence[Plan], folder: Path) -> list[Ended]:
             own = program_folder(folder, len(programs))
             observer = observer_of(plan, done, own)._replace(
                 ended=functools.partial(write_outcomes, folder, outcomes_of(programs)),
-                leaving=winner.keeper(plan, own, sweep.settings.search == "pbt"),
+                leaving=winner.keeper(
+                    plan, own, sweep.settings.search == "pbt", sweep.settings.keep_all
+                ),
             )
             memory = programs[-1].memory if programs else {}
             programs.append(trained(plan, own, observer, stops, memory))

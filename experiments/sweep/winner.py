@@ -1,4 +1,4 @@
-"""Keep the weights of a sweep's best training, so that they can be used without training again."""
+"""Keep the weights of a sweep's best training, or of all, to be used without training again."""
 
 import dataclasses
 import shutil
@@ -13,25 +13,26 @@ from experiments.harness.loop import Leaving
 from experiments.harness.plan import DIVERGED, Outcome, Plan
 from experiments.harness.processes import is_first, meet
 from experiments.harness.program import Row
-from experiments.harness.runs import WINNER
+from experiments.harness.runs import MEMBERS, WINNER
 from experiments.report.result import selected_by, when_and_where
 from experiments.sweep.flags import Sweep
 from experiments.sweep.ranking import Configuration, best_member, ranked
 
 
-def keeper(plan: Plan, folder: Path, each_alone: bool) -> Leaving:
+def keeper(plan: Plan, folder: Path, each_alone: bool, keep_all: bool) -> Leaving:
     """Return what saves the weights of members that end while they may be the best.
 
     Args:
       plan: of a program.
       folder: of the program.
       each_alone: whether a member is no repetition of another; see `ranking.ranked`.
+      keep_all: whether those of all members are kept that have not diverged.
     """
 
     def leaving(
         outcomes: Sequence[Outcome], slots: Sequence[int], kept_of: Callable[[int], Any]
     ) -> None:
-        needed = candidates(plan, outcomes, each_alone)
+        needed = sound(outcomes) if keep_all else candidates(plan, outcomes, each_alone)
         latest = outcomes[len(outcomes) - len(slots) :]
         for each, slot in zip(latest, slots, strict=True):
             if each["member"] in needed:
@@ -61,7 +62,12 @@ def candidates(plan: Plan, outcomes: Sequence[Outcome], each_alone: bool) -> set
     found: list[Any] = [max(group, key=_score) for group in begun]
     if complete:
         found.append(best_member(ranked(complete, [*plan.values[0]], each_alone=each_alone)[0]))
-    return {each["member"] for each in found if each["status"] != DIVERGED}
+    return sound(found)
+
+
+def sound(outcomes: Sequence[Outcome]) -> set[int]:
+    """Return the members that have not diverged, by their number in the sweep."""
+    return {each["member"] for each in outcomes if each["status"] != DIVERGED}
 
 
 def _score(outcome: Outcome) -> float:
@@ -84,24 +90,38 @@ def save_weights(folder: Path, kept: Any) -> None:
 
 
 def publish(
-    sweep: Sweep, plan: Plan, winner: Configuration, rows: Mapping[int, Sequence[Row]], folder: Path
+    sweep: Sweep,
+    plan: Plan,
+    winner: Configuration,
+    outcomes: Sequence[Outcome],
+    rows: Mapping[int, Sequence[Row]],
+    folder: Path,
 ) -> None:
-    """Leave the best training of a sweep as a run of its own, in the sweep's folder."""
-    member = best_member(winner)
-    there = next(folder.glob(f"programs/*/weights/{member['member']}"), None)
-    target = folder / WINNER
-    if there is None or (target / "result.json").exists():
-        return
-    shutil.rmtree(target, ignore_errors=True)
-    (target / "checkpoints").mkdir(parents=True)
-    (target / "lock").touch()
-    values = {axis.field: member[axis.field] for axis in sweep.swept}
-    config = dataclasses.replace(sweep.base, **values)
-    identity, origin = identity_of(sweep.experiment, config), origin_of(sweep.experiment, target)
-    rundir.write_json(target / "config.json", {**identity, "origin": origin})
-    rundir.append_rows(target / "metrics.jsonl", rows.get(member["member"], []))
-    there.rename(target / "checkpoints" / "best")
-    rundir.write_json(target / "result.json", numbers(sweep, plan, member))
+    """Leave the best training of a sweep as a run of its own, in the sweep's folder.
+
+    Where all are kept, each of them has such a run too.
+    """
+
+    def leave(member: Outcome, target: Path, move: Callable[..., Any]) -> None:
+        there = next(folder.glob(f"programs/*/weights/{member['member']}"), None)
+        if there is None or (target / "result.json").exists():
+            return
+        shutil.rmtree(target, ignore_errors=True)
+        (target / "checkpoints").mkdir(parents=True)
+        (target / "lock").touch()
+        values = {axis.field: member[axis.field] for axis in sweep.swept}
+        config = dataclasses.replace(sweep.base, **values)
+        origin = origin_of(sweep.experiment, target)
+        identity = identity_of(sweep.experiment, config) | {"origin": origin}
+        rundir.write_json(target / "config.json", identity)
+        rundir.append_rows(target / "metrics.jsonl", rows.get(member["member"], []))
+        move(there, target / "checkpoints" / "best")
+        rundir.write_json(target / "result.json", numbers(sweep, plan, member))
+
+    keep_all = sweep.settings.keep_all
+    leave(best_member(winner), folder / WINNER, shutil.copytree if keep_all else Path.rename)
+    for each in outcomes if keep_all else ():
+        leave(each, folder / MEMBERS / str(each["member"]), Path.rename)
 
 
 def numbers(sweep: Sweep, plan: Plan, member: Any) -> dict[str, Any]:

@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 from experiments import __main__, load_run, run, run_sweep
 from experiments.harness.errors import UserError
+from experiments.harness.runs import members_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--epochs=1", "--hidden_size=4", "--length=3", "--batch_size=512")
@@ -188,6 +190,29 @@ def test_the_winner_of_a_sweep_is_used_as_a_run(
     assert __main__.main(["info", str(folder)]) == 0
     assert "layer_1.kernel" in capsys.readouterr().out
     assert len(list(folder.glob("programs/*/weights/*"))) == 0
+
+
+@pytest.mark.long
+def test_all_members_of_a_sweep_are_kept_where_asked(idea: Path) -> None:
+    file, folder = str(idea / "idea.py"), idea / "runs" / "sweep" / "idea" / "all"
+    swept = ["--sweep=learning_rate=0.01,0.03,0.1", "--keep_all", "--slots=2", "--name=all"]
+    assert __main__.main(["sweep", file, *SMALL, *swept]) == 0
+    rows = [json.loads(line) for line in (folder / "sweep.jsonl").read_text().splitlines()]
+    best = load_run(folder)
+    members = members_of(best)
+    assert [each.config.learning_rate for each in members] == [0.01, 0.03, 0.1]
+    for row in rows:
+        each = members[row["member"]]
+        assert each.config.learning_rate == row["learning_rate"]
+        assert each.result["test_error"] == row["test_error"]
+        test = each.program.data["test"]
+        again = each.program.task.evaluate(each.kept, {"seed": 0}, test)["error"].mean
+        np.testing.assert_allclose(again, row["test_error"], rtol=1e-6)
+    (winner,) = [each for each in members if each.config == best.config]
+    chex.assert_trees_all_equal(winner.kept, best.kept)
+    assert len(list(folder.glob("programs/*/weights/*"))) == 0
+    with pytest.raises(UserError, match="trained with --keep_all"):
+        members_of(load_run(idea / "runs" / "sweep" / "idea" / "base"))
 
 
 def test_info_lists_params_by_layer(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
