@@ -63,6 +63,7 @@ from recurrent.combinators import (
     residual,
     skip_stack,
     stack,
+    tied_embedding,
 )
 from recurrent.images import frame_features, image_columns
 from recurrent.layers import Layer, dense, embedding, layer_norm, mlp, rms_norm
@@ -73,6 +74,7 @@ from recurrent.newton import DeerInfo, deer, parallel
 from recurrent.regularization import (
     ZoneoutState,
     dropout,
+    renewed_masks,
     step_dropout,
     variational_dropout,
     weight_drop,
@@ -162,6 +164,7 @@ __all__ = [
     "pre_norm_block",
     "recurrent_block",
     "remat",
+    "renewed_masks",
     "residual",
     "rg_lru",
     "rms_norm",
@@ -171,6 +174,7 @@ __all__ = [
     "slstm",
     "stack",
     "step_dropout",
+    "tied_embedding",
     "training",
     "transformer",
     "transformer_block",

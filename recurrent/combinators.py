@@ -26,7 +26,9 @@ from recurrent.cell import (
     zero_padding,
 )
 from recurrent.errors import ArgumentError
-from recurrent.layers import Layer
+from recurrent.initializers import Initializer
+from recurrent.layers import Layer, embedding
+from recurrent.linear_map import affine
 
 
 class StackState(NamedTuple):
@@ -169,6 +171,71 @@ def residual(cell: Cell) -> Cell:
             f"{list(cell.input_shape)}, got {list(given)}; put a dense layer into a stack with it."
         )
     return _around(cell, jnp.add)
+
+
+def tied_embedding(vocabulary: int, cell: Cell, *, kernel_init: Initializer | None = None) -> Cell:
+    """Read tokens, and score those that may follow, with one table of vectors.
+
+    Equation, with the table E: ``x_t = E[token_t]``, ``h_t = cell(x_t)``,
+    ``logits_t = E h_t + b``.
+
+    Args:
+      vocabulary: V; tokens are 0 to V - 1.
+      cell: a cell whose outputs have the shape of its inputs, vectors of size W; where the
+        recurrent layers are wider, it ends in ``dense(H, W)``.
+      kernel_init: draws the table; see `recurrent.embedding`.
+
+    Returns:
+      The cell, from tokens ``[...]`` to logits ``[..., V]``, with the state of ``cell`` and the
+      params ``{"embedding": {"kernel": [V, W]}, "cell": ..., "bias": [V]}``; the bias starts at
+      zero.
+
+    Raises:
+      ValueError: for a cell whose inputs and outputs are not vectors of one size, or a vocabulary
+        below 1.
+
+    References:
+      Press & Wolf 2017, arXiv:1608.05859; Inan et al. 2017, arXiv:1611.01462.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import dense, lstm, stack, tied_embedding, unroll
+      >>> model = tied_embedding(10, stack(lstm(4, 8), dense(8, 4)))
+      >>> params = model.init(jax.random.key(0))
+      >>> unroll(model, params, jnp.array([[1, 2], [3, 4], [5, 6]]))[1].shape  # [T, B, V]
+      (3, 2, 10)
+    """
+    shape = cell.input_shape
+    if len(shape) != 1 or output_shape(cell) != shape:
+        raise ArgumentError(
+            "tied_embedding: expected a cell whose outputs are vectors of the size of its inputs, "
+            f"{list(shape)}, got {list(output_shape(cell))}; end it with a dense layer."
+        )
+    table = embedding(vocabulary, *shape, kernel_init=kernel_init)
+
+    def init(key: Array) -> Params:
+        keys = jax.random.split(key)
+        bias = jnp.zeros(vocabulary)
+        return {"embedding": table.init(keys[0]), "cell": cell.init(keys[1]), "bias": bias}
+
+    def initial_state(params: Params, batch_shape: Shape) -> State:
+        return cell.initial_state(params["cell"], batch_shape)
+
+    def score(params: Params, ys: Array) -> Array:
+        return affine({"kernel": params["embedding"]["kernel"].T, "bias": params["bias"]}, ys)
+
+    def step(params: Params, state: State, token: Array) -> tuple[State, Array]:
+        x = table.apply(params["embedding"], token)
+        state, y = cell.step(params["cell"], state, x)
+        return state, score(params, y)
+
+    def run(params: Params, state: State, tokens: Array, *, mask: Any, reset: Any, reverse: bool):
+        xs = table.apply(params["embedding"], zero_padding(mask, tokens))
+        whole = partial(sequence, mask=mask, reset=reset, reverse=reverse)
+        state, ys = whole(cell, params["cell"], state, xs)
+        return state, zero_padding(mask, score(params, ys))
+
+    return Cell(init, initial_state, step, (), run)
 
 
 def dense_connection(cell: Cell) -> Cell:

@@ -211,6 +211,35 @@ def variational_dropout(size: int, rate: Any, key: Array | None) -> Cell:
     return Cell(lambda key: {}, initial_state, step, (size,), run)
 
 
+def renewed_masks(state: State, fresh: State) -> State:
+    """Return a state with the masks of `variational_dropout` in it taken from another.
+
+    So each window of a long sequence can have masks of its own, while all else is carried on.
+
+    Args:
+      state: of a cell, such as the one after the window before.
+      fresh: of the same structure, such as the cell's initial state with a new key.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import lstm, renewed_masks, stack, unroll, variational_dropout
+      >>> def cell(number):
+      ...     return stack(lstm(2, 20), variational_dropout(20, 0.5, jax.random.key(number)))
+      >>> params = cell(0).init(jax.random.key(0))
+      >>> state, _ = unroll(cell(0), params, jnp.ones((3, 2)))
+      >>> renewed = renewed_masks(state, cell(1).initial_state(params, ()))
+      >>> bool((renewed.layers[0].hidden == state.layers[0].hidden).all())
+      True
+      >>> bool((renewed.layers[1].keep == state.layers[1].keep).all())
+      False
+    """
+
+    def take(old: Any, new: Any) -> Any:
+        return new if isinstance(new, Kept) else old
+
+    return jax.tree.map(take, state, fresh, is_leaf=lambda leaf: isinstance(leaf, Kept))
+
+
 def zoneout(cell: Cell, rate: Any, key: Array | None) -> Cell:
     """Keep random entries of a cell's state from the step before, chosen anew at each step.
 

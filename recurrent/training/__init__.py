@@ -1,6 +1,6 @@
 """Train: tasks, the parts of a step, optimizers, minibatches, long sequences and populations."""
 
-from recurrent.training import minibatch, optimizers, population, step, task, tbptt
+from recurrent.training import dynamic, minibatch, optimizers, population, step, task, tbptt
 from recurrent.training.minibatch import minibatch_task
 from recurrent.training.optimizers import optimizer
 from recurrent.training.step import (
@@ -22,6 +22,7 @@ __all__ = [
     "Task",
     "TrainState",
     "apply_gradients",
+    "dynamic",
     "gradients",
     "init_state",
     "minibatch",

@@ -25,10 +25,12 @@ from recurrent.combinators import (
     residual,
     skip_stack,
     stack,
+    tied_embedding,
 )
 from recurrent.layers import Layer, embedding, layer_norm
 from recurrent.regularization import (
     recurrent_kernels,
+    renewed_masks,
     step_dropout,
     variational_dropout,
     weight_drop,
@@ -285,6 +287,39 @@ def test_every_layer_of_a_skip_stack_reads_the_input_and_reaches_the_output() ->
     assert output_shape(cell) == (10,)
 
 
+@pytest.mark.parametrize("options", [{}, {"mask": MASK}, {"mask": MASK, "reset": RESET}])
+def test_a_tied_embedding_equals_a_stack_whose_readout_is_its_transpose(options: Any) -> None:
+    inner = stack(gru(INPUT, 3), dense(3, INPUT))
+    cell = tied_embedding(9, inner)
+    apart = stack(embedding(9, INPUT), inner, dense(INPUT, 9), input_shape=())
+    tokens = np.random.default_rng(0).integers(9, size=(TIME, BATCH))
+    tokens = np.where(options.get("mask", MASK), tokens, -5)  # padding may be anything
+    params = random_params(cell)
+    kernel = params["embedding"]["kernel"]
+    split = {
+        "layer_0": {"kernel": kernel},
+        "layer_1": params["cell"],
+        "layer_2": {"kernel": kernel.T, "bias": params["bias"]},
+    }
+    options = {"mask": MASK} | options
+
+    def loss(cell, params, method):
+        state, ys = unroll(cell, params, tokens, method=method, **options)
+        return jnp.sum(jnp.sin(ys)), (jax.tree.leaves(state), ys)
+
+    both = [
+        jax.jit(partial(jax.grad(loss, 1, has_aux=True), each, method=method))
+        for each, method in ((cell, "auto"), (cell, "scan"), (apart, "auto"))
+    ]
+    fast, scan, expected = (f(p) for f, p in zip(both, (params, params, split), strict=True))
+    assert_close(fast, scan)
+    assert_close(fast[1], expected[1])
+    (found, _), (parts, _) = fast, expected
+    table = parts["layer_0"]["kernel"] + parts["layer_2"]["kernel"].T
+    assert_close(found["embedding"]["kernel"], table)
+    assert_close((found["cell"], found["bias"]), (parts["layer_1"], parts["layer_2"]["bias"]))
+
+
 def test_parts_of_a_stack_draw_different_params() -> None:
     params = stack(gru(3, 3), gru(3, 3)).init(jax.random.key(0))
     kernels = [params[name]["recurrent"]["kernel"] for name in ("layer_0", "layer_1")]
@@ -302,6 +337,11 @@ def test_parts_of_a_stack_draw_different_params() -> None:
         (lambda: stack(), "parts: expected at least one"),
         (lambda: skip_stack(), "cells: expected at least one"),
         (lambda: skip_stack(gru(4, 3), gru(3, 2)), r"layer 1: .* \[7\].* \[3\]"),
+        (
+            lambda: tied_embedding(9, gru(4, 3)),
+            r"tied_embedding: .* \[4\], got \[3\]; end it with a dense",
+        ),
+        (lambda: tied_embedding(0, gru(4, 4)), "vocabulary: expected at least 1, got 0"),
         (lambda: residual(gru(4, 3)), r"residual: .* \[4\], got \[3\]"),
         (lambda: bidirectional(gru(4, 3), gru(5, 3)), r"backward: .* \[4\].* \[5\]"),
         (lambda: embedding(0, 3), "vocabulary: expected at least 1, got 0"),
@@ -790,6 +830,21 @@ def kernel_gradients(cell: Cell, params: Any, size: int) -> Any:
         return jnp.sum(jnp.sin(y))
 
     return jax.grad(loss)(params)
+
+
+def test_renewed_masks_change_no_other_part_of_a_state() -> None:
+    def cell(seed: int) -> Cell:
+        keys = jax.random.split(jax.random.key(seed))
+        inner = stack(lstm(INPUT, 30), variational_dropout(30, 0.5, keys[0]))
+        return stack(inner, step_dropout(30, 0.5, keys[1]))
+
+    params, xs = random_params(cell(0)), random_inputs(TIME, BATCH, INPUT)
+    state, _ = run(cell(0), params, xs)
+    fresh = cell(1).initial_state(params, (BATCH,))
+    renewed = renewed_masks(state, fresh)
+    expected = [state.layers[0].layers[0], fresh.layers[0].layers[1], state.layers[1]]
+    chex.assert_trees_all_equal(jax.tree.leaves(renewed), jax.tree.leaves(expected))
+    assert (renewed.layers[0].layers[1].keep != state.layers[0].layers[1].keep).any()
 
 
 def test_weight_drop_masks_only_the_recurrent_kernel() -> None:
