@@ -229,8 +229,8 @@ def tied_embedding(vocabulary: int, cell: Cell, *, kernel_init: Initializer | No
         state, y = cell.step(params["cell"], state, x)
         return state, score(params, y)
 
-    def run(params: Params, state: State, tokens: Array, *, mask: Any, reset: Any, reverse: bool):
-        xs = table.apply(params["embedding"], zero_padding(mask, tokens))
+    def run(params: Params, state: State, xs: Array, *, mask: Any, reset: Any, reverse: bool):
+        xs = table.apply(params["embedding"], zero_padding(mask, xs))
         whole = partial(sequence, mask=mask, reset=reset, reverse=reverse)
         state, ys = whole(cell, params["cell"], state, xs)
         return state, zero_padding(mask, score(params, ys))

@@ -102,7 +102,7 @@ def publish(
     Where all are kept, each of them has such a run too.
     """
 
-    def leave(member: Outcome, target: Path, move: Callable[..., Any]) -> None:
+    def leave(member: Mapping[str, Any], target: Path, move: Callable[..., Any]) -> None:
         there = next(folder.glob(f"programs/*/weights/{member['member']}"), None)
         if there is None or (target / "result.json").exists():
             return

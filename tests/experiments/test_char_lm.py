@@ -19,7 +19,8 @@ from experiments.harness import run as single
 from experiments.harness.config import hparams_of
 from experiments.harness.errors import UserError
 from experiments.harness.plan import plan_of_run
-from experiments.harness.runs import Run, load_run
+from experiments.harness.runs import Run, load_run, members_of
+from experiments.shared import language, rereading, writing
 from tests.experiments.run_files import best_weights, read, rows_of
 
 SENTENCES = "the cat sat on the mat. the dog sat on the log.\n"
@@ -200,6 +201,48 @@ def leaves_of(tree: Any) -> list[Any]:
     ]
 
 
+def loss_of(own: char_lm.Config, params: Any, carry: Any = None, key: int = 0) -> Any:
+    """Return the loss of one window of 8 steps of 2 streams, and the carry after it."""
+    tokens = jnp.asarray(np.random.default_rng(key).integers(9, size=(9, 2)))
+    batch = {"inputs": tokens[:-1], "targets": tokens[1:]}
+    model = char_lm.model_of(own, 9)
+    carry = model.initial_state(params, (2,)) if carry is None else carry
+    random = jax.random.key(key)
+    found, (_, carry) = language.trained_on(
+        own, 9, params, batch, random, carry, {"dropout": jnp.float32(0.5)}
+    )
+    return found, carry
+
+
+def test_tied_weights_are_one_table(file: Path) -> None:
+    own = config(file, tied=True, embedding_size=5)
+    params = char_lm.model_of(own, 9).init(jax.random.key(0))
+    assert params["embedding"]["kernel"].shape == (9, 5)
+    assert sorted(params) == ["bias", "cell", "embedding"]
+    assert np.isfinite(loss_of(own, params)[0])
+
+
+def test_variational_masks_are_renewed_for_each_window(file: Path) -> None:
+    own = config(file, variational=True)
+    params = char_lm.model_of(own, 9).init(jax.random.key(0))
+    _, first = loss_of(own, params, key=0)
+    _, second = loss_of(own, params, first, key=1)
+    masks = [np.asarray(carry.layers[2].keep) for carry in (first, second)]
+    assert masks[0].shape == (2, 12)
+    assert (masks[0] != masks[1]).any()
+    assert 0 < masks[0].mean() < 1
+
+
+def test_dropped_weights_are_those_of_the_state(file: Path) -> None:
+    own = config(file, weight_drop=0.5, hidden_size=32)
+    params = char_lm.model_of(own, 9).init(jax.random.key(0))
+    slopes = jax.grad(lambda params: loss_of(own, params)[0])(params)["layer_1"]
+    assert 0.4 < np.mean(np.asarray(slopes["recurrent"]["kernel"]) == 0) < 0.6
+    assert np.mean(np.asarray(slopes["input"]["kernel"]) == 0) < 0.1
+    with pytest.raises(UserError, match="--weight_drop: the cell min_gru has no weights"):
+        char_lm.program(config(file, cell="min_gru", weight_drop=0.5))
+
+
 # A trained run, and what it writes
 
 
@@ -262,7 +305,7 @@ def test_the_text_of_a_trained_run_depends_on_prompt_seed_and_temperature_alone(
 
 
 def sample_of(run: Run, **flags: Any) -> str:
-    return "".join(char_lm.sample(run, char_lm.Sample(**flags)))
+    return "".join(writing.sample(run, writing.Sample(**flags)))
 
 
 def untrained(own: char_lm.Config) -> Run:
@@ -284,12 +327,12 @@ def test_text_at_temperature_0_is_the_most_likely_character_after_all_before(
     wild: Run, prompt: str
 ) -> None:
     """The model reads the whole text at once here, across the pieces in which it was drawn."""
-    text = sample_of(wild, prompt=prompt, characters=2 * char_lm.PIECE + 20, temperature=0.0)
+    text = sample_of(wild, prompt=prompt, characters=2 * writing.PIECE + 20, temperature=0.0)
     characters = texts.load_text("pydoc", wild.config.text).characters
     begun = len(prompt) or 1
     assert text.startswith(prompt or "\n")
-    assert len(text) == begun + 2 * char_lm.PIECE + 20
-    assert len(set(text[char_lm.PIECE - 10 : char_lm.PIECE + 20])) > 4, "no constant text"
+    assert len(text) == begun + 2 * writing.PIECE + 20
+    assert len(set(text[writing.PIECE - 10 : writing.PIECE + 20])) > 4, "no constant text"
     model = char_lm.model_of(wild.config, len(characters))
     tokens = jnp.array([[characters.index(c)] for c in text])
     _, logits = recurrent.unroll(model, wild.kept, tokens)
@@ -309,10 +352,10 @@ def test_a_longer_text_begins_with_the_shorter_one(wild: Run) -> None:
 def test_every_piece_of_a_text_is_drawn_with_another_key(wild: Run) -> None:
     """Where all characters are as likely after any text, only the key tells pieces apart."""
     flat = wild._replace(kept=jax.tree.map(jnp.zeros_like, wild.kept))
-    text = sample_of(flat, characters=3 * char_lm.PIECE, temperature=1.0)[1:]
-    pieces = [text[k : k + char_lm.PIECE] for k in range(0, len(text), char_lm.PIECE)]
+    text = sample_of(flat, characters=3 * writing.PIECE, temperature=1.0)[1:]
+    pieces = [text[k : k + writing.PIECE] for k in range(0, len(text), writing.PIECE)]
     assert len(set(pieces)) == 3
-    assert text != sample_of(flat, characters=3 * char_lm.PIECE, sample_seed=1, temperature=1.0)[1:]
+    assert text != sample_of(flat, characters=3 * writing.PIECE, sample_seed=1, temperature=1.0)[1:]
 
 
 def test_a_prompt_of_unknown_characters_is_refused(
@@ -322,6 +365,80 @@ def test_a_prompt_of_unknown_characters_is_refused(
     out, err = capsys.readouterr()
     assert out == ""
     assert "--prompt: expected characters of the training text, got ['A', 'C', 'T']" in err
+
+
+# What a text costs it
+
+
+def evaluated(folder: Path, *flags: str) -> dict[str, Any]:
+    assert __main__.main(["evaluate", str(folder), *flags]) == 0
+    return read(folder, f"evaluation{'-dynamic' if flags else ''}.json")
+
+
+@pytest.mark.long
+def test_a_text_is_read_warm_and_cold_and_both_halves_are_told(finished: Path) -> None:
+    found, run = evaluated(finished), load_run(finished)
+    assert found["carried_test"] == pytest.approx(run.result["test_loss"], rel=1e-5)
+    assert found["best_step"] == run.result["best_step"]
+    text = texts.load_text("pydoc", run.config.text)
+    model = char_lm.model_of(run.config, len(text.characters))
+    totals = []
+    for part in (text.valid, text.test):  # cold, one window after the other
+        count = len(part) - 1
+        length = -(-count // -(-len(part) // rereading.WINDOW))
+        costs = []
+        for start in range(0, count, length):
+            tokens = part[start : min(start + length, count) + 1]
+            _, logits = recurrent.unroll(model, run.kept, jnp.asarray(tokens[:-1, None]))
+            log_p = np.asarray(jax.nn.log_softmax(logits))[:, 0]
+            costs += [-log_p[np.arange(len(log_p)), tokens[1:]]]
+        totals.append(np.concatenate(costs))
+    for name, costs in zip(
+        ("valid", "test", "both"), [*totals, np.concatenate(totals)], strict=True
+    ):
+        assert found[f"cold_{name}"] == pytest.approx(costs.mean(), rel=1e-5)
+
+
+@pytest.mark.long
+def test_a_model_that_learns_as_it_reads_has_rates_chosen_on_the_validation_text(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = {}
+    for rates in ((0.0,), (1e-2,), (0.0, 1e-2)):
+        monkeypatch.setattr(rereading, "RATES", rates)
+        monkeypatch.setattr(rereading, "DECAYS", (1e-2,))
+        costs[rates] = evaluated(finished, "--dynamic")
+    (still, moved, found) = costs.values()
+    assert still["dynamic_valid"] != moved["dynamic_valid"]
+    best = min(still, moved, key=lambda each: each["dynamic_valid"])
+    for name in ("rate", "dynamic_valid", "dynamic_test", "dynamic_both"):
+        assert found[name] == best[name]
+
+
+@pytest.mark.long
+def test_an_ensemble_has_the_mean_of_the_probabilities_of_its_members(
+    file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sweep", "char_lm", f"--text={file}", f"--workdir={tmp_path / 'both'}", *FLAGS]
+    assert __main__.main([*command, "--sweep=seed=0:2", "--keep_all"]) == 0
+    assert __main__.main(["evaluate", str(tmp_path / "both"), "--ensemble"]) == 0
+    found = read(tmp_path / "both" / "best", "evaluation-ensemble.json")
+    text = texts.load_text("pydoc", str(file))
+    shares = []
+    model = char_lm.model_of(config(file), len(text.characters))
+    members = members_of(load_run(tmp_path / "both"))
+    for each in members:
+        _, logits = recurrent.unroll(model, each.kept, jnp.asarray(text.test[:-1, None]))
+        shares.append(np.asarray(jax.nn.softmax(logits))[:, 0])
+    likely = np.mean(shares, axis=0)[np.arange(len(text.test) - 1), text.test[1:]]
+    # here the state is carried from the beginning, there by 32 streams
+    assert found["carried_test"] == pytest.approx(-np.log(likely).mean(), rel=0.05)
+    one = rereading.cost([(model, members[0].kept)], jnp.asarray(text.test), 1)
+    twice = rereading.cost([(model, members[0].kept)] * 2, jnp.asarray(text.test), 1)
+    assert float(one.mean) == pytest.approx(float(twice.mean), rel=1e-5)
+    assert found["members"] == 2
+    assert __main__.main(["evaluate", str(tmp_path / "both"), "--ensemble", "--dynamic"]) == 2
+    assert "--dynamic: expected it without --ensemble" in capfd.readouterr().err
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from experiments.harness import catalogue, flags, loop, naming
 from experiments.harness.config import options
 from experiments.harness.errors import UserError
 from experiments.harness.identity import identity_of
-from experiments.shared import cell_flag
+from experiments.shared import cell_flag, writing
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = {
@@ -578,7 +578,7 @@ def test_the_help_of_an_experiment_lists_the_commands_of_its_trained_runs(
         out = " ".join(capsys.readouterr().out.split())
         assert "write text with a trained run" in out
         assert "./launch.sh sample DIR" in out
-        for name, field in options(char_lm.Sample).items():
+        for name, field in options(writing.Sample).items():
             assert f"--{name} " in out
             assert field.help in out
     assert __main__.main(["image_cnn", "--help"]) == 0

@@ -1,0 +1,84 @@
+"""Build networks that foretell the next character, from a Config, and say what they cost."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from jax import Array
+
+import recurrent
+from experiments.harness.config import option
+from experiments.shared.cell_flag import cell_option
+from experiments.shared.stacked import foretelling_layers
+from experiments.shared.tasks import TbpttConfig
+from recurrent import losses
+from recurrent.training.task import HParams, Metric, Metrics
+
+LOSS = Metric("loss", higher_is_better=False)
+BITS = Metric("bits", higher_is_better=False, format="{:.4g} bits a character")
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageConfig(TbpttConfig):
+    """Hold the fields of a network that foretells the next character."""
+
+    cell: str = cell_option("lstm", "; it must not look ahead")
+    layers: int = option(1, "number of stacked layers", minimum=1, maximum=100)
+    hidden_size: int = option(512, "H, of every layer", minimum=1, maximum=10**5)
+    embedding_size: int = option(64, "size of the vector of a character", minimum=1, maximum=10**5)
+    tied: bool = option(False, "whether one table of vectors both reads characters and scores them")
+    dropout: float = option(
+        0.1, "share of features dropped after each layer", traced=True, minimum=0, below=1
+    )
+    variational: bool = option(
+        False, "whether a stream drops the same features at all steps of a window"
+    )
+    weight_drop: float = option(
+        0.0, "share of the recurrent weights dropped in each step of training", minimum=0, below=1
+    )
+
+
+def model_of(
+    config: LanguageConfig, vocabulary: int, dropout: Any = 0.0, key: Array | None = None
+) -> recurrent.Cell:
+    """Return the network, from tokens ``[T, B]`` to logits ``[T, B, V]``; no key in evaluation.
+
+    Raises:
+      UserError: as `foretelling_layers` does.
+    """
+    width = config.embedding_size
+    drop = recurrent.variational_dropout if config.variational else recurrent.step_dropout
+    parts: list[Any] = foretelling_layers(
+        *(config, width, config.window, dropout, key), drop=drop, weight_drop=config.weight_drop
+    )
+    size = recurrent.output_shape(parts[-1])[-1]
+    if config.tied:
+        return recurrent.tied_embedding(
+            vocabulary, recurrent.stack(*parts, recurrent.dense(size, width))
+        )
+    read = recurrent.embedding(vocabulary, width, kernel_init=jax.nn.initializers.normal(1.0))
+    return recurrent.stack(read, *parts, recurrent.dense(size, vocabulary), input_shape=())
+
+
+def trained_on(
+    config: LanguageConfig,
+    vocabulary: int,
+    params: Any,
+    batch: Any,
+    key: Array,
+    carry: Any,
+    hparams: HParams,
+) -> Any:
+    """Return the loss of a window in training, and ``(metrics, carry)``."""
+    model = model_of(config, vocabulary, hparams["dropout"], key)
+    fresh = model.initial_state(params, batch["inputs"].shape[1:])
+    carry = recurrent.renewed_masks(carry, fresh)
+    carry, logits = recurrent.unroll(model, params, batch["inputs"], carry)
+    average = losses.cross_entropy(logits, batch["targets"])
+    return average.mean, (metrics(average), carry)
+
+
+def metrics(loss: losses.Average) -> Metrics:
+    """Return the cross-entropy of a character in nats (``loss``) and in bits."""
+    return {"loss": loss, "bits": loss._replace(total=loss.total / math.log(2))}
