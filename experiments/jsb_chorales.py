@@ -1,6 +1,6 @@
 """How well does a recurrent network foretell the next chord of a chorale by Bach?
 
-Command: ./launch.sh jsb_chorales [--cell=gru] [--head=joint] [--transpose=6]
+Command: ./launch.sh jsb_chorales [--cell=gru] [--head=joint] [--view=key] [--transpose=6]
          ./launch.sh compose RUN_DIRECTORY --midi=chorale.mid
 """
 
@@ -11,7 +11,7 @@ import jax
 from jax import Array
 
 import recurrent
-from experiments.data.chorales import KEYS, LONGEST, load_chorales
+from experiments.data.chorales import KEYS, LONGEST, buckets_of, load_chorales
 from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.shared import chords
@@ -34,6 +34,11 @@ class Config(MinibatchConfig):
         "how a chord has its probability: each key by itself, as in most published figures, or "
         "jointly, pitch by pitch",
         choices=("independent", "joint"),
+    )
+    view: str = option(
+        "chord",
+        "what the layers read: the whole chord, or what each key sees around it, by one network",
+        choices=("chord", "key"),
     )
     dropout: float = option(
         0.3, "share of features dropped after each layer", traced=True, minimum=0, below=1
@@ -78,21 +83,24 @@ def program(config: Config) -> Program:
         keys = jax.random.split(key)
         return {"model": model_of(config).init(keys[0]), "head": head.init(keys[1])}
 
-    data = {name: songs._asdict() for name, songs in splits.items()}
     return minibatch_program(
         config,
-        data,
+        {name: songs._asdict() for name, songs in splits.items()},
         init,
         measure,
         LOSS,
         loss=loss,
+        buckets=buckets_of(splits),
         exhibits=lambda finished: exhibits(network(config), nats, splits["test"], finished),
     )
 
 
 def model_of(config: Config, dropout: Any = 0.0, key: Array | None = None) -> recurrent.Cell:
-    """Return the network, from rolls ``[T, B, KEYS]`` to features ``[T, B, H]``."""
-    parts = foretelling_layers(config, KEYS, LONGEST, dropout, key)
+    """Return the network, from rolls ``[T, B, KEYS]`` to features ``[T, B, F]``."""
+    size = KEYS if config.view == "chord" else chords.SEEN
+    parts = foretelling_layers(config, size, LONGEST, dropout, key)
+    if config.view == "key":
+        return chords.for_each_key(parts)
     return recurrent.stack(*parts, input_shape=(KEYS,))
 
 
@@ -100,7 +108,7 @@ def head_of(config: Config) -> chords.Head:
     """Return what gives a chord its probability, from the network's features."""
     size = recurrent.output_shape(model_of(config))[-1]
     if config.head == "independent":
-        return chords.independent(size)
+        return chords.independent(size, as_they_are=config.view == "key")
     return chords.joint(size, config.hidden_size)
 
 

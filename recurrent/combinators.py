@@ -173,6 +173,49 @@ def residual(cell: Cell) -> Cell:
     return _around(cell, jnp.add)
 
 
+def for_each(cell: Cell, count: int) -> Cell:
+    """Read several inputs at each step by one cell, each with a state of its own.
+
+    Equation: ``state_k, y_k = cell(state_k, x_k)`` for k from 0 to N - 1, with the same params.
+
+    Args:
+      cell: the cell.
+      count: N.
+
+    Returns:
+      The cell, with inputs ``[..., N, *cell.input_shape]``, outputs ``[..., N, H]``, the params of
+      ``cell`` and its state with an axis of size N after those of the batch.
+
+    Raises:
+      ValueError: for a count below 1.
+
+    References:
+      Johnson 2017, Generating polyphonic music using tied parallel networks.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import for_each, lstm, unroll
+      >>> cell = for_each(lstm(3, 4), count=5)
+      >>> params = cell.init(jax.random.key(0))
+      >>> state, ys = unroll(cell, params, jnp.ones((7, 2, 5, 3)))  # [T, B, N, D]
+      >>> ys.shape, state.hidden.shape
+      ((7, 2, 5, 4), (2, 5, 4))
+    """
+    check_sizes(count=count)
+
+    def initial_state(params: Params, batch_shape: Shape) -> State:
+        return cell.initial_state(params, (*batch_shape, count))
+
+    def repeated(flags: Array | None) -> Array | None:
+        return None if flags is None else jnp.repeat(flags[..., None], count, axis=-1)
+
+    def run(params: Params, state: State, xs: Any, *, mask: Any, reset: Any, reverse: bool):
+        flags = {"mask": repeated(mask), "reset": repeated(reset)}
+        return sequence(cell, params, state, xs, **flags, reverse=reverse)
+
+    return Cell(cell.init, initial_state, cell.step, (count, *cell.input_shape), run)
+
+
 def tied_embedding(vocabulary: int, cell: Cell, *, kernel_init: Initializer | None = None) -> Cell:
     """Read tokens, and score those that may follow, with one table of vectors.
 

@@ -1,6 +1,7 @@
 """Read Bach's chorales, as the pitches that sound in each quarter note."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from experiments.data.download import REMOTE_FILES, fetch
 from experiments.harness.errors import UserError
 from experiments.harness.files import check_regular
+from recurrent.training.bucketing import Buckets, bucket_sizes
 
 LOWEST = 21  # the MIDI number of the lowest key of a piano
 KEYS = 88
@@ -16,6 +18,8 @@ NONE = KEYS  # stands where a frame has no further pitch
 VOICES = 4  # at most, in a frame
 LONGEST = 160  # frames of a song
 LARGEST = 2**24  # bytes
+SPLITS = ("train", "valid", "test")
+SIZES = 4  # of batches
 
 
 class Songs(NamedTuple):
@@ -53,10 +57,25 @@ def read_songs(file: Path) -> dict[str, Songs]:
         found = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as JSON: {error}.") from error
-    for split in ("train", "valid", "test"):
+    for split in SPLITS:
         if not isinstance(found, dict) or not isinstance(found.get(split), list):
             raise UserError(f"{file}: expected lists of songs train, valid and test.")
-    return {split: songs(found[split], f"{file}: {split}") for split in ("train", "valid", "test")}
+    splits = {split: songs(found[split], f"{file}: {split}") for split in found if split in SPLITS}
+    longest = max(each.pitches.shape[1] for each in splits.values())
+    return {split: longer(splits[split], longest) for split in SPLITS}
+
+
+def longer(songs: Songs, steps: int) -> Songs:
+    """Return songs as arrays of so many steps."""
+    missing = steps - songs.pitches.shape[1]
+    padded = np.pad(songs.pitches, ((0, 0), (0, missing), (0, 0)), constant_values=NONE)
+    return songs._replace(pitches=padded)
+
+
+def buckets_of(splits: Mapping[str, Songs]) -> Buckets:
+    """Choose to which lengths batches of songs are cut, so that the least is padding."""
+    limits = bucket_sizes(np.concatenate([songs.lengths for songs in splits.values()]), SIZES)
+    return Buckets("lengths", limits, {"pitches": limits})
 
 
 def songs(listed: list[Any], where: str) -> Songs:

@@ -1,6 +1,6 @@
 """Give sets of pitches probabilities: each key by itself, or one pitch after another."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,9 @@ from recurrent.losses import masked_average
 from recurrent.training.task import Metrics
 
 NEVER = -1e30  # the logit of what cannot come
+REACH = 14  # keys on either side that a key sees
+CLASSES = 12  # pitches of an octave
+SEEN = 2 * REACH + 1 + CLASSES + 3  # features of what a key sees
 
 
 class Head(NamedTuple):
@@ -35,6 +38,32 @@ def roll(pitches: Array) -> Array:
     return jax.nn.one_hot(pitches, KEYS).sum(axis=-2)  # NONE is no key
 
 
+def around(roll: Array) -> Array:
+    """Return what each key sees of a chord, ``[..., KEYS, SEEN]``, from a roll ``[..., KEYS]``.
+
+    It is the same for a chord that is shifted, but for the last: the keys within `REACH`; how many
+    keys sound of each pitch class, from its own upwards; how many sound below and above; its place.
+    """
+    wide = jnp.pad(roll, [(0, 0)] * (roll.ndim - 1) + [(REACH, REACH)])
+    near = jnp.stack([wide[..., k : k + KEYS] for k in range(2 * REACH + 1)], axis=-1)
+    octaves = jnp.pad(roll, [(0, 0)] * (roll.ndim - 1) + [(0, -KEYS % CLASSES)])
+    classes = octaves.reshape(*roll.shape[:-1], -1, CLASSES).sum(-2)
+    rotated = classes[..., (jnp.arange(KEYS)[:, None] + jnp.arange(CLASSES)) % CLASSES]
+    upwards = jnp.cumsum(roll, -1)
+    place = jnp.broadcast_to(jnp.linspace(-1, 1, KEYS), roll.shape)
+    counts = jnp.stack([upwards - roll, upwards[..., -1:] - upwards, place], axis=-1)
+    return jnp.concatenate([near, rotated, counts], axis=-1)
+
+
+def for_each_key(parts: Sequence[recurrent.Cell]) -> recurrent.Cell:
+    """Return layers that read what each key sees, with a number for each key, from rolls."""
+    readout = recurrent.dense(recurrent.output_shape(parts[-1])[-1], 1)
+    see = recurrent.Layer(lambda key: {}, lambda params, roll: around(roll))
+    flat = recurrent.Layer(lambda key: {}, lambda params, ys: ys[..., 0])
+    inner = recurrent.for_each(recurrent.stack(*parts, readout), KEYS)
+    return recurrent.stack(see, inner, flat, input_shape=(KEYS,))
+
+
 def metrics(nats: Array, batch: dict[str, Array]) -> Metrics:
     """Return the mean cost of a frame, over all frames and as the mean of the songs' means."""
     frames = jnp.arange(1, len(nats) + 1)[:, None] < batch["lengths"]  # [T - 1, B]
@@ -52,12 +81,15 @@ def transposed(key: Array, pitches: Array, most: int) -> Array:
     return jnp.where(pitches == NONE, NONE, jnp.clip(pitches + by, 0, KEYS - 1))
 
 
-def independent(features: int) -> Head:
+def independent(features: int, *, as_they_are: bool = False) -> Head:
     """Return a head in which each key sounds with a probability of its own.
 
-    Equation: ``-log p = -sum_k y_k log s(z_k) + (1 - y_k) log(1 - s(z_k))``, z linear.
+    Equation: ``-log p = -sum_k y_k log s(z_k) + (1 - y_k) log(1 - s(z_k))``, z linear, or the
+    features as they are.
     """
     readout = recurrent.dense(features, KEYS)
+    if as_they_are:
+        readout = recurrent.Layer(lambda key: {}, lambda params, xs: xs)
 
     def nats(params: Any, xs: Array, pitches: Array) -> Array:
         logits = readout.apply(params, xs)

@@ -101,6 +101,31 @@ def test_the_joint_head_gives_all_chords_a_probability_of_one_together() -> None
     assert (np.abs(found - p) <= 5 * np.sqrt(p / len(seeds)) + 1e-4).all()
 
 
+def test_a_key_sees_what_a_loop_over_the_sounding_keys_finds() -> None:
+    rng = np.random.default_rng(0)
+    sounding = np.sort(rng.choice(KEYS, size=(5, VOICES), replace=False), axis=1)
+    sounding[0] = [0, 1, KEYS - 2, KEYS - 1]
+    found = np.asarray(chords.around(chords.roll(jnp.asarray(sounding))))
+    expected = np.zeros((5, KEYS, chords.SEEN))
+    for chord, row in zip(sounding, expected, strict=True):
+        for key, seen in enumerate(row):
+            for other in chord.tolist():
+                if abs(other - key) <= chords.REACH:
+                    seen[other - key + chords.REACH] = 1
+                seen[2 * chords.REACH + 1 + (other - key) % 12] += 1
+                seen[-3] += other < key
+                seen[-2] += other > key
+            seen[-1] = 2 * key / (KEYS - 1) - 1
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_chord_that_is_shifted_is_seen_the_same() -> None:
+    """Apart from the place, which comes last."""
+    chord = jnp.array([30, 37, 45, 50])
+    seen = [chords.around(chords.roll(chord + shift)) for shift in (0, 12)]
+    np.testing.assert_array_equal(seen[0][25:60, :-1], seen[1][37:72, :-1])
+
+
 def test_the_independent_head_is_the_sum_of_binary_cross_entropies() -> None:
     rng = np.random.default_rng(0)
     head = chords.independent(6)
@@ -180,10 +205,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("head", ["independent", "joint"])
-def test_it_trains_and_composes(head: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("head", "view"), [("independent", "chord"), ("joint", "chord"), ("independent", "key")]
+)
+def test_it_trains_and_composes(
+    head: str, view: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = folder / "run"
-    assert __main__.main(["jsb_chorales", f"--head={head}", *SMALL, f"--workdir={run}"]) == 0
+    command = ["jsb_chorales", f"--head={head}", f"--view={view}", *SMALL, f"--workdir={run}"]
+    assert __main__.main(command) == 0
     result = json.loads((run / "result.json").read_text())
     assert 0 < result["test_loss"] < KEYS
     assert {file.name for file in (run / "figures").iterdir()} >= {

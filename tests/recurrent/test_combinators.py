@@ -20,6 +20,7 @@ from recurrent.combinators import (
     StackState,
     bidirectional,
     dense_connection,
+    for_each,
     learned_state,
     remat,
     residual,
@@ -64,10 +65,21 @@ CELLS: dict[str, Callable[[], Cell]] = {
         skip_stack(elman(6, 3), min_gru(9, 2)),
         dense(5, 3),
     ),
+    "for_each": lambda: stack(
+        dense(INPUT, 6),
+        Layer(lambda key: {}, in_pairs),
+        for_each(gru(3, 2), 2),
+        input_shape=(INPUT,),
+    ),
     "learned_state": lambda: stack(learned_state(lstm(INPUT, 3)), min_gru(3, 2)),
     "noise": noise,
     "zoneout": lambda: zoneout(lstm(INPUT, 3), lstm_state(0.3, 0.6), jax.random.key(0)),
 }
+
+
+def in_pairs(params: Any, x: Any) -> Any:
+    """Return the two halves of a vector ``[..., 6]``."""
+    return x.reshape(*x.shape[:-1], 2, 3)
 
 
 def lstm_state(hidden: Any, cell: Any) -> LSTMState:
@@ -287,6 +299,16 @@ def test_every_layer_of_a_skip_stack_reads_the_input_and_reaches_the_output() ->
     assert output_shape(cell) == (10,)
 
 
+@pytest.mark.parametrize("options", [{}, {"mask": MASK}, {"reset": RESET}, {"reverse": True}])
+def test_for_each_equals_one_run_for_each_input(options: Any) -> None:
+    inner = lstm(INPUT, 3)
+    params, xs = random_params(inner), random_inputs(TIME, BATCH, 5, INPUT)
+    state, ys = run(for_each(inner, 5), params, xs, **options)
+    for k in range(5):
+        expected = run(inner, params, xs[:, :, k], **options)
+        assert_close((jax.tree.map(lambda leaf, k=k: leaf[:, k], state), ys[:, :, k]), expected)
+
+
 @pytest.mark.parametrize("options", [{}, {"mask": MASK}, {"mask": MASK, "reset": RESET}])
 def test_a_tied_embedding_equals_a_stack_whose_readout_is_its_transpose(options: Any) -> None:
     inner = stack(gru(INPUT, 3), dense(3, INPUT))
@@ -341,6 +363,7 @@ def test_parts_of_a_stack_draw_different_params() -> None:
             lambda: tied_embedding(9, gru(4, 3)),
             r"tied_embedding: .* \[4\], got \[3\]; end it with a dense",
         ),
+        (lambda: for_each(gru(4, 4), 0), "count: expected at least 1, got 0"),
         (lambda: tied_embedding(0, gru(4, 4)), "vocabulary: expected at least 1, got 0"),
         (lambda: residual(gru(4, 3)), r"residual: .* \[4\], got \[3\]"),
         (lambda: bidirectional(gru(4, 3), gru(5, 3)), r"backward: .* \[4\].* \[5\]"),
