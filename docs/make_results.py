@@ -51,6 +51,7 @@ class Line(NamedTuple):
       form: how it is written.
       published: figures of others, with their sources.
       file: of the run's directory, where the metric stands.
+      minutes: the most that a training may take.
     """
 
     experiment: str
@@ -60,6 +61,7 @@ class Line(NamedTuple):
     form: str
     published: str
     file: str = "result.json"
+    minutes: float = math.inf
 
 
 class Found(NamedTuple):
@@ -80,6 +82,7 @@ class Found(NamedTuple):
 
 LOOKING = ("additive", "multiplicative")
 BAI = "[Bai et al. 2018](https://arxiv.org/abs/1803.01271), *selected on test*"
+NANO = "[nanoGPT](https://github.com/karpathy/nanoGPT), *selected on test*"
 BEST = "(their best over all, no attention)"
 SCAN = "[Lake & Baroni 2018](https://arxiv.org/abs/1711.00350)"
 LINES = (
@@ -89,15 +92,39 @@ LINES = (
          "test_accuracy", "{:.2%}", "-"),
     Line("image_cnn", "MNIST", {"data": "mnist"}, "test_accuracy", "{:.2%}",
          "99.17 % ([Flax's example](https://github.com/google/flax/tree/main/examples/mnist))"),
-    Line("char_lm", "tiny Shakespeare", {"data": "shakespeare", "text": ""},
-         "test_loss", "{:.4f} nats",
-         "1.4697 ([nanoGPT](https://github.com/karpathy/nanoGPT) on an A100), 1.88 (its CPU "
-         "recipe); lowest of all evaluations of the validation split, the last tenth"),
+    *(
+        Line("char_lm", f"tiny Shakespeare, {how}", {"data": "shakespeare", "text": ""},
+             metric, "{:.4f} nats", published, file, minutes)
+        for how, metric, published, file, minutes in (
+            ("state carried, at most 3 minutes", "carried_both", f"1.88 (its CPU recipe, {NANO})",
+             "evaluation.json", 3),
+            ("state carried, at most 10 minutes", "carried_both", "-", "evaluation.json", 10),
+            ("state carried", "carried_both", "-", "evaluation.json", math.inf),
+            ("windows of 256 from a cold start", "cold_both", f"1.4697 (an A100, {NANO})",
+             "evaluation.json", math.inf),
+            ("learning from what was read", "dynamic_both", "-", "evaluation-dynamic.json",
+             math.inf),
+        )
+    ),
+    *(
+        Line("char_lm", f"tiny Shakespeare, second half of the last tenth, {cell} x {layers}",
+             {"data": "shakespeare", "text": "", "cell": cell, "layers": layers},
+             "test_loss", "{:.4f} nats", "-")
+        for cell, layers in (
+            ("elman", 1), ("gru", 1), ("lstm", 1), ("lstm", 2), ("lstm", 3), ("min_gru", 3),
+            ("griffin", 3), ("transformer", 4),
+        )
+    ),
     *(
         Line("jsb_chorales", f"{cell}, each key by itself",
-             {"cell": cell, "head": "independent"}, "test_loss", "{:.3f} nats", f"{score} ({BAI})")
+             {"cell": cell, "head": "independent", "view": "chord"}, "test_loss", "{:.3f} nats",
+             f"{score} ({BAI})")
         for cell, score in (("elman", 8.91), ("gru", 8.43), ("lstm", 8.45))
     ),
+    Line("jsb_chorales", "each key by itself, one network for all keys",
+         {"head": "independent", "view": "key"}, "test_loss", "{:.3f} nats",
+         f"8.10 (a TCN, {BAI}), 7.72 (RRU, [Zakovskis et al. 2021]"
+         "(https://arxiv.org/abs/2108.00527), *selected on test*)"),
     Line("jsb_chorales", "joint head", {"head": "joint"}, "test_loss", "{:.3f} nats",
          "at most 6.80 ([Pyro's deep Markov model](https://pyro.ai/examples/dmm.html) with flows, "
          "a bound)"),
@@ -170,7 +197,8 @@ def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
 def belongs(run: Found, line: Line) -> bool:
     """Return whether a run is of a line."""
     fields = all(run.config.get(name) in allowed(value) for name, value in line.fields.items())
-    return run.result["experiment"] == line.experiment and fields
+    within = run.result["train_seconds"] <= 60 * line.minutes
+    return run.result["experiment"] == line.experiment and fields and within
 
 
 def ended(run: Found) -> str:
