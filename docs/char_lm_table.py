@@ -10,7 +10,7 @@ already is not made again, so the command can be stopped and repeated.
 import argparse
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from experiments.harness.runs import Run
 from experiments.shared.language import model_of
 
 DATA = "shakespeare"
+COMMON: dict[str, Any] = {}  # further fields of all networks
 STEP = 8  # of hidden sizes, by which heads and vector units can be divided
 
 
@@ -55,13 +56,14 @@ def config_of(network: Network, hidden_size: int, epochs: int) -> Any:
         embedding_size=hidden_size if network.cell in ("griffin", "transformer") else 64,
         epochs=epochs,
         **network.fields,
+        **COMMON,
     )
 
 
 def count(network: Network, hidden_size: int) -> int:
     """Return the number of params."""
-    vocabulary = len(load_text(DATA).characters)
-    model = model_of(config_of(network, hidden_size, 1), vocabulary)
+    config = config_of(network, hidden_size, 1)
+    model = model_of(config, len(load_text(config.data, config.text).characters))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(model.init, KEY)))
 
 
@@ -97,14 +99,14 @@ def rows(runs: list[Run]) -> Iterator[str]:
         )
 
 
-def main() -> None:
+def main(flags: Sequence[str] | None = None) -> None:
     """Train all networks twice, and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--parameters", type=int, default=1_300_000)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--folder", type=Path, default=Path("runs/char_lm_table"))
-    asked = parser.parse_args()
+    asked = parser.parse_args(flags)
     sizes = [largest(network, asked.parameters) for network in NETWORKS]
     equal = [
         trained(network, size, asked.epochs, asked.folder)

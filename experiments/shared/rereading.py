@@ -35,7 +35,7 @@ DECAYS = (1e-3, 1e-2)
 PARTS = ("valid", "test")
 NAMES = {
     "carried": "the state carried along",
-    "cold": f"windows of {WINDOW}, each from a cold start",
+    "cold": f"windows of {WINDOW} at most, each from a cold start",
     "dynamic": "the state carried along, learning from what was read",
 }
 Found = dict[str, float]  # nats a character, of valid, test and both
@@ -70,8 +70,8 @@ def evaluate(run: Run, flags: Evaluate) -> Iterator[str]:
     else:
         models = [(model_of(each.config, len(text.characters)), each.kept) for each in runs]
         found = {
-            "carried": of_parts(text, lambda tokens: cost(models, tokens, STREAMS)),
-            "cold": of_parts(text, lambda tokens: cost(models, tokens, -(-len(tokens) // WINDOW))),
+            "carried": of_parts(text, lambda tokens: cost(models, tokens)),
+            "cold": of_parts(text, lambda tokens: cost(models, tokens, cold=True)),
             "members": len(models),
         }
     kind = "-dynamic" if flags.dynamic else "-ensemble" if flags.ensemble else ""
@@ -89,14 +89,23 @@ def of_parts(text: Text, measure: Callable[[Array], Average]) -> Found:
     return {name: float(part.mean) for name, part in parts.items()} | {"both": totals / weights}
 
 
-def cost(models: Sequence[tuple[recurrent.Cell, Any]], tokens: Array, streams: int) -> Average:
-    """Return what a sequence costs the mean of the probabilities of several models."""
+def cost(
+    models: Sequence[tuple[recurrent.Cell, Any]], tokens: Array, *, cold: bool = False
+) -> Average:
+    """Return what a sequence costs the mean of the probabilities of several models.
+
+    Args:
+      models: networks with their params.
+      tokens: ``[N]``, read as up to `STREAMS` streams side by side.
+      cold: whether each `WINDOW` begins anew, and not with the state after the one before.
+    """
     params = [own for _, own in models]
 
     def start(params: Any, streams: int) -> Any:
         return [m.initial_state(p, (streams,)) for (m, _), p in zip(models, params, strict=True)]
 
     def measure(params: Any, batch: Any, carry: Any) -> Any:
+        carry = start(params, batch["inputs"].shape[1]) if cold else carry
         read = [
             recurrent.unroll(model, own, batch["inputs"], state)
             for (model, _), own, state in zip(models, params, carry, strict=True)
@@ -109,6 +118,7 @@ def cost(models: Sequence[tuple[recurrent.Cell, Any]], tokens: Array, streams: i
 
     @jax.jit
     def whole(params: Any, tokens: Array) -> Average:
+        streams = min(STREAMS, len(tokens) - 1)
         found = evaluate_streams(measure, params, tokens, start, streams=streams, window=WINDOW)
         return found["loss"]
 

@@ -1,0 +1,34 @@
+"""The table of networks of equal params: each is as large as they allow, and is trained twice."""
+
+from pathlib import Path
+
+import pytest
+
+from docs import char_lm_table
+from docs.char_lm_table import NETWORKS, STEP, count, largest
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda each: f"{each.cell}-{each.layers}")
+def test_a_network_is_the_largest_with_so_many_params(
+    network: char_lm_table.Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(char_lm_table, "DATA", "pydoc")
+    size = largest(network, 150_000)
+    assert count(network, size) <= 150_000 < count(network, size + STEP)
+
+
+@pytest.mark.long
+def test_both_tables_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be, that is the question\n" * 100)
+    monkeypatch.setattr(char_lm_table, "NETWORKS", NETWORKS[:2])
+    monkeypatch.setattr(char_lm_table, "COMMON", {"text": str(text), "batch_size": 4, "window": 16})
+    flags = ["--parameters=9000", "--epochs=1", "--minutes=0.001", f"--folder={tmp_path / 'runs'}"]
+    char_lm_table.main(flags)
+    out = capfd.readouterr().out
+    assert "1 epochs each" in out
+    assert "About 0.001 minutes each" in out
+    assert out.count("| `elman` x 1 | ") == 2
+    assert len(list((tmp_path / "runs").iterdir())) == 2  # no run was made twice
