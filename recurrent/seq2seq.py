@@ -307,6 +307,9 @@ def _feeding_back(cell: Cell, attention: Attention, input_feeding: bool) -> _Bod
             return {}
         return {"attentional": {"kernel": dense(hidden + memory_size, hidden).init(key)["kernel"]}}
 
+    def init(key: Array) -> Params:  # of the params that are read here
+        return {"cell": cell.init(key), "attention": attention.init(key), **further(key)}
+
     def initial_state(params: Params, batch_shape: Shape) -> DecoderState:
         dtype = in_one_type(params)["embedding"]["kernel"].dtype
         feedback = jnp.zeros((*batch_shape, hidden), dtype)
@@ -319,9 +322,8 @@ def _feeding_back(cell: Cell, attention: Attention, input_feeding: bool) -> _Bod
         def advance(params: Params, state: DecoderState, x: Array):
             return step(params, memory, state, x)[:2]
 
-        return unroll(
-            Cell(further, initial_state, advance, (input_size,)), params, xs, state, mask=mask
-        )
+        reader = Cell(init, initial_state, advance, (input_size,))
+        return unroll(reader, params, xs, state, mask=mask)
 
     output_size = hidden if input_feeding else hidden + memory_size
     return _Body(further, initial_state, step, sequence, input_size, output_size)

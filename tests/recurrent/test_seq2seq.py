@@ -271,6 +271,15 @@ def test_padding_affects_no_loss_or_gradients_of_an_encoder_decoder(attention: A
     assert (np.abs(np.asarray(of_inputs)[MASK]).max(axis=-1) > 0).all()
 
 
+def test_params_of_another_decoder_are_refused(name: str) -> None:
+    model = DECODERS[name]
+    params, values = init(model), normal(SOURCE, BATCH, MEMORY)
+    state, memory = model.initial_state(params, (BATCH,)), model.precompute(params, values)
+    other = params | {"cell": gru(EMBEDDING + MEMORY, HIDDEN + 1).init(jax.random.key(0))}
+    with pytest.raises(ValueError, match=r"params.*: expected"):
+        model.sequence(other, memory, state, tokens_like(TIME))
+
+
 def test_shift_right_puts_the_start_token_first() -> None:
     targets = np.array([[3, 4], [5, 6], [1, 2]])
     np.testing.assert_array_equal(shift_right(targets, 9), [[9, 9], [3, 4], [5, 6]])
