@@ -34,7 +34,9 @@ class Config(TranslatorConfig):
     attention: str = "multiplicative"
     hidden_size: int = 256
     embedding_size: int = 128
-    epochs: int = 12
+    dropout: float = 0.25
+    average: float = 0.999
+    epochs: int = 8
     batch_size: int = 128
     learning_rate: float = 2e-3
 

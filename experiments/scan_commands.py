@@ -36,7 +36,11 @@ class Config(TranslatorConfig):
         maximum=1000,
     )
     split_seed: int = option(0, "decides what is drawn of the data", minimum=0)
-    epochs: int = 30
+    layers: int = 2
+    query: str = "first"
+    attention: str = "multiplicative"
+    average: float = 0.995
+    epochs: int = 20
     learning_rate: float = 2e-3
 
 
