@@ -30,8 +30,8 @@ from recurrent.training.tbptt import evaluate_streams
 STREAMS, WINDOW = 32, 256
 LEARNT = 20  # characters between two updates of dynamic evaluation
 SQUARED = 256, 32  # window and streams of the gradients whose squares are taken
-RATES = (3e-5, 1e-4, 3e-4)
-DECAYS = (1e-3, 1e-2)
+RATES = (3e-6, 1e-5, 3e-5, 1e-4)
+DECAYS = (1e-4, 1e-3)
 PARTS = ("valid", "test")
 NAMES = {
     "carried": "the state carried along",
