@@ -39,9 +39,10 @@ class Config(TranslatorConfig):
     layers: int = 2
     query: str = "first"
     attention: str = "multiplicative"
+    dropout: float = 0.1
     average: float = 0.995
-    epochs: int = 20
-    learning_rate: float = 2e-3
+    epochs: int = 30
+    learning_rate: float = 4e-3
 
 
 def parts(config: Config) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:
