@@ -64,10 +64,8 @@ def count(network: Network, hidden_size: int) -> int:
     """Return the number of params."""
     config = config_of(network, hidden_size, 1)
     model = model_of(config, len(load_text(config.data, config.text).characters))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(model.init, KEY)))
-
-
-KEY = jax.eval_shape(lambda: jax.random.key(0))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def largest(network: Network, parameters: int) -> int:

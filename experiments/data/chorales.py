@@ -60,9 +60,9 @@ def read_songs(file: Path) -> dict[str, Songs]:
     for split in SPLITS:
         if not isinstance(found, dict) or not isinstance(found.get(split), list):
             raise UserError(f"{file}: expected lists of songs train, valid and test.")
-    splits = {split: songs(found[split], f"{file}: {split}") for split in found if split in SPLITS}
+    splits = {split: songs(found[split], f"{file}: {split}") for split in SPLITS}
     longest = max(each.pitches.shape[1] for each in splits.values())
-    return {split: longer(splits[split], longest) for split in SPLITS}
+    return {split: longer(each, longest) for split, each in splits.items()}
 
 
 def longer(songs: Songs, steps: int) -> Songs:

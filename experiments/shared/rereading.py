@@ -5,7 +5,6 @@ its second half is the test, so both are given, and the whole.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,9 +17,8 @@ import recurrent
 from experiments.data.text import Text, load_text
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
-from experiments.harness.files import write_atomically
 from experiments.harness.runs import Command, Run, members_of
-from experiments.harness.version import code_version
+from experiments.shared.evaluations import leave_evaluation
 from experiments.shared.language import model_of
 from recurrent import losses
 from recurrent.losses import Average
@@ -70,15 +68,12 @@ def evaluate(run: Run, flags: Evaluate) -> Iterator[str]:
     else:
         models = [(model_of(each.config, len(text.characters)), each.kept) for each in runs]
         found = {
-            "carried": of_parts(text, lambda tokens: cost(models, tokens)),
-            "cold": of_parts(text, lambda tokens: cost(models, tokens, cold=True)),
+            "carried": of_parts(text, cost(models)),
+            "cold": of_parts(text, cost(models, cold=True)),
             "members": len(models),
         }
     kind = "-dynamic" if flags.dynamic else "-ensemble" if flags.ensemble else ""
-    if run.result:  # a run that goes on will have other weights
-        whole = flat(found) | {"best_step": run.result.get("best_step")}
-        said = json.dumps(whole | code_version(run.experiment.file), indent=2)
-        write_atomically(run.folder / f"evaluation{kind}.json", said + "\n")
+    leave_evaluation(run, f"evaluation{kind}", flat(found))
     yield "\n".join(lines(found))
 
 
@@ -90,13 +85,15 @@ def of_parts(text: Text, measure: Callable[[Array], Average]) -> Found:
 
 
 def cost(
-    models: Sequence[tuple[recurrent.Cell, Any]], tokens: Array, *, cold: bool = False
-) -> Average:
-    """Return what a sequence costs the mean of the probabilities of several models.
+    models: Sequence[tuple[recurrent.Cell, Any]], *, cold: bool = False
+) -> Callable[[Array], Average]:
+    """Return what says how much tokens ``[N]`` cost the mean of the probabilities of models.
+
+    They are read as up to `STREAMS` streams side by side; sequences of one length are compiled for
+    once.
 
     Args:
       models: networks with their params.
-      tokens: ``[N]``, read as up to `STREAMS` streams side by side.
       cold: whether each `WINDOW` begins anew, and not with the state after the one before.
     """
     params = [own for _, own in models]
@@ -122,7 +119,7 @@ def cost(
         found = evaluate_streams(measure, params, tokens, start, streams=streams, window=WINDOW)
         return found["loss"]
 
-    return whole(params, tokens)
+    return lambda tokens: whole(params, tokens)
 
 
 def learning(run: Run, text: Text) -> tuple[dict[str, float], Found]:

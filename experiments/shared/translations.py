@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,11 +15,10 @@ import recurrent
 from experiments.data.vocabulary import END
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
-from experiments.harness.files import write_atomically
 from experiments.harness.program import Exhibit, Figure, Finished, Program, Table
 from experiments.harness.runs import Command, Run
-from experiments.harness.version import code_version
 from experiments.shared.error_rates import edit_distance, error_rate
+from experiments.shared.evaluations import leave_evaluation
 from experiments.shared.tasks import minibatch_program
 from experiments.shared.translating import (
     EXACT,
@@ -290,12 +288,9 @@ def evaluate_command(parts: Callable[[Any], tuple[Languages, dict[str, Any]]]) -
             "exact": float(np.mean([row.distance == 0 for row in rows])),
             "error_rate": error_rate((row.found, row.true) for row in rows),
             "seconds": round(time.monotonic() - begun, 3),
-            "best_step": run.result.get("best_step"),
-            **code_version(run.experiment.file),
         }
-        file = run.folder / f"evaluation-{flags.split}-beam{flags.beam}.json"
-        if run.result and not flags.most:  # a run that goes on will have other weights
-            write_atomically(file, json.dumps(found, indent=2) + "\n")
+        if not flags.most:
+            leave_evaluation(run, f"evaluation-{flags.split}-beam{flags.beam}", found)
         yield (
             f"{found['exact']:.2%} of {len(rows)} right, error rate {found['error_rate']:.2%}, "
             f"{found['seconds']:.1f} s with compiling"

@@ -436,8 +436,8 @@ def test_an_ensemble_has_the_mean_of_the_probabilities_of_its_members(
     likely = np.mean(shares, axis=0)[np.arange(len(text.test) - 1), text.test[1:]]
     # here the state is carried from the beginning, there by 32 streams
     assert found["carried_test"] == pytest.approx(-np.log(likely).mean(), rel=0.05)
-    one = rereading.cost([(model, members[0].kept)], jnp.asarray(text.test))
-    twice = rereading.cost([(model, members[0].kept)] * 2, jnp.asarray(text.test))
+    one = rereading.cost([(model, members[0].kept)])(jnp.asarray(text.test))
+    twice = rereading.cost([(model, members[0].kept)] * 2)(jnp.asarray(text.test))
     assert float(one.mean) == pytest.approx(float(twice.mean), rel=1e-5)
     assert found["members"] == 2
     assert __main__.main(["evaluate", str(tmp_path / "both"), "--ensemble", "--dynamic"]) == 2
