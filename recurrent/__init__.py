@@ -51,6 +51,7 @@ from recurrent.cells.deltanet import DeltaMemory, gated_delta_scan, gated_deltan
 from recurrent.cells.gates import Hidden, gated, gated_cell
 from recurrent.cells.layer_norm import layer_norm_gru, layer_norm_lstm
 from recurrent.cells.linear import ComplexHidden, linear_cell, min_gru, min_lstm, rg_lru
+from recurrent.cells.long_memory import LEMState, lem, orthogonal_rnn
 from recurrent.cells.state_space import diagonal_s5, lru, selective_ssm
 from recurrent.cells.xlstm import MLSTMState, SLSTMState, mlstm, slstm
 from recurrent.combinators import (
@@ -99,6 +100,7 @@ __all__ = [
     "GateVJP",
     "Hidden",
     "KeyValueCache",
+    "LEMState",
     "LSTMState",
     "Layer",
     "MLSTMState",
@@ -146,6 +148,7 @@ __all__ = [
     "layer_norm_gru",
     "layer_norm_lstm",
     "learned_state",
+    "lem",
     "length_mask",
     "linear_cell",
     "linear_cross_entropy",
@@ -161,6 +164,7 @@ __all__ = [
     "mlstm",
     "multi_head_attention",
     "multiplicative_attention",
+    "orthogonal_rnn",
     "output_shape",
     "parallel",
     "pre_norm_block",

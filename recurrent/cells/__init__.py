@@ -1,7 +1,8 @@
 """Build recurrent cells, with one module for each family.
 
-`gates` turns a gate function into a cell, `classic` and `layer_norm` hold such cells, and
-`convolutional`, `xlstm`, `linear`, `state_space`, `deltanet` and `attention` the other families.
+`gates` turns a gate function into a cell; `classic`, `layer_norm` and `long_memory` hold such
+cells, and `convolutional`, `xlstm`, `linear`, `state_space`, `deltanet` and `attention` the other
+families.
 """
 
 from recurrent.cells._gated_loop import GateVJP
@@ -23,6 +24,7 @@ from recurrent.cells.deltanet import DeltaMemory, gated_delta_scan, gated_deltan
 from recurrent.cells.gates import Hidden, gated, gated_cell
 from recurrent.cells.layer_norm import layer_norm_gru, layer_norm_lstm
 from recurrent.cells.linear import ComplexHidden, linear_cell, min_gru, min_lstm, rg_lru
+from recurrent.cells.long_memory import LEMState, lem, orthogonal_rnn
 from recurrent.cells.state_space import diagonal_s5, lru, selective_ssm
 from recurrent.cells.xlstm import MLSTMState, SLSTMState, mlstm, slstm
 
@@ -32,6 +34,7 @@ __all__ = [
     "GateVJP",
     "Hidden",
     "KeyValueCache",
+    "LEMState",
     "LSTMState",
     "MLSTMState",
     "SLSTMState",
@@ -50,6 +53,7 @@ __all__ = [
     "irnn",
     "layer_norm_gru",
     "layer_norm_lstm",
+    "lem",
     "linear_cell",
     "lru",
     "lstm",
@@ -58,6 +62,7 @@ __all__ = [
     "min_lstm",
     "minimal_gated_unit",
     "mlstm",
+    "orthogonal_rnn",
     "rg_lru",
     "selective_ssm",
     "slstm",

@@ -14,9 +14,9 @@ from jax import Array
 from jax.core import Tracer
 from jax.nn import sigmoid
 
-from recurrent.cell import Cell, Params, check_sizes, in_one_type, sequence
+from recurrent.cell import Cell, Params, check_sizes, in_one_type
 from recurrent.cells._gated_loop import Blocks, GateVJP
-from recurrent.cells.gates import Hidden, gated, gated_cell
+from recurrent.cells.gates import Hidden, gated, gated_cell, reparametrized
 from recurrent.errors import ArgumentError
 from recurrent.initializers import GateBias, Initializer, identity, init_bias, init_blocks, resolve
 from recurrent.linear_map import Maps, dense_map, dense_maps, derived_map, product
@@ -725,19 +725,7 @@ def antisymmetric_rnn(
 
     maps = dense_maps(compute_dtype)._replace(input_blocks=blocks)
     cell = gated_cell(init, gate, (input_size,), Hidden, [(hidden_size,)], maps)
-    return _reparametrized(cell, mixing)
-
-
-def _reparametrized(cell: Cell, to_params: Callable[[Params], Params]) -> Cell:
-    """Return a cell whose params ``to_params`` turns into those of ``cell``, once a sequence."""
-
-    def step(params: Params, state: Any, x: Any) -> tuple[Any, Any]:
-        return cell.step(to_params(params), state, x)
-
-    def run(params: Params, state: Any, xs: Any, **flags: Any) -> tuple[Any, Any]:
-        return sequence(cell, to_params(params), state, xs, **flags)
-
-    return cell._replace(step=step, sequence=run)
+    return reparametrized(cell, mixing)
 
 
 def _activation(name: str | Activation) -> Activation:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, in_one_type
+from recurrent.cell import Cell, Params, Shape, as_input, check_sizes, in_one_type, sequence
 from recurrent.cells._gated_loop import Blocks, Gate, GatedSequence, GateVJP, split_blocks
 from recurrent.errors import ArgumentError
 from recurrent.initializers import GateBias, Initializer, init_bias, init_blocks, resolve
@@ -195,6 +195,18 @@ def gated_cell(
 
     cell = Cell(init, initial_state, step, input_shape)
     return cell._replace(sequence=GatedSequence(cell, gate, maps))
+
+
+def reparametrized(cell: Cell, to_params: Callable[[Params], Params]) -> Cell:
+    """Return a cell whose params ``to_params`` turns into those of ``cell``, once a sequence."""
+
+    def step(params: Params, state: Any, x: Any) -> tuple[Any, Any]:
+        return cell.step(to_params(params), state, x)
+
+    def run(params: Params, state: Any, xs: Any, **flags: Any) -> tuple[Any, Any]:
+        return sequence(cell, to_params(params), state, xs, **flags)
+
+    return cell._replace(step=step, sequence=run)
 
 
 def _checked(gate: Gate) -> Gate:

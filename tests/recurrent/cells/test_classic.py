@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from jax import lax
 
 from recurrent import Cell, output_shape, unroll
@@ -26,6 +27,7 @@ from recurrent.cells.classic import (
 from recurrent.cells.convolutional import convolutional_lstm
 from recurrent.cells.gates import Hidden, gated
 from recurrent.cells.layer_norm import layer_norm_gru, layer_norm_lstm
+from recurrent.cells.long_memory import LEMState, lem, orthogonal_rnn
 from recurrent.cells.xlstm import MLSTMState, SLSTMState, mlstm, slstm
 from recurrent.convolution import convolve_same
 from tests.recurrent.cases import disturbed, random_like, to_dtype, values_and_gradients
@@ -128,6 +130,24 @@ def antisymmetric(gated: bool, params: Any, state: Any, x: np.ndarray) -> Any:
     mh = np.stack([m @ row for row in h])
     scale = sigmoid(gate[0] + mh) if gated else 1
     return (h + 0.2 * scale * np.tanh(z + mh),)
+
+
+def expressive_memory(params: Any, state: Any, x: np.ndarray) -> Any:
+    y, z = state
+    s, m, c, new = into(params["input"], x, 4)
+    ys, ym, yc = into(params["recurrent"], y, 3)
+    d, e = 0.5 * sigmoid(m + ym), 0.5 * sigmoid(s + ys)
+    z = z + d * (np.tanh(c + yc) - z)
+    return y + e * (np.tanh(new + z @ params["gate"]["kernel"]) - y), z
+
+
+def turning(params: Any, state: Any, x: np.ndarray) -> Any:
+    (h,) = state
+    a = params["recurrent"]["kernel"]
+    q = np.linalg.inv(np.eye(H) + a - a.T) @ (np.eye(H) - (a - a.T))
+    z = x @ params["input"]["kernel"] + np.stack([q @ row for row in h])
+    b = np.broadcast_to(params["gate"]["bias"], z.shape)
+    return (np.where(abs(z) + b > 0, z + b * np.sign(z), 0),)
 
 
 def normalize(params: Any, z: np.ndarray) -> np.ndarray:
@@ -250,6 +270,8 @@ CASES: dict[str, tuple[Callable[..., Cell], Callable[..., Any], bool]] = {
         partial(antisymmetric, True),
         False,
     ),
+    "lem": (partial(lem, step_size=0.5), expressive_memory, False),
+    "orthogonal_rnn": (orthogonal_rnn, turning, False),
     "layer_norm_lstm": (layer_norm_lstm, normalized_lstm, False),
     "layer_norm_gru": (layer_norm_gru, normalized_gru, False),
     "slstm": (slstm, partial(scalar_lstm, sigmoid, 1), False),
@@ -357,6 +379,16 @@ SHAPES: dict[str, Any] = {
     "indrnn": {
         "input": {"kernel": (D, H), "bias": (H,)},
         "recurrent": {"kernel": (H,)},
+    },
+    "lem": {
+        "input": {"kernel": (D, 4 * H), "bias": (4 * H,)},
+        "recurrent": {"kernel": (H, 3 * H)},
+        "gate": {"kernel": (H, H)},
+    },
+    "orthogonal_rnn": {
+        "input": {"kernel": (D, H)},
+        "recurrent": {"kernel": (H, H)},
+        "gate": {"bias": (H,)},
     },
     "layer_norm_lstm": {
         "input": {"kernel": (D, 4 * H)},
@@ -526,6 +558,55 @@ def test_antisymmetric_rnn_rates_lie_between_minus_diffusion_and_zero() -> None:
     # Elsewhere the slope of tanh is between 0 and 1, so the rates are between -diffusion and 0.
     elsewhere = rates(np.random.default_rng(0).normal(size=H)).real
     assert np.all((elsewhere > -diffusion) & (elsewhere < 0))
+
+
+# Memories of thousands of steps.
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_orthogonal_rnn_keeps_the_norms_of_states_and_gradients(size: int) -> None:
+    cell = orthogonal_rnn(D, size)
+    params = cell.init(jax.random.key(0))
+    first, end = np.random.default_rng(0).normal(size=(2, size))
+    xs = np.zeros((1000, D))
+
+    def last(h: Any) -> Any:
+        return unroll(cell, params, xs, Hidden(h))[1][-1]
+
+    h, back = jax.jit(lambda h: (last(h), jax.vjp(last, h)[1](end)[0]))(first)
+    assert_close(np.linalg.norm(h), np.linalg.norm(first), 1e-10)
+    assert_close(np.linalg.norm(back), np.linalg.norm(end), 1e-10)
+    assert np.abs(h - first).max() > 0.1
+
+
+def test_orthogonal_rnn_turns_by_uniform_angles_at_first() -> None:
+    size = 301
+    cell = orthogonal_rnn(1, size)
+    params = cell.init(jax.random.key(0))
+    matrix = jax.vmap(lambda h: cell.step(params, Hidden(h), np.zeros(1))[1])(np.eye(size))
+    angles = np.sort(np.angle(np.linalg.eigvals(matrix)))
+    assert_close(angles, -angles[::-1], 1e-10)
+    assert_close(angles[size // 2], 0, 1e-10)  # an odd size leaves one direction as it is
+    positive = 2 / np.pi * angles[size // 2 + 1 :]
+    assert scipy.stats.kstest(positive, "uniform").pvalue > 1e-3
+
+
+def test_a_recurrent_matrix_stays_orthogonal_whatever_is_learned() -> None:
+    cell, params, _, _ = case_of("orthogonal_rnn")
+    open_gate = params | {"gate": {"bias": np.zeros(H)}}
+    jacobian = jax.jacfwd(lambda h: cell.step(open_gate, Hidden(h), np.zeros(D))[1])
+    matrix = np.asarray(jacobian(np.random.default_rng(0).normal(size=H)))
+    assert_close(matrix @ matrix.T, np.eye(H))
+
+
+def test_lem_states_move_by_at_most_two_steps_and_stay_within_one() -> None:
+    cell = lem(D, H, step_size=0.125)
+    params = disturbed(np.random.default_rng(0), zero_params(cell), 10)
+    xs = 10 * np.random.default_rng(1).normal(size=(100, B, D))
+    _, ys = unroll(cell, params, xs)
+    assert np.abs(ys).max() <= 1
+    moved = np.abs(np.diff(np.concatenate([np.zeros((1, B, H)), ys]), axis=0))
+    assert 0.125 < moved.max() <= 0.25
 
 
 # Exponential gates.
@@ -746,6 +827,9 @@ def wrong(value: Any) -> Any:
         (lambda: ugrnn(D, H, activation="tahn"), "activation: expected one of"),
         (lambda: antisymmetric_rnn(D, H, step_size=0), "step_size, diffusion: expected above 0"),
         (lambda: antisymmetric_rnn(D, H, diffusion=-1), "got 0.1 and -1"),
+        (lambda: lem(D, H, step_size=0), "step_size: expected above 0 and at most 1, got 0"),
+        (lambda: lem(D, H, step_size=1.5), "step_size: expected above 0 and at most 1, got 1.5"),
+        (lambda: orthogonal_rnn(D, 0), "hidden_size: expected at least 1, got 0"),
         (lambda: layer_norm_gru(0, H), "input_size: expected at least 1, got 0"),
         (lambda: slstm(D, H, heads=4), "heads: expected a divisor of hidden_size=6, got 4"),
         (lambda: slstm(D, H, heads=0), "heads: expected at least 1, got 0"),
@@ -770,6 +854,7 @@ def test_cell_options_out_of_range_are_an_error(make: Callable[[], Cell], messag
 def test_slstm_and_mlstm_states_have_the_documented_fields() -> None:
     assert SLSTMState._fields == ("hidden", "cell", "normalizer", "log_scale")
     assert MLSTMState._fields == ("memory", "normalizer", "log_scale")
+    assert LEMState._fields == ("hidden", "memory")
 
 
 def test_the_default_cell_size_of_lstmp_is_twice_the_hidden_size() -> None:
@@ -777,16 +862,16 @@ def test_the_default_cell_size_of_lstmp_is_twice_the_hidden_size() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("factory", [lstm, ugrnn, lstmp, layer_norm_lstm, antisymmetric_rnn])
+@pytest.mark.parametrize("factory", [lstm, ugrnn, lstmp, layer_norm_lstm, antisymmetric_rnn, lem])
 def test_constants_of_a_gate_may_be_vmapped(factory: Callable[..., Cell]) -> None:
-    name = "step_size" if factory is antisymmetric_rnn else "forget_bias"
+    name = "step_size" if factory in (antisymmetric_rnn, lem) else "forget_bias"
     params, xs = factory(D, H).init(jax.random.key(0)), random_like(np.zeros((T, B, D)))
 
     def total(value: Any) -> Any:
         return unroll(factory(D, H, **{name: value}), params, xs)[1].sum()
 
-    swept = jax.vmap(total)(jnp.array([0.5, 2.0]))
-    assert_close(swept, [total(0.5), total(2.0)])
+    swept = jax.vmap(total)(jnp.array([0.5, 1.0]))
+    assert_close(swept, [total(0.5), total(1.0)])
 
 
 @pytest.mark.parametrize(
