@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.harness import catalogue, config, help, processes, progress, streams, supervisor
-from experiments.harness.errors import UserError
+from experiments.harness.errors import UserError, did_you_mean
 from experiments.harness.files import check_regular, path_of
 from experiments.harness.flags import asks_for_help, read_flags, take_repeated
 from experiments.harness.naming import (
@@ -191,7 +191,10 @@ def use_run(word: str, folder: str, arguments: list[str]) -> int:
     known = read_experiment(path).commands
     if word not in known:
         having = f"it has {', '.join(known)}" if known else "it has none"
-        raise UserError(f"{word}: the experiment of {folder} has no such command; {having}.")
+        raise UserError(
+            f"{word}: the experiment of {folder} has no such command; {having}."
+            + did_you_mean(word, known)
+        )
     (flags,) = read_flags(arguments, known[word].flags)
     for piece in known[word].run(load_run(path), flags):
         print(piece, end="", flush=True)

@@ -34,7 +34,7 @@ class Config(TranslatorConfig):
     attention: str = "multiplicative"
     hidden_size: int = 256
     embedding_size: int = 128
-    dropout: float = 0.25
+    dropout: float = 0.15
     average: float = 0.999
     epochs: int = 8
     batch_size: int = 128

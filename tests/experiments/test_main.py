@@ -304,7 +304,16 @@ def test_a_bad_flag_of_a_command_is_answered_in_one_line(
 
 
 def test_the_name_of_a_command_that_is_misspelt_is_guessed(capfd: pytest.CaptureFixture[str]):
-    assert 'Did you mean "sample"' in refusal(capfd, "sampel", "runs/char_lm/default")
+    assert 'Did you mean "sample"' in refusal(capfd, "sampel", "runs/char_lm/none")
+
+
+def test_a_misspelt_command_of_a_run_is_guessed_too(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+):
+    identity = identity_of(catalogue.load("char_lm"), char_lm.Config())
+    (tmp_path / "config.json").write_text(json.dumps(identity))
+    assert 'Did you mean "sample"' in refusal(capfd, "sampel", str(tmp_path))
+    assert "Did you mean" not in refusal(capfd, "compose", str(tmp_path))
 
 
 # Cells of the user's own
