@@ -42,6 +42,7 @@ from recurrent.cells.convolutional import ConvolutionState
 from recurrent.cells.deltanet import DeltaMemory
 from recurrent.cells.gates import Hidden
 from recurrent.cells.linear import ComplexHidden
+from recurrent.cells.long_memory import LEMState
 from recurrent.cells.xlstm import MLSTMState, SLSTMState
 from recurrent.combinators import BidirectionalState, StackState
 from recurrent.newton import DeerInfo
@@ -49,7 +50,7 @@ from recurrent.regularization import Clock, Kept, ZoneoutState
 from recurrent.seq2seq import DecoderState
 
 STATES: tuple[Any, ...] = (
-    *(Hidden, LSTMState, SLSTMState, MLSTMState, ComplexHidden, DeltaMemory),
+    *(Hidden, LSTMState, LEMState, SLSTMState, MLSTMState, ComplexHidden, DeltaMemory),
     *(KeyValueCache, ConvolutionState, StackState, BidirectionalState, Clock, Kept, ZoneoutState),
     *(DecoderState, Memory, DeerInfo),
 )
