@@ -51,7 +51,7 @@ class Line(NamedTuple):
       form: how it is written.
       published: figures of others, with their sources.
       file: of the run's directory, where the metric stands.
-      minutes: the most that a training may take.
+      minutes: the most that a training may take, on the mean of the seeds.
     """
 
     experiment: str
@@ -176,20 +176,20 @@ def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
             others = {name: value for name, value in run.config.items() if name != "seed"}
             group = groups.setdefault(json.dumps(others, sort_keys=True), {})
             group[run.config["seed"]] = max(group.get(run.config["seed"], run), run, key=ended)
-    if not groups:
+    within = [each for each in groups.values() if minutes_of([*each.values()]) <= line.minutes]
+    if not within:
         return
-    chosen = max(groups.values(), key=lambda group: score([*group.values()]))
+    chosen = max(within, key=lambda group: score([*group.values()]))
     best = [run for _, run in sorted(chosen.items()) if has_number(run, line)]
     if len(best) < len(chosen):  # not every seed was measured so
         return
     values = [number(run, line) for run in best]
-    tried = f", {len(groups)} configurations tried" if len(groups) > 1 else ""
-    minutes = statistics.mean(run.result["train_seconds"] for run in best) / 60
+    tried = f", {len(within)} configurations tried" if len(within) > 1 else ""
     yield (
         f"| `{line.experiment}`: {line.what} | {line.published} | "
         f"**{line.form.format(statistics.mean(values))}** | "
         f"{', '.join(map(line.form.format, values))} "
-        f"({', '.join(str(run.config['seed']) for run in best)}){tried} | {minutes:.1f} | "
+        f"({', '.join(str(run.config['seed']) for run in best)}){tried} | {minutes_of(best):.1f} | "
         f"`{command(line.experiment, best[0].config)}` |\n"
     )
 
@@ -197,8 +197,12 @@ def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
 def belongs(run: Found, line: Line) -> bool:
     """Return whether a run is of a line."""
     fields = all(run.config.get(name) in allowed(value) for name, value in line.fields.items())
-    within = run.result["train_seconds"] <= 60 * line.minutes
-    return run.result["experiment"] == line.experiment and fields and within
+    return run.result["experiment"] == line.experiment and fields
+
+
+def minutes_of(runs: Sequence[Found]) -> float:
+    """Return the mean minutes of trainings."""
+    return statistics.mean(run.result["train_seconds"] for run in runs) / 60
 
 
 def ended(run: Found) -> str:

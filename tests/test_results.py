@@ -1,6 +1,7 @@
 """The page of results: from runs of this tree alone, chosen on validation, with every seed."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,29 @@ def test_the_configuration_is_chosen_on_validation_and_all_its_seeds_are_shown(
         "| `image_cnn`: digits | 99 % (a paper) | **85.0%** | 80.0%, 90.0% (0, 1), "
         "2 configurations tried | 2.0 | `./launch.sh image_cnn` |"
     )
+
+
+def test_a_limit_of_minutes_is_of_the_mean_of_seeds_so_that_none_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", 0, valid=0.3, test=0.90, train_seconds=170.0)
+    write(tmp_path / "b", 1, valid=0.3, test=0.80, train_seconds=185.0)
+    write(tmp_path / "c", 0, valid=0.1, test=0.99, train_seconds=181.0, learning_rate=0.1)
+    monkeypatch.setattr(make_results, "commits", lambda: {"abc"})
+    runs = [*make_results.finished([tmp_path])]
+    (row,) = make_results.rows(LINE._replace(minutes=3), runs)
+    assert "| **85.0%** | 90.0%, 80.0% (0, 1) | 3.0 |" in row
+    assert not [*make_results.rows(LINE._replace(minutes=2.9), runs)]
+
+
+def test_the_figures_of_the_readme_are_those_of_the_page() -> None:
+    readme, page = (make_results.ROOT / name for name in ("README.md", "docs/results.md"))
+    short = readme.read_text().partition("| experiment | published | here |\n|---|---|---|\n")[2]
+    rows = [line.strip("|").split("|") for line in short.partition("\n\n")[0].splitlines()]
+    shown = re.findall(r"^\| `(\w+)`.* \*\*([\d.]+).*?\*\* ", page.read_text(), re.M)
+    found = [(name.split("`")[1], here.split()[0]) for name, _, here in rows]
+    assert found
+    assert {*found} <= {*shown}
 
 
 def test_of_one_seed_the_last_run_counts_and_one_that_diverged_is_no_best(

@@ -103,7 +103,8 @@ def orthogonal_rnn(
 ) -> Cell:
     """Build an Elman network whose recurrent matrix is orthogonal throughout the training.
 
-    Neither states nor gradients can then grow or vanish by that matrix.
+    Neither states nor gradients can then grow or vanish by that matrix. It is computed, by a solver
+    in O(H^3), once for a sequence that `recurrent.unroll` reads, but in each step of ``cell.step``.
 
     Equation: ``h_t = f(Q h_{t-1} + V x_t)``, ``y_t = h_t``, with the Cayley transform
     ``Q = (I + S)^-1 (I - S)`` of ``S = A - A^T``, and ``f(z) = sign(z) relu(|z| + b)`` (modReLU).

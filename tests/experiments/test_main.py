@@ -304,7 +304,7 @@ def test_a_bad_flag_of_a_command_is_answered_in_one_line(
 
 
 def test_the_name_of_a_command_that_is_misspelt_is_guessed(capfd: pytest.CaptureFixture[str]):
-    assert 'Did you mean "sample"' in refusal(capfd, "sampel", "runs/char_lm/none")
+    assert 'Did you mean "sample"' in refusal(capfd, "sampel", "runs/char_lm/default")
 
 
 def test_a_misspelt_command_of_a_run_is_guessed_too(
