@@ -45,7 +45,9 @@ def cell_option(default: str, also: str = "") -> Any:
     return option(default, help_text() + also, check=cell_factory, file=True)
 
 
-def make_cell(name: str, input_size: int, hidden_size: int, *, causal: int = 0) -> Cell:
+def make_cell(
+    name: str, input_size: int, hidden_size: int, *, causal: int = 0, **options: Any
+) -> Cell:
     """Build the cell of these sizes that ``--cell=name`` stands for.
 
     Args:
@@ -54,13 +56,14 @@ def make_cell(name: str, input_size: int, hidden_size: int, *, causal: int = 0) 
       hidden_size: H.
       causal: the longest sequence in which the cell must foretell its next input: there it must
         not look ahead, and it must have a step; 0 where it may look ahead.
+      **options: of the function that builds it.
 
     Raises:
       UserError: as `cell_factory` does, and where the function refuses the sizes or returns
         something else, or a cell that is not causal though it must be.
     """
     try:
-        cell = cell_factory(name)(input_size, hidden_size)
+        cell = cell_factory(name)(input_size, hidden_size, **options)
     except Exception as error:  # whatever the user's own function raises
         sizes = f"with input_size={input_size}, hidden_size={hidden_size}"
         raise UserError(failed("", name, error, sizes)) from error

@@ -1,0 +1,83 @@
+"""Draw what a network remembers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.figures.curves import Rows, column
+from experiments.figures.style import (
+    ACCENT,
+    INK,
+    MUTED,
+    format_percent,
+    log_scale,
+    message_figure,
+    quiet,
+    step_axis,
+    titled_figure,
+)
+
+LEARNED = 0.1  # of the loss of having learned nothing
+
+
+def progress(rows: Rows, nothing: float) -> Figure:
+    """Draw the validation loss over the steps, and the loss of having learned nothing."""
+    if not rows:
+        return message_figure("No evaluation is finished yet")
+    steps, losses = column(rows, "step"), column(rows, "valid_loss")
+    below = steps[losses < LEARNED * nothing]
+    message = (
+        f"It remembers from step {below[0]:.0f} on: a tenth of the loss of knowing nothing"
+        if below.size
+        else "It has not learned to remember: its loss is that of knowing nothing, or near it"
+    )
+    figure = titled_figure(3.3, message)
+    axes = figure.subplots()
+    axes.plot(steps, losses, color=ACCENT, marker="o", markersize=2.5)
+    axes.axhline(nothing, color=MUTED, linestyle="--")
+    axes.annotate(
+        f"learned nothing: {nothing:.4g}",
+        (1, nothing),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="right",
+        color=MUTED,
+        fontsize=9,
+    )
+    log_scale(axes)
+    axes.set_ylabel("validation loss, log scale", color=INK)
+    step_axis(axes)
+    return figure
+
+
+def answers(targets: np.ndarray, found: np.ndarray) -> Figure:
+    """Draw sums against the network's answers."""
+    worst = abs(found - targets).max()
+    figure = titled_figure(4.2, f"The largest error of {len(targets)} sums is {worst:.2g}", 4.6)
+    axes = figure.subplots()
+    axes.plot([0, 2], [0, 2], color=MUTED, linewidth=1)
+    axes.plot(targets, found, ".", color=ACCENT, markersize=4, alpha=0.6)
+    axes.set_xlabel("sum of the two marked numbers", color=INK)
+    axes.set_ylabel("answer", color=INK)
+    axes.set_aspect("equal")
+    return figure
+
+
+def positions(right: Sequence[float]) -> Figure:
+    """Draw the share of symbols that are repeated rightly, by their place in the sequence."""
+    worst = int(np.argmin(right))
+    figure = titled_figure(
+        2.8, f"The worst is symbol {worst + 1}: {format_percent(right[worst])} right"
+    )
+    axes = figure.subplots()
+    axes.bar(np.arange(1, len(right) + 1), right, color=ACCENT)
+    axes.axhline(1 / 8, color=MUTED, linestyle="--")
+    axes.annotate("guessing", (0.4, 1 / 8), color=MUTED, fontsize=9, va="bottom")
+    axes.set_ylim(0, 1)
+    axes.set_xticks(range(1, len(right) + 1))
+    axes.set_xlabel("place of the symbol", color=INK)
+    axes.set_ylabel("share right", color=INK)
+    quiet(axes)
+    return figure
