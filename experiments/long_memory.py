@@ -15,7 +15,7 @@ from jax import Array
 import recurrent
 from experiments.harness.config import option
 from experiments.harness.program import Program
-from experiments.shared.blocks import deep
+from experiments.shared.blocks import block, deep
 from experiments.shared.cell_flag import cell_option, make_cell
 from experiments.shared.remembered import exhibits
 from experiments.shared.remembering import PROBLEMS, Problem, drawn, numbered
@@ -92,7 +92,8 @@ def network_of(config: Config, problem: Problem) -> recurrent.Cell:
     sizes = problem.inputs, config.hidden_size
     cell = make_cell(config.cell, *sizes, causal=problem.steps, **options)
     if config.blocks:
-        cell = deep(config.cell, *sizes, config.blocks, options)
+        one = block(config.cell, config.hidden_size, options)
+        cell = deep(problem.inputs, [one] * config.blocks)
     return recurrent.stack(cell, recurrent.dense(recurrent.output_shape(cell)[-1], problem.outputs))
 
 

@@ -1,6 +1,7 @@
 """How well does a recurrent network read a handwritten digit, one row at a time?
 
 Command: ./launch.sh sequential_digits [--data=mnist] [--order=pixel] [--cell=gru]
+             [--cell=diagonal_s5 --blocks=3 --pool=4]
          ./launch.sh predict RUN_DIRECTORY --image=FILE
 """
 
@@ -17,10 +18,14 @@ from experiments.data.images import ImageSet
 from experiments.harness.config import option
 from experiments.harness.program import Figure, Program
 from experiments.shared import cell_flag
+from experiments.shared.averaging import averaged_classifier
+from experiments.shared.blocks import block, pyramid
 from experiments.shared.causality import looks_ahead
 from experiments.shared.classification import CLASSES, Classifier, ClassifierConfig, classification
 from experiments.shared.predict import predict_command
 from experiments.shared.summary import summary
+
+SHUFFLE_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +36,19 @@ class Config(ClassifierConfig):
     hidden_size: int = option(128, "H, the size of the hidden state", minimum=1, maximum=10**5)
     order: str = option(
         "row",
-        "what a time step shows: a row, a pixel, or a pixel in an order shuffled once",
+        "what a time step shows: a row, a pixel, or a pixel in an order shuffled once, that of "
+        f"numpy.random.default_rng({SHUFFLE_SEED}).permutation",
         choices=("row", "pixel", "permuted"),
+    )
+    blocks: int = option(
+        0,
+        "residual blocks of norm, cell and gated perceptron, the outputs of the last of which are "
+        "averaged over time; 0 takes the cell alone, and its last output",
+        minimum=0,
+        maximum=100,
+    )
+    pool: int = option(
+        1, "steps averaged into one between two blocks, so that they see ever fewer", minimum=1
     )
     learning_rate: float = 3e-3
 
@@ -46,6 +62,10 @@ def model_of(config: Config, image_shape: tuple[int, int]) -> Classifier:
     """Return the network that a Config asks for."""
     read = reader(config.order, image_shape)
     steps, _, features = read(np.zeros((1, *image_shape))).shape
+    if config.blocks:
+        one = block(config.cell, config.hidden_size)
+        layers = pyramid(features, [one] * config.blocks, config.pool)
+        return averaged_classifier(layers, config.hidden_size, read)
     cell = cell_flag.make_cell(config.cell, features, config.hidden_size)
     return sequence_classifier(cell, read, cell_flag.looks_ahead(config.cell, cell, steps))
 
@@ -60,7 +80,7 @@ def reader(order: str, image_shape: tuple[int, ...]) -> Callable[[Any], Any]:
     """
     pixels = np.arange(np.prod(image_shape))
     if order == "permuted":
-        pixels = np.random.default_rng(0).permutation(pixels)
+        pixels = np.random.default_rng(SHUFFLE_SEED).permutation(pixels)
 
     def read(images: Any) -> Any:
         centered = 2 * images - 1

@@ -14,7 +14,6 @@ import recurrent
 from experiments import __main__
 from experiments.harness.errors import UserError
 from experiments.long_memory import Config, network_of, numbers
-from experiments.shared.blocks import deep
 from experiments.shared.cell_flag import library_cells, make_cell
 from experiments.shared.remembering import PROBLEMS, adding, copy, numbered
 from experiments.shared.time_scales import time_scales
@@ -112,31 +111,6 @@ def test_what_is_read_first_lasts_longer_with_time_scales(name: str) -> None:
 
     assert apart(time_scales(name, steps)) > 3 * apart({})
     assert apart(time_scales(name, steps)) > 0.02
-
-
-def test_blocks_are_norm_cell_and_gated_perceptron() -> None:
-    network = deep("min_gru", 2, 4, 2, {})
-    params = network.init(jax.random.key(0))
-    xs = jax.random.normal(jax.random.key(1), (5, 3, 2))
-
-    def norm(gain: Any, x: Any) -> Any:
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(gain)
-
-    def affine(layer: Any, x: Any) -> Any:
-        return x @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
-
-    x = affine(params["layer_0"], np.asarray(xs))
-    for block in (params["layer_1"], params["layer_2"]):
-        read = jnp.asarray(norm(block["mixing_norm"]["scale"], x))
-        mixed = recurrent.unroll(recurrent.min_gru(4, 4), block["mixing"], read)[1]
-        x = x + np.asarray(mixed)
-        normal, inner = norm(block["feed_forward_norm"]["scale"], x), block["feed_forward"]
-        opened = affine(inner["input"], normal)
-        hidden = opened / (1 + np.exp(-opened)) * affine(inner["gate"], normal)
-        x = x + affine(inner["output"], hidden)
-    expected = norm(params["layer_3"]["scale"], x)
-    found = recurrent.unroll(network, params, xs)[1]
-    np.testing.assert_allclose(np.asarray(found), expected, rtol=2e-5, atol=2e-5)
 
 
 def test_blocks_need_a_cell_that_keeps_the_size(tmp_path: Path) -> None:

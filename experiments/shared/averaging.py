@@ -1,0 +1,32 @@
+"""Name the class of an image by the mean of what layers made of it, read as a sequence."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array
+
+import recurrent
+from experiments.shared.blocks import Pyramid
+from experiments.shared.classification import CLASSES, Classifier
+
+
+def averaged_classifier(layers: Pyramid, size: int, read: Callable[[Any], Any]) -> Classifier:
+    """Return the model in which a readout of the mean of all steps names the class.
+
+    Args:
+      layers: from sequences ``[T, B, D]`` to ``[T', B, H]``.
+      size: H.
+      read: from images ``[B, height, width]`` to sequences.
+    """
+    head = recurrent.dense(size, CLASSES)
+
+    def init(key: Array) -> Any:
+        layers_key, head_key = jax.random.split(key)
+        return {"layers": layers.init(layers_key), "head": head.init(head_key)}
+
+    def logits(params: Any, images: Array, dropout_rate: Any, key: Array | None) -> Array:
+        mean = layers.apply(params["layers"], read(images)).mean(0)
+        return head.apply(params["head"], recurrent.dropout(mean, dropout_rate, key))
+
+    return Classifier(init, logits, lambda params, test: iter(()))
