@@ -173,7 +173,8 @@ def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
     groups: dict[str, dict[int, Found]] = {}
     for run in runs:
         if belongs(run, line):
-            others = {name: value for name, value in run.config.items() if name != "seed"}
+            others = defaults(line.experiment) | run.config
+            del others["seed"]
             group = groups.setdefault(json.dumps(others, sort_keys=True), {})
             group[run.config["seed"]] = max(group.get(run.config["seed"], run), run, key=ended)
     within = [each for each in groups.values() if minutes_of([*each.values()]) <= line.minutes]
@@ -192,6 +193,13 @@ def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
         f"({', '.join(str(run.config['seed']) for run in best)}){tried} | {minutes_of(best):.1f} | "
         f"`{command(line.experiment, best[0].config)}` |\n"
     )
+
+
+@functools.cache
+def defaults(experiment: str) -> dict[str, Any]:
+    """Return the defaults of fields, which a run has that is older than they are."""
+    known = options(catalogue.load(experiment).module.Config)
+    return {name: option.default for name, option in known.items()}
 
 
 def belongs(run: Found, line: Line) -> bool:

@@ -50,6 +50,19 @@ def test_the_configuration_is_chosen_on_validation_and_all_its_seeds_are_shown(
     )
 
 
+def test_a_run_older_than_a_field_has_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", 0, valid=0.3, test=0.90)
+    write(tmp_path / "b", 1, valid=0.1, test=0.80)
+    file = tmp_path / "b" / "config.json"
+    found = json.loads(file.read_text())
+    found["config"]["dropout"] = 0.2  # as by default
+    file.write_text(json.dumps(found))
+    (row,) = rows_of(tmp_path, monkeypatch)
+    assert "| 90.0%, 80.0% (0, 1) |" in row
+
+
 def test_a_limit_of_minutes_is_of_the_mean_of_seeds_so_that_none_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,13 @@ class OptimizerConfig:
     clip_norm: float = option(
         1.0, "the largest global norm of a gradient; 0 never clips", traced=True, minimum=0
     )
+    clip_value: float = option(
+        0.0,
+        "the largest absolute value of an entry of a gradient, before its norm is clipped; 0 never "
+        "clips",
+        traced=True,
+        minimum=0,
+    )
     accumulate: int = option(
         1,
         "batches averaged per update; an incomplete last group is dropped",
@@ -166,6 +173,7 @@ def optimizer_of(
             weight_decay=hparams[prefix + "weight_decay"],
             l1=hparams[prefix + "l1"],
             clip_norm=hparams[prefix + "clip_norm"],
+            clip_value=hparams[prefix + "clip_value"],
             schedule=schedule,
             warmup_steps=length.warmup,
             total_steps=length.updates,

@@ -37,6 +37,7 @@ def optimizer(
     weight_decay: Number = 0.0,
     l1: Number = 0.0,
     clip_norm: Number = 0.0,
+    clip_value: Number = 0.0,
     schedule: str | Shape = "constant",
     warmup_steps: int = 0,
     total_steps: int | None = None,
@@ -65,6 +66,8 @@ def optimizer(
       l1: strength of an L1 penalty on the same kernels, whose gradient is added after clipping.
       clip_norm: gradients of a larger global norm are scaled down to it (Pascanu et al. 2013);
         0 for no clipping.
+      clip_value: entries of a gradient beyond plus and minus it are set to it, before the norm is
+        taken (Mikolov 2012); 0 for no clipping. It turns the gradient, which `clip_norm` does not.
       schedule: one of `SCHEDULES`, or a function of your own; see `learning_rate_schedule`.
       warmup_steps: steps W of linear rise before it: step s takes ``(s + 1) / W`` of the peak.
       total_steps: the length of training; needed by all schedules but ``"constant"``.
@@ -99,7 +102,9 @@ def optimizer(
     given: dict[str, Number] = {"momentum": momentum, "b1": beta1, "b2": beta2, "eps": epsilon}
     given["weight_decay"] = weight_decay
     parts = own[name]() if name in own else made_from(factory_of(name), rate, given)
-    return in_float32(optax.chain(clip(clip_norm), optax.masked(add_l1(l1), kernels), *parts))
+    return in_float32(
+        optax.chain(clip(clip_norm, clip_value), optax.masked(add_l1(l1), kernels), *parts)
+    )
 
 
 def or_own(value: Number, own: Number) -> Number:
@@ -292,15 +297,19 @@ _WITH_AN_END: dict[str, Callable[[int], optax.Schedule]] = {
 SCHEDULES = ("constant", *_WITH_AN_END)
 
 
-def clip(norm: Number) -> optax.GradientTransformation:
-    """Clip gradients to a global norm; 0 never clips, so that whether to clip can be swept.
+def clip(norm: Number, value: Number = 0.0) -> optax.GradientTransformation:
+    """Clip the entries of gradients, then their global norm; 0 never clips.
+
+    So whether and how to clip can be swept.
 
     Finite gradients whose squares, or whose norm, are beyond the range of their type are clipped
     like all others.
     """
     largest = jnp.where(jnp.asarray(norm) > 0, norm, jnp.inf)
+    bound = jnp.where(jnp.asarray(value) > 0, value, jnp.inf)
 
     def update(updates: Any, params: Any) -> Any:
+        updates = jax.tree.map(lambda u: jnp.clip(u, -bound, bound).astype(u.dtype), updates)
         factor, size = scaled_norm(updates)
         # the norm itself may be infinite where all gradients are finite
         kept = (size / factor < largest) | (jnp.isfinite(size) & (largest == jnp.inf))

@@ -219,6 +219,7 @@ def test_hyperparameters_are_the_traced_fields_stacked_over_configs():
         "weight_decay",
         "l1",
         "clip_norm",
+        "clip_value",
     }
 
 

@@ -165,6 +165,21 @@ def test_clipping_leaves_smaller_gradients_alone_and_zero_never_clips(norm: floa
     chex.assert_trees_all_equal(clipped, huge)
 
 
+def test_entries_are_clipped_before_their_norm() -> None:
+    params, gradients = problem()
+    transformation = optimizer("sgd", 1.0, momentum=0.0, clip_value=0.3, clip_norm=0.5)
+    moved = follow(transformation, params, gradients[:1])
+    within = {name: np.clip(g, -0.3, 0.3) for name, g in gradients[0].items()}
+    assert any((abs(g) > 0.3).any() for g in gradients[0].values())
+    norm = np.sqrt(sum((g**2).sum() for g in within.values()))
+    assert norm > 0.5
+    expected = {name: params[name] - g * 0.5 / norm for name, g in within.items()}
+    chex.assert_trees_all_close(moved, expected, rtol=1e-12)
+    alone = follow(optimizer("sgd", 1.0, momentum=0.0, clip_value=0.3), params, gradients[:1])
+    expected = {name: params[name] - g for name, g in within.items()}
+    chex.assert_trees_all_close(alone, expected, rtol=1e-12)
+
+
 def test_clipping_comes_before_the_optimizer_and_the_decay() -> None:
     params, gradients = problem()
     transformation = optimizer("sgd", 1.0, momentum=0.0, weight_decay=DECAY, clip_norm=0.5)
@@ -272,13 +287,13 @@ def test_one_compilation_serves_all_hyperparameters(name: str) -> None:
 
     compiled = jax.jit(moved)
     names = ("learning_rate", "momentum", "weight_decay", "clip_norm", "l1")
-    names += ("beta1", "beta2", "epsilon")
+    names += ("beta1", "beta2", "epsilon", "clip_value")
     several: list[dict[str, Any]] = [
         dict(zip(names, values, strict=True))
         for values in [
-            (0.1, 0.9, 0.0, 0.0, 0.0, 0.9, 0.999, 1e-8),
-            (0.02, 0.0, 0.3, 1.0, 0.1, 0.0, 0.9, 1e-3),
-            (1e-4, 0.5, 1e-3, 1e-2, 1e-3, 0.5, 0.0, 1.0),
+            (0.1, 0.9, 0.0, 0.0, 0.0, 0.9, 0.999, 1e-8, 0.0),
+            (0.02, 0.0, 0.3, 1.0, 0.1, 0.0, 0.9, 1e-3, 0.3),
+            (1e-4, 0.5, 1e-3, 1e-2, 1e-3, 0.5, 0.0, 1.0, 2.0),
         ]
     ]
     results = [compiled(hparams) for hparams in several]
