@@ -289,17 +289,26 @@ def lyapunov_exponents(
     def one(xs: Array, first: State) -> Array:
         flat, back = ravel_pytree(first)
         some = _count(count, flat.size)
-        q = jnp.linalg.qr(jax.random.normal(key, (flat.size, some), flat.dtype))[0]
+        q, _ = _orthonormal(jax.random.normal(key, (flat.size, some), flat.dtype))
 
         def body(carry: tuple[Array, Array], x: Any) -> tuple[tuple[Array, Array], Array]:
             h, q = carry
             new, push = jax.linearize(_flat_step(cell, params, x, back), h)
-            q, r = jnp.linalg.qr(jax.vmap(push, 1, 1)(q))
-            return (new, q), jnp.log(abs(jnp.diagonal(r)))
+            q, sizes = _orthonormal(jax.vmap(push, 1, 1)(q))
+            return (new, q), jnp.log(sizes)
 
         return lax.scan(body, (flat, q), xs)[1][warmup:].mean(0)
 
     return _each_sequence(one, cell, params, xs, state, time_in_front=False)
+
+
+def _orthonormal(q: Array) -> tuple[Array, Array]:
+    """Return an orthonormal base of the columns, and how long each is beside those before it."""
+    if q.shape[1] > 1:
+        q, r = jnp.linalg.qr(q)
+        return q, abs(jnp.diagonal(r))
+    size = jnp.linalg.norm(q)  # of one vector, without a factorization in each step
+    return jnp.where(size > 0, q / jnp.where(size > 0, size, 1), 0), size[None]
 
 
 def _flat_step(

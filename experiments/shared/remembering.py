@@ -1,4 +1,4 @@
-"""Draw the adding and the copy problem, which only a network that remembers can solve."""
+"""Draw problems that only a network that remembers can solve."""
 
 import math
 from collections.abc import Callable
@@ -109,7 +109,37 @@ def copy(length: int) -> Problem:
     return Problem(SIGNAL + 1, SIGNAL + 1, steps, nothing, draw, judge)
 
 
-PROBLEMS = {"adding": adding, "copy": copy}
+def recall(length: int) -> Problem:
+    """Return the problem to name, at the last step, the symbol of the first one.
+
+    The first input is one of eight unit vectors; all others are normal noise of variance 0.01. The
+    loss is the cross-entropy in nats at the last step; without memory it is at best ``ln 8``.
+
+    Args:
+      length: T, at least 2.
+
+    References:
+      Bengio, Simard & Frasconi 1994, Learning long-term dependencies with gradient descent is
+      difficult, section III, with eight classes for two.
+    """
+
+    def draw(key: Array) -> tuple[Array, Array]:
+        symbol_key, noise_key = jax.random.split(key)
+        symbol = jax.random.randint(symbol_key, (), 0, KINDS)
+        noise = 0.1 * jax.random.normal(noise_key, (length - 1, KINDS))
+        return jnp.concatenate([jax.nn.one_hot(symbol, KINDS)[None], noise]), symbol
+
+    def judge(ys: Array, targets: Array, mask: Array) -> Metrics:
+        right = (ys[-1].argmax(-1) == targets).astype(ys.dtype)
+        return {
+            "loss": losses.cross_entropy(ys[-1], targets, mask),
+            "right": masked_average(right, mask),
+        }
+
+    return Problem(KINDS, KINDS, length, math.log(KINDS), draw, judge)
+
+
+PROBLEMS = {"adding": adding, "copy": copy, "recall": recall}
 
 
 def drawn(problem: Problem, keys: Array) -> tuple[Array, Array]:

@@ -13,9 +13,10 @@ import pytest
 import recurrent
 from experiments import __main__
 from experiments.harness.errors import UserError
-from experiments.long_memory import Config, network_of, numbers
+from experiments.long_memory import Config, network_of
 from experiments.shared.cell_flag import library_cells, make_cell
-from experiments.shared.remembering import PROBLEMS, adding, copy, numbered
+from experiments.shared.memory import numbers
+from experiments.shared.remembering import PROBLEMS, adding, copy, numbered, recall
 from experiments.shared.time_scales import time_scales
 
 
@@ -66,6 +67,18 @@ def test_without_memory_a_copy_costs_ten_logarithms_of_eight() -> None:
     assert float(found["right"].mean) == 0
 
 
+def test_only_the_first_step_shows_what_is_to_be_recalled() -> None:
+    problem = recall(4)
+    xs, symbols = map(np.asarray, numbered(problem, jnp.arange(4000)))
+    np.testing.assert_array_equal(xs[0], np.eye(8)[symbols])
+    np.testing.assert_allclose(xs[1:].std(), 0.1, rtol=0.02)
+    others = np.array([xs[1:, symbols == k].mean((0, 1)) for k in range(8)])
+    np.testing.assert_allclose(others, 0, atol=0.02)  # the noise knows nothing of it
+    np.testing.assert_allclose(np.bincount(symbols) / 4000, 1 / 8, atol=0.03)
+    found = problem.judge(jnp.zeros((4, 4000, 8)), jnp.asarray(symbols), jnp.ones(4000, bool))
+    assert float(found["loss"].mean) == pytest.approx(math.log(8), rel=1e-5) == problem.nothing
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_right_answers_cost_nothing_and_padding_is_left_out(name: str) -> None:
     problem = PROBLEMS[name](6)
@@ -73,6 +86,8 @@ def test_right_answers_cost_nothing_and_padding_is_left_out(name: str) -> None:
     ys = jnp.zeros((problem.steps, 4, problem.outputs))
     if name == "adding":
         ys = ys.at[-1, :, 0].set(targets)
+    elif name == "recall":
+        ys = ys.at[-1].set(100 * jax.nn.one_hot(targets, 8))
     else:
         wanted = jnp.concatenate([jnp.zeros((16, 4), int), targets.T])
         ys = 100 * jax.nn.one_hot(wanted, 10)
