@@ -16,6 +16,7 @@ from jax import Array
 import recurrent
 from experiments.data.images import ImageSet
 from experiments.harness.config import option
+from experiments.harness.errors import UserError
 from experiments.harness.program import Figure, Program
 from experiments.shared import cell_flag
 from experiments.shared.averaging import averaged_classifier
@@ -59,7 +60,16 @@ def program(config: Config) -> Program:
 
 
 def model_of(config: Config, image_shape: tuple[int, int]) -> Classifier:
-    """Return the network that a Config asks for."""
+    """Return the network that a Config asks for.
+
+    Raises:
+      UserError: for steps to be averaged between blocks where there are none.
+    """
+    if config.pool > 1 and config.blocks < 2:
+        raise UserError(
+            f"--pool: expected two --blocks or more, between which steps are averaged, got "
+            f"{config.blocks}; leave it out, or add blocks."
+        )
     read = reader(config.order, image_shape)
     steps, _, features = read(np.zeros((1, *image_shape))).shape
     if config.blocks:

@@ -18,7 +18,7 @@ from experiments.figures.style import (
     titled_figure,
 )
 
-LEARNED = 0.1  # of the loss of having learned nothing
+LEARNED, PARTLY = 0.1, 0.9  # of the loss of having learned nothing
 
 
 def progress(rows: Rows, nothing: float) -> Figure:
@@ -26,13 +26,7 @@ def progress(rows: Rows, nothing: float) -> Figure:
     if not rows:
         return message_figure("No evaluation is finished yet")
     steps, losses = column(rows, "step"), column(rows, "valid_loss")
-    below = steps[losses < LEARNED * nothing]
-    message = (
-        f"It remembers from step {below[0]:.0f} on: a tenth of the loss of knowing nothing"
-        if below.size
-        else "It has not learned to remember: its loss is that of knowing nothing, or near it"
-    )
-    figure = titled_figure(3.3, message)
+    figure = titled_figure(3.3, progress_message(steps, losses, nothing))
     axes = figure.subplots()
     axes.plot(steps, losses, color=ACCENT, marker="o", markersize=2.5)
     axes.axhline(nothing, color=MUTED, linestyle="--")
@@ -50,6 +44,23 @@ def progress(rows: Rows, nothing: float) -> Figure:
     axes.set_ylabel("validation loss, log scale", color=INK)
     step_axis(axes)
     return figure
+
+
+def progress_message(steps: np.ndarray, losses: np.ndarray, nothing: float) -> str:
+    """Say whether the losses are those of a network that remembers.
+
+    Example:
+      >>> progress_message(np.array([1, 2]), np.array([1.0, 0.05]), 1.0)
+      'It remembers from step 2 on: a tenth of the loss of knowing nothing'
+    """
+    below = steps[losses < LEARNED * nothing]
+    if below.size:
+        return f"It remembers from step {below[0]:.0f} on: a tenth of the loss of knowing nothing"
+    known = losses[np.isfinite(losses)]
+    if known.size and known.min() < PARTLY * nothing:
+        left = known.min() / nothing
+        return f"It remembers in part: its loss is {left:.0%} of that of knowing nothing"
+    return "It has not learned to remember: its loss is that of knowing nothing, or near it"
 
 
 def answers(targets: np.ndarray, found: np.ndarray) -> Figure:

@@ -10,6 +10,7 @@ import pytest
 
 import recurrent
 from experiments import __main__
+from experiments.harness.errors import UserError
 from experiments.sequential_digits import Config, model_of, reader
 from experiments.shared.blocks import averaged_steps, block, deep, pyramid
 
@@ -88,6 +89,11 @@ def test_a_readout_of_the_mean_of_all_steps_names_the_digit() -> None:
     expected = ys.mean(0) @ head["kernel"] + head["bias"]
     found = model.logits(params, images, 0.0, None)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_there_is_nothing_to_average_without_blocks() -> None:
+    with pytest.raises(UserError, match="--pool: expected two --blocks or more"):
+        model_of(Config(pool=4), (8, 8))
 
 
 @pytest.mark.long
