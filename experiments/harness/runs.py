@@ -264,12 +264,13 @@ def config_of(folder: str) -> dict[str, Any]:
     return read_identity(trained_folder(path_of(folder)))["config"]
 
 
-def weights_of(folder: str, like: Any) -> Any:
-    """Return the weights of another run, to start a training from.
+def weights_of(folder: str, like: Any, flag: str = "--init_from") -> Any:
+    """Return the weights of another run, to start a training from or to use in one.
 
     Args:
       folder: of the run, or of a sweep.
       like: the tree of weights that is to be filled.
+      flag: that names the folder, for the sentences of errors.
 
     Raises:
       UserError: where there are none, or some of another shape.
@@ -279,4 +280,4 @@ def weights_of(folder: str, like: Any) -> Any:
         read_identity(path)
         return restored_best(path, like, "Give this model the sizes of that one.")
     except UserError as error:
-        raise UserError(f"--init_from: {error}") from error
+        raise UserError(f"{flag}: {error}") from error

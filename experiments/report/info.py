@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from experiments.harness.config import options
 from experiments.harness.errors import have_changed
@@ -78,11 +79,16 @@ def params_by_layer(kept: Any) -> list[tuple[str, ...]]:
     rows, total = [], 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(kept):
         name = jax.tree_util.keystr(path, simple=True, separator=".") or "kept"
-        count = math.prod(leaf.shape)
+        count = math.prod(leaf.shape) if is_trained(leaf) else 0
         total += count
         shape = " x ".join(map(str, leaf.shape)) or "scalar"
         rows.append((name, shape, str(leaf.dtype), f"{count:,}"))
     return [*rows, ("all", "", "", f"{total:,}")]
+
+
+def is_trained(leaf: Any) -> bool:
+    """Return whether an array holds params, numbers that are not whole, and no pictures or counts."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def columns(rows: Iterable[Sequence[str]]) -> list[str]:

@@ -14,6 +14,7 @@ from experiments.harness.catalogue import Experiment
 from experiments.harness.config import options
 from experiments.harness.program import Exhibit, Figure, Finished, Program
 from experiments.harness.version import code_version
+from experiments.report.info import is_trained
 from experiments.report.page import write_report
 
 CURVES = "learning_curves"  # an experiment's own exhibit of this name takes the place of ours
@@ -92,7 +93,7 @@ def final_numbers(
         "best_step": outcome["best_step"],
         **dict(sorted(measured.items())),
         **selected_by(program),
-        "parameters": sum(leaf.size for leaf in leaves),
+        "parameters": sum(leaf.size for leaf in leaves if is_trained(leaf)),
         "train_seconds": round(trained.seconds, 3),
         **when_and_where(experiment),
     }

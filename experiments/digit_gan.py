@@ -1,0 +1,122 @@
+"""Do two networks that play against each other learn to draw handwritten digits?
+
+Command: ./launch.sh digit_gan [--classifier=RUN_OF_IMAGE_CNN] [--data=digits]
+         ./launch.sh digit_gan --generator=rows [--cell=lstm] [--nofeedback]
+         ./launch.sh sample RUN_DIRECTORY --count=100 --output=digits.png
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+
+from experiments.data.images import DATASETS, SHAPES, load_images
+from experiments.harness.config import RunConfig, option, prefixed
+from experiments.harness.program import Program
+from experiments.shared import generators
+from experiments.shared.adversaries import LOSSES, Kept, Players, game_task
+from experiments.shared.cell_flag import cell_option
+from experiments.shared.drawn_digits import draw, exhibits, sample_command
+from experiments.shared.judging import FRECHET, RATIO, JudgedConfig, judged, references
+from experiments.shared.optimizer_flags import OptimizerConfig, optimizer_of
+from recurrent.training.task import HParams, Metrics
+
+FRAMES = 10  # of the film, at most
+DISCRIMINATOR: Any = prefixed(OptimizerConfig, "discriminator_")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(JudgedConfig, DISCRIMINATOR, OptimizerConfig, RunConfig):
+    """Hold the fields of this experiment; its generator has the optimizer without a prefix."""
+
+    data: str = option("mnist", "the images: scikit-learn's 8x8 or MNIST's 28x28", choices=DATASETS)
+    split_seed: int = option(0, "decides which images are held out", minimum=0)
+    generator: str = option(
+        "conv",
+        "what draws: convolutions, or a recurrent cell that writes row by row",
+        choices=generators.KINDS,
+    )
+    cell: str = cell_option("gru", ", of --generator=rows; with --feedback it must not look ahead")
+    hidden_size: int = option(256, "H, of that cell", minimum=1, maximum=10**5)
+    feedback: bool = option(True, "whether that cell reads the row that it wrote before")
+    noise_size: int = option(64, "normal numbers that an image is drawn from", minimum=1)
+    channels: int = option(32, "of the larger images in a convolutional generator", minimum=2)
+    discriminator_channels: int = option(32, "features of its first layer", minimum=1)
+    loss: str = option("nonsaturating", "what both minimize", choices=tuple(LOSSES))
+    smooth: str = option(
+        "r1",
+        "what keeps the discriminator smooth: a penalty on its slope at real images, or kernels "
+        "divided by their spectral norms",
+        choices=("r1", "spectral"),
+    )
+    penalty: float = option(0.2, "weight of that slope, in --smooth=r1", traced=True, minimum=0)
+    average: float = option(
+        0.998,
+        "decay of the running average of the generator's weights, which is evaluated and kept",
+        traced=True,
+        minimum=0,
+        below=1,
+    )
+    batch_size: int = option(64, "real images in one step, and drawn ones", minimum=1)
+    evaluations: int = option(30, "of the whole training", minimum=1, maximum=10**6)
+    steps_per_evaluation: int = option(500, "between two of them", minimum=1, maximum=10**6)
+    samples: int = option(5_000, "images drawn in an evaluation", minimum=2, maximum=10**6)
+    optimizer: str = "adam"
+    discriminator_optimizer: str = "adam"
+    beta1: float = 0.0
+    discriminator_beta1: float = 0.0
+    beta2: float = 0.99
+    discriminator_beta2: float = 0.99
+    schedule: str = "linear"
+    discriminator_schedule: str = "linear"
+    clip_norm: float = 0.0
+    discriminator_clip_norm: float = 0.0
+
+
+def program(config: Config) -> Program:
+    """Return the training run that ``config`` describes."""
+    splits = load_images(config.data, config.split_seed)
+    players, length = players_of(config), (config.evaluations, config.steps_per_evaluation)
+    optimizers = optimizer_of(config, *length), optimizer_of(config, *length, "discriminator_")
+
+    def evaluate(kept: Kept, hparams: HParams, data: Any) -> Metrics:
+        return judged(draw(players, kept.generator, config.samples), data)
+
+    frames = min(FRAMES, config.evaluations)
+    data = {"train": {"images": jnp.asarray(splits.train.images)}, **references(config, splits)}
+    return Program(
+        task=game_task(
+            players,
+            optimizers,
+            evaluate,
+            batch_size=config.batch_size,
+            frames=frames,
+            steps_per_frame=config.evaluations * config.steps_per_evaluation / frames,
+        ),
+        data=data,
+        evaluations=config.evaluations,
+        steps_per_evaluation=config.steps_per_evaluation,
+        select=FRECHET,
+        report=RATIO,
+        exhibits=partial(exhibits, players, splits, data["test"], config.samples),
+    )
+
+
+def players_of(config: Config) -> Players:
+    """Return the two networks, for images of the data's shape."""
+    shape = SHAPES[config.data]
+    cell = (config.cell, config.hidden_size)
+    rows = config.generator == "rows"
+    return Players(
+        generator=generators.row_by_row(shape, config.noise_size, *cell, feedback=config.feedback)
+        if rows
+        else generators.convolutional(shape, config.noise_size, config.channels),
+        discriminator=generators.discriminator(shape, config.discriminator_channels, config.smooth),
+        noise_size=config.noise_size,
+        loss=config.loss,
+        smooth=config.smooth,
+    )
+
+
+commands = {"sample": sample_command(players_of)}

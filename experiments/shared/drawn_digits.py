@@ -1,0 +1,299 @@
+"""Show what a generator draws, where it fails, and whether it copies training images."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from experiments.data.images import Splits
+from experiments.harness.config import option
+from experiments.harness.errors import UserError
+from experiments.harness.files import path_of
+from experiments.harness.program import Exhibit, Figure, Finished, Table
+from experiments.harness.runs import Command, Run
+from experiments.shared.adversaries import Players, as_bytes
+from experiments.shared.classification import CLASSES
+from experiments.shared.judging import (
+    FRECHET,
+    RATIO,
+    SURE,
+    features_of,
+    in_batches,
+    judged,
+    readout,
+)
+
+COMPARED = 1_000  # images whose nearest training image is looked for
+ACROSS = 10  # images in a row of a figure
+SAMPLE_SEED = 0  # of the noise of evaluations
+BARS = {"sure": 0.95, "class_kl": 0.05, "frechet_ratio": 5.0}
+
+
+def draw(players: Players, params: Any, count: int, seed: int = SAMPLE_SEED) -> Array:
+    """Draw images uint8 ``[count, H, W]``; the same for the same seed."""
+    noise = jax.random.normal(jax.random.key(seed), (count, players.noise_size))
+    return in_batches(lambda z: as_bytes(players.generator.apply(params, z)), noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Hold the flags of ``./launch.sh sample``."""
+
+    count: int = option(100, "images to draw", minimum=1, maximum=10_000)
+    output: str = option("digits.png", "the PNG file to write, black on white")
+    seed: int = option(0, "decides what is drawn", minimum=0, maximum=2**31 - 1)
+
+
+def sample_command(players_of: Callable[[Any], Players]) -> Command:
+    """Return the command, for an experiment whose networks are ``players_of(config)``."""
+
+    def sample(run: Run, flags: Sample) -> Iterator[str]:
+        file = path_of(flags.output, "--output: ")
+        if file.suffix.lower() != ".png":
+            raise UserError(f"--output: expected a file that ends in .png, got {flags.output!r}.")
+        players = players_of(run.config)
+        images = jax.jit(lambda: draw(players, run.kept.generator, flags.count, flags.seed))()
+        write_png(file, sheet(np.asarray(images)))
+        yield f"{flags.output}: {flags.count} digits"
+
+    return Command(Sample, sample, "draw digits into a PNG file")
+
+
+def sheet(images: np.ndarray) -> np.ndarray:
+    """Lay images ``[N, H, W]`` out in rows, about as many as there are columns."""
+    count, height, width = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    full = np.zeros((rows * columns, height, width), images.dtype)
+    full[:count] = images
+    return full.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, -1)
+
+
+def write_png(file: Any, image: np.ndarray) -> None:
+    """Write an image, ink black on white.
+
+    Raises:
+      UserError: where the file cannot be written.
+    """
+    from PIL import Image
+
+    try:
+        Image.fromarray(255 - image).save(file, format="PNG")
+    except OSError as error:
+        raise UserError(f"--output: {file} cannot be written: {error.strerror}.") from error
+
+
+class Drawn(NamedTuple):
+    """Hold drawn images, and what the classifier takes them for."""
+
+    images: np.ndarray
+    digits: np.ndarray
+    probabilities: np.ndarray
+
+
+def exhibits(
+    players: Players, splits: Splits, data: dict[str, Any], count: int, finished: Finished
+) -> Iterator[Exhibit]:
+    """Draw what was learned: digits by class, over the training, beside training images.
+
+    Args:
+      players: the networks.
+      splits: the real images.
+      data: of the test split, from `judging.references`.
+      count: images drawn, as many as in an evaluation.
+      finished: the training.
+    """
+    from experiments.figures.curves import learning_curves
+
+    some = drawn(players, finished.kept.generator, data["judge"], count)
+    yield Figure(
+        "learning_curves",
+        "Learning curves",
+        "Distances of drawn images from validation images, which chose the weights.",
+        learning_curves(finished.rows, [FRECHET, RATIO], finished.best_step),
+    )
+    yield by_class(some)
+    yield film(finished)
+    compared = some.images[:COMPARED], splits.test.images[:COMPARED]
+    beside = [nearest(images, splits.train.images) for images in compared]
+    yield neighbors(some, splits.train.images, *beside)
+    yield class_counts(some)
+    yield doubtful(some)
+    yield scores(some, splits, data, *beside)
+
+
+def drawn(players: Players, params: Any, judge: Any, count: int) -> Drawn:
+    """Draw the images of an evaluation once more."""
+
+    @jax.jit
+    def found() -> tuple[Array, Array]:
+        images = draw(players, params, count)
+        return images, jax.nn.softmax(readout(features_of(judge, images), judge))
+
+    images, probabilities = map(np.asarray, found())
+    return Drawn(images, probabilities.argmax(axis=1), probabilities.max(axis=1))
+
+
+def by_class(some: Drawn) -> Figure:
+    """Draw the first images of each digit."""
+    from experiments.figures.mosaic import mosaic
+
+    height, width = some.images.shape[1:]
+    grid = np.full((CLASSES, ACROSS, height, width), np.nan)
+    for digit in range(CLASSES):
+        found = some.images[some.digits == digit][:ACROSS]
+        grid[digit, : len(found)] = found
+    missing = [str(k) for k in range(CLASSES) if k not in some.digits]
+    said = f"no {', '.join(missing)} among them" if missing else "all ten are there"
+    return Figure(
+        "samples",
+        "What it draws",
+        "Drawn from random noise, not chosen: the first ten of each digit, by the class that the "
+        "classifier gives them.",
+        mosaic(f"Digits drawn by the generator: {said}", grid, [str(k) for k in range(CLASSES)]),
+    )
+
+
+def film(finished: Finished) -> Figure:
+    """Draw what became of the same noise during the training."""
+    from experiments.figures.mosaic import mosaic
+
+    film = np.asarray(finished.kept.film)
+    steps = finished.rows[-1]["step"] if finished.rows else 0
+    seen = [k for k in range(len(film)) if film[k].any()] or [0]
+    names = [f"step {min((k + 1) * steps // len(film), finished.best_step):,}" for k in seen]
+    return Figure(
+        "film",
+        "How it learned to draw",
+        "Each column is one draw of noise, from the first steps at the top to the weights that "
+        "were kept at the bottom; by the running average of the weights.",
+        mosaic("The same noise while the generator learns", film[seen], names),
+    )
+
+
+def nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the image among others that is nearest to each, by the distance of their pixels.
+
+    Args:
+      images: uint8 ``[N, H, W]``.
+      others: uint8 ``[M, H, W]``.
+
+    Returns:
+      Indices into the others ``[N]``, and Euclidean distances ``[N]`` of pixels from 0 to 1.
+    """
+
+    @jax.jit
+    def found(images: Array, others: Array) -> tuple[Array, Array]:
+        xs, ys = (
+            each.reshape(len(each), -1).astype(jnp.float32) / 255 for each in (images, others)
+        )
+        squares = jnp.square(ys).sum(axis=1)
+
+        def of_one(x: Array) -> tuple[Array, Array]:
+            best = jnp.argmin(squares - 2 * (ys @ x))
+            return best, jnp.linalg.norm(ys[best] - x)
+
+        return jax.lax.map(of_one, xs, batch_size=100)
+
+    index, distance = found(jnp.asarray(images), jnp.asarray(others))
+    return np.asarray(index), np.asarray(distance)
+
+
+def neighbors(some: Drawn, train: np.ndarray, ours: Any, real: Any) -> Figure:
+    """Draw images beside the nearest of the training images."""
+    from experiments.figures.mosaic import mosaic
+
+    index, distance = ours
+    order = np.argsort(distance, kind="stable")
+    middle = order[len(order) // 2 :][:ACROSS]
+    chosen = [order[:ACROSS], middle]
+    grid = np.stack([row for each in chosen for row in (some.images[each], train[index[each]])])
+    return Figure(
+        "nearest",
+        "Does it copy training images?",
+        "Drawn images and, below each, the nearest training image: first those that are nearest of "
+        f"all, then ten of middling distance. Of {len(order):,} drawn images the median distance "
+        f"is {np.median(distance):.2f}, of {len(real[1]):,} real test images "
+        f"{np.median(real[1]):.2f} (Euclidean, pixels from 0 to 1): a generator that copies has "
+        "one near 0.",
+        mosaic(
+            f"Nearest training image: {np.median(distance):.2f} away in the middle, of real test "
+            f"images {np.median(real[1]):.2f}",
+            grid,
+            ["drawn, nearest", "its neighbor", "drawn, middling", "its neighbor"],
+        ),
+    )
+
+
+def class_counts(some: Drawn) -> Figure:
+    """Draw how often each digit was drawn."""
+    from experiments.figures.bars import bars
+
+    counts = np.bincount(some.digits, minlength=CLASSES)
+    return Figure(
+        "classes",
+        "How often it draws each digit",
+        "By the class that the classifier gives; the line is an even draw.",
+        bars(
+            f"{counts.min()} to {counts.max()} of {len(some.digits):,} a digit",
+            counts / len(some.digits),
+            [str(k) for k in range(CLASSES)],
+            1 / CLASSES,
+        ),
+    )
+
+
+def doubtful(some: Drawn) -> Figure:
+    """Draw the images of which the classifier is least sure."""
+    from experiments.figures.style import tiled_images
+
+    order = np.argsort(some.probabilities, kind="stable")[: 3 * ACROSS]
+    unsure = (some.probabilities < SURE).sum()
+    return Figure(
+        "doubtful",
+        "Where it fails",
+        "The drawn images of which the classifier is least sure, with its guess.",
+        tiled_images(
+            f"Of {unsure:,} of {len(some.images):,} images it is less than {SURE:.0%} sure",
+            [some.images[k] for k in order],
+            [f"{some.digits[k]}? {some.probabilities[k]:.0%}" for k in order],
+            ACROSS,
+            "Greys",
+            (0, 255),
+        ),
+    )
+
+
+def scores(some: Drawn, splits: Splits, data: dict[str, Any], ours: Any, real: Any) -> Table:
+    """List the distances beside those of real images."""
+    judge = jax.jit(partial(judged, data=data))
+    images = {"drawn": some.images, "real": splits.train.images[: len(some.images)]}
+    found = {
+        name: {key: float(each.mean) for key, each in judge(jnp.asarray(part)).items()}
+        for name, part in images.items()
+    }
+    names = {
+        "sure": f"share of which the classifier is at least {SURE:.0%} sure",
+        "class_kl": "divergence of the digits' shares from equal ones, nats",
+        "frechet_ratio": "Frechet distance, in units of that of all training images",
+    }
+    rows = [
+        [names[key], f"{found['drawn'][key]:.4g}", f"{found['real'][key]:.4g}", f"{BARS[key]:g}"]
+        for key in names
+    ]
+    near = "median distance to the nearest training image"
+    return Table(
+        "scores",
+        "Beside real images",
+        f"Of {len(some.images):,} drawn images and as many training images, the last line of "
+        f"{len(ours[1]):,} drawn ones and of {len(real[1]):,} test images. All distances are from "
+        "the test split.",
+        ["", "drawn", "real", "aim"],
+        [*rows, [near, f"{np.median(ours[1]):.2f}", f"{np.median(real[1]):.2f}", "not below real"]],
+    )

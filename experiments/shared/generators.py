@@ -1,0 +1,91 @@
+"""Build the networks of `digit_gan`: two kinds of generators of images, and a discriminator."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+import recurrent
+from experiments.shared.adversaries import Network
+from experiments.shared.cell_flag import make_cell
+from recurrent.adversarial import spectrally_normalized
+
+KINDS = ("conv", "rows")
+
+
+def of_flax(module: Any, example: Array) -> Network:
+    """Return a Flax module as a Network; ``example`` is an input of the right shape."""
+    return Network(
+        init=lambda key: module.init(key, example)["params"],
+        apply=lambda params, inputs: module.apply({"params": params}, inputs),
+    )
+
+
+def convolutional(shape: tuple[int, int], noise_size: int, channels: int) -> Network:
+    """Return the generator by convolutions."""
+    from recurrent.image_gan import Generator
+
+    return of_flax(Generator(*shape, channels), jnp.zeros((1, noise_size)))
+
+
+def discriminator(shape: tuple[int, int], channels: int, smooth: str) -> Network:
+    """Return the discriminator, by convolutions, whose kernels are normalized if so asked."""
+    from recurrent.image_gan import Discriminator
+
+    plain = of_flax(Discriminator(channels), jnp.zeros((1, *shape)))
+    if smooth != "spectral":
+        return plain
+    return plain._replace(
+        apply=lambda params, images: plain.apply(spectrally_normalized(params), images)
+    )
+
+
+def row_by_row(
+    shape: tuple[int, int], noise_size: int, name: str, hidden_size: int, *, feedback: bool
+) -> Network:
+    """Return the generator whose recurrent cell writes one row of the image a step.
+
+    Each step reads the noise of the image, the same at all steps, and with ``feedback`` the row
+    that was written before.
+
+    Args:
+      shape: height and width of the images.
+      noise_size: Z.
+      name: of the cell, from ``--cell``.
+      hidden_size: H.
+      feedback: whether the row before is read.
+
+    Raises:
+      UserError: with feedback, for a cell that looks ahead.
+    """
+    height, width = shape
+    size = noise_size + width * feedback
+    cell = make_cell(name, size, hidden_size, causal=height if feedback else 0)
+    readout = recurrent.dense(recurrent.output_shape(cell)[-1], width)
+
+    def init(key: Array) -> Any:
+        keys = jax.random.split(key)
+        return {"cell": cell.init(keys[0]), "readout": readout.init(keys[1])}
+
+    def written(params: Any, features: Array) -> Array:
+        return jax.nn.sigmoid(readout.apply(params["readout"], features))
+
+    def one_by_one(params: Any, noise: Array) -> Array:
+        def write(carry: Any, _: None) -> Any:
+            state, before = carry
+            seen = jnp.concatenate([noise, before], axis=-1)
+            state, features = cell.step(params["cell"], state, seen)
+            row = written(params, features)
+            return (state, row), row
+
+        batch = noise.shape[:1]
+        first = cell.initial_state(params["cell"], batch), jnp.zeros((*batch, width))
+        return lax.scan(write, first, None, height)[1]
+
+    def at_once(params: Any, noise: Array) -> Array:
+        seen = jnp.broadcast_to(noise, (height, *noise.shape))
+        return written(params, recurrent.unroll(cell, params["cell"], seen)[1])
+
+    draw = one_by_one if feedback else at_once
+    return Network(init, lambda params, noise: draw(params, noise).swapaxes(0, 1))
