@@ -105,14 +105,20 @@ def program(config: Config) -> Program:
 
 def players_of(config: Config) -> Players:
     """Return the two networks, for images of the data's shape."""
-    shape = SHAPES[config.data]
-    cell = (config.cell, config.hidden_size)
-    rows = config.generator == "rows"
+    size = SHAPES[config.data], config.noise_size
+    kinds = {
+        "conv": partial(generators.convolutional, *size, config.channels),
+        "rows": partial(
+            generators.row_by_row,
+            *(*size, config.cell, config.hidden_size),
+            feedback=config.feedback,
+        ),
+    }
     return Players(
-        generator=generators.row_by_row(shape, config.noise_size, *cell, feedback=config.feedback)
-        if rows
-        else generators.convolutional(shape, config.noise_size, config.channels),
-        discriminator=generators.discriminator(shape, config.discriminator_channels, config.smooth),
+        generator=kinds[config.generator](),
+        discriminator=generators.discriminator(
+            size[0], config.discriminator_channels, config.smooth
+        ),
         noise_size=config.noise_size,
         loss=config.loss,
         smooth=config.smooth,

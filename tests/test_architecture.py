@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FLAX_AT_THE_TOP = {
     "recurrent.convnet",
+    "recurrent.image_gan",
     "experiments.bench.with_linen",
     "experiments.bench.with_nnx",
 }

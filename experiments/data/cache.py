@@ -44,6 +44,15 @@ def cache_dir() -> Path:
     return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "recurrent"
 
 
+def computed_dir() -> Path:
+    """Return the folder of what `computed_once` keeps, which may not exist yet.
+
+    Raises:
+      RuntimeError: if the home directory cannot be determined.
+    """
+    return cache_dir() / "computed"
+
+
 def computed_once(name: str, key: str, compute: Callable[[], Sequence[Any]]) -> list[np.ndarray]:
     """Return the arrays that ``compute()`` returns, after the first time from the user's cache.
 
@@ -56,7 +65,7 @@ def computed_once(name: str, key: str, compute: Callable[[], Sequence[Any]]) -> 
       compute: what takes long.
     """
     try:
-        file = cache_dir() / "computed" / f"{name}-{key[:32]}.npz"
+        file = computed_dir() / f"{name}-{key[:32]}.npz"
     except RuntimeError:
         return [np.asarray(each) for each in compute()]
     found = _read_arrays(file)

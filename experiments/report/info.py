@@ -87,7 +87,7 @@ def params_by_layer(kept: Any) -> list[tuple[str, ...]]:
 
 
 def is_trained(leaf: Any) -> bool:
-    """Return whether an array holds params, numbers that are not whole, and no pictures or counts."""
+    """Return whether an array holds params, which are not whole numbers, and no pictures."""
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 

@@ -20,9 +20,10 @@ from experiments.harness.runs import Command, Run
 from experiments.shared.adversaries import Players, as_bytes
 from experiments.shared.classification import CLASSES
 from experiments.shared.judging import (
-    FRECHET,
+    CLASS_KL,
     RATIO,
     SURE,
+    SURE_SHARE,
     features_of,
     in_batches,
     judged,
@@ -115,8 +116,11 @@ def exhibits(
     yield Figure(
         "learning_curves",
         "Learning curves",
-        "Distances of drawn images from validation images, which chose the weights.",
-        learning_curves(finished.rows, [FRECHET, RATIO], finished.best_step),
+        "Of images drawn at each evaluation: how far their features are from those of validation "
+        "images, in units of the distance of training images (it chose the weights); the share of "
+        "which the classifier is sure; the divergence of the digits' shares from equal ones, in "
+        "nats.",
+        learning_curves(finished.rows, [RATIO, SURE_SHARE, CLASS_KL], finished.best_step),
     )
     yield by_class(some)
     yield film(finished)

@@ -24,9 +24,11 @@ from recurrent.training.minibatch import even_batch_size, steps_per_epoch
 from recurrent.training.task import HParams, Metric, Metrics
 
 FRECHET = Metric("frechet", higher_is_better=False)
+SURE_SHARE = Metric("sure", higher_is_better=True, format="{:.1%}")
+CLASS_KL = Metric("class_kl", higher_is_better=False)
 RATIO = Metric("frechet_ratio", False, "{:.2f} times that of real training images")
 SURE = 0.9  # the probability from which on the classifier counts as sure of a digit
-EPOCHS = {(8, 8): 20, (28, 28): 1}  # of the classifier that is trained where none is given
+EPOCHS = {(8, 8): 10, (28, 28): 1}  # of the classifier that is trained where none is given
 BATCH = 64  # of its training
 AT_A_TIME = 500  # images that it reads at once
 
@@ -82,8 +84,8 @@ def judged(images: Array, data: dict[str, Any]) -> Metrics:
     found = {
         FRECHET.name: distance,
         RATIO.name: distance / data["real_distance"],
-        "sure": sure,
-        "class_kl": class_kl(shares),
+        SURE_SHARE.name: sure,
+        CLASS_KL.name: class_kl(shares),
     }
     return {name: Average(value, jnp.float32(1)) for name, value in found.items()}
 
@@ -103,7 +105,7 @@ def references(config: JudgedConfig, splits: Splits) -> dict[str, Any]:
     gaussians = computed_once(
         "gaussians", hash_of_arrays((params, splits)), partial(fitted, params, splits)
     )
-    train, *others = (Gaussian(*gaussians[k : k + 2]) for k in (0, 2, 4))
+    train, *others = (Gaussian(*map(jnp.asarray, gaussians[k : k + 2])) for k in (0, 2, 4))
     return {
         name: {"judge": params, "real": real, "real_distance": frechet_distance(train, real)}
         for name, real in zip(("valid", "test"), others, strict=True)

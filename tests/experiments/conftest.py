@@ -1,5 +1,6 @@
 """What tests of trainings share: programs that are compiled once."""
 
+import os
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -7,9 +8,21 @@ from typing import Any
 import jax
 import pytest
 
+from experiments.data import cache
 from experiments.harness import loop
 from experiments.harness.engine import Engine
 from experiments.harness.program import Program
+
+
+@pytest.fixture(autouse=True, scope="session")
+def computed_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Lets what is computed once, such as a classifier, stay in a folder of the tests."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "computed_dir", lambda: shared / "computed")
+        yield
 
 
 @pytest.fixture(scope="module")
