@@ -15,19 +15,19 @@ from experiments.data.images import DATASETS, SHAPES, load_images
 from experiments.harness.config import RunConfig, option, prefixed
 from experiments.harness.program import Program
 from experiments.shared import generators
-from experiments.shared.adversaries import LOSSES, Kept, Players, game_task
+from experiments.shared.adversaries import LOSSES, Kept, PlayerConfig, Players, game_task
 from experiments.shared.cell_flag import cell_option
 from experiments.shared.drawn_digits import draw, exhibits, sample_command
 from experiments.shared.judging import FRECHET, RATIO, JudgedConfig, judged, references
-from experiments.shared.optimizer_flags import OptimizerConfig, optimizer_of
+from experiments.shared.optimizer_flags import optimizer_of
 from recurrent.training.task import HParams, Metrics
 
 FRAMES = 10  # of the film, at most
-DISCRIMINATOR: Any = prefixed(OptimizerConfig, "discriminator_")
+DISCRIMINATOR: Any = prefixed(PlayerConfig, "discriminator_")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(JudgedConfig, DISCRIMINATOR, OptimizerConfig, RunConfig):
+class Config(JudgedConfig, DISCRIMINATOR, PlayerConfig, RunConfig):
     """Hold the fields of this experiment; its generator has the optimizer without a prefix."""
 
     data: str = option("mnist", "the images: scikit-learn's 8x8 or MNIST's 28x28", choices=DATASETS)
@@ -50,7 +50,7 @@ class Config(JudgedConfig, DISCRIMINATOR, OptimizerConfig, RunConfig):
         "divided by their spectral norms",
         choices=("r1", "spectral"),
     )
-    penalty: float = option(0.2, "weight of that slope, in --smooth=r1", traced=True, minimum=0)
+    penalty: float = option(0.02, "weight of that slope, in --smooth=r1", traced=True, minimum=0)
     average: float = option(
         0.998,
         "decay of the running average of the generator's weights, which is evaluated and kept",
@@ -62,16 +62,6 @@ class Config(JudgedConfig, DISCRIMINATOR, OptimizerConfig, RunConfig):
     evaluations: int = option(30, "of the whole training", minimum=1, maximum=10**6)
     steps_per_evaluation: int = option(500, "between two of them", minimum=1, maximum=10**6)
     samples: int = option(5_000, "images drawn in an evaluation", minimum=2, maximum=10**6)
-    optimizer: str = "adam"
-    discriminator_optimizer: str = "adam"
-    beta1: float = 0.0
-    discriminator_beta1: float = 0.0
-    beta2: float = 0.99
-    discriminator_beta2: float = 0.99
-    schedule: str = "linear"
-    discriminator_schedule: str = "linear"
-    clip_norm: float = 0.0
-    discriminator_clip_norm: float = 0.0
 
 
 def program(config: Config) -> Program:

@@ -1,5 +1,6 @@
 """Train a generator of images against a discriminator, and keep pictures of how it learns."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from experiments.shared.optimizer_flags import OptimizerConfig
 from recurrent import adversarial
 from recurrent.losses import Average
 from recurrent.training import (
@@ -26,6 +28,18 @@ LOSSES = {
     "hinge": (adversarial.discriminator_hinge, adversarial.generator_hinge),
     "nonsaturating": (adversarial.discriminator_nonsaturating, adversarial.generator_nonsaturating),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class PlayerConfig(OptimizerConfig):
+    """Hold the fields of the optimizer of one player."""
+
+    optimizer: str = "adam"
+    learning_rate: float = 2e-3
+    schedule: str = "linear"
+    beta1: float = 0.0
+    beta2: float = 0.99
+    clip_norm: float = 0.0
 
 
 class Network(NamedTuple):
