@@ -18,8 +18,10 @@ The modules, whose main functions can be imported from `recurrent` itself:
 - Training: `losses` (masked, averaged exactly over batches), and `training` (tasks, train steps,
   optimizers, truncated backpropagation through time, populations).
 - Outputs: `decoding` (sampling, greedy and beam search) and `ctc`.
-- Images: `images` (distortions, images as sequences), `convolution`, and `convnet`, which is not
-  imported here, because it alone needs Flax.
+- Images: `images` (distortions, images as sequences), `convolution`, and `convnet` and `image_gan`,
+  which are not imported here, because they alone need Flax.
+- Generative adversarial networks: `adversarial` (losses, R1, spectral norms), and `frechet`, the
+  distance of two sets of examples.
 - Other libraries: `convert` exchanges weights with PyTorch and Flax; `export` lets `jax.export`
   write cells for programs without this package.
 """

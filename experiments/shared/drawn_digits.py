@@ -116,11 +116,11 @@ def exhibits(
     yield Figure(
         "learning_curves",
         "Learning curves",
-        "Of images drawn at each evaluation: how far their features are from those of validation "
-        "images, in units of the distance of training images (it chose the weights); the share of "
-        "which the classifier is sure; the divergence of the digits' shares from equal ones, in "
-        "nats.",
-        learning_curves(finished.rows, [RATIO, SURE_SHARE, CLASS_KL], finished.best_step),
+        "Of images drawn at each evaluation: the share of which the classifier is sure; the "
+        "divergence of the digits' shares from equal ones, in nats; how far their features are "
+        "from those of validation images, in units of the distance of training images. The last "
+        "one chose the weights.",
+        learning_curves(finished.rows, [SURE_SHARE, CLASS_KL, RATIO], finished.best_step),
     )
     yield by_class(some)
     yield film(finished)

@@ -26,7 +26,7 @@ from recurrent.training.task import HParams, Metric, Metrics
 FRECHET = Metric("frechet", higher_is_better=False)
 SURE_SHARE = Metric("sure", higher_is_better=True, format="{:.1%}")
 CLASS_KL = Metric("class_kl", higher_is_better=False)
-RATIO = Metric("frechet_ratio", False, "{:.2f} times that of real training images")
+RATIO = Metric("frechet_ratio", False, "{:.2f} times")
 SURE = 0.9  # the probability from which on the classifier counts as sure of a digit
 EPOCHS = {(8, 8): 10, (28, 28): 1}  # of the classifier that is trained where none is given
 BATCH, RATE = 64, 2e-3  # of its training, by Adam with a cosine schedule
