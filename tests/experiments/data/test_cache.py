@@ -57,7 +57,7 @@ def test_what_is_computed_once_is_kept_and_computed_anew_where_it_was_damaged(
 
     def compute() -> list[np.ndarray]:
         times.append(1)
-        return [np.arange(6.0).reshape(2, 3), np.int32(7)]
+        return [np.arange(6.0).reshape(2, 3), np.array(7, np.int32)]
 
     for _ in range(2):
         first, second = computed_once("numbers", "k", compute)
