@@ -22,11 +22,22 @@ The modules, whose main functions can be imported from `recurrent` itself:
   which are not imported here, because they alone need Flax.
 - Generative adversarial networks: `adversarial` (losses, R1, spectral norms), and `frechet`, the
   distance of two sets of examples.
+- Reinforcement learning: `policy_gradient` (advantages, the clipped surrogate, entropies).
 - Other libraries: `convert` exchanges weights with PyTorch and Flax; `export` lets `jax.export`
   write cells for programs without this package.
 """
 
-from recurrent import convert, ctc, decoding, export, images, initializers, losses, training
+from recurrent import (
+    convert,
+    ctc,
+    decoding,
+    export,
+    images,
+    initializers,
+    losses,
+    policy_gradient,
+    training,
+)
 from recurrent.attention import (
     additive_attention,
     last_context,
@@ -169,6 +180,7 @@ __all__ = [
     "orthogonal_rnn",
     "output_shape",
     "parallel",
+    "policy_gradient",
     "pre_norm_block",
     "recurrent_block",
     "remat",

@@ -112,14 +112,14 @@ def tiled_images(
 
     Args:
       message: the title of the figure.
-      images: [height, width] each, all of one shape.
+      images: [height, width], or [height, width, 3] in color, each; all of one shape.
       captions: one text below each image.
       columns: images in a row.
       cmap: the name of matplotlib's color map.
       limits: the values at the two ends of the color map.
       margin: inches of the width that are left free, such as for a color bar.
     """
-    height, width = images[0].shape
+    height, width = images[0].shape[:2]
     tall, wide = 1.0 * height / width, 1.0
     across, down = wide + 0.22, tall + 0.34 * columns / 8
     rows = -(-len(images) // columns)

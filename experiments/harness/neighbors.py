@@ -28,12 +28,12 @@ def closure(file: Path, imported: Callable[[Path], Iterable[Path]]) -> list[Path
 
 
 def parts_of_experiment(file: Path) -> list[Path]:
-    """Return what an experiment of this package imports from `shared` and `data`, directly or not.
+    """Return what an experiment of this package imports from its parts, directly or not.
 
     What all experiments pass through, the library and the harness, is not among them.
     """
     root = file.parent.parent
-    own = [file.parent / "shared", file.parent / "data"]
+    own = [file.parent / folder for folder in ("shared", "data", "environments")]
 
     def imported(each: Path) -> Iterator[Path]:
         return (path for path in _imported(each, root, ()) if path.parent in own)

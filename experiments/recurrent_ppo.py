@@ -1,0 +1,76 @@
+"""Does a policy with a memory act well on what it no longer sees?
+
+Command: ./launch.sh recurrent_ppo [--environment=cart_pole_positions] [--memory=none] [--frames=4]
+         ./launch.sh sweep recurrent_ppo --sweep=seed=0:5
+         ./launch.sh play RUN_DIRECTORY --episodes=100 --seed=1
+"""
+
+import dataclasses
+from functools import partial
+
+import numpy as np
+
+from experiments.environments.environment import stacked
+from experiments.environments.named import ENVIRONMENTS
+from experiments.harness.config import option
+from experiments.harness.program import Program
+from experiments.shared.acting import Agent
+from experiments.shared.cell_flag import cell_option
+from experiments.shared.playing import exhibits, play_command
+from experiments.shared.policies import policy_agent
+from experiments.shared.proximal import ProximalConfig, length_of, proximal_task
+from recurrent.training.task import Metric
+
+EPISODES = 100  # of an evaluation
+TESTED = 10**6  # the first of the seeds of the test; validation has those from 0 on
+RETURN = Metric("return", higher_is_better=True, format="{:.2f}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(ProximalConfig):
+    """Hold the fields of this experiment."""
+
+    environment: str = option(
+        "cart_pole_positions", "what is acted in", choices=tuple(ENVIRONMENTS)
+    )
+    length: int = option(
+        10, "of the memory chain or of the corridor of the maze", minimum=1, maximum=10**4
+    )
+    memory: str = option(
+        "recurrent", "of the network: a recurrent cell, or none", choices=("recurrent", "none")
+    )
+    cell: str = cell_option("gru", "; it must not look ahead")
+    hidden_size: int = option(64, "H, of every layer", minimum=1, maximum=10**5)
+    frames: int = option(1, "last observations that are seen at once", minimum=1, maximum=1000)
+    evaluated: str = option(
+        "greedy",
+        "how evaluations act: by the likeliest action, or by one drawn from the policy",
+        choices=("greedy", "sampled"),
+    )
+    learning_rate: float = 1e-3
+
+
+def program(config: Config) -> Program:
+    """Return the training run that ``config`` describes."""
+    length, agent = length_of(config), agent_of(config)
+    greedy = config.evaluated == "greedy"
+    seeds = np.arange(EPISODES, dtype=np.uint32)
+    rollout = config.environments * config.horizon
+    return Program(
+        task=proximal_task(config, agent, greedy=greedy),
+        data={"train": (), "valid": {"seeds": seeds}, "test": {"seeds": seeds + TESTED}},
+        evaluations=length.evaluations,
+        steps_per_evaluation=length.rollouts,
+        select=RETURN,
+        report=RETURN,
+        exhibits=partial(exhibits, agent, seeds + TESTED, rollout, config.length, greedy),
+    )
+
+
+def agent_of(config: Config) -> Agent:
+    """Return the environment and the network that acts in it."""
+    environment = stacked(ENVIRONMENTS[config.environment](config.length), config.frames)
+    return policy_agent(config, environment)
+
+
+commands = {"play": play_command(agent_of)}

@@ -1,0 +1,42 @@
+"""Follow mean and variance of numbers that come batch by batch, and scale others by them."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+FARTHEST = 10.0  # standard deviations from the mean, beyond which a scaled number is clipped
+
+
+class Moments(NamedTuple):
+    """Hold mean ``[...]`` and variance ``[...]`` of numbers, and how many were counted ``[]``."""
+
+    mean: Array
+    variance: Array
+    counted: Array
+
+
+def no_moments(shape: tuple[int, ...] = ()) -> Moments:
+    """Return those of no numbers, by which `standardized` changes nothing but what is far off."""
+    return Moments(jnp.zeros(shape), jnp.ones(shape), jnp.float32(0))
+
+
+def extended(moments: Moments, values: Array) -> Moments:
+    """Return the moments with further values ``[N, ...]`` counted in.
+
+    References:
+      Chan, Golub & LeVeque 1979, Updating formulae and a pairwise algorithm for computing sample
+      variances.
+    """
+    size = values.shape[0]
+    counted = moments.counted + size
+    delta = values.mean(0) - moments.mean
+    squares = moments.variance * moments.counted + values.var(0) * size
+    squares += delta**2 * moments.counted * size / counted
+    return Moments(moments.mean + delta * size / counted, squares / counted, counted)
+
+
+def standardized(moments: Moments, values: Array) -> Array:
+    """Return values in standard deviations from the mean, clipped to `FARTHEST`."""
+    scaled = (values - moments.mean) / jnp.sqrt(moments.variance + 1e-8)
+    return jnp.clip(scaled, -FARTHEST, FARTHEST)

@@ -1,0 +1,261 @@
+"""Proximal policy optimization: the first ratio is 1, it learns, and goes on after a stop."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import __main__, recurrent_ppo
+from experiments.harness.checkpoint import checkpoints, restore, save
+from experiments.harness.config import hparams_of
+from experiments.harness.errors import UserError
+from experiments.recurrent_ppo import Config, agent_of, program
+from experiments.shared import proximal
+from experiments.shared.proximal import chosen, experience, orders, proximal_loss
+
+SMALL = Config(
+    environment="memory_chain",
+    length=2,
+    hidden_size=8,
+    environments=4,
+    horizon=8,
+    minibatches=2,
+    epochs=2,
+    steps=20 * 32,
+)
+
+
+def hparams(config: Config, **changes: Any) -> dict[str, Any]:
+    found = hparams_of(dataclasses.replace(config, **changes))
+    return {name: jnp.asarray(value[0]) for name, value in found.items()}
+
+
+def bits(tree: Any) -> list[bytes]:
+    def plain(leaf: Any) -> Any:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(leaf) if is_key else leaf
+
+    return [np.asarray(plain(leaf)).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Any:
+    """The task, its hyperparameters, and three steps of it, compiled once."""
+    task, given = program(SMALL).task, hparams(SMALL)
+    train = jax.jit(lambda state, given=given: task.train(state, given, (), 3))
+    return task, given, train
+
+
+CELLS = ["gru", *(pytest.param(cell, marks=pytest.mark.long) for cell in ("lstm", "lru", "mlstm"))]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_ratio_of_the_first_minibatch_is_one(cell: str) -> None:
+    """In episodes that begin and end within a rollout, and with carries from the one before."""
+    config = dataclasses.replace(SMALL, cell=cell)
+    agent, task, given = agent_of(config), program(config).task, hparams(config)
+
+    @jax.jit
+    def ratios(seed: Any) -> Any:
+        learner = task.init(given | {"seed": seed})
+        for key in jax.random.split(jax.random.key(1)):
+            learner, batch, _ = experience(config, agent, learner, key, given)
+        sharp = jax.tree.map(lambda leaf: 3 * leaf, learner.training.params)
+        training = learner.training._replace(params=sharp)
+        learner = learner._replace(training=training)
+        _, batch, _ = experience(config, agent, learner, jax.random.key(3), given)
+        part = chosen(batch, orders(jax.random.key(4), config)[0])
+        exact = proximal_loss(agent, sharp, part, jax.random.key(0), given)[1]
+        late = part._replace(start=jnp.roll(part.start, 1, axis=0))
+        wrong = proximal_loss(agent, sharp, late, jax.random.key(0), given)[1]
+        return part.start, exact["ratio_error"].mean, wrong["ratio_error"].mean
+
+    start, exact, wrong = ratios(0)
+    assert np.asarray(start)[1:].any()
+    assert float(exact) < 1e-6
+    assert float(wrong) > 1e-4, "a reset one step late is seen"
+
+
+def test_minibatches_are_whole_sequences_and_each_is_in_an_epoch_once() -> None:
+    rows = np.asarray(orders(jax.random.key(0), SMALL))
+    assert rows.shape == (4, 2)
+    np.testing.assert_array_equal(np.sort(rows.reshape(2, 4)), [[0, 1, 2, 3]] * 2)
+    assert (rows[:2] != rows[2:]).any()
+
+
+def test_the_loss_is_that_of_the_paper() -> None:
+    config = dataclasses.replace(SMALL, value_clip=0.1, entropy_cost=0.02)
+    agent, task, given = agent_of(config), program(config).task, hparams(config)
+    learner = task.init(given)
+    moved = jax.tree.map(lambda leaf: leaf + 0.05 * jnp.cos(leaf * 99), learner.training.params)
+
+    @jax.jit
+    def lost() -> Any:
+        _, batch, _ = experience(config, agent, learner, jax.random.key(3), given)
+        return batch, *proximal_loss(agent, moved, batch, jax.random.key(0), given)
+
+    batch, total, metrics = lost()
+    logits, values = logits_by_hand(agent, moved, batch)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    chosen = np.take_along_axis(p, np.asarray(batch.action)[..., None], -1)[..., 0]
+    ratio = chosen / np.exp(np.asarray(batch.log_prob, float))
+    a = np.asarray(batch.advantage, float)
+    a = (a - a.mean()) / a.std()
+    surrogate = -np.minimum(ratio * a, np.clip(ratio, 0.8, 1.2) * a).mean()
+    old = np.asarray(batch.value, float)
+    target = old + np.asarray(batch.advantage, float)
+    near = old + np.clip(values - old, -0.1, 0.1)
+    error = np.maximum((values - target) ** 2, (near - target) ** 2).mean() / 2
+    entropy = -(p * np.log(p)).sum(-1).mean()
+    assert float(total) == pytest.approx(surrogate + 0.5 * error - 0.02 * entropy, rel=1e-4)
+    assert float(metrics["entropy"].mean) == pytest.approx(entropy, rel=1e-5)
+    assert float(metrics["clipped"].mean) == pytest.approx((abs(ratio - 1) > 0.2).mean())
+
+
+def logits_by_hand(agent: Any, params: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Step by step, with the carry reset before a step that begins an episode."""
+    carry, outputs = batch.carry, []
+    fresh = agent.core.initial_state(params["core"], batch.start.shape[1:])
+    for x, start in zip(batch.inputs, batch.start, strict=True):
+        carry = jax.tree.map(lambda a, b, s=start: jnp.where(s[:, None], a, b), fresh, carry)
+        carry, y = agent.core.step(params["core"], carry, x)
+        outputs.append(np.asarray(y, float))
+    ys = np.stack(outputs)
+    heads = [jax.tree.map(np.asarray, params[name]) for name in ("policy", "value")]
+    logits, values = (ys @ head["kernel"] + head["bias"] for head in heads)
+    return logits, values[..., 0]
+
+
+def test_a_training_gone_on_with_from_a_checkpoint_has_the_same_bits(
+    trainer: Any, tmp_path: Path
+) -> None:
+    task, given, train = trainer
+    half, _ = train(task.init(given))
+    with checkpoints(tmp_path / "saved") as manager:
+        save(manager, 3, half, {})
+    with checkpoints(tmp_path / "saved") as manager:
+        found = restore(manager, jax.eval_shape(lambda: half))
+    assert found is not None
+    assert bits(found[0]) == bits(half)
+    assert bits(train(found[0])) == bits(train(half))
+
+
+def test_a_step_learns_and_follows_observations_and_rewards(trainer: Any) -> None:
+    task, given, train = trainer
+    before = task.init(given)
+    after, metrics = train(before)
+    assert int(after.training.step) == 3 * 2 * 2
+    assert float(after.moments.counted) == 3 * (8 + 1) * 4
+    assert float(after.spread.counted) == 3 * 8 * 4
+    assert int(metrics["return"].weight) == 3 * 8 * 4 // 3, "episodes of three steps"
+    assert float(metrics["skipped"].mean) == 0
+    assert float(metrics["ratio_error"].weight) == 3
+    assert float(metrics["ratio_error"].mean) < 1e-6
+    assert bits(before.training.params) != bits(after.training.params)
+    kept = task.keep(after)
+    assert bits(kept) == bits((after.training.params, after.moments))
+
+
+def test_the_learning_rate_falls_to_zero_over_the_whole_training(trainer: Any) -> None:
+    task, given, train = trainer
+    _, metrics = train(task.init(given))
+    updates = 20 * 4
+    expected = np.mean([1e-3 * (1 - step / updates) for step in range(12)])
+    assert float(metrics["learning_rate"].mean) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.long
+def test_members_of_a_population_are_single_trainings() -> None:
+    """Side by side products have other shapes, so they agree as far as rounding lets them."""
+    task, given = program(SMALL).task, hparams(SMALL)
+
+    def of_seed(seed: Any) -> Any:
+        mine = given | {"seed": seed}
+        return task.train(task.init(mine), mine, (), 1)[0]
+
+    together = jax.jit(jax.vmap(of_seed))(jnp.arange(2))
+    for k in range(2):
+        alone = jax.jit(of_seed)(k)
+        pairs = zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True)
+        for many, one in pairs:
+            if not jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+                np.testing.assert_allclose(many[k], one, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(trainer: Any) -> None:
+    task, given, train = trainer
+    learner = task.init(given)
+    kernel = learner.training.params["policy"]["kernel"].at[0, 0].set(jnp.nan)
+    params = learner.training.params | {"policy": {"kernel": kernel, "bias": jnp.zeros(2)}}
+    learner = learner._replace(training=learner.training._replace(params=params))
+    after, metrics = train(learner)
+    assert int(task.failures(after)) == 3 * 4
+    assert float(metrics["skipped"].mean) == 1
+    assert bits(after.training.params) == bits(learner.training.params)
+    assert np.isfinite(np.asarray(after.moments.mean)).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"minibatches": 3}, "--minibatches: expected a divisor of the environments"),
+        ({"minibatches": 8}, "got 8 with --environments=4"),
+        ({"steps": 31}, "--steps: 31 are less than one rollout of 4 environments x 8 steps"),
+    ],
+)
+def test_sizes_that_leave_nothing_to_train_on_are_refused(fields: Any, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        program(dataclasses.replace(SMALL, **fields))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--environment=cart_pol", "got 'cart_pol'. Did you mean \"cart_pole\""),
+        ("--memory=recurent", 'Did you mean "recurrent"'),
+        ("--discount=1.1", "--discount: expected at most 1"),
+        ("--clip=0", "--clip: expected more than 0"),
+        ("--frames=0", "--frames: expected at least 1"),
+    ],
+)
+def test_wrong_flags_are_refused(
+    flag: str, words: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert __main__.main(["recurrent_ppo", flag, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert words in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_is_as_long_as_its_steps_allow() -> None:
+    length = proximal.length_of(dataclasses.replace(SMALL, evaluate_every=3))
+    assert length == (6, 3, 4)
+    assert proximal.length_of(dataclasses.replace(SMALL, evaluate_every=99)) == (1, 20, 4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("memory", "frames", "solves"), [("recurrent", 1, 1), ("none", 4, 1)])
+def test_it_learns_what_a_memory_or_frames_are_needed_for(
+    memory: str, frames: int, solves: float, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    flags = ["--environment=memory_chain", "--length=3", "--steps=16384", "--horizon=64"]
+    flags += [f"--memory={memory}", f"--frames={frames}", "--hidden_size=16"]
+    assert __main__.main(["recurrent_ppo", *flags, f"--workdir={run}"]) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert result["test_return"] == solves
+
+
+def test_without_memory_the_chain_is_a_guess() -> None:
+    config = dataclasses.replace(SMALL, memory="none")
+    agent, found = agent_of(config), program(config)
+    state = found.task.init(hparams(config))
+    metrics = found.task.evaluate(found.task.keep(state), hparams(config), found.data["valid"])
+    assert abs(float(metrics["return"].mean)) < 0.4
+    assert not jax.tree.leaves(agent.core.initial_state(state.training.params["core"], (1,)))
+    assert recurrent_ppo.Config().memory == "recurrent"
