@@ -12,17 +12,28 @@ import pytest
 from tests.faults.processes import PATIENCE, ROOT, arrays, saved_steps
 
 CODE = """
+import json
 import sys
 from pathlib import Path
-from experiments.harness import loop, run
+from experiments.harness import catalogue, loop, run
 from experiments.harness.processes import Hardware
 from tests import toys
 loop.SECONDS_BETWEEN_SAVES = -1
-module, folder = toys.ALL[sys.argv[1]], Path(sys.argv[2])
-config = module.Config(steps_per_call=1)
-experiment = toys.experiment(module, sys.argv[1])
+name, folder, fields = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+module = toys.ALL[name] if name in toys.ALL else catalogue.load(name).module
+config = module.Config(steps_per_call=1, **fields)
+experiment = toys.experiment(module, name)
 sys.exit(run.main(run.Asked(experiment, config, folder, False, Hardware(), "again")))
 """
+
+
+# of the experiments, which by default are too long
+FIELDS = {
+    "recurrent_ppo": {
+        **{"environment": "memory_chain", "length": 3, "hidden_size": 8, "steps": 60 * 32},
+        **{"environments": 4, "horizon": 8, "minibatches": 2, "epochs": 2},
+    }
+}
 
 
 def started(name: str, folder: Path, cache: Path) -> subprocess.Popen[bytes]:
@@ -31,7 +42,8 @@ def started(name: str, folder: Path, cache: Path) -> subprocess.Popen[bytes]:
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_PLATFORMS": "cpu",
     }
-    command = [sys.executable, "-c", CODE, name, str(folder)]
+    fields = json.dumps(FIELDS.get(name, {}))
+    command = [sys.executable, "-c", CODE, name, str(folder), fields]
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
 
 
@@ -50,7 +62,7 @@ def killed_amid(name: str, folder: Path, cache: Path) -> int:
 
 
 @pytest.mark.slow  # test_loop.py stops and resumes each of them within one process
-@pytest.mark.parametrize("name", ["gan", "policy", "lengths"])
+@pytest.mark.parametrize("name", ["gan", "policy", "lengths", *FIELDS])
 @pytest.mark.fault("R1")
 def test_a_task_killed_twice_ends_at_the_same_bits(name: str, tmp_path: Path, cache: Path) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "killed"
