@@ -34,7 +34,7 @@ class Config(ProximalConfig):
         "cart_pole_positions", "what is acted in", choices=tuple(ENVIRONMENTS)
     )
     length: int = option(
-        10, "of the memory chain or of the corridor of the maze", minimum=1, maximum=10**4
+        10, "of the memory chain or of the corridor of the maze", minimum=1, maximum=1000
     )
     memory: str = option(
         "recurrent", "of the network: a recurrent cell, or none", choices=("recurrent", "none")

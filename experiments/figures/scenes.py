@@ -36,6 +36,20 @@ def scene(state: Any, action: int, length: int) -> np.ndarray:
     return np.asarray(image.resize((WIDTH, HEIGHT), Image.Resampling.BOX))
 
 
+def legend(state: Any) -> str:
+    """Say what the signs in the pictures of such states mean."""
+    match state:
+        case CartPole():
+            return "The arrow is the push; beyond a red mark an episode is over."
+        case MemoryChain():
+            return (
+                "The arrow at the first place is the cue, that at the last place the answer: blue "
+                "where it is the cue, red where it is not."
+            )
+        case _:
+            return "The goal is blue, and so is the sign at the first place; the red arrow walks."
+
+
 def draw_cart(canvas: Any, state: CartPole, action: int) -> None:
     """Draw cart, pole and track, and an arrow for the push."""
     width, height = FINER * WIDTH, FINER * HEIGHT

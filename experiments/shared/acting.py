@@ -62,6 +62,7 @@ class Step(NamedTuple):
 
     Attributes:
       inputs: of the core ``[N, I]``.
+      output: of the core ``[N, H]``, by which the action is chosen.
       start: as in `Actors`, which resets the carry before the inputs are read.
       action: that was taken ``[N]``.
       log_prob: of the action ``[N]``.
@@ -72,6 +73,7 @@ class Step(NamedTuple):
     """
 
     inputs: Array
+    output: Array
     start: Array
     action: Array
     log_prob: Array
@@ -152,6 +154,7 @@ def act(
     ended = transition.ended
     done = Step(
         inputs=inputs,
+        output=ys,
         start=actors.start,
         action=action,
         log_prob=categorical_log_prob(logits, action),
@@ -226,15 +229,15 @@ def keys_at(keys: Array, t: Any) -> Array:
     return jax.vmap(partial(jax.random.fold_in, data=t + 1))(keys)
 
 
-def watched(agent: Agent, kept: Kept, keys: Array, *, greedy: bool) -> tuple[Any, Step]:
-    """Play episodes as `played` does, and return each step with the state before it.
+def watched(agent: Agent, kept: Kept, keys: Array, steps: int, *, greedy: bool) -> tuple[Any, Step]:
+    """Play episodes as `played` does for some steps; return each with the state before it.
 
-    What follows the first end of an episode belongs to the next one.
+    What follows the first end of an episode belongs to the next one. The carries, which may be
+    large, are left out.
     """
 
     def body(actors: Actors, t: Array) -> tuple[Actors, Any]:
         after, step = act(agent, kept, actors, keys_at(keys, t), greedy=greedy)
-        return after, (actors.state, step)
+        return after, (actors.state, step._replace(carry=()))
 
-    limit = jnp.arange(agent.environment.limit)
-    return lax.scan(body, begun(agent, kept.params, keys), limit)[1]
+    return lax.scan(body, begun(agent, kept.params, keys), jnp.arange(steps))[1]

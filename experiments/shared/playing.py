@@ -15,7 +15,7 @@ from experiments.harness.runs import Command, Run
 from experiments.shared import acting
 from experiments.shared.acting import Agent, Episodes, Kept, Step
 
-WATCHED = 40  # episodes by which it is found out what is remembered
+WATCHED, LONGEST = 40, 1024  # episodes, and steps of each, that are looked at one by one
 MOST_FRAMES = 250  # of the animation
 TILES = 12  # of the film strip
 ACROSS = 4
@@ -54,9 +54,8 @@ def exhibits(
     episodes = jax.tree.map(np.asarray, play(kept, keys))
     yield distribution(episodes)
     found = watched(agent, kept, keys_of(seeds[:WATCHED]), greedy)
-    film = [*frames_of(found, length)]
-    yield film_strip(film[: int(found.lengths[0])], float(episodes.returns[0]))
-    yield animation(film)
+    yield film_strip(found, length, float(episodes.returns[0]))
+    yield animation(found, length)
     yield remembered(found)
     yield speed(lambda: play(kept, keys), int(episodes.lengths.sum()))
 
@@ -94,40 +93,30 @@ def distribution(episodes: Episodes) -> Figure:
 
 def watched(agent: Agent, kept: Kept, keys: jax.Array, greedy: bool) -> Watched:
     """Play episodes and hold every step of them."""
-    watch = jax.jit(lambda keys: acting.watched(agent, kept, keys, greedy=greedy))
+    count = min(agent.environment.limit, LONGEST)
+    watch = jax.jit(lambda keys: acting.watched(agent, kept, keys, count, greedy=greedy))
     states, steps = watch(keys)
     hidden = jax.vmap(jax.vmap(agent.environment.hidden))(states)
-    lengths = np.asarray(steps.transition.ended).argmax(0) + 1
+    ended = np.asarray(steps.transition.ended)
+    lengths = np.where(ended.any(0), ended.argmax(0) + 1, count)
     states, hidden = jax.tree.map(np.asarray, (innermost(states), hidden))
     return Watched(states, jax.tree.map(np.asarray, steps), lengths, hidden)
 
 
-def frames_of(found: Watched, length: int) -> Iterator[np.ndarray]:
-    """Draw the steps of one episode after the other, until there are enough for an animation."""
-    from experiments.figures.scenes import scene
-
-    drawn = 0
-    for n, steps in enumerate(found.lengths):
-        for t in range(steps):
-            state = jax.tree.map(lambda leaf, t=t, n=n: leaf[t, n], found.states)
-            yield scene(state, int(found.steps.action[t, n]), length)
-        drawn += int(steps)
-        if drawn >= MOST_FRAMES:
-            return
-
-
-def film_strip(film: list[np.ndarray], total: float) -> Figure:
-    """Draw some steps of an episode."""
+def film_strip(found: Watched, length: int, total: float) -> Figure:
+    """Draw some steps of the first episode."""
+    from experiments.figures.scenes import legend
     from experiments.figures.style import tiled_images
 
-    chosen = np.unique(np.linspace(0, len(film) - 1, TILES).round().astype(int))
+    steps = int(found.lengths[0])
+    chosen = np.unique(np.linspace(0, steps - 1, TILES).round().astype(int))
     return Figure(
         "film_strip",
         "An episode",
-        "Steps of the first episode of the test, each with the action taken in it as an arrow.",
+        f"Steps of the first episode of the test. {legend(found.states)}",
         tiled_images(
-            f"An episode of {len(film)} steps, with a return of {total:.4g}",
-            [film[t] for t in chosen],
+            f"An episode of {steps} steps, with a return of {total:.4g}",
+            [frame(found, t, 0, length) for t in chosen],
             [f"step {t}" for t in chosen],
             ACROSS,
             "gray",
@@ -136,44 +125,49 @@ def film_strip(film: list[np.ndarray], total: float) -> Figure:
     )
 
 
-def animation(film: list[np.ndarray]) -> Animation:
-    """Return the film as a moving picture, long ones with some frames left out."""
-    stride = -(-len(film) // MOST_FRAMES)
-    frames = np.stack(film[::stride])
-    rate = 25.0 if len(frames) > 100 else 4.0
+def animation(found: Watched, length: int) -> Animation:
+    """Return a moving picture of the first episodes, some steps left out where they are many."""
+    from experiments.figures.scenes import legend
+
+    ends = found.lengths.cumsum()
+    episodes = 1 + int((ends < MOST_FRAMES).sum())  # so many that there are enough frames
+    steps = [(t, n) for n, count in enumerate(found.lengths[:episodes]) for t in range(count)]
+    steps = steps[:: -(-len(steps) // MOST_FRAMES)]
     return Animation(
-        "animation", "The policy acts", "The first episodes of the test, one after another.",
-        frames, rate,
-    )  # fmt: skip
+        "animation",
+        "The policy acts",
+        f"The first episodes of the test, one after another. {legend(found.states)}",
+        np.stack([frame(found, t, n, length) for t, n in steps]),
+        25.0 if found.lengths[0] > MOST_FRAMES // 5 else 4.0,
+    )
+
+
+def frame(found: Watched, t: int, n: int, length: int) -> np.ndarray:
+    """Draw step t of episode n."""
+    from experiments.figures.scenes import scene
+
+    state = jax.tree.map(lambda leaf: leaf[t, n], found.states)
+    return scene(state, int(found.steps.action[t, n]), length)
 
 
 def remembered(found: Watched) -> Table:
-    """Say how well what is hidden can be read off the memory, and off what is seen."""
+    """Say how well what is hidden can be read off what is seen, and off the network's features."""
     real = np.arange(len(found.steps.start))[:, None] < found.lengths  # [T, N]
-    seen = as_numbers(np.asarray(found.steps.inputs)[real])
-    carried = [as_numbers(leaf[real]) for leaf in jax.tree.leaves(found.steps.carry)]
-    memory = np.concatenate([seen, *carried], axis=-1)
+    seen, output = (np.asarray(xs)[real] for xs in (found.steps.inputs, found.steps.output))
     fitted = np.broadcast_to(np.arange(len(found.lengths)) % 2 == 0, real.shape)[real]
     rows = [
-        [name, *(f"{explained(xs, ys[real].astype(float), fitted):.2f}" for xs in (seen, memory))]
+        [name, *(f"{explained(xs, ys[real], fitted):.2f}" for xs in (seen, output))]
         for name, ys in found.hidden.items()
     ]
     return Table(
         "memory",
         "What it remembers",
         "The share of the variance of what one observation does not show that a linear map finds "
-        "in what the network sees at a step, and in that together with its memory. The map is "
+        "in what the network sees at a step, and in the features by which it acts. The map is "
         "fitted to every other episode and measured on the rest; 1 is all, 0 nothing.",
-        ["hidden", "from what it sees", "with its memory"],
+        ["hidden", "in what it sees", "in its features"],
         rows,
     )
-
-
-def as_numbers(leaf: np.ndarray) -> np.ndarray:
-    """Return a state ``[M, ...]`` as real numbers ``[M, F]``."""
-    flat = leaf.reshape(len(leaf), -1)
-    parts = [np.real(flat), np.imag(flat)] if np.iscomplexobj(flat) else [flat]
-    return np.concatenate(parts, axis=-1).astype(float)
 
 
 def explained(xs: np.ndarray, ys: np.ndarray, fitted: np.ndarray) -> float:
@@ -187,6 +181,7 @@ def explained(xs: np.ndarray, ys: np.ndarray, fitted: np.ndarray) -> float:
     Returns:
       The share, at least 0; 0 too where nothing varies.
     """
+    xs, ys = xs.astype(float), ys.astype(float)
     mean, scale = xs[fitted].mean(0), xs[fitted].std(0) + 1e-6
     xs = np.clip((xs - mean) / scale, -10, 10)
     offset = ys[fitted].mean()

@@ -15,7 +15,7 @@ from experiments.harness.checkpoint import checkpoints, restore, save
 from experiments.harness.config import hparams_of
 from experiments.harness.errors import UserError
 from experiments.recurrent_ppo import Config, agent_of, program
-from experiments.shared import proximal
+from experiments.shared import playing, proximal
 from experiments.shared.proximal import chosen, experience, orders, proximal_loss
 
 SMALL = Config(
@@ -239,16 +239,16 @@ def test_training_is_as_long_as_its_steps_allow() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("memory", "frames", "solves"), [("recurrent", 1, 1), ("none", 4, 1)])
+@pytest.mark.parametrize(("memory", "frames"), [("recurrent", 1), ("none", 4)])
 def test_it_learns_what_a_memory_or_frames_are_needed_for(
-    memory: str, frames: int, solves: float, tmp_path: Path
+    memory: str, frames: int, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     flags = ["--environment=memory_chain", "--length=3", "--steps=16384", "--horizon=64"]
     flags += [f"--memory={memory}", f"--frames={frames}", "--hidden_size=16"]
     assert __main__.main(["recurrent_ppo", *flags, f"--workdir={run}"]) == 0
     result = json.loads((run / "result.json").read_text())
-    assert result["test_return"] == solves
+    assert result["test_return"] == 1
 
 
 def test_without_memory_the_chain_is_a_guess() -> None:
@@ -259,3 +259,37 @@ def test_without_memory_the_chain_is_a_guess() -> None:
     assert abs(float(metrics["return"].mean)) < 0.4
     assert not jax.tree.leaves(agent.core.initial_state(state.training.params["core"], (1,)))
     assert recurrent_ppo.Config().memory == "recurrent"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("environment", ["t_maze", "cart_pole_positions"])
+def test_a_run_leaves_exhibits_and_is_played(
+    environment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    flags = [f"--environment={environment}", "--length=2", "--steps=256", "--evaluate_every=1"]
+    flags += ["--horizon=16", "--environments=4", "--minibatches=2", "--hidden_size=8"]
+    assert __main__.main(["recurrent_ppo", *flags, f"--workdir={run}"]) == 0
+    names = {"returns.png", "distribution.png", "film_strip.png", "animation.png", "memory.csv"}
+    assert {file.name for file in (run / "figures").iterdir()} >= names
+    capsys.readouterr()
+    play = ["play", str(run), "--episodes=3"]
+    outputs = []
+    for more in ([], [], ["--seed=1"]):
+        assert __main__.main([*play, *more]) == 0
+        outputs.append(capsys.readouterr().out.splitlines())
+    assert len(outputs[0]) == 4
+    assert outputs[0][:3] == outputs[1][:3]
+    assert environment == "t_maze" or outputs[0][:3] != outputs[2][:3]
+    returns = [float(line.split("return ")[1].split(",")[0]) for line in outputs[0][:3]]
+    mean = float(outputs[0][3].split()[1].rstrip(","))
+    assert mean == pytest.approx(np.mean(returns), rel=1e-4)
+
+
+def test_what_is_remembered_is_measured_on_other_episodes() -> None:
+    """A linear function of the features is found, and noise is not, however many they are."""
+    rng = np.random.default_rng(0)
+    xs, fitted = rng.normal(size=(400, 30)), np.arange(400) % 2 == 0
+    assert playing.explained(xs, xs @ rng.normal(size=30) + 3, fitted) > 0.99
+    assert playing.explained(xs, rng.normal(size=400), fitted) < 0.1
+    assert playing.explained(xs, np.ones(400), fitted) == 0

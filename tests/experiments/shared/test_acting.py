@@ -140,7 +140,7 @@ def test_what_is_watched_is_what_was_played() -> None:
     agent = agent_of(cart_pole(), lambda size: recurrent.elman(size, 5))
     kept, keys = kept_of(agent), jax.random.split(jax.random.key(6), 5)
     episodes = jax.jit(lambda: acting.played(agent, kept, keys, greedy=False))()
-    states, steps = jax.jit(lambda: acting.watched(agent, kept, keys, greedy=False))()
+    states, steps = jax.jit(lambda: acting.watched(agent, kept, keys, 500, greedy=False))()
     first = np.asarray(steps.transition.ended).argmax(0)
     np.testing.assert_array_equal(first + 1, episodes.lengths)
     np.testing.assert_array_equal(states.steps[first, np.arange(5)] + 1, episodes.lengths)
