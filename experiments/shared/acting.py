@@ -61,6 +61,7 @@ class Step(NamedTuple):
     """Hold one step of N actors.
 
     Attributes:
+      observation: that was acted on ``[N, D]``.
       inputs: of the core ``[N, I]``.
       output: of the core ``[N, H]``, by which the action is chosen.
       start: as in `Actors`, which resets the carry before the inputs are read.
@@ -72,6 +73,7 @@ class Step(NamedTuple):
       score: the sum of the rewards of the episode so far ``[N]``.
     """
 
+    observation: Array
     inputs: Array
     output: Array
     start: Array
@@ -153,6 +155,7 @@ def act(
     score = actors.score + transition.reward
     ended = transition.ended
     done = Step(
+        observation=actors.observation,
         inputs=inputs,
         output=ys,
         start=actors.start,
@@ -215,18 +218,18 @@ def played(agent: Agent, kept: Kept, keys: Array, *, greedy: bool) -> Episodes:
 
     def body(loop: Any) -> Any:
         t, actors, returns, lengths, alive = loop
-        actors, step = act(agent, kept, actors, keys_at(keys, t), greedy=greedy)
+        actors, step = act(agent, kept, actors, keys_at(keys, t + 1), greedy=greedy)
         returns = returns + jnp.where(alive, step.transition.reward, 0)
         return t + 1, actors, returns, lengths + alive, alive & ~step.transition.ended
 
-    first = jnp.int32(0), begun(agent, kept.params, keys), jnp.zeros(count)
+    first = jnp.int32(0), begun(agent, kept.params, keys_at(keys, 0)), jnp.zeros(count)
     loop = lax.while_loop(goes_on, body, (*first, jnp.zeros(count, jnp.int32), first[1].start))
     return Episodes(loop[2], loop[3])
 
 
 def keys_at(keys: Array, t: Any) -> Array:
-    """Return the keys of step t of the episodes of other keys."""
-    return jax.vmap(partial(jax.random.fold_in, data=t + 1))(keys)
+    """Return the keys of step t of episodes, counted from 1; with those of step 0 they begin."""
+    return jax.vmap(partial(jax.random.fold_in, data=t))(keys)
 
 
 def watched(agent: Agent, kept: Kept, keys: Array, steps: int, *, greedy: bool) -> tuple[Any, Step]:
@@ -237,7 +240,8 @@ def watched(agent: Agent, kept: Kept, keys: Array, steps: int, *, greedy: bool) 
     """
 
     def body(actors: Actors, t: Array) -> tuple[Actors, Any]:
-        after, step = act(agent, kept, actors, keys_at(keys, t), greedy=greedy)
+        after, step = act(agent, kept, actors, keys_at(keys, t + 1), greedy=greedy)
         return after, (actors.state, step._replace(carry=()))
 
-    return lax.scan(body, begun(agent, kept.params, keys), jnp.arange(steps))[1]
+    first = begun(agent, kept.params, keys_at(keys, 0))
+    return lax.scan(body, first, jnp.arange(steps))[1]

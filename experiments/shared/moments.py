@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+SMALLEST = 1e-8  # a variance
 FARTHEST = 10.0  # standard deviations from the mean, beyond which a scaled number is clipped
 
 
@@ -38,5 +39,10 @@ def extended(moments: Moments, values: Array) -> Moments:
 
 def standardized(moments: Moments, values: Array) -> Array:
     """Return values in standard deviations from the mean, clipped to `FARTHEST`."""
-    scaled = (values - moments.mean) / jnp.sqrt(moments.variance + 1e-8)
+    scaled = (values - moments.mean) / deviation(moments)
     return jnp.clip(scaled, -FARTHEST, FARTHEST)
+
+
+def deviation(moments: Moments) -> Array:
+    """Return the standard deviation, or 1 where it is too small to divide by."""
+    return jnp.where(moments.variance > SMALLEST, jnp.sqrt(moments.variance), 1)

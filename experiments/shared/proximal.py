@@ -13,7 +13,7 @@ from experiments.harness.config import RunConfig, option
 from experiments.harness.errors import UserError
 from experiments.shared import acting
 from experiments.shared.acting import Actors, Agent, Kept, Step
-from experiments.shared.moments import Moments, extended, no_moments
+from experiments.shared.moments import Moments, deviation, extended, no_moments
 from experiments.shared.optimizer_flags import OptimizerConfig, learning_rate_of, optimizer_of
 from recurrent.losses import Average, masked_average
 from recurrent.policy_gradient import (
@@ -138,7 +138,7 @@ def proximal_task(config: ProximalConfig, agent: Agent, *, greedy: bool) -> Task
     def init(hparams: HParams) -> Learner:
         key = jax.random.key(hparams["seed"])
         training = init_state(partial(acting.init, agent), optimizer(hparams), key)
-        keys = jax.random.split(jax.random.fold_in(key, 1), config.environments)
+        keys = jax.random.split(jax.random.fold_in(key, 2), config.environments)
         return Learner(
             training=training,
             actors=acting.begun(agent, training.params, keys),
@@ -201,7 +201,7 @@ def experience(
     sums, all_sums = discounted_sums(learner.sums, transition, hparams["discount"])
     spread = extended(learner.spread, all_sums.reshape(-1))
     advantage = generalized_advantages(
-        transition.reward / jnp.sqrt(spread.variance + 1e-8),
+        transition.reward / deviation(spread),
         steps.value,
         acting.next_values(agent, kept, steps),
         transition.terminated,
@@ -209,9 +209,8 @@ def experience(
         discount=hparams["discount"],
         decay=hparams["decay"],
     )
-    seen = before.observation[None], transition.observation
-    seen = jnp.concatenate(seen).reshape(-1, before.observation.shape[-1])
-    moments = extended(learner.moments, seen)
+    acted_on = steps.observation.reshape(-1, steps.observation.shape[-1])
+    moments = extended(learner.moments, acted_on)
     batch = batch_of(before, steps, advantage)
     learner = learner._replace(actors=actors, moments=moments, sums=sums, spread=spread)
     return learner, batch, {"return": masked_average(steps.score, transition.ended)}
@@ -287,7 +286,7 @@ def proximal_loss(
         "surrogate": surrogate,
         "value_error": error,
         "entropy": entropy,
-        "divergence": (ratio - 1 - jnp.log(ratio)).mean(),
+        "kl": (ratio - 1 - jnp.log(ratio)).mean(),
         "clipped": (moved > hparams["clip"]).mean(),
         "ratio_error": moved.max(),
     }

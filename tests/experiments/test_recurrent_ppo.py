@@ -150,7 +150,9 @@ def test_a_step_learns_and_follows_observations_and_rewards(trainer: Any) -> Non
     before = task.init(given)
     after, metrics = train(before)
     assert int(after.training.step) == 3 * 2 * 2
-    assert float(after.moments.counted) == 3 * (8 + 1) * 4
+    assert float(after.moments.counted) == 3 * 8 * 4
+    # of the cue, -1 or 1 in the first step of three and 0 in the others
+    assert float(after.moments.variance[2]) == pytest.approx(1 / 3, abs=0.05)
     assert float(after.spread.counted) == 3 * 8 * 4
     assert int(metrics["return"].weight) == 3 * 8 * 4 // 3, "episodes of three steps"
     assert float(metrics["skipped"].mean) == 0

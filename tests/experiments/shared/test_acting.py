@@ -104,7 +104,7 @@ def test_the_score_of_an_episode_is_the_sum_of_its_rewards(counted: Any) -> None
 
 def by_hand(agent: Agent, kept: Kept, key: Any, greedy: bool) -> tuple[float, int]:
     """One episode in one environment, with the documented keys."""
-    state, observation = agent.environment.reset(key)
+    state, observation = agent.environment.reset(jax.random.fold_in(key, 0))
     carry = agent.core.initial_state(kept.params["core"], ())
     action, total, t, over = 0, 0.0, 0, False
     step, environment_step = jax.jit(agent.core.step), jax.jit(agent.environment.step)
