@@ -54,6 +54,11 @@ def _scan(name: str, sha256: str, size: int) -> RemoteFile:
     return RemoteFile(f"scan/{name}", url, sha256, size)
 
 
+def _series(name: str, sha256: str, size: int) -> RemoteFile:
+    url = f"https://raw.githubusercontent.com/aeon-toolkit/aeon/v1.0.0/aeon/datasets/data/{name}"
+    return RemoteFile(f"time_series/{name.rpartition('/')[2]}", url, sha256, size)
+
+
 # A data set without files is part of an installed package.
 REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
     "digits": (),
@@ -92,6 +97,73 @@ REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
             "https://raw.githubusercontent.com/cmusphinx/cmudict/master/cmudict.dict",
             "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22",
             3618488,
+        ),
+    ),
+    "JapaneseVowels": (
+        _series(
+            "JapaneseVowels/JapaneseVowels_TRAIN.ts",
+            "68a430eabd919cc77f40b1f5f3bc0dcafacc1486bca9260785aeb7d262cc78cd",
+            487971,
+        ),
+        _series(
+            "JapaneseVowels/JapaneseVowels_TEST.ts",
+            "b3d41d6a0ca3bcad3afb9ca7d4365382aa51341e2e58bae2a574babdda5b9462",
+            649132,
+        ),
+    ),
+    "GunPoint": (
+        _series(
+            "GunPoint/GunPoint_TRAIN.ts",
+            "f842401779fd9800d247d8b33121a1a4643710a19b24917dbdd9a060ca8630d5",
+            84188,
+        ),
+        _series(
+            "GunPoint/GunPoint_TEST.ts",
+            "79332750788a6227b325b96bd0d70130c8eb707b9731f8d7dec62b7a7d36017e",
+            252305,
+        ),
+    ),
+    "ItalyPowerDemand": (
+        _series(
+            "ItalyPowerDemand/ItalyPowerDemand_TRAIN.ts",
+            "341269cb7e6cef96846b30e774580beec79addb93848ba360145219115a74b7c",
+            18300,
+        ),
+        _series(
+            "ItalyPowerDemand/ItalyPowerDemand_TEST.ts",
+            "26122451f87dd0387ef90b18bc8a86c041371b8a1c068004922b939971247144",
+            274054,
+        ),
+    ),
+    "ArrowHead": (
+        _series(
+            "ArrowHead/ArrowHead_TRAIN.ts",
+            "a83c470aaf611a5f5284377cce27a5fc9f6292bc3d110257b0fd4905ced5ee72",
+            100357,
+        ),
+        _series(
+            "ArrowHead/ArrowHead_TEST.ts",
+            "5417dab42626d41df5e435bb22458c2df40dfad4bcd3b59559bbe72e20e84904",
+            484894,
+        ),
+    ),
+    "OSULeaf": (
+        _series(
+            "OSULeaf/OSULeaf_TRAIN.ts",
+            "86b9d6e860414ffd26cebc62fff84ffb37fa588ef3e5bf79e4094a437c36ddfc",
+            953148,
+        ),
+        _series(
+            "OSULeaf/OSULeaf_TEST.ts",
+            "6c549dd354f9e42d5985fa5fab75321ca9acefc7873457e71467fc8a31f107ce",
+            1152821,
+        ),
+    ),
+    "m1_yearly": (
+        _series(
+            "m1_yearly_dataset/m1_yearly_dataset.tsf",
+            "12866731b810af595e4d4c74e87597a7846eb3b4667ef884a67a7e9126bf5412",
+            30362,
         ),
     ),
     "mnist": (

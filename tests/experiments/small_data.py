@@ -1,4 +1,4 @@
-"""Make a folder of data: songs in the form of Bach's chorales, commands, pronunciations."""
+"""Make a folder of data: songs in the form of Bach's chorales, commands, pronunciations, series."""
 
 import json
 from pathlib import Path
@@ -31,4 +31,31 @@ def data_folder(folder: Path) -> Path:
     for name, text in texts.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("\n".join(text) + "\n")
+    for split, count in (("TRAIN", 12), ("TEST", 6)):
+        name = f"time_series/JapaneseVowels_{split}.ts"
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(cases(count, rng))
+    (folder / "time_series" / "m1_yearly_dataset.tsf").write_text(yearly(8, rng))
     return folder
+
+
+def cases(count: int, rng: np.random.Generator) -> str:
+    """Write series of two channels and unequal lengths: class 1 rises, class 2 falls."""
+    lines = ["# rising and falling", "@problemName Slopes", "@classLabel true 1 2", "@data"]
+    for k in range(count):
+        slope, length = (1, -1)[k % 2], rng.integers(3, 8)
+        channels = [
+            ",".join(f"{slope * step + rng.normal(0, 0.1):.3f}" for step in range(length))
+            for _ in range(2)
+        ]
+        lines.append(f"{':'.join(channels)}:{k % 2 + 1}")
+    return "\n".join(lines) + "\n"
+
+
+def yearly(count: int, rng: np.random.Generator) -> str:
+    """Write series that grow, each by about as much a year."""
+    lines = ["@relation small", "@attribute series_name string", "@data"]
+    for k in range(count):
+        values = 100 + np.cumsum(rng.normal(k, 1, rng.integers(16, 30)))
+        lines.append(f"T{k + 1}:" + ",".join(f"{value:.2f}" for value in values))
+    return "\n".join(lines) + "\n"

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import sequential_digits
+from experiments.data.archives import read_ts, read_tsf
 from experiments.data.chorales import read_songs
+from experiments.data.forecast import load_csv
 from experiments.data.idx import read_idx
 from experiments.data.pronunciations import read_entries
 from experiments.data.scan import read_pairs
@@ -134,6 +136,11 @@ ENDED = {
 }
 STATE = to_json(fresh_state(plan_of_run(fit(FitConfig()), FitConfig()), {}))
 
+
+def csv_of(file: Path) -> Any:
+    return load_csv(str(file), "a", "when", "b", horizon=1)
+
+
 DOORS = {
     "idx": Door("a", read_idx, IDX),
     "gz": Door("a.gz", read_idx, gzip.compress(IDX, mtime=0)),
@@ -141,6 +148,9 @@ DOORS = {
     "chorales": Door("a.json", read_songs, as_json({split: [SONG] for split in SPLITS})),
     "scan": Door("a.txt", lambda file: read_pairs(read_text(file), "a"), COMMANDS.encode()),
     "cmudict": Door("a.dict", lambda file: read_entries(read_text(file), True), WORDS.encode()),
+    "ts": Door("a.ts", read_ts, b"# two\n@classLabel true a b\n@data\n1,2:3,?:a\n1:-2.5e1:b\n"),
+    "tsf": Door("a.tsf", read_tsf, b"@relation r\n@data\nT1:1970-01-01 00-00-00:1,2.5,3\n"),
+    "csv": Door("a.csv", csv_of, b"when;a;b\n2024-01-02;1,5;2\n2024-01-01;;NA\n"),
     "npy": Door("a.npy", array_of, saved(lambda stream: np.save(stream, PIXELS))),
     "npz": Door("a.npz", array_of, saved(lambda stream: np.savez(stream, PIXELS))),
     "png": Door("a.png", lambda file: read_image(str(file), (8, 8)), png(PIXELS)),

@@ -1,0 +1,137 @@
+"""Read columns of numbers from a CSV file that a person or a spreadsheet has written."""
+
+import csv
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.data.numbers import number_of
+from experiments.harness.errors import UserError, did_you_mean
+from experiments.harness.files import check_regular
+
+LARGEST = 2**28  # bytes
+MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "?"}
+SEPARATORS = ",;\t"  # the first of those that make the most columns
+
+
+class Columns(NamedTuple):
+    """Hold columns of a file, row by row.
+
+    Attributes:
+      values: float64 [N, C]; NaN is missing.
+      times: the words of the column of times [N]; none where there is no such column.
+      lines: the line of each row, for messages [N].
+      decimal: the decimal sign.
+    """
+
+    values: np.ndarray
+    times: list[str]
+    lines: list[int]
+    decimal: str
+
+
+def read_columns(file: Path, names: list[str], time: str = "", flag: str = "--csv: ") -> Columns:
+    """Read columns by their names, which the first line has.
+
+    Columns are separated by commas, semicolons or tabs; where semicolons separate, a number may
+    have a decimal comma. An empty field, ``NA``, ``nan`` and the like are missing.
+
+    Args:
+      file: text in UTF-8, with or without a byte-order mark.
+      names: of the columns of numbers.
+      time: the name of the column of times; ``""`` for none.
+      flag: what names the file, for messages.
+
+    Raises:
+      UserError: for a file that cannot be read, a column that is not there, a row with too few or
+        too many fields, and a text where a number is due, with its line and column.
+    """
+    lines = text_of(file, flag).splitlines(keepends=True)
+    head = next((line for line in lines if line.strip()), "")
+    separator = max(SEPARATORS, key=lambda each: len(next(csv.reader([head], delimiter=each), [])))
+    rows = csv.reader(io.StringIO("".join(lines), newline=""), delimiter=separator)
+    try:
+        table = [(rows.line_num, row) for row in rows if any(word.strip() for word in row)]
+    except csv.Error as error:
+        raise UserError(f"{flag}{file}, line {rows.line_num}: {error}.") from error
+    if len(table) < 2:
+        raise UserError(f"{flag}{file}: expected a line of names and rows below it, got none.")
+    return columns_of(file, flag, table, names, time, "," if separator == ";" else ".")
+
+
+def text_of(file: Path, flag: str) -> str:
+    """Return what a file holds.
+
+    Raises:
+      UserError: for one that cannot be read, is too large, or holds no text.
+    """
+    check_regular(file, flag, LARGEST)
+    try:
+        text = file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{flag}{file} is no UTF-8 text: byte {error.start}.") from error
+    except OSError as error:
+        raise UserError(f"{flag}{file} cannot be read: {error.strerror}.") from error
+    if "\0" in text:
+        raise UserError(f"{flag}{file} is no text: it holds a null character.")
+    return text
+
+
+def columns_of(
+    file: Path,
+    flag: str,
+    table: list[tuple[int, list[str]]],
+    names: list[str],
+    time: str,
+    decimal: str,
+) -> Columns:
+    """Return columns of a table whose first row has their names."""
+    header = [word.strip() for word in table[0][1]]
+    places = [place_of(name, header, f"{flag}{file}") for name in [*names, *([time] * bool(time))]]
+    values, times, lines = [], [], []
+    for line, row in table[1:]:
+        if len(row) != len(header):
+            raise UserError(
+                f"{flag}{file}, line {line}: expected {len(header)} fields as in the first line, "
+                f"got {len(row)}."
+            )
+        values.append(
+            [
+                value_of(row[place], decimal, f"{flag}{file}, line {line}, column {name}")
+                for name, place in zip(names, places, strict=False)
+            ]
+        )
+        times += [row[places[-1]].strip()] * bool(time)
+        lines.append(line)
+    return Columns(np.array(values, float), times, lines, decimal)
+
+
+def place_of(name: str, header: list[str], where: str) -> int:
+    """Return where a column stands.
+
+    Raises:
+      UserError: where there is none of the name, or several.
+    """
+    count = header.count(name)
+    if count == 1:
+        return header.index(name)
+    if count:
+        raise UserError(f"{where}: expected one column {name!r}, got {count}; rename the others.")
+    shown = ", ".join(header[:20]) + (", ..." if len(header) > 20 else "")
+    raise UserError(f"{where}: no column {name!r}; it has {shown}.{did_you_mean(name, header)}")
+
+
+def value_of(word: str, decimal: str, where: str) -> float:
+    """Return the number of a field; NaN where it is missing.
+
+    Raises:
+      UserError: for another text.
+    """
+    if word.strip().lower() in MISSING:
+        return np.nan
+    found = number_of(word, decimal)
+    if found is None:
+        raise UserError(f"{where}: expected a number, or nothing, got {word[:40]!r}.")
+    return found

@@ -1,0 +1,133 @@
+"""Use a trained run on new series: write forecasts as CSV, or the classes of cases."""
+
+import contextlib
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.data.archives import read_ts
+from experiments.data.classified import Classified, padded
+from experiments.data.forecast import Panel
+from experiments.harness.config import option
+from experiments.harness.errors import UserError
+from experiments.harness.files import path_of, write_atomically
+from experiments.harness.runs import Command, Run
+from experiments.shared.forecasting import MIDDLE, QUANTILES
+from experiments.shared.forecasts import next_steps
+from experiments.shared.series_classes import class_probabilities, inputs_of, namer_of
+from experiments.shared.windows import Settings
+
+ORDER = (MIDDLE, *(k for k in range(len(QUANTILES)) if k != MIDDLE))  # the median first
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Hold the flags of ``./launch.sh predict``."""
+
+    csv: str = option("", "for forecasts: a file with newer rows of the same columns")
+    ts: str = option("", "for classes: a .ts file of cases, with or without classes")
+    out: str = option("", "the CSV file to write; by default it is printed")
+
+
+def predict_command(
+    forecasts: Callable[[Any], bool],
+    panel_of: Callable[[Any], Panel],
+    settings_for: Callable[[Any, Panel], Settings],
+    classified: Callable[[Any], Classified],
+) -> Command:
+    """Return the command.
+
+    Args:
+      forecasts: ``config -> whether the run forecasts``.
+      panel_of: ``config -> series``.
+      settings_for: ``(config, series) -> how windows are cut``.
+      classified: ``config -> classified cases``.
+    """
+
+    def predict(run: Run, flags: Predict) -> Iterator[str]:
+        if forecasts(run.config):
+            if flags.ts:
+                raise UserError("--ts: the run foretells series; give --csv=FILE, or nothing.")
+            rows = forecast_rows(run, flags.csv, panel_of, settings_for)
+        else:
+            if flags.csv or not flags.ts:
+                raise UserError("--ts: the run names classes of cases; give --ts=FILE alone.")
+            rows = class_rows(run, flags.ts, classified(run.config))
+        yield from written(rows, flags.out)
+
+    return Command(Predict, predict, "forecast the next steps of series, or name their classes")
+
+
+def forecast_rows(
+    run: Run,
+    file: str,
+    panel_of: Callable[[Any], Panel],
+    settings_for: Callable[[Any, Panel], Settings],
+) -> Iterator[Sequence[str]]:
+    """Return the rows of a forecast: series or none, time, median and quantiles.
+
+    Raises:
+      UserError: for a file whose steps are others than those of training.
+    """
+    with contextlib.redirect_stderr(io.StringIO()):  # what it says was said when the run was loaded
+        trained = panel = panel_of(run.config)
+    if file:
+        if not run.config.csv:
+            raise UserError(f"--csv: the run in {run.folder} was trained on {run.config.data}.")
+        panel = panel_of(dataclasses.replace(run.config, csv=file, season=trained.season))
+        steps = [(each.grid.unit, each.grid.step) for each in (trained, panel)]
+        if steps[0] != steps[1]:
+            said = [f"{step:g} {unit}" for unit, step in steps]
+            raise UserError(f"--csv: a step is {said[1]} in {file}, but was {said[0]} in training.")
+    found = next_steps(run.config, run.kept, panel, settings_for(run.config, trained))
+    named = len(panel.values) > 1
+    levels = [f"q{round(100 * QUANTILES[k]):02}" for k in ORDER[1:]]
+    yield [*["series"] * named, "time", "median", *levels]
+    for name, values, each in zip(panel.names, panel.values, found, strict=True):
+        for ahead, row in enumerate(each):
+            time = panel.grid.text(len(values) + ahead)
+            yield [*[name] * named, time, *(f"{row[k]:.6g}" for k in ORDER)]
+
+
+def class_rows(run: Run, file: str, found: Classified) -> Iterator[Sequence[str]]:
+    """Return a row for each case: its number, the answer and the probability of each class.
+
+    Raises:
+      UserError: for cases of another number of channels.
+    """
+    train = found.splits["train"]
+    cases = read_ts(path_of(file, "--ts: "))
+    channels = train.values.shape[-1]
+    if cases.values[0].shape[1] != channels:
+        got = cases.values[0].shape[1]
+        raise UserError(f"--ts: expected {channels} channels, as in training, got {got}.")
+    arrays = padded(cases.values, np.zeros(len(cases.values), np.int32))
+    model = namer_of(run.config, channels, len(found.classes))
+    probabilities = class_probabilities(model, run.kept, inputs_of(arrays, train))
+    yield ["case", "class", *(f"p({name})" for name in found.classes)]
+    for number, row in enumerate(probabilities, start=1):
+        yield [str(number), found.classes[row.argmax()], *(f"{each:.4f}" for each in row)]
+
+
+def written(rows: Iterable[Sequence[str]], file: str) -> Iterator[str]:
+    """Write rows to a file, or return them as a text.
+
+    Raises:
+      UserError: for a file that cannot be written.
+    """
+    stream = io.StringIO(newline="")
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    if not file:
+        yield stream.getvalue().rstrip("\n")
+        return
+    path: Path = path_of(file, "--out: ")
+    try:
+        write_atomically(path, stream.getvalue())
+    except OSError as error:
+        raise UserError(f"--out: {path} cannot be written: {error.strerror}.") from error
+    yield f"written to {path}"

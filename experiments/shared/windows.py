@@ -1,0 +1,308 @@
+"""Cut series into examples of a forecast: what was seen, and what came, in units of their own."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.data.forecast import Panel
+from experiments.harness.errors import UserError
+
+NAIVE = ("naive", "seasonal naive", "drift", "recent drift")
+RECENT = 4  # steps of the recent drift
+LEAST = 3  # steps of a series before its validation windows
+MOST = 10_000  # training windows
+LONGEST_SEASONS, SHORTEST = 3, 64  # of what is read, by default
+
+
+class Settings(NamedTuple):
+    """Say how windows are cut.
+
+    Attributes:
+      context: most steps that are read.
+      season: steps of a season; 1 for none.
+      horizon: h, how many steps are forecast.
+      mean: of each covariate, [C - 1].
+      spread: of each covariate, [C - 1].
+    """
+
+    context: int
+    season: int
+    horizon: int
+    mean: np.ndarray
+    spread: np.ndarray
+
+
+class Place(NamedTuple):
+    """Name a window: its series, its first step to forecast, and the step where targets end."""
+
+    series: int
+    origin: int
+    end: int
+
+
+class Windows(NamedTuple):
+    """Hold examples, and what leads from their units back to values: ``last + scale * x``.
+
+    Attributes:
+      arrays: of `example`, stacked, ``[N, ...]``.
+      last: the last value before each forecast, float64 [N].
+      scale: the unit of each, float64 [N].
+      places: where they were cut.
+    """
+
+    arrays: dict[str, np.ndarray]
+    last: np.ndarray
+    scale: np.ndarray
+    places: list[Place]
+
+
+class Prepared(NamedTuple):
+    """Hold series, how windows are cut, and the windows of each split."""
+
+    panel: Panel
+    settings: Settings
+    windows: dict[str, Windows]
+
+
+def prepared(panel: Panel, folds: int, context: int) -> Prepared:
+    """Cut series into the windows of the splits.
+
+    Raises:
+      UserError: for series that are too short, or have no known values in a split.
+    """
+    places = places_of(panel, folds)
+    settings = settings_of(panel, folds, context)
+    units = units_of(panel, folds)
+    windows = {
+        split: windows_of(panel, settings, units, each, f"the {split} windows")
+        for split, each in places.items()
+    }
+    return Prepared(panel, settings, windows)
+
+
+def places_of(panel: Panel, folds: int) -> dict[str, list[Place]]:
+    """Return the windows of the splits.
+
+    The test windows are the last ``folds`` horizons of each series, one after the other; the
+    validation windows have their targets in as many horizons before these; those of training, in
+    all that comes before.
+
+    Raises:
+      UserError: for a series that is too short.
+    """
+    found: dict[str, list[Place]] = {"train": [], "valid": [], "test": []}
+    h, reach = panel.horizon, folds * panel.horizon
+    for number, values in enumerate(panel.values):
+        total = len(values)
+        test, first = total - reach, total - 2 * reach
+        if first < LEAST:
+            raise UserError(
+                f"{panel.names[number]}: expected at least {2 * reach + LEAST} steps, for {folds} "
+                f"test windows of {h}, as many for validation and some to learn from, got {total}; "
+                "take a smaller --horizon or --folds, or a longer series."
+            )
+        found["train"] += [Place(number, origin, first) for origin in range(2, first)]
+        found["valid"] += [Place(number, origin, test) for origin in range(first, test - h + 1)]
+        found["test"] += [Place(number, origin, total) for origin in range(test, total, h)]
+    return found | {"train": thinned(found["train"])}
+
+
+def thinned(places: list[Place]) -> list[Place]:
+    """Return training windows, evenly spread where there are more than `MOST`."""
+    stride = -(-len(places) // MOST)
+    if stride > 1:
+        print(f"one in {stride} of {len(places):,} training windows is used.", file=sys.stderr)
+    return places[::stride]
+
+
+def settings_of(panel: Panel, folds: int, context: int) -> Settings:
+    """Return how windows are cut, with statistics from before the validation windows.
+
+    Args:
+      panel: the series.
+      folds: of `places_of`.
+      context: most steps that are read; 0 for three seasons, and at least 64.
+    """
+    before = [each[: len(each) - 2 * folds * panel.horizon, 1:] for each in panel.values]
+    mean, spread = statistics(np.concatenate(before))
+    wanted = context or max(SHORTEST, LONGEST_SEASONS * panel.season)
+    longest = max(map(len, panel.values))
+    return Settings(min(wanted, longest), panel.season, panel.horizon, mean, spread)
+
+
+def statistics(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and spread of columns [T, C], NaN left out; the spread of a constant is 1."""
+    known = np.isfinite(steps)
+    count = np.maximum(known.sum(0), 1)
+    mean = np.where(known, steps, 0).sum(0) / count
+    spread = np.sqrt(np.where(known, (steps - mean) ** 2, 0).sum(0) / count)
+    return mean, np.where(spread > 1e-8 * (1 + np.abs(mean)), spread, 1.0)
+
+
+def unit_of(values: np.ndarray, season: int) -> float:
+    """Return the denominator of MASE: the mean error of the seasonal naive forecast; 0 for none.
+
+    Equation: ``mean |y_t - y_(t - season)|`` over the training part, where both are known.
+
+    References:
+      Hyndman & Koehler 2006, Another look at measures of forecast accuracy.
+
+    Example:
+      >>> unit_of(np.array([1.0, 2.0, np.nan, 5.0, 9.0]), season=1)
+      2.5
+    """
+    changes = np.abs(values[season:] - values[:-season])
+    changes = changes[np.isfinite(changes)]
+    return float(changes.mean()) if changes.size else 0.0
+
+
+def units_of(panel: Panel, folds: int) -> np.ndarray:
+    """Return the unit in which errors of each series count, from before its test windows.
+
+    Where a series never changes there, MASE is not defined, and the unit is 1; it is said.
+    """
+    reach = folds * panel.horizon
+    units = [unit_of(each[: len(each) - reach, 0], panel.season) for each in panel.values]
+    flat = [name for name, unit in zip(panel.names, units, strict=True) if not unit]
+    if flat:
+        print(
+            f"{', '.join(flat[:5])}: what comes before the test windows never changes, so MASE is "
+            "not defined; errors count in the unit of the values.",
+            file=sys.stderr,
+        )
+    return np.array([unit or 1.0 for unit in units])
+
+
+def windows_of(
+    panel: Panel, settings: Settings, units: np.ndarray, places: Sequence[Place], what: str
+) -> Windows:
+    """Cut windows; those are left out before which, or after which, no value is known.
+
+    Args:
+      panel: the series.
+      settings: how they are cut.
+      units: of the errors of each series.
+      places: of the windows.
+      what: they are, for the message.
+
+    Raises:
+      UserError: where none is left.
+    """
+    rows, kept = [], []
+    for place in places:
+        values = panel.values[place.series]
+        first = max(0, place.origin - settings.context)
+        ahead = values[place.origin : min(place.end, place.origin + settings.horizon), 0]
+        asked = place.origin >= place.end  # a forecast of what nobody knows yet
+        if np.isfinite(values[first : place.origin, 0]).any() and (
+            asked or np.isfinite(ahead).any()
+        ):
+            history = values[: place.origin]
+            rows.append(example(history, ahead, settings, float(units[place.series])))
+            kept.append(place)
+    if not rows:
+        names = ", ".join(panel.names[:5])
+        raise UserError(
+            f"{names}: expected known values in and before {what}, got none; choose another "
+            "--horizon or --folds, or fill what is missing."
+        )
+    arrays, last, scale = zip(*rows, strict=True)
+    stacks = {name: np.stack([row[name] for row in arrays]) for name in arrays[0]}
+    return Windows(stacks, np.array(last), np.array(scale), kept)
+
+
+def example(
+    history: np.ndarray, ahead: np.ndarray, settings: Settings, unit: float
+) -> tuple[dict[str, Any], float, float]:
+    """Return one example, in units of the mean step of its past, from its last value on.
+
+    Args:
+      history: all steps before the forecast, [T, C].
+      ahead: what came after them, as far as it counts, [up to h].
+      settings: how windows are cut.
+      unit: in which errors of the series count.
+
+    Returns:
+      The last value and the unit of the window, after these arrays: ``past`` [context, F], what
+      the network reads, filled up with zeros; ``length``, how much of it is real; ``naive``
+      [h, K], the forecasts `NAIVE`; ``future`` [h] and ``known`` [h], what came; ``ratio``, the
+      window's unit in the unit of errors.
+    """
+    past = history[-settings.context :]
+    target = filled(past[:, 0])
+    steps = np.abs(np.diff(target))
+    scale = float(steps.mean()) if steps.size else 0.0
+    scale = scale if scale > 1e-9 * np.abs(target).max() else unit
+    future = np.full(settings.horizon, np.nan)
+    future[: len(ahead)] = (ahead - target[-1]) / scale
+    features = inputs(past, target, scale, settings)
+    rows = np.zeros((settings.context, features.shape[1]), np.float32)
+    rows[: len(features)] = features
+    naive = naive_forecasts(history[:, 0], settings.horizon, settings.season)
+    arrays = {
+        "past": rows,
+        "length": np.int32(len(past)),
+        "naive": ((naive - target[-1]) / scale).astype(np.float32),
+        "future": np.nan_to_num(future).astype(np.float32),
+        "known": np.isfinite(future),
+        "ratio": np.float32(scale / unit),
+    }
+    return arrays, float(target[-1]), scale
+
+
+def filled(values: np.ndarray) -> np.ndarray:
+    """Carry the last known value forward; before the first one, that one; zeros where none is.
+
+    Example:
+      >>> filled(np.array([np.nan, 1.0, np.nan, 3.0])).tolist()
+      [1.0, 1.0, 1.0, 3.0]
+    """
+    known = np.isfinite(values)
+    if not known.any():
+        return np.zeros_like(values)
+    place = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
+    return values[np.where(place < 0, known.argmax(), place)]
+
+
+def inputs(past: np.ndarray, target: np.ndarray, scale: float, settings: Settings) -> np.ndarray:
+    """Return what the network reads of each step, [t, F].
+
+    That is the change from the step before, the distance to the last value, the change from a
+    season before, whether the value was missing; then each covariate, and whether it was. Large
+    numbers are squeezed by the inverse hyperbolic sine.
+    """
+    season = min(settings.season, len(target))
+    change = np.diff(target, prepend=target[:1])
+    seasonal = target - np.concatenate([target[:season], target[:-season]])
+    moves = np.stack([change, target - target[-1], seasonal], axis=1) / scale
+    others = np.zeros((len(past), past.shape[1] - 1))
+    for column, values in enumerate(past.T[1:]):
+        if np.isfinite(values).any():
+            others[:, column] = filled(values) - settings.mean[column]
+    missing = np.isnan(past).astype(float)
+    return np.concatenate([np.arcsinh(moves), missing, np.arcsinh(others / settings.spread)], 1)
+
+
+def naive_forecasts(history: np.ndarray, horizon: int, season: int) -> np.ndarray:
+    """Return forecasts that need no network, [h, K] in the order of `NAIVE`.
+
+    These are the last value; the value a season before; the last value and the mean change of the
+    whole history; the same of its last steps. A missing value is that of the step before it.
+
+    Example:
+      >>> naive_forecasts(np.array([0.0, 5.0, 1.0, 6.0]), horizon=3, season=2).T.tolist()
+      [[6.0, 6.0, 6.0], [1.0, 6.0, 1.0], [8.0, 10.0, 12.0], [8.0, 10.0, 12.0]]
+    """
+    values = filled(history)
+    ahead = np.arange(1, horizon + 1)
+    naive = np.full(horizon, values[-1])
+    seasonal = naive
+    if season <= len(values):
+        seasonal = values[len(values) - season :][(ahead - 1) % season]
+    drifts = []
+    for steps in (len(values) - 1, min(RECENT, len(values) - 1)):
+        slope = (values[-1] - values[-1 - steps]) / max(1, steps)
+        drifts.append(values[-1] + ahead * slope)
+    return np.stack([naive, seasonal, *drifts], axis=1)

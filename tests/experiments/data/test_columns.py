@@ -1,0 +1,155 @@
+"""CSV files as people write them: columns of numbers, and times on a grid."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.data.columns import read_columns
+from experiments.data.forecast import load_csv
+from experiments.data.times import ROWS, gridded, seconds_of
+from experiments.harness.errors import UserError
+
+
+def written(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    file = folder / "file.csv"
+    file.write_bytes(text.encode(encoding))
+    return file
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "t,a,b\n1,1.5,7\n2,,-8e0\n",
+        "t;a;b\r\n1;1,5;7\r\n2;NA;-8\r\n",
+        "t\ta\tb\n\n1\t1.5\t7\n2\tnan\t-8\n\n",
+        '"t","a","b"\n1,"1.5",7\n2,"?",-8\n',
+        't,"a","b, with c","x;y;z"\n1,1.5,9,9\n2,null,9,9\n'.replace('"b, with c"', "b"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_columns_are_read_in_the_usual_forms(tmp_path: Path, text: str, encoding: str) -> None:
+    found = read_columns(written(tmp_path, text, encoding), ["a"], "t")
+    np.testing.assert_array_equal(found.values[:, 0], [1.5, np.nan])
+    assert found.times == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "expected a line of names and rows"),
+        ("a,b\n", "expected a line of names and rows"),
+        ("a,b\n1,2\nx,3\n", "line 3, column a: expected a number, or nothing, got 'x'"),
+        ("a,b\n1_0,3\n", "line 2, column a"),
+        ("a,b\ninf,3\n", "line 2, column a"),
+        ("a,b\n1\n", "line 2: expected 2 fields as in the first line, got 1"),
+        ("a,b\n1,2,3\n", "line 2: expected 2 fields as in the first line, got 3"),
+        ("load,b\n1,2\n", "no column 'a'; it has load, b."),
+        ("a,a\n1,2\n", "expected one column 'a', got 2"),
+        ("a,b\n1,\0\n", "null character"),
+        ('a,b\n"1,2\n', "line 2"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_line_and_column(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        read_columns(written(tmp_path, text), ["a"])
+    assert words in str(error.value)
+
+
+def test_a_misspelt_column_has_a_suggestion_and_other_bytes_are_no_text(tmp_path: Path) -> None:
+    file = written(tmp_path, "price,date\n1,2\n")
+    with pytest.raises(UserError, match='Did you mean "price"'):
+        read_columns(file, ["prise"])
+    file.write_bytes(b"a\n\xff\xfe\n")
+    with pytest.raises(UserError, match="no UTF-8 text: byte 2"):
+        read_columns(file, ["a"])
+    with pytest.raises(UserError, match=r"--csv: .* cannot be read: No such file"):
+        read_columns(tmp_path / "none.csv", ["a"])
+
+
+def grid(*words: str):
+    return gridded([*words], [*range(2, len(words) + 2)], "file, column t")
+
+
+@pytest.mark.parametrize(
+    ("words", "season", "next_words"),
+    [
+        (["2024-01-01 22:00", "2024-01-01 23:00", "2024-01-02 00:00"], 24, "2024-01-02 01:00"),
+        (["2024-02-27", "2024-02-28", "2024-02-29"], 7, "2024-03-01"),
+        (["2024-01-01", "2024-01-08", "2024-01-15"], 52, "2024-01-22"),
+        (["2023-11-01", "2023-12-01", "2024-01-01"], 12, "2024-02-01"),
+        (["2023-11-30", "2023-12-31", "2024-01-31"], 12, "2024-02-29"),
+        (["2023-10", "2023-11", "2023-12"], 12, "2024-01"),
+        (["2023-03-15", "2023-06-15", "2023-09-15"], 4, "2023-12-15"),
+        (["1990", "1991", "1992"], 1, "1993"),
+        (["0.5", "1", "1.5"], 1, "2"),
+        (["2020-01-01", "2021-01-01", "2022-01-01"], 1, "2023-01-01"),
+    ],
+)
+def test_the_spacing_of_times_gives_season_and_next_time(
+    words: list[str], season: int, next_words: str
+) -> None:
+    found, steps, said = grid(*words)
+    assert steps.tolist() == [0, 1, 2]
+    assert not said
+    assert found.season == season
+    assert found.text(3) == next_words
+    assert [found.text(k) for k in range(3)] == words
+
+
+def test_gaps_are_missing_steps_and_rows_are_sorted_which_is_said() -> None:
+    _, steps, said = grid("2024-01-05", "2024-01-01", "2024-01-02", "2024-01-03")
+    assert steps.tolist() == [4, 0, 1, 2]
+    assert len(said) == 2
+    assert "sorted by time" in said[0]
+    assert "1 steps have no row" in said[1]
+
+
+def test_uneven_times_count_as_rows_in_their_order_which_is_said() -> None:
+    found, steps, said = grid("10", "0", "1.7", "3")
+    assert found == ROWS
+    assert steps.tolist() == [3, 0, 1, 2]
+    assert "not evenly spaced" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["1", "2", "1"], "'1' stands in lines 2 and 4"),
+        (["2024-01-01T00:00Z", "2024-01-01T01:00+01:00"], "stands in lines 2 and 3"),
+        (["2024-01-01", "soon"], "line 3: expected a date such as 2024-01-31"),
+        (["2024-01-01", "5"], "line 3"),
+        (["2024-01-01", ""], "line 3"),
+        (["0", "1", "2", "1e6"], "leave most of it empty"),
+    ],
+)
+def test_times_that_cannot_be_are_refused(words: list[str], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        grid(*words)
+    assert said in str(error.value)
+
+
+def test_dates_without_a_zone_are_utc() -> None:
+    assert seconds_of("2024-01-01T12:00") == seconds_of("2024-01-01 14:00+02:00")
+    assert seconds_of("1.1.2024") is None
+
+
+def test_a_series_has_its_covariates_and_its_gaps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path, "d,y,x\n2024-01-04,4,40\n2024-01-01,1,10\n2024-01-02,,20\n")
+    panel = load_csv(str(file), "y", "d", "x", horizon=1)
+    np.testing.assert_array_equal(
+        panel.values[0], [[1, 10], [np.nan, 20], [np.nan, np.nan], [4, 40]]
+    )
+    assert panel.season == 7
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "sorted by time" in err
+    assert "1 steps have no row" in err
+    assert load_csv(str(file), "y", "d", horizon=1, season=3).season == 3
+    for columns in (("", "d"), ("y", "y"), ("y", "d", "x,y")):
+        with pytest.raises(UserError, match="--target"):
+            load_csv(str(file), *columns, horizon=1)

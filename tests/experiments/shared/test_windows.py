@@ -1,0 +1,181 @@
+"""Windows of series: no value of the future in what is read, errors as MASE defines them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.data.forecast import Panel
+from experiments.harness.errors import UserError
+from experiments.shared import forecasting, forecasts, windows
+from experiments.shared.reading_series import Reader, read
+from experiments.time_series import Config
+
+H, SEASON, FOLDS = 3, 4, 2
+
+
+def panel(columns: int = 2, length: int = 40) -> Panel:
+    rng = np.random.default_rng(0)
+    values = [100 + rng.normal(size=(length + 5 * k, columns)).cumsum(0) for k in range(2)]
+    values[0][7, 0] = values[1][20, -1] = values[1][-2, 0] = np.nan
+    return Panel(["one", "two"], values, H, SEASON)
+
+
+def arrays_of(series: Panel) -> dict[str, windows.Windows]:
+    return windows.prepared(series, FOLDS, 0).windows
+
+
+def test_targets_of_the_splits_follow_one_another() -> None:
+    places = windows.places_of(panel(), FOLDS)
+    reach = FOLDS * H
+    for number, values in enumerate(panel().values):
+        total = len(values)
+        own = {
+            name: [each for each in found if each.series == number]
+            for name, found in places.items()
+        }
+        assert {each.end for each in own["train"]} == {total - 2 * reach}
+        assert max(each.origin for each in own["train"]) == total - 2 * reach - 1
+        assert min(each.origin for each in own["valid"]) == total - 2 * reach
+        assert max(each.origin for each in own["valid"]) + H == total - reach
+        assert [each.origin for each in own["test"]] == [total - reach, total - reach + H]
+
+
+def test_what_is_read_does_not_move_with_what_comes() -> None:
+    """Nor do covariates of the same steps, nor the statistics of training."""
+    before = arrays_of(panel())
+    changed = panel()
+    for values in changed.values:
+        values[-2 * FOLDS * H :] += 50.0
+    after = arrays_of(changed)
+    for name in ("past", "naive", "length"):
+        np.testing.assert_array_equal(before["train"].arrays[name], after["train"].arrays[name])
+    np.testing.assert_array_equal(before["train"].arrays["known"], after["train"].arrays["known"])
+    known = before["train"].arrays["known"]
+    first = len(panel().values[0]) - 2 * FOLDS * H
+    for place, each in zip(before["train"].places, known, strict=True):
+        if place.series == 0 and place.origin > first - H:
+            assert not each[first - place.origin :].any()
+
+
+def test_errors_are_those_of_the_definition() -> None:
+    """MASE by loops over the values, of the naive, seasonal naive and drift forecasts."""
+    series = panel(columns=1)
+    test = arrays_of(series)["test"]
+    batch = {name: jnp.asarray(each) for name, each in test.arrays.items()}
+    batch["mask"] = jnp.ones(len(test.last), bool)
+    found = forecasting.metrics(jnp.zeros((len(test.last), H, 7)), batch)
+    sums = {"naive": [], "seasonal_naive": [], "drift": []}
+    for values in (each[:, 0] for each in series.values):
+        total, reach = len(values), FOLDS * H
+        train = values[: total - reach]
+        unit = np.nanmean([abs(train[t] - train[t - SEASON]) for t in range(SEASON, len(train))])
+        for origin in (total - reach, total - H):
+            past = [*values[:origin]]
+            for t in range(1, origin):
+                past[t] = past[t - 1] if np.isnan(past[t]) else past[t]
+            slope = (past[-1] - past[0]) / (origin - 1)
+            foretold = {
+                "naive": [past[-1]] * H,
+                "seasonal_naive": [past[origin + k - SEASON] for k in range(H)],
+                "drift": [past[-1] + (k + 1) * slope for k in range(H)],
+            }
+            for name, each in foretold.items():
+                errors = [
+                    abs(a - b) for a, b in zip(each, values[origin : origin + H], strict=True)
+                ]
+                sums[name].append(np.nanmean(errors) / unit)
+    for name, each in sums.items():
+        assert float(found[f"mase_{name}"].mean) == pytest.approx(np.mean(each), rel=1e-5)
+    assert float(found["mase"].mean) == pytest.approx(np.mean(sums["naive"]), rel=1e-5)
+
+
+def test_missing_values_are_flagged_carried_forward_and_no_targets() -> None:
+    values = np.array([[1.0], [2.0], [np.nan], [4.0], [np.nan], [8.0]])
+    settings = windows.Settings(4, 1, 2, np.zeros(0), np.ones(0))
+    arrays, last, scale = windows.example(values[:4], values[4:, 0], settings, unit=5.0)
+    assert (last, scale) == (4.0, 1.0)  # steps 1, 0 and 2
+    np.testing.assert_allclose(arrays["past"][:, 0], np.arcsinh([0, 1, 0, 2]), rtol=1e-6)
+    assert arrays["past"][:, 3].tolist() == [0, 0, 1, 0]
+    assert arrays["known"].tolist() == [False, True]
+    assert arrays["future"].tolist() == [0, 4]
+    assert arrays["ratio"] == np.float32(0.2)
+
+
+def test_short_and_constant_series_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"one: expected at least 15 steps, .* got 14"):
+        windows.prepared(Panel(["one"], [np.arange(14.0)[:, None]], H), FOLDS, 0)
+    windows.prepared(Panel(["one"], [np.arange(15.0)[:, None]], H), FOLDS, 0)
+    assert capsys.readouterr().err == ""
+    flat = Panel(["flat"], [np.full((30, 1), 7.0)], H)
+    found = windows.prepared(flat, FOLDS, 0)
+    assert "flat: what comes before the test windows never changes" in capsys.readouterr().err
+    for each in found.windows["test"].arrays.values():
+        assert np.isfinite(each).all()
+    gone = flat.values[0].copy()
+    gone[-FOLDS * H :] = np.nan
+    with pytest.raises(UserError, match="expected known values in and before the test windows"):
+        windows.prepared(Panel(["flat"], [gone], H), FOLDS, 0)
+
+
+def test_the_quantile_loss_is_that_of_the_definition() -> None:
+    rng = np.random.default_rng(0)
+    found, future = np.sort(rng.normal(size=(5, H, 7)), -1), rng.normal(size=(5, H))
+    expected = np.zeros((5, H))
+    for k, q in enumerate(forecasting.QUANTILES):
+        error = future - found[..., k]
+        expected += 2 * np.where(error > 0, q * error, (q - 1) * error) / 7
+    np.testing.assert_allclose(
+        forecasting.pinball(jnp.asarray(found), jnp.asarray(future)), expected, rtol=1e-5
+    )
+
+
+def test_a_new_network_foretells_the_mean_of_the_naive_forecasts_and_quantiles_rise() -> None:
+    test = arrays_of(panel())["test"]
+    model = forecasting.model_for(Config(hidden_size=4, layers=1), test.arrays)
+    params = forecasting.init(model, jax.random.key(0))
+    found = np.asarray(forecasting.quantiles(model, params, test.arrays))
+    np.testing.assert_allclose(
+        found[..., forecasting.MIDDLE], test.arrays["naive"].mean(-1), rtol=1e-4, atol=1e-5
+    )
+    moved = jax.tree.map(
+        lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(1), leaf.shape), params
+    )
+    assert (
+        np.diff(np.asarray(forecasting.quantiles(model, moved, test.arrays)), axis=-1) > 0
+    ).all()
+
+
+def test_forecasts_are_in_the_units_of_the_values() -> None:
+    """Ten times the values, and some more: ten times the forecasts, and some more."""
+    one = panel(columns=1)
+    other = one._replace(values=[10 * each + 7 for each in one.values])
+    config = Config(hidden_size=4, layers=1)
+    found = []
+    for series in (one, other):
+        ready = windows.prepared(series, FOLDS, 0)
+        model = forecasting.model_for(config, ready.windows["test"].arrays)
+        params = forecasting.init(model, jax.random.key(0))
+        params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+        found.append(forecasts.next_steps(config, params, series, ready.settings))
+    np.testing.assert_allclose(found[1], 10 * found[0] + 7, rtol=1e-4)
+    assert found[0].shape == (2, H, 7)
+
+
+def test_padding_and_company_do_not_change_what_is_read_of_a_series() -> None:
+    reader = Reader("gru", 2, 3, 2)
+    params = reader.model().init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    xs, lengths = jnp.asarray(rng.normal(size=(6, 2, 2)), jnp.float32), jnp.array([6, 2])
+    together = read(reader, params, xs, lengths, 0.0, None)
+    assert together.shape == (2, reader.size)
+    for row, length in enumerate(lengths.tolist()):
+        alone = read(reader, params, xs[:length, row : row + 1], jnp.array([length]), 0.0, None)
+        np.testing.assert_allclose(together[row], alone[0], atol=1e-6)
+
+
+def test_steps_side_by_side_share_their_coverage_where_windows_are_few() -> None:
+    inside = np.arange(4 * 12).reshape(4, 12) % 3 == 0
+    ahead, share = forecasts.by_steps(inside, np.ones((4, 12), bool))
+    assert ahead.tolist() == [3.0, 9.0]
+    np.testing.assert_allclose(share, [inside[:, :5].mean(), inside[:, 5:].mean()])
