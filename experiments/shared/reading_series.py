@@ -56,14 +56,14 @@ def read(
       reader: the network.
       params: of its model.
       xs: ``[T, B, D]``.
-      lengths: ``[B]``, at least 1.
+      lengths: ``[B]``; the examples that fill up a batch have none, and features of zeros.
       rate: share of features dropped; may be traced.
       key: the random key of the masks; None in evaluation.
     """
     keys = (None, None) if key is None else jax.random.split(key)
     _, ys = recurrent.unroll(reader.model(rate, keys[0]), params, xs, lengths=lengths)
     real = recurrent.length_mask(lengths, len(ys))[..., None]
-    mean = ys.sum(0) / lengths[:, None]  # outputs past the end are 0
-    most = jnp.where(real, ys, -jnp.inf).max(0)
+    mean = ys.sum(0) / jnp.maximum(lengths, 1)[:, None]  # outputs past the end are 0
+    most = jnp.where(real.any(0), jnp.where(real, ys, -jnp.inf).max(0), 0)
     features = jnp.concatenate([mean, most, recurrent.last_output(ys, lengths), ys[0]], axis=-1)
     return recurrent.dropout(features, rate, keys[1])

@@ -179,3 +179,16 @@ def test_steps_side_by_side_share_their_coverage_where_windows_are_few() -> None
     ahead, share = forecasts.by_steps(inside, np.ones((4, 12), bool))
     assert ahead.tolist() == [3.0, 9.0]
     np.testing.assert_allclose(share, [inside[:, :5].mean(), inside[:, 5:].mean()])
+
+
+def test_examples_that_fill_up_a_batch_have_features_and_gradients_of_zero() -> None:
+    reader = Reader("gru", 2, 3, 1)
+    params = reader.model().init(jax.random.key(0))
+    xs = jnp.ones((4, 2, 2))
+
+    def total(params: object, lengths: jax.Array) -> jax.Array:
+        return read(reader, params, xs, lengths, 0.0, None)[1].sum()
+
+    value, slopes = jax.value_and_grad(total)(params, jnp.array([4, 0]))
+    assert value == 0
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(slopes))
