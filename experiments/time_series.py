@@ -10,22 +10,19 @@ Command: ./launch.sh time_series [--data=JapaneseVowels] [--resample=1]
 import dataclasses
 from functools import partial
 
-from experiments.data.classified import CLASSIFIED, Classified, load_classified
-from experiments.data.forecast import M1_YEARLY, Panel, load_csv, load_m1_yearly
-from experiments.harness.config import option, options
-from experiments.harness.errors import UserError
+from experiments.data.classified import CLASSIFIED
+from experiments.data.forecast import M1_YEARLY
+from experiments.harness.config import option
 from experiments.harness.program import Program
+from experiments.harness.runs import Command
 from experiments.shared.cell_flag import cell_option
 from experiments.shared.forecasting import forecasting_program
 from experiments.shared.forecasts import forecast_exhibits
 from experiments.shared.series_classes import classification_program
-from experiments.shared.series_predict import predict_command
+from experiments.shared.series_jobs import check_fields, classified, folds_of, forecasts, panel_of
+from experiments.shared.series_predict import Predict, predict
 from experiments.shared.tasks import MinibatchConfig
-from experiments.shared.windows import Settings, prepared, settings_of
-
-OF_CLASSES = ("resample", "valid_share")
-OF_FORECASTS = ("horizon", "season", "folds", "context")
-OF_CSV = ("target", "time", "covariates")
+from experiments.shared.windows import prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,45 +89,6 @@ def program(config: Config) -> Program:
     return forecasting_program(config, data, partial(forecast_exhibits, config, ready))
 
 
-def forecasts(config: Config) -> bool:
-    """Return whether series are forecast; else they are classified."""
-    return bool(config.csv) or config.data == M1_YEARLY
-
-
-def check_fields(config: Config) -> None:
-    """Raise `UserError` for a flag that has no meaning with the data of the others."""
-    idle = OF_CLASSES if forecasts(config) else OF_FORECASTS
-    idle += () if config.csv else OF_CSV
-    for name in idle:
-        if getattr(config, name) != options(config)[name].default:
-            of = {**dict.fromkeys(OF_CLASSES, "--data=JapaneseVowels and the like")}
-            needs = of.get(name, "--csv=FILE" + f" or --data={M1_YEARLY}" * (name not in OF_CSV))
-            raise UserError(f"--{name}: it goes with {needs}; leave it out.")
-
-
-def classified(config: Config) -> Classified:
-    """Return the cases to classify."""
-    return load_classified(config.data, config.resample, config.valid_share)
-
-
-def panel_of(config: Config) -> Panel:
-    """Return the series to forecast."""
-    if not config.csv:
-        return load_m1_yearly(config.horizon, config.season)
-    if not config.horizon:
-        raise UserError("--horizon: say how many steps are to be forecast, as in --horizon=12.")
-    columns = (config.target, config.time, config.covariates)
-    return load_csv(config.csv, *columns, horizon=config.horizon, season=config.season)
-
-
-def folds_of(config: Config) -> int:
-    """Return how many horizons the test windows have."""
-    return config.folds or (4 if config.csv else 1)
-
-
-def settings_for(config: Config, panel: Panel) -> Settings:
-    """Return how windows of the series are cut."""
-    return settings_of(panel, folds_of(config), config.context)
-
-
-commands = {"predict": predict_command(forecasts, panel_of, settings_for, classified)}
+commands = {
+    "predict": Command(Predict, predict, "forecast the next steps, or name the classes of series")
+}

@@ -12,6 +12,7 @@ from experiments.harness.errors import UserError, did_you_mean
 from experiments.harness.files import check_regular
 
 LARGEST = 2**28  # bytes
+LARGEST_VALUE = 1e100  # whose differences can be added up
 MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "?"}
 SEPARATORS = ",;\t"  # the first of those that make the most columns
 
@@ -132,6 +133,6 @@ def value_of(word: str, decimal: str, where: str) -> float:
     if word.strip().lower() in MISSING:
         return np.nan
     found = number_of(word, decimal)
-    if found is None:
+    if found is None or abs(found) > LARGEST_VALUE:
         raise UserError(f"{where}: expected a number, or nothing, got {word[:40]!r}.")
     return found

@@ -102,12 +102,13 @@ def by_step(
     """
     ours, *others = ((name, float(np.mean(each))) for name, each in errors.items())
     best, least = min(others, key=lambda each: each[1])
-    message = f"A mean error of {ours[1]:.2f}; the {best} forecast has {least:.2f}"
+    message = f"Mean MASE {ours[1]:.2f}; the {best} forecast has {least:.2f}"
     figure = titled_figure(3.5, message)
     left, right = figure.subplots(1, 2)
     for color, (name, each) in zip((ACCENT, *COLORS[1:]), errors.items(), strict=False):
         ahead, wide = np.arange(1, len(each) + 1), 2.0 if name == ours[0] else 1.2
-        left.plot(ahead, each, "o-", color=color, linewidth=wide, markersize=3, label=name)
+        style = "o--" if "seasonal" in name else "o-"  # without a season it is the naive one
+        left.plot(ahead, each, style, color=color, linewidth=wide, markersize=3, label=name)
     panel_title(left, "Error as MASE")
     for color, (share, (ahead, held)) in zip(
         (ACCENT, COLORS[2], ALARM), coverage.items(), strict=False

@@ -4,23 +4,21 @@ import contextlib
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from experiments.data.archives import read_ts
 from experiments.data.classified import Classified, padded
-from experiments.data.forecast import Panel
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.files import path_of, write_atomically
-from experiments.harness.runs import Command, Run
+from experiments.harness.runs import Run
 from experiments.shared.forecasting import MIDDLE, QUANTILES
 from experiments.shared.forecasts import next_steps
 from experiments.shared.series_classes import class_probabilities, inputs_of, namer_of
-from experiments.shared.windows import Settings
+from experiments.shared.series_jobs import classified, forecasts, panel_of, settings_for
 
 ORDER = (MIDDLE, *(k for k in range(len(QUANTILES)) if k != MIDDLE))  # the median first
 
@@ -34,41 +32,20 @@ class Predict:
     out: str = option("", "the CSV file to write; by default it is printed")
 
 
-def predict_command(
-    forecasts: Callable[[Any], bool],
-    panel_of: Callable[[Any], Panel],
-    settings_for: Callable[[Any, Panel], Settings],
-    classified: Callable[[Any], Classified],
-) -> Command:
-    """Return the command.
-
-    Args:
-      forecasts: ``config -> whether the run forecasts``.
-      panel_of: ``config -> series``.
-      settings_for: ``(config, series) -> how windows are cut``.
-      classified: ``config -> classified cases``.
-    """
-
-    def predict(run: Run, flags: Predict) -> Iterator[str]:
-        if forecasts(run.config):
-            if flags.ts:
-                raise UserError("--ts: the run foretells series; give --csv=FILE, or nothing.")
-            rows = forecast_rows(run, flags.csv, panel_of, settings_for)
-        else:
-            if flags.csv or not flags.ts:
-                raise UserError("--ts: the run names classes of cases; give --ts=FILE alone.")
-            rows = class_rows(run, flags.ts, classified(run.config))
-        yield from written(rows, flags.out)
-
-    return Command(Predict, predict, "forecast the next steps of series, or name their classes")
+def predict(run: Run, flags: Predict) -> Iterator[str]:
+    """Write forecasts or classes as CSV."""
+    if forecasts(run.config):
+        if flags.ts:
+            raise UserError("--ts: the run foretells series; give --csv=FILE, or nothing.")
+        rows = forecast_rows(run, flags.csv)
+    else:
+        if flags.csv or not flags.ts:
+            raise UserError("--ts: the run names classes of cases; give --ts=FILE alone.")
+        rows = class_rows(run, flags.ts, classified(run.config))
+    yield from written(rows, flags.out)
 
 
-def forecast_rows(
-    run: Run,
-    file: str,
-    panel_of: Callable[[Any], Panel],
-    settings_for: Callable[[Any, Panel], Settings],
-) -> Iterator[Sequence[str]]:
+def forecast_rows(run: Run, file: str) -> Iterator[Sequence[str]]:
     """Return the rows of a forecast: series or none, time, median and quantiles.
 
     Raises:

@@ -42,6 +42,7 @@ def test_flags_that_do_not_go_together_are_refused(
     flags = monthly(tmp_path / "a.csv", 60)
     assert "--horizon: it goes with --csv=FILE or --data=m1_yearly" in refusal(capfd, "--horizon=3")
     assert "--target: it goes with --csv=FILE;" in refusal(capfd, "--data=m1_yearly", "--target=a")
+    assert "--data: it goes with no --csv" in refusal(capfd, *flags, "--data=GunPoint")
     assert "--resample: it goes with --data=" in refusal(capfd, *flags, "--resample=1")
     assert "--target: say which column" in refusal(capfd, *flags[1:])
     assert "--horizon: say how many steps" in refusal(capfd, *flags[:3], flags[-1])

@@ -9,6 +9,7 @@ from experiments.data.forecast import Panel
 from experiments.harness.errors import UserError
 from experiments.shared import forecasting, forecasts, windows
 from experiments.shared.reading_series import Reader, read
+from experiments.shared.series_jobs import with_fitting_season
 from experiments.time_series import Config
 
 H, SEASON, FOLDS = 3, 4, 2
@@ -192,3 +193,13 @@ def test_examples_that_fill_up_a_batch_have_features_and_gradients_of_zero() -> 
     value, slopes = jax.value_and_grad(total)(params, jnp.array([4, 0]))
     assert value == 0
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(slopes))
+
+
+def test_a_season_that_does_not_fit_is_none_which_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    series = Panel(["one"], [np.arange(20.0)[:, None]], H, season=14)
+    assert with_fitting_season(series, FOLDS).season == 1
+    assert "one: a season of 14 steps does not fit into the 14" in capsys.readouterr().err
+    assert with_fitting_season(series._replace(season=13), FOLDS).season == 13
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,79 @@
+"""Load what a Config of `experiments.time_series` asks for, and refuse flags that contradict."""
+
+import sys
+from typing import Any
+
+from experiments.data.classified import CLASSIFIED, Classified, load_classified
+from experiments.data.forecast import M1_YEARLY, Panel, load_csv, load_m1_yearly
+from experiments.harness.config import options
+from experiments.harness.errors import UserError
+from experiments.shared.windows import Settings, settings_of
+
+OF_CLASSES = ("resample", "valid_share")
+OF_FORECASTS = ("horizon", "season", "folds", "context")
+OF_CSV = ("target", "time", "covariates")
+CSV_FOLDS = 4
+
+
+def forecasts(config: Any) -> bool:
+    """Return whether series are forecast; else they are classified."""
+    return bool(config.csv) or config.data == M1_YEARLY
+
+
+def check_fields(config: Any) -> None:
+    """Raise `UserError` for a flag that has no meaning with the data of the others."""
+    idle = OF_CLASSES if forecasts(config) else OF_FORECASTS
+    idle += ("data",) if config.csv else OF_CSV
+    for name in idle:
+        if getattr(config, name) != options(config)[name].default:
+            raise UserError(f"--{name}: it goes with {partner_of(name)}; leave it out.")
+
+
+def partner_of(name: str) -> str:
+    """Return what gives a flag a meaning."""
+    if name in OF_CLASSES:
+        return f"--data={CLASSIFIED[0]} and the like"
+    if name == "data":
+        return "no --csv"
+    return "--csv=FILE" if name in OF_CSV else f"--csv=FILE or --data={M1_YEARLY}"
+
+
+def classified(config: Any) -> Classified:
+    """Return the cases to classify."""
+    return load_classified(config.data, config.resample, config.valid_share)
+
+
+def panel_of(config: Any) -> Panel:
+    """Return the series to forecast.
+
+    Raises:
+      UserError: as the readers do, and where a horizon is missing.
+    """
+    if not config.csv:
+        panel = load_m1_yearly(config.horizon, config.season)
+    elif not config.horizon:
+        raise UserError("--horizon: say how many steps are to be forecast, as in --horizon=12.")
+    else:
+        columns = (config.target, config.time, config.covariates)
+        panel = load_csv(config.csv, *columns, horizon=config.horizon, season=config.season)
+    return with_fitting_season(panel, folds_of(config))
+
+
+def with_fitting_season(panel: Panel, folds: int) -> Panel:
+    """Return series without a season where one does not fit before their test windows; say so."""
+    before = min(map(len, panel.values)) - folds * panel.horizon
+    if panel.season < max(2, before):
+        return panel
+    said = f"a season of {panel.season} steps does not fit into the {max(0, before)} before the "
+    print(f"{panel.names[0]}: {said}test windows; none is assumed.", file=sys.stderr)
+    return panel._replace(season=1)
+
+
+def folds_of(config: Any) -> int:
+    """Return how many horizons the test windows have."""
+    return config.folds or (CSV_FOLDS if config.csv else 1)
+
+
+def settings_for(config: Any, panel: Panel) -> Settings:
+    """Return how windows of the series are cut."""
+    return settings_of(panel, folds_of(config), config.context)
