@@ -72,8 +72,19 @@ class Config(MinibatchConfig):
     noise: float = option(
         0.6, "spread of the noise on training inputs, whose own is 1", traced=True, minimum=0
     )
+    mixup: float = option(
+        0.4,
+        "how much training cases are mixed with others, the concentration of the shares; 0 is none",
+        traced=True,
+        minimum=0,
+    )
     average: float = 0.98
-    epochs: int = 60
+    epochs: int = option(
+        0,
+        "passes over the training data; 0 takes as many as make 1500 steps",
+        minimum=0,
+        maximum=10**6,
+    )
     batch_size: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 0.01

@@ -11,7 +11,7 @@ from jax import Array
 
 import recurrent
 from experiments.harness.program import Exhibit, Finished, Program
-from experiments.shared.reading_series import Reader, read
+from experiments.shared.reading_series import Reader, epochs_of, read
 from experiments.shared.tasks import minibatch_program
 from experiments.shared.windows import NAIVE
 from recurrent.losses import Average, masked_average
@@ -152,6 +152,7 @@ def forecasting_program(
         report=MASE,
         exhibits=exhibits,
         buckets=buckets_of(data),
+        epochs=epochs_of(config, len(data["train"]["length"])),
     )
 
 

@@ -8,6 +8,14 @@ from jax import Array
 
 import recurrent
 from experiments.shared.cell_flag import make_cell
+from recurrent.training.minibatch import steps_per_epoch
+
+STEPS = 1500  # of a training, by default
+
+
+def epochs_of(config: Any, examples: int) -> int:
+    """Return the epochs of a training; where the Config has none, as many as make `STEPS` steps."""
+    return config.epochs or -(-STEPS // steps_per_epoch(examples, config.batch_size))
 
 
 class Reader(NamedTuple):

@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 import recurrent
 from experiments.data.classified import Arrays, Classified
 from experiments.harness.program import Exhibit, Finished, Program
-from experiments.shared.reading_series import Reader, read
+from experiments.shared.reading_series import Reader, epochs_of, read
 from experiments.shared.series_mistakes import mistake_exhibits
 from experiments.shared.tasks import minibatch_program
 from experiments.shared.windows import statistics
 from recurrent import losses
+from recurrent.losses import masked_average
 from recurrent.training.bucketing import Buckets, bucket_sizes
 from recurrent.training.task import HParams, Metric, Metrics
 
@@ -77,11 +79,17 @@ def classification_program(config: Any, found: Classified) -> Program:
     model = namer_of(config, train.values.shape[-1], len(found.classes))
 
     def loss(params: Any, batch: Any, key: Array, hparams: HParams) -> tuple[Array, Metrics]:
-        keys = jax.random.split(key)
-        noise = hparams["noise"] * jax.random.normal(keys[0], batch["values"].shape)
-        heard = batch | {"values": batch["values"] + (1 - batch["missing"]) * noise}
-        found = metrics(logits_of(model, params, heard, hparams["dropout"], keys[1]), batch)
-        return found["loss"].mean, found
+        keys = jax.random.split(key, 3)
+        heard, partner, share = mixed(keys[0], batch, hparams["mixup"])
+        noise = hparams["noise"] * jax.random.normal(keys[1], batch["values"].shape)
+        heard |= {"values": heard["values"] + (1 - batch["missing"]) * noise}
+        logits = logits_of(model, params, heard, hparams["dropout"], keys[2])
+        own, other = (
+            optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"][rows])
+            for rows in (jnp.arange(len(partner)), partner)
+        )
+        cost = masked_average((1 - share) * own + share * other, batch["mask"])
+        return cost.mean, metrics(logits, batch)
 
     def measure(params: Any, batch: Any, hparams: HParams) -> Metrics:
         return metrics(logits_of(model, params, batch), batch)
@@ -100,7 +108,37 @@ def classification_program(config: Any, found: Classified) -> Program:
         report=ACCURACY,
         exhibits=exhibits,
         buckets=buckets_of(data),
+        epochs=epochs_of(config, len(train.labels)),
     )
+
+
+def mixed(key: Array, batch: Any, concentration: Any) -> tuple[Any, Array, Array]:
+    """Mix each case with another one of its batch, step by step; it keeps its own length.
+
+    Equation: ``(1 - s) x_i + s x_j``, with j from a random permutation of the batch, and s or
+    1 - s, the smaller, from Beta(a, a). Nothing is mixed with what fills up the batch.
+
+    References:
+      Zhang et al. 2018, mixup: Beyond empirical risk minimization, arXiv:1710.09412.
+
+    Args:
+      key: a random key.
+      batch: of cases.
+      concentration: a; 0 mixes nothing. May be traced.
+
+    Returns:
+      The batch, the partners j ``[B]``, and their shares s ``[B]``, of which the loss has as much.
+    """
+    keys = jax.random.split(key)
+    size = len(batch["label"])
+    partner = jax.random.permutation(keys[0], size)
+    a = jnp.where(concentration > 0, concentration, 1.0)
+    drawn = jax.random.beta(keys[1], a, a, (size,))
+    mixes = (concentration > 0) & batch["mask"] & batch["mask"][partner]
+    share = jnp.where(mixes, jnp.minimum(drawn, 1 - drawn), 0.0)
+    part = share[:, None, None]
+    values = (1 - part) * batch["values"] + part * batch["values"][partner]
+    return batch | {"values": values}, partner, share
 
 
 def buckets_of(data: dict[str, dict[str, np.ndarray]]) -> Buckets:

@@ -220,6 +220,7 @@ def minibatch_program(
     report: Metric | None = None,
     exhibits: Callable[[Finished], Iterator[Exhibit]] = no_exhibits,
     buckets: Buckets | None = None,
+    epochs: int = 0,
 ) -> Program:
     """Return the Program that trains on random batches and is evaluated after each epoch.
 
@@ -237,6 +238,7 @@ def minibatch_program(
       exhibits: of the report.
       buckets: where given, examples of like length share a batch, cut to one of a few sizes; see
         `recurrent.training.bucketing`.
+      epochs: of the whole training; 0 takes those of the Config.
 
     Raises:
       UserError: for splits that are missing or empty, or whose arrays do not fit together, for
@@ -255,7 +257,7 @@ def minibatch_program(
     if loss is not None:
         loss = checked_loss(loss)
         try_loss(loss, init, data["train"], config)
-    examples = minibatch.example_count(data["train"])
+    examples, epochs = minibatch.example_count(data["train"]), epochs or config.epochs
     return Program(
         task=minibatch_task(
             config,
@@ -263,11 +265,11 @@ def minibatch_program(
             loss or own_loss,
             measure,
             examples=examples,
-            epochs=config.epochs,
+            epochs=epochs,
             buckets=buckets,
         ),
         data=data,
-        evaluations=config.epochs,
+        evaluations=epochs,
         steps_per_evaluation=minibatch.steps_per_epoch(examples, config.batch_size),
         select=select,
         report=report or select,

@@ -9,6 +9,7 @@ from experiments.data.forecast import Panel
 from experiments.harness.errors import UserError
 from experiments.shared import forecasting, forecasts, windows
 from experiments.shared.reading_series import Reader, read
+from experiments.shared.series_classes import mixed
 from experiments.shared.series_jobs import with_fitting_season
 from experiments.time_series import Config
 
@@ -203,3 +204,23 @@ def test_a_season_that_does_not_fit_is_none_which_is_said(
     assert "one: a season of 14 steps does not fit into the 14" in capsys.readouterr().err
     assert with_fitting_season(series._replace(season=13), FOLDS).season == 13
     assert capsys.readouterr().err == ""
+
+
+def test_cases_are_mixed_as_the_equation_says_and_never_with_what_fills_up() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(6, 4, 2)).astype(np.float32)
+    batch = {"values": values, "label": np.arange(6), "mask": np.arange(6) < 5}
+    shares = []
+    for seed in range(20):
+        found, partner, share = map(jax.device_get, mixed(jax.random.key(seed), batch, 0.4))
+        assert sorted(partner) == [*range(6)]
+        for i, j in enumerate(partner):
+            expected = (1 - share[i]) * values[i] + share[i] * values[j]
+            np.testing.assert_allclose(found["values"][i], expected, rtol=1e-5, atol=1e-6)
+            assert 5 not in (i, j) or share[i] == 0
+        shares += [*share]
+    assert 0.05 < np.mean(shares) < 0.25
+    assert max(shares) <= 0.5
+    unmixed, _, share = mixed(jax.random.key(0), batch, 0.0)
+    np.testing.assert_array_equal(unmixed["values"], values)
+    assert not share.any()
