@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.figures.style import (
     COLORS,
@@ -34,6 +35,7 @@ def wrong_series(message: str, series: Sequence[np.ndarray], captions: Sequence[
         for channel, line in enumerate(values.T):
             axes.plot(line, color=COLORS[channel % len(COLORS)], linewidth=0.9)
         axes.set_title(plain(caption), loc="left", color=INK, fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         soften_frames(axes)
     for axes in panels[len(series) :]:
         axes.set_axis_off()
