@@ -1,4 +1,4 @@
-"""Decode the outputs of connectionist temporal classification (CTC), without a language model.
+"""Decode the outputs of connectionist temporal classification (CTC), and count their errors.
 
 A path has one symbol per frame. Merging repeated symbols of a path and then dropping the blanks
 gives its labels, so two equal labels in a row need a blank between them. The probability of a label
@@ -127,6 +127,59 @@ def ctc_prefix_beam(log_probs: Any, lengths: Any, *, beam_size: int, blank: int 
     log_probs, lengths = _checked(log_probs, lengths, blank)
     search = partial(_search, beam_size=beam_size, blank=blank)
     return jax.vmap(search, in_axes=(1, 0))(log_probs, lengths)
+
+
+def edit_distances(found: Any, found_lengths: Any, true: Any, true_lengths: Any) -> Array:
+    """Return the fewest insertions, deletions and substitutions between pairs of label sequences.
+
+    Each costs one. The sum of a data set's distances over the sum of its true lengths is the error
+    rate that people publish; the mean of the pairs' own rates is another number.
+
+    Args:
+      found: integers ``[B, M]``.
+      found_lengths: integers ``[B]`` from 0 to M; labels at and beyond the length are not read.
+      true: integers ``[B, N]``.
+      true_lengths: integers ``[B]`` from 0 to N.
+
+    Returns:
+      int32 ``[B]``.
+
+    Raises:
+      ValueError: for arrays whose shapes do not fit together.
+
+    References:
+      Levenshtein 1966, Binary codes capable of correcting deletions, insertions, and reversals.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.ctc import edit_distances
+      >>> found, true = jnp.array([[1, 2, 2, 4], [5, 0, 0, 0]]), jnp.array([[1, 2, 3], [5, 6, 0]])
+      >>> edit_distances(found, jnp.array([4, 1]), true, jnp.array([3, 2])).tolist()
+      [2, 1]
+    """
+    found, true = jnp.asarray(found), jnp.asarray(true)
+    found_lengths, true_lengths = jnp.asarray(found_lengths), jnp.asarray(true_lengths)
+    counts = [found.shape[:1], found_lengths.shape, true.shape[:1], true_lengths.shape]
+    if found.ndim != 2 or true.ndim != 2 or len({*counts}) > 1:
+        raise ArgumentError(
+            "found, true: expected the shapes [B, M], [B], [B, N] and [B], got "
+            f"{', '.join(str(list(each.shape)) for each in (found, found_lengths, true))} and "
+            f"{list(true_lengths.shape)}."
+        )
+    places = jnp.arange(found.shape[1] + 1, dtype=jnp.int32)
+
+    def read(row: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
+        label, real = inputs  # [B]
+        # by substitution or deletion; then by insertions, whose costs are a running minimum
+        best = jnp.minimum(row[:, :-1] + (found != label[:, None]), row[:, 1:] + 1)
+        best = jnp.concatenate([row[:, :1] + 1, best], axis=1)
+        following = lax.cummin(best - places, axis=1) + places
+        return jnp.where(real[:, None], following, row), None
+
+    start = jnp.broadcast_to(places, (found.shape[0], len(places)))
+    steps = true.T, length_mask(true_lengths, true.shape[1])
+    row, _ = lax.scan(read, start, steps)  # row[b, m]: from the first m labels found
+    return jnp.take_along_axis(row, found_lengths[:, None], axis=1)[:, 0]
 
 
 class _Prefixes(NamedTuple):

@@ -11,8 +11,9 @@ import pytest
 from jax import lax
 from scipy.signal import correlate
 
-from recurrent.convnet import ConvNet
+from recurrent.convnet import ConvNet, StripNet, frames_of
 from recurrent.convolution import convolve, max_pool_2x2
+from recurrent.errors import ArgumentError
 from recurrent.losses import cross_entropy
 from tests.recurrent.cases import to_dtype, values_and_gradients
 
@@ -173,3 +174,45 @@ def test_max_pooling_drops_an_odd_last_row_and_column() -> None:
     np.testing.assert_array_equal(max_pool_2x2(jnp.asarray(images))[0, ..., 0], expected)
     odd = max_pool_2x2(jnp.asarray(images[:, :, :5]))
     np.testing.assert_array_equal(odd[0, ..., 0], [[7, 9], [19, 21]])
+
+
+def strip_reference(params: Any, strip: np.ndarray) -> np.ndarray:
+    """Return frames ``[T, F]`` of one strip ``[height, width, channels]``, of its own width."""
+    layers, x = params["params"], strip[None]
+    for name in ("Conv_0", "Conv_1"):
+        even = np.pad(x, ((0, 0), (0, 0), (0, x.shape[2] % 2), (0, 0)))
+        x = pooled(np.maximum(convolution(even, layers[name]), 0))
+    x = np.maximum(convolution(x, layers["Conv_2"]), 0)
+    x = np.maximum(x[:, 0:-1:2], x[:, 1::2])[0].swapaxes(0, 1)  # [T, height, channels]
+    dense = layers["Dense_0"]
+    return np.maximum(x.reshape(len(x), -1) @ dense["kernel"] + dense["bias"], 0)
+
+
+def test_frames_of_strips_equal_scipy_whatever_the_width_of_the_array() -> None:
+    model, widths = StripNet((2, 3, 4), features=5), np.array([20, 13, 4, 1])
+    rng = np.random.default_rng(0)
+    strips = rng.normal(size=(4, 8, 24, 1)).astype(np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), strips, widths)
+    params = jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape), shapes)
+    params = to_dtype(params, np.float32)
+    found = np.asarray(jax.jit(model.apply)(params, strips, widths))
+    assert found.shape == (6, 4, 5)
+    for k, width in enumerate(widths):
+        expected = strip_reference(params, strips[k, :, :width])
+        frames = int(frames_of(width))
+        assert len(expected) == frames
+        np.testing.assert_allclose(found[:frames, k], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "message"),
+    [
+        ((1, 8, 6, 1), (2, 3), "a width that is a multiple of 4"),
+        ((1, 4, 8, 1), (2, 3, 4), "a height of 8 or more"),
+        ((8, 8, 1), (2, 3), "expected the shape"),
+        ((1, 8, 8, 1), (2,), "expected two or more"),
+    ],
+)
+def test_strips_that_cannot_be_read_are_an_error(shape: Any, channels: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        StripNet(channels).init(jax.random.key(0), np.zeros(shape, np.float32), np.array([1]))

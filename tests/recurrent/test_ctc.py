@@ -9,7 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from recurrent.ctc import LabelBeams, ctc_greedy, ctc_prefix_beam
+from recurrent.ctc import LabelBeams, ctc_greedy, ctc_prefix_beam, edit_distances
+from recurrent.errors import ArgumentError
 from tests.recurrent import reference_decoding as reference
 
 
@@ -320,3 +321,29 @@ def test_a_frame_of_nan_gives_no_scores_that_look_sound(bits: int) -> None:
     assert np.isfinite(beams.log_probs[1]).all()
     unread = ctc_prefix_beam(log_probs, jnp.array([1, 3]), beam_size=3)
     np.testing.assert_allclose(unread.log_probs[0], np.log(0.25), rtol=1e-6)
+
+
+def distance(found: tuple[int, ...], true: tuple[int, ...]) -> int:
+    """Return the edit distance by its recursive definition."""
+    if not found or not true:
+        return len(found) + len(true)
+    beside = min(distance(found[1:], true), distance(found, true[1:])) + 1
+    return min(distance(found[1:], true[1:]) + (found[0] != true[0]), beside)
+
+
+def test_edit_distances_equal_the_recursive_definition() -> None:
+    rng = np.random.default_rng(0)
+    found, true = rng.integers(0, 3, (60, 5)), rng.integers(0, 3, (60, 4))
+    lengths = rng.integers(0, 6, 60), rng.integers(0, 5, 60)
+    expected = [
+        distance(tuple(a[:m]), tuple(b[:n]))
+        for a, b, m, n in zip(found, true, *lengths, strict=True)
+    ]
+    assert jax.jit(edit_distances)(found, lengths[0], true, lengths[1]).tolist() == expected
+
+
+def test_edit_distances_of_other_shapes_are_an_error() -> None:
+    ids, lengths = jnp.zeros((2, 3), int), jnp.zeros(2, int)
+    for wrong in ((ids[0], lengths, ids, lengths), (ids, lengths[:1], ids, lengths)):
+        with pytest.raises(ArgumentError, match="expected the shapes"):
+            edit_distances(*wrong)

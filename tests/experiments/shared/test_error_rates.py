@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.shared.error_rates import edit_distance, error_rate
+from experiments.shared.error_rates import aligned, edit_distance, error_rate
 
 
 def by_loops(a: Any, b: Any) -> int:
@@ -52,3 +52,12 @@ def test_a_rate_without_anything_true() -> None:
     assert error_rate([]) == 0
     assert error_rate([("", "")]) == 0
     assert error_rate([("a", "")]) == float("inf")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_alignment_has_as_many_edits_as_the_distance_and_both_sequences(seed: int) -> None:
+    for found, true in [*drawn(seed), ([], ["a"]), (["a"], []), ([], [])]:
+        pairs = aligned(found, true)
+        assert sum(a != b for a, b in pairs) == by_loops(found, true)
+        assert [a for a, _ in pairs if a is not None] == found
+        assert [b for _, b in pairs if b is not None] == true
