@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.error import HTTPError
 
+from experiments.data.archive import contents_hash
 from experiments.data.cache import data_dir
 from experiments.harness.errors import UserError, unknown
 
@@ -36,12 +37,15 @@ class RemoteFile(NamedTuple):
       url: the http or https address.
       sha256: the hash of the file as distributed, in lower-case hexadecimal digits.
       size: the bytes of the file as distributed, of which no server may send more.
+      hashed: ``file -> hash``, for an archive that is packed anew for each download and whose
+        contents are hashed instead; its size is only a bound. None for the hash of the file.
     """
 
     path: str
     url: str
     sha256: str
     size: int
+    hashed: Callable[[Path], str] | None = None
 
 
 def _mnist(name: str, sha256: str, size: int) -> RemoteFile:
@@ -166,6 +170,15 @@ REMOTE_FILES: dict[str, tuple[RemoteFile, ...]] = {
             30362,
         ),
     ),
+    "fsdd": (
+        RemoteFile(
+            "fsdd/v1.0.10.tar.gz",
+            "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.tar.gz",
+            "45a9b976ba3397a2fd5c70a9f2e43c34f442a3a6be47392ecfc41174b678f37e",
+            2**26,
+            contents_hash,
+        ),
+    ),
     "mnist": (
         _mnist(
             "train-images-idx3-ubyte.gz",
@@ -264,7 +277,7 @@ def _download(file: RemoteFile, destination: Path) -> Path:
     part = destination.with_name(f"{destination.name}.part")
     try:
         _save_in_attempts(file, part)
-        sha256 = _sha256(part)
+        sha256 = (file.hashed or _sha256)(part)
         if sha256 != file.sha256:
             part.unlink()
             raise _wrong_hash(file, destination, sha256)
@@ -299,7 +312,7 @@ def _save(file: RemoteFile, part: Path) -> None:
         resumed = response.status == 206
         start = held if resumed else 0
         length = response.length
-        if length is not None and start + length != file.size:
+        if length is not None and start + length != file.size and not file.hashed:
             raise ValueError(f"it would have {start + length} bytes, expected {file.size}")
         with (
             part.open("ab" if resumed else "wb") as stream,

@@ -1,6 +1,7 @@
-"""Make a folder of data: songs in the form of Bach's chorales, commands, pronunciations, series."""
+"""Make a folder of data: chorales, commands, pronunciations, series, spoken digits."""
 
 import json
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,25 @@ def data_folder(folder: Path) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(cases(count, rng))
     (folder / "time_series" / "m1_yearly_dataset.tsf").write_text(yearly(8, rng))
+    write_recordings(folder / "fsdd" / "recordings")
+    return folder
+
+
+def write_recordings(folder: Path) -> Path:
+    """Write digits 0 to 2 of six speakers, who hum each at a pitch of its own."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for place, name in enumerate(("ann", "bob", "cid", "dan", "eve", "fay")):
+        for digit in range(3):
+            for index in (0, 5, 10, 11):
+                time = np.arange(rng.integers(1200, 2600)) / 8000
+                tone = np.sin(2 * np.pi * (300 + 500 * digit + 20 * place) * time)
+                noise = rng.normal(0, 0.02, len(time))
+                with wave.open(str(folder / f"{digit}_{name}_{index}.wav"), "wb") as file:
+                    file.setnchannels(1)
+                    file.setsampwidth(2)
+                    file.setframerate(8000)
+                    file.writeframes((8000 * (tone + noise)).astype("<i2").tobytes())
     return folder
 
 

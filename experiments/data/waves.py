@@ -1,0 +1,96 @@
+"""Read recordings of any rate, number of channels and format that libsndfile knows."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.harness.errors import UserError
+from experiments.harness.files import check_regular, path_of
+
+LARGEST_FILE = 2**28  # bytes
+LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
+MOST_CHANNELS = 64
+
+
+class Wave(NamedTuple):
+    """Hold a recording: float32 samples ``[N]`` about from -1 to 1, and samples a second."""
+
+    samples: np.ndarray
+    rate: int
+
+
+def read_wave(text: str | Path, flag: str = "", *, longest: float) -> tuple[Wave, list[str]]:
+    """Read a recording, its channels averaged; return it with what was done to it.
+
+    Args:
+      text: the path of a WAV file, or another that libsndfile reads.
+      flag: what names it, such as ``"--wav: "``.
+      longest: seconds.
+
+    Raises:
+      UserError: for what cannot be read, has no sample, is too long, or holds NaN.
+    """
+    import soundfile
+
+    file = path_of(text, flag)
+    check_regular(file, flag, LARGEST_FILE)
+    if not file.exists():
+        raise UserError(f"{flag}{text} is not there.")
+    try:
+        with soundfile.SoundFile(file) as sound:
+            check_header(sound, text, flag, longest)
+            said = sound.frames
+            samples = sound.read(said, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
+        reason = " ".join(str(error).rpartition(": ")[2].split()) or type(error).__name__
+        raise UserError(f"{flag}{text} cannot be read as a recording: {reason}") from error
+    notes = shortened(file, sound, len(samples), text)
+    if not len(samples):
+        raise UserError(f"{flag}{text} holds no sample.")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{flag}{text} holds samples that are no numbers.")
+    if samples.shape[1] > 1:
+        notes.append(f"{text} has {samples.shape[1]} channels; their mean is read.")
+    return Wave(samples.mean(axis=1), sound.samplerate), notes
+
+
+def check_header(sound: Any, text: str | Path, flag: str, longest: float) -> None:
+    """Raise `UserError` for a header that cannot be that of a recording, before it is read."""
+    rate, channels = sound.samplerate, sound.channels
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE or not 1 <= channels <= MOST_CHANNELS:
+        raise UserError(
+            f"{flag}{text} says that it has {channels} channels of {rate} samples a second; "
+            f"expected {LOWEST_RATE} to {HIGHEST_RATE}."
+        )
+    if sound.frames > longest * rate:
+        raise UserError(
+            f"{flag}{text} is {sound.frames / rate:.1f} s long; expected at most {longest:g} s: "
+            "cut it."
+        )
+
+
+def shortened(file: Path, sound: Any, found: int, text: str | Path) -> list[str]:
+    """Return a note where a WAV file is shorter than its header says."""
+    with open(file, "rb") as stream:
+        head = stream.read(2**16)
+    place = head.find(b"data") if head[:4] == b"RIFF" else -1
+    if place < 0 or len(head) < place + 8:
+        return []
+    said, held = int.from_bytes(head[place + 4 : place + 8], "little"), file.stat().st_size
+    if said <= held - place - 8 or said == 2**32 - 1:
+        return []
+    return [
+        f"{text} is cut off: its header says {said} bytes of samples, {held - place - 8} are "
+        f"there; the {found / sound.samplerate:.2f} s that are left are read."
+    ]
+
+
+def resampled(wave: Wave, rate: int) -> np.ndarray:
+    """Return the samples of a recording at another rate, through a low-pass filter."""
+    from scipy.signal import resample_poly
+
+    if wave.rate == rate:
+        return wave.samples
+    shared = int(np.gcd(wave.rate, rate))
+    return resample_poly(wave.samples, rate // shared, wave.rate // shared).astype(np.float32)

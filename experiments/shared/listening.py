@@ -1,0 +1,155 @@
+"""Show what a network understands of spoken digits, and let it listen to a file of the user's."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.recordings import RATE
+from experiments.data.waves import read_wave, resampled
+from experiments.harness.config import option
+from experiments.harness.errors import UserError
+from experiments.harness.program import Audio, Exhibit, Finished, Table
+from experiments.harness.runs import Command, Run
+from experiments.shared import spoken, transcribing
+from experiments.shared.error_rates import error_rate
+from experiments.shared.transcribing import Reading, Transcriber
+from experiments.shared.transcripts import Strips, spelt, transcript_exhibits
+
+CLASSES = 10
+HEARD = 5  # recordings that can be played
+LONGEST = 60.0  # seconds of a user's recording
+QUIET = 0.03  # of the loudest frame's amplitude, below which the ends of a recording are cut off
+
+
+def exhibits(
+    model: Transcriber,
+    test: dict[str, np.ndarray],
+    speakers: np.ndarray,
+    names: Sequence[str],
+    finished: Finished,
+) -> Iterator[Exhibit]:
+    """Draw where digits fire in spectrograms, play what was misheard, and compare the speakers.
+
+    Args:
+      model: the network.
+      test: the test split.
+      speakers: of its strings, places in ``names``.
+      names: of the speakers.
+      finished: the training.
+    """
+    batch = test | {"mask": np.ones(len(speakers), bool)}
+    chosen = np.flatnonzero(spoken.counted(batch, finished.hparams))
+    images, widths = features(test, chosen, finished.hparams["snr"])
+    own = {name: test[name][chosen] for name in test}
+    truths = [row[:n].tolist() for row, n in zip(own["classes"], own["counts"], strict=True)]
+    read = partial(transcribing.read, model, finished.kept, images, widths)
+    strips = Strips(images, widths, truths, "test recordings", "magma", upwards=True)
+    yield from transcript_exhibits(strips, read, CLASSES, finished)
+    readings = read(1)
+    yield by_speaker(readings, truths, [str(names[int(k)]) for k in speakers[chosen]])
+    yield from misheard(own, readings, truths)
+
+
+def features(test: dict[str, np.ndarray], chosen: np.ndarray, snr: Any) -> Any:
+    """Return the features of chosen test strings, and the frames of each, a few at a time."""
+    hear = jax.jit(spoken.heard)
+    parts = []
+    for start in range(0, len(chosen), 50):
+        rows = np.resize(chosen[start : start + 50], 50)  # one shape, one compilation
+        parts.append(hear({name: test[name][rows] for name in test}, snr))
+    images, widths = (np.concatenate([*map(np.asarray, each)]) for each in zip(*parts, strict=True))
+    widths = widths[: len(chosen)]
+    longest = -(-int(widths.max()) // 4) * 4
+    return images[: len(chosen), :, :longest], widths
+
+
+def by_speaker(
+    readings: Sequence[Reading], truths: Sequence[Sequence[int]], names: Sequence[str]
+) -> Table:
+    """Compare the speakers."""
+    pairs = [(each.classes, list(true)) for each, true in zip(readings, truths, strict=True)]
+    rows = []
+    for name in sorted({*names}):
+        own = [pair for pair, speaker in zip(pairs, names, strict=True) if speaker == name]
+        right = sum(found == true for found, true in own)
+        rate = error_rate(own)
+        rows.append([name, str(len(own)), f"{right / len(own):.2%}", f"{rate:.2%}"])
+    return Table(
+        "speakers",
+        "Speaker by speaker",
+        "Test recordings by who speaks.",
+        ["speaker", "recordings", "right", "digits wrong"],
+        rows,
+    )
+
+
+def misheard(
+    test: dict[str, np.ndarray], readings: Sequence[Reading], truths: Sequence[Sequence[int]]
+) -> Iterator[Audio]:
+    """Play some recordings that were misunderstood, those first of which the network was surest."""
+    wrong = [k for k, each in enumerate(readings) if each.classes != list(truths[k])]
+    for k in sorted(wrong, key=lambda k: -readings[k].probability)[:HEARD]:
+        one = {name: jnp.asarray(test[name][k : k + 1]) for name in test}
+        sound, totals = spoken.sounded(one)
+        samples = np.asarray(sound[0, : int(totals[0])])
+        there, found = spelt(truths[k]), spelt(readings[k].classes)
+        yield Audio(
+            f"misheard_{there}_{k}",
+            f"{there}, understood as {found or 'nothing'}",
+            "As it was recorded, without the noise that is added.",
+            samples / max(float(np.abs(samples).max()), 1e-6),
+            RATE,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Listen:
+    """Hold the flags of ``./launch.sh predict``."""
+
+    wav: str = option("", "a recording of spoken digits: WAV, or another that libsndfile reads")
+    beam: int = option(1, "prefixes kept at each frame; 1 is greedy", minimum=1, maximum=1000)
+
+
+def listen_command(model_of: Callable[[Any], Transcriber]) -> Command:
+    """Return the command, for an experiment whose network is ``model_of(config)``."""
+
+    def listen(run: Run, flags: Listen) -> Iterator[str]:
+        if not flags.wav:
+            raise UserError("predict: expected --wav=FILE.")
+        sound, notes = prepared(flags.wav)
+        yield from (f"{note}\n" for note in notes)
+        totals = jnp.array([len(sound)])
+        clean = spoken.noisy(jnp.asarray(sound[None]), totals, 60.0, jnp.zeros((1, len(sound))))
+        strips, frames = spoken.features_of(clean, totals)
+        strip = np.asarray(strips[0, :, : int(frames[0])])
+        found = transcribing.read_one(model_of(run.config), run.kept, strip, flags.beam)
+        yield f"{spelt(found.classes) or 'no digit'}  (probability {found.probability:.4f})"
+
+    return Command(Listen, listen, "understand the digits in a recording")
+
+
+def prepared(text: str) -> tuple[np.ndarray, list[str]]:
+    """Return a user's recording as the network knows them, and what was done to it.
+
+    Raises:
+      UserError: where it cannot be read, or nothing is to be heard.
+    """
+    wave, notes = read_wave(text, "--wav: ", longest=LONGEST)
+    samples = resampled(wave, RATE)
+    if wave.rate != RATE:
+        notes.append(f"{text} has {wave.rate} samples a second; resampled to {RATE}.")
+    samples = samples - samples.mean()
+    loud = np.abs(samples) > QUIET * np.abs(samples).max()
+    if len(samples) < spoken.WINDOW or not loud.any():
+        raise UserError(f"--wav: nothing is to be heard in {text}.")
+    first, last = np.flatnonzero(loud)[[0, -1]]
+    seconds = (last + 1 - first) / RATE
+    if first + len(samples) - last > RATE / 4:
+        notes.append(f"The silence around the speech was cut off; {seconds:.2f} s are left.")
+    padding = spoken.EDGE + spoken.WINDOW
+    return np.pad(samples[first : last + 1], padding).astype(np.float32), notes

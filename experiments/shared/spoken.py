@@ -1,0 +1,252 @@
+"""Join recordings of digits to strings of one speaker, and turn them into what a network reads.
+
+Axis letters: B strings, N digits of the longest, L samples of a recording, W of a string.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from experiments.data.recordings import RATE, TEST, VALID, Recordings
+from recurrent.spectrograms import frame_count, log_mel
+from recurrent.training.task import HParams
+
+WINDOW, HOP, BANDS = 200, 80, 32  # 25 ms and 10 ms
+FLOOR = 1e-2  # of the power in a band, about 40 dB below the mean of a string
+EDGE = 100  # samples of silence, at least, before and after a string
+MOST_SILENCE = 1200  # samples before, between and after digits, at most
+FASTEST = 1.25  # how much faster, or slower, a digit is played in training; its pitch with it
+SLOWEST = 1 / FASTEST
+LEAST_SNR, MOST_SNR = 3.0, 40.0  # of the noise in training, dB
+BAND_MASK, TIME_MASK = 8, 10  # bands and frames that are hidden in training, at most
+
+NOBODY = -1  # who is never held out
+
+Strings = dict[str, np.ndarray]
+
+
+def splits_of(
+    found: Recordings, split: str, digits: int, seed: int
+) -> tuple[dict[str, Strings], np.ndarray]:
+    """Return the splits of `spoken_digits` as arrays of strings.
+
+    The official split tests on the recordings of index 0 to 4 of every speaker. The split by
+    speaker has all recordings in its test split, of which those of the held-out speaker count, and
+    all but his count in the others; see `counted`. Recordings are parted before any are joined.
+
+    Args:
+      found: all recordings.
+      split: ``"official"`` or ``"speaker"``.
+      digits: of the longest string.
+      seed: decides which recordings are joined, and the silence between them.
+
+    Returns:
+      The splits, and the place of the speaker of each test string among the names.
+    """
+    alone = split == "speaker"
+    test = found.indices >= 0 if alone else found.indices < TEST
+    valid = (found.indices >= TEST) & (found.indices < VALID)
+    longest = max(map(len, found.samples))
+    data, speakers = {}, np.zeros(0)
+    places = {"train": found.indices >= VALID, "valid": valid, "test": test}
+    for k, (name, chosen) in enumerate(places.items()):
+        own = found.some(chosen)
+        joined = 1 if name == "train" else digits  # those of training are joined in each step anew
+        rows = dealt(own, joined, np.random.default_rng([seed, k]))
+        data[name] = strings_of(own, rows, joined, longest, np.random.default_rng([seed, k, 1]))
+        speakers = data[name]["speakers"]
+        data[name]["folds"] = speakers if alone else np.full_like(speakers, NOBODY)
+        data[name]["tested"] = np.full(len(rows), alone and name == "test")
+    return data, speakers
+
+
+def dealt(found: Recordings, digits: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Deal recordings out to strings of one speaker, of 1 to ``digits``, each recording once."""
+    rows = []
+    for speaker in range(len(found.names)):
+        own = rng.permutation(np.flatnonzero(found.speakers == speaker))
+        length = 0
+        while len(own):
+            length = length % digits + 1
+            rows.append(own[:length])
+            own = own[length:]
+    return rows
+
+
+def strings_of(
+    found: Recordings, rows: list[np.ndarray], digits: int, longest: int, rng: np.random.Generator
+) -> Strings:
+    """Return strings of recordings as arrays.
+
+    Returns:
+      ``"samples"`` int16 ``[S, L, N]``, ``"lengths"`` and ``"classes"`` ``[S, N]``, ``"counts"``
+      and ``"longest"`` (the most samples of a recording) ``[S]``, ``"silences"`` ``[S, N + 1]``,
+      ``"speakers"`` and ``"ids"`` ``[S]``.
+    """
+    shape = len(rows), digits
+    samples = np.zeros((len(rows), longest, digits), np.int16)
+    lengths, classes = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    for s, row in enumerate(rows):
+        for n, k in enumerate(row):
+            samples[s, : len(found.samples[k]), n] = found.samples[k]
+            lengths[s, n], classes[s, n] = len(found.samples[k]), found.classes[k]
+    return {
+        "samples": samples,
+        "lengths": lengths,
+        "classes": classes,
+        "counts": np.array([len(row) for row in rows], np.int32),
+        "longest": lengths.max(1),
+        "silences": rng.integers(EDGE, MOST_SILENCE, (len(rows), digits + 1), np.int32),
+        "speakers": np.array([found.speakers[row[0]] for row in rows], np.int32),
+        "ids": np.arange(len(rows), dtype=np.int32),
+    }
+
+
+def counted(batch: Any, hparams: HParams) -> Array:
+    """Return which strings of a batch count: those of the held-out speaker where he is tested."""
+    return batch["mask"] & ((batch["folds"] == hparams["held_out"]) == batch["tested"])
+
+
+def joined_anew(key: Array, batch: Any, digits: int) -> Any:
+    """Return a batch of single recordings joined to strings of 1 to ``digits`` of one speaker.
+
+    The first digit of string b is recording b, the others are drawn among those of its speaker.
+    """
+    partners, counts, silences = jax.random.split(key, 3)
+    size = len(batch["counts"])
+    same = (batch["speakers"][:, None] == batch["speakers"]) & batch["mask"]
+    chance = jnp.where(same, 0.0, -jnp.inf)  # [B, B]
+    drawn = jax.random.categorical(partners, chance[:, None], shape=(size, digits))
+    own = jnp.arange(size)[:, None]
+    some = same.any(1)[:, None]  # none of the examples that fill up a last batch
+    rows = jnp.where(some & (jnp.arange(digits) > 0), drawn, own)  # [B, N]
+    return batch | {
+        "samples": batch["samples"][..., 0][rows].swapaxes(1, 2),
+        "lengths": batch["lengths"][:, 0][rows],
+        "classes": batch["classes"][:, 0][rows],
+        "counts": jax.random.randint(counts, (size,), 1, digits + 1),
+        "silences": jax.random.randint(silences, (size, digits + 1), EDGE, MOST_SILENCE),
+    }
+
+
+def sounded(batch: Any, rates: Any = 1.0) -> tuple[Array, Array]:
+    """Return the sound of strings ``[B, W]``, and the samples of each ``[B]``.
+
+    Args:
+      batch: as `strings_of` has it.
+      rates: how much faster each digit is played, ``[B, N]``, from `SLOWEST` on; linearly
+        interpolated.
+    """
+    _, longest, digits = batch["samples"].shape
+    real = jnp.arange(digits) < batch["counts"][:, None]
+    durations = jnp.where(real, jnp.floor((batch["lengths"] - 1) / rates).astype(int) + 1, 0)
+    after = jnp.where(real, batch["silences"][:, 1:], 0)
+    steps = durations + after
+    starts = batch["silences"][:, :1] + jnp.cumsum(steps, 1) - steps
+    slowed = 1 if isinstance(rates, float) else FASTEST
+    total = round(digits * (longest * slowed + MOST_SILENCE)) + MOST_SILENCE
+    places = jnp.arange(total)
+    which = (places >= starts[..., None]).sum(1) - 1  # [B, W]
+    which = jnp.clip(which, 0, jnp.maximum(batch["counts"] - 1, 0)[:, None])
+    at = (places - jnp.take_along_axis(starts, which, 1)) * taken(rates, which)
+    inside = (at >= 0) & (at <= taken(batch["lengths"], which) - 1)
+    flat = batch["samples"].swapaxes(1, 2).reshape(len(which), -1)  # [B, N * L]
+    low = jnp.clip(at.astype(int), 0, longest - 1)
+    beside = [jnp.minimum(low + k, longest - 1) + which * longest for k in (0, 1)]
+    below, above = (jnp.take_along_axis(flat, each, 1).astype(jnp.float32) for each in beside)
+    sound = jnp.where(inside, below + (at - low) * (above - below), 0)
+    return sound / 2**15, batch["silences"][:, 0] + steps.sum(1)
+
+
+def taken(values: Any, which: Array) -> Any:
+    """Return for each sample the value ``[B, N]`` of its digit; a single number stays as it is."""
+    return values if isinstance(values, float) else jnp.take_along_axis(values, which, 1)
+
+
+def noisy(sound: Array, totals: Array, snr: Any, noise: Array) -> Array:
+    """Return sound ``[B, W]`` of a mean power of 1 with noise of the same shape added to it.
+
+    Args:
+      sound: 0 beyond the end of each.
+      totals: samples of each, ``[B]``.
+      snr: the power of the sound over that of the noise, dB, ``[B]`` or one for all.
+      noise: of power 1.
+    """
+    real = jnp.arange(sound.shape[1]) < totals[:, None]
+    power = jnp.square(sound).sum(1) / jnp.maximum(totals, 1)
+    level = 10 ** (-jnp.asarray(snr) / 20)
+    scaled = sound / jnp.sqrt(jnp.maximum(power, 1e-12))[:, None]
+    return jnp.where(real, scaled + jnp.broadcast_to(level, totals.shape)[:, None] * noise, 0)
+
+
+def features_of(sound: Array, totals: Array) -> tuple[Array, Array]:
+    """Return normalized log-mel features ``[B, BANDS, T]``, and the frames of each ``[B]``.
+
+    From each band the mean over the frames of a string is subtracted, which takes the loudness and
+    much of the microphone away; all are divided by the string's own standard deviation.
+
+    Args:
+      sound: of a mean power of 1, ``[B, W]``.
+      totals: samples of each, ``[B]``.
+    """
+    spectra = partial(log_mel, rate=RATE, window=WINDOW, hop=HOP, bands=BANDS, floor=FLOOR)
+    # One by one, since XLA would make each sample anew, noise and all, in each window it lies in.
+    found = lax.map(spectra, sound)
+    frames = jnp.maximum(frame_count(totals, WINDOW, HOP), 1)
+    frames = jnp.minimum(frames, found.shape[1])
+    real = (jnp.arange(found.shape[1]) < frames[:, None])[..., None]
+    mean = jnp.where(real, found, 0).sum(1, keepdims=True) / frames[:, None, None]
+    centered = jnp.where(real, found - mean, 0)
+    variance = jnp.square(centered).sum((1, 2), keepdims=True) / (frames[:, None, None] * BANDS)
+    scaled = (centered / jnp.sqrt(variance + 1e-4)).swapaxes(1, 2)
+    return jnp.pad(scaled, ((0, 0), (0, 0), (0, -scaled.shape[2] % 4))), frames
+
+
+def heard(batch: Any, snr: Any) -> tuple[Array, Array]:
+    """Return the features of strings as they are, with white noise that each string has its own."""
+    sound, totals = sounded(batch)
+    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(0), number))(batch["ids"])
+    # As long in each bucket, so that the noise of a string does not depend on those beside it.
+    noise = jax.vmap(lambda key: jax.random.normal(key, sound.shape[1:]))(keys)
+    return features_of(noisy(sound, totals, snr, noise), totals)
+
+
+def distorted(key: Array, batch: Any) -> tuple[Array, Array]:
+    """Return the features of strings at random speeds, in noise, with some bands and frames hidden.
+
+    References:
+      Park et al. 2019, SpecAugment, arXiv:1904.08779. Departure: one mask of each kind.
+    """
+    speed, level, noise, bands, time = jax.random.split(key, 5)
+    shape = batch["lengths"].shape
+    spread = np.log(FASTEST)
+    rates = jnp.exp(jax.random.uniform(speed, shape, minval=-spread, maxval=spread))
+    sound, totals = sounded(batch, rates)
+    snr = jax.random.uniform(level, shape[:1], minval=LEAST_SNR, maxval=MOST_SNR)
+    sound = noisy(sound, totals, snr, jax.random.normal(noise, sound.shape))
+    features, frames = features_of(sound, totals)
+    whole = jnp.full(shape[:1], BANDS)
+    hidden = stripe(bands, whole, jnp.full(shape[:1], BAND_MASK), BANDS)[:, :, None]
+    longest = jnp.minimum(TIME_MASK, frames // 5)
+    hidden |= stripe(time, frames, longest, features.shape[2])[:, None]
+    return jnp.where(hidden, 0, features), frames
+
+
+def stripe(key: Array, sizes: Array, longest: Array, total: int) -> Array:
+    """Return booleans ``[B, total]``, true in one random stripe of each row.
+
+    Args:
+      key: the random key.
+      sizes: within which it lies, ``[B]``.
+      longest: of it, ``[B]``.
+      total: of a row.
+    """
+    parts = jax.random.uniform(key, (2, len(sizes)))
+    width = jnp.floor(parts[0] * (longest + 1))
+    start = jnp.floor(parts[1] * (sizes - width + 1))
+    places = jnp.arange(total)
+    return (places >= start[:, None]) & (places < (start + width)[:, None])
