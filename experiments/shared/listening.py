@@ -21,6 +21,7 @@ from experiments.shared.transcribing import Reading, Transcriber
 from experiments.shared.transcripts import Strips, spelt, transcript_exhibits
 
 CLASSES = 10
+NOTE = "Spectrograms: 10 ms a column, from 0 Hz at the bottom to 4 kHz in mel; dark is loud."
 HEARD = 5  # recordings that can be played
 LONGEST = 60.0  # seconds of a user's recording
 QUIET = 0.03  # of the loudest frame's amplitude, below which the ends of a recording are cut off
@@ -48,7 +49,7 @@ def exhibits(
     own = {name: test[name][chosen] for name in test}
     truths = [row[:n].tolist() for row, n in zip(own["classes"], own["counts"], strict=True)]
     read = partial(transcribing.read, model, finished.kept, images, widths)
-    strips = Strips(images, widths, truths, "test recordings", "magma", upwards=True)
+    strips = Strips(images, widths, truths, "test recordings", "Greys", upwards=True, note=NOTE)
     yield from transcript_exhibits(strips, read, CLASSES, finished)
     readings = read(1)
     yield by_speaker(readings, truths, [str(names[int(k)]) for k in speakers[chosen]])

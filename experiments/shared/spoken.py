@@ -13,17 +13,21 @@ from jax import Array, lax
 
 from experiments.data.recordings import RATE, TEST, VALID, Recordings
 from recurrent.spectrograms import frame_count, log_mel
+from recurrent.training.bucketing import Buckets, bucket_sizes
 from recurrent.training.task import HParams
 
 WINDOW, HOP, BANDS = 200, 80, 32  # 25 ms and 10 ms
 FLOOR = 1e-2  # of the power in a band, about 40 dB below the mean of a string
 EDGE = 100  # samples of silence, at least, before and after a string
 MOST_SILENCE = 1200  # samples before, between and after digits, at most
-FASTEST = 1.25  # how much faster, or slower, a digit is played in training; its pitch with it
-SLOWEST = 1 / FASTEST
-LEAST_SNR, MOST_SNR = 3.0, 40.0  # of the noise in training, dB
+MEAN, SPREAD = 0.2, 4.1  # of the features of training recordings at 60 dB, rounded
+FASTEST = 1.25  # how much faster, or slower, a digit may be played in training
+QUIETEST = 30.0  # dB; noise in training lies up to 5 dB above that of evaluation, or above this
+MOST_SNR = 60.0  # and down to this
+LOUDER, TILT = 0.3, 0.3  # standard deviations by which all bands, or high against low, are shifted
 BAND_MASK, TIME_MASK = 8, 10  # bands and frames that are hidden in training, at most
 
+SIZES = 3  # of batches
 NOBODY = -1  # who is never held out
 
 Strings = dict[str, np.ndarray]
@@ -106,6 +110,14 @@ def strings_of(
     }
 
 
+def buckets_of(data: dict[str, Strings]) -> Buckets:
+    """Choose to which lengths of recordings batches are cut, so that the least is padding."""
+    longest = data["train"]["samples"].shape[1]
+    limits = bucket_sizes(data["train"]["longest"], SIZES)
+    limits = limits if limits[-1] == longest else (*limits, longest)
+    return Buckets("longest", limits, {"samples": limits})
+
+
 def counted(batch: Any, hparams: HParams) -> Array:
     """Return which strings of a batch count: those of the held-out speaker where he is tested."""
     return batch["mask"] & ((batch["folds"] == hparams["held_out"]) == batch["tested"])
@@ -138,8 +150,8 @@ def sounded(batch: Any, rates: Any = 1.0) -> tuple[Array, Array]:
 
     Args:
       batch: as `strings_of` has it.
-      rates: how much faster each digit is played, ``[B, N]``, from `SLOWEST` on; linearly
-        interpolated.
+      rates: how much faster each digit is played, ``[B, N]``, at least 1 / `FASTEST`;
+        linearly interpolated.
     """
     _, longest, digits = batch["samples"].shape
     real = jnp.arange(digits) < batch["counts"][:, None]
@@ -184,10 +196,10 @@ def noisy(sound: Array, totals: Array, snr: Any, noise: Array) -> Array:
 
 
 def features_of(sound: Array, totals: Array) -> tuple[Array, Array]:
-    """Return normalized log-mel features ``[B, BANDS, T]``, and the frames of each ``[B]``.
+    """Return log-mel features ``[B, BANDS, T]``, 0 past each end, and the frames of each ``[B]``.
 
-    From each band the mean over the frames of a string is subtracted, which takes the loudness and
-    much of the microphone away; all are divided by the string's own standard deviation.
+    They are scaled by the mean and the standard deviation of all training recordings, and T is a
+    multiple of four.
 
     Args:
       sound: of a mean power of 1, ``[B, W]``.
@@ -196,13 +208,9 @@ def features_of(sound: Array, totals: Array) -> tuple[Array, Array]:
     spectra = partial(log_mel, rate=RATE, window=WINDOW, hop=HOP, bands=BANDS, floor=FLOOR)
     # One by one, since XLA would make each sample anew, noise and all, in each window it lies in.
     found = lax.map(spectra, sound)
-    frames = jnp.maximum(frame_count(totals, WINDOW, HOP), 1)
-    frames = jnp.minimum(frames, found.shape[1])
+    frames = jnp.clip(frame_count(totals, WINDOW, HOP), 1, found.shape[1])
     real = (jnp.arange(found.shape[1]) < frames[:, None])[..., None]
-    mean = jnp.where(real, found, 0).sum(1, keepdims=True) / frames[:, None, None]
-    centered = jnp.where(real, found - mean, 0)
-    variance = jnp.square(centered).sum((1, 2), keepdims=True) / (frames[:, None, None] * BANDS)
-    scaled = (centered / jnp.sqrt(variance + 1e-4)).swapaxes(1, 2)
+    scaled = jnp.where(real, (found - MEAN) / SPREAD, 0).swapaxes(1, 2)
     return jnp.pad(scaled, ((0, 0), (0, 0), (0, -scaled.shape[2] % 4))), frames
 
 
@@ -215,24 +223,29 @@ def heard(batch: Any, snr: Any) -> tuple[Array, Array]:
     return features_of(noisy(sound, totals, snr, noise), totals)
 
 
-def distorted(key: Array, batch: Any) -> tuple[Array, Array]:
-    """Return the features of strings at random speeds, in noise, with some bands and frames hidden.
+def distorted(key: Array, batch: Any, hparams: HParams) -> tuple[Array, Array]:
+    """Return the features of strings as another person, room or microphone might give them.
+
+    Each digit is played faster or slower, its pitch with it, by up to ``hparams["speed"]``; there
+    is white noise of random power, the spectrum is tilted, and some bands and frames are hidden.
 
     References:
       Park et al. 2019, SpecAugment, arXiv:1904.08779. Departure: one mask of each kind.
     """
-    speed, level, noise, bands, time = jax.random.split(key, 5)
+    speed, level, noise, shift, bands, time = jax.random.split(key, 6)
     shape = batch["lengths"].shape
-    spread = np.log(FASTEST)
-    rates = jnp.exp(jax.random.uniform(speed, shape, minval=-spread, maxval=spread))
+    spread = jnp.log1p(hparams["speed"])
+    rates = jnp.exp(spread * jax.random.uniform(speed, shape, minval=-1))
     sound, totals = sounded(batch, rates)
-    snr = jax.random.uniform(level, shape[:1], minval=LEAST_SNR, maxval=MOST_SNR)
+    least = jnp.minimum(hparams["snr"], QUIETEST) - 5
+    snr = jax.random.uniform(level, shape[:1], minval=least, maxval=MOST_SNR)
     sound = noisy(sound, totals, snr, jax.random.normal(noise, sound.shape))
     features, frames = features_of(sound, totals)
-    whole = jnp.full(shape[:1], BANDS)
-    hidden = stripe(bands, whole, jnp.full(shape[:1], BAND_MASK), BANDS)[:, :, None]
+    louder, tilt = jax.random.normal(shift, (2, shape[0], 1, 1))
+    features += LOUDER * louder + TILT * tilt * jnp.linspace(-1, 1, BANDS)[:, None]
     longest = jnp.minimum(TIME_MASK, frames // 5)
-    hidden |= stripe(time, frames, longest, features.shape[2])[:, None]
+    hidden = stripe(bands, jnp.full(shape[:1], BANDS), jnp.full(shape[:1], BAND_MASK), BANDS)
+    hidden = hidden[:, :, None] | stripe(time, frames, longest, features.shape[2])[:, None]
     return jnp.where(hidden, 0, features), frames
 
 

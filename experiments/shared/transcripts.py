@@ -24,6 +24,7 @@ class Strips(NamedTuple):
       thing: what they are, in the plural, such as ``"test strings"``.
       cmap: the color map in which they are drawn.
       upwards: whether the first row is drawn at the bottom, as the lowest band of a spectrogram.
+      note: what a reader of the figures must know of them.
     """
 
     images: np.ndarray
@@ -32,6 +33,7 @@ class Strips(NamedTuple):
     thing: str
     cmap: str
     upwards: bool = False
+    note: str = ""
 
 
 def transcript_exhibits(
@@ -121,7 +123,10 @@ def drawn(
         ]
         return Strip(image[::-1] if strips.upwards else image, marks, said(reading, true))
 
-    return Figure(name, heading, caption, alignments(message, [*map(strip, chosen)], strips.cmap))
+    widest = max((strips.widths[k] for k in chosen), default=0)
+    columns = 4 if widest < 4 * strips.images.shape[1] else 2
+    figure = alignments(message, [*map(strip, chosen)], strips.cmap, columns)
+    return Figure(name, heading, f"{caption} {strips.note}".strip(), figure)
 
 
 def said(reading: Reading, true: Sequence[int]) -> str:

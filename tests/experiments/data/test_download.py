@@ -479,3 +479,14 @@ def test_the_table_is_well_formed():
             assert file.url.startswith("https://")
             assert file.url.endswith(f"/{rest}")
             assert re.fullmatch("[0-9a-f]{64}", file.sha256)
+
+
+def test_an_archive_is_known_by_its_contents_and_its_size_is_a_bound(server: Server, folder: Path):
+    file = remote(server.url)._replace(size=2 * len(CONTENT), sha256="ab" * 32)
+    with pytest.raises(UserError, match="has SHA-256 cd"):
+        fetch(file._replace(hashed=lambda path: "cd" * 32))
+    assert not (folder / NAME).exists()
+    assert fetch(file._replace(hashed=lambda path: "ab" * 32)).read_bytes() == CONTENT
+    (folder / NAME).unlink()
+    with pytest.raises(UserError, match="failed"):
+        fetch(file._replace(hashed=lambda path: "ab" * 32, size=len(CONTENT) - 1))
