@@ -5,6 +5,8 @@ import functools
 import gzip
 import io
 import json
+import tarfile
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import sequential_digits
+from experiments.data.archive import recordings_in
 from experiments.data.archives import read_ts, read_tsf
 from experiments.data.chorales import read_songs
 from experiments.data.forecast import load_csv
@@ -19,11 +22,13 @@ from experiments.data.idx import read_idx
 from experiments.data.pronunciations import read_entries
 from experiments.data.scan import read_pairs
 from experiments.data.text import load_text, read_text
+from experiments.data.waves import read_wave
 from experiments.harness import catalogue, flags, manifest, rundir, runs
 from experiments.harness.config import fields_from_json, options
 from experiments.harness.errors import UserError
 from experiments.harness.plan import Plan, fresh_state, plan_of_run, to_json
 from experiments.report.side_by_side import read
+from experiments.shared.photos import read_photo
 from experiments.shared.predict import as_bytes, read_array, read_image
 from experiments.sweep import run as sweep
 from experiments.sweep.axes import read_axes
@@ -64,6 +69,31 @@ def png(pixels: np.ndarray) -> bytes:
     from PIL import Image
 
     return saved(lambda stream: Image.fromarray(pixels).save(stream, "PNG"))
+
+
+def wav(samples: np.ndarray) -> bytes:
+    def write(stream: io.BytesIO) -> None:
+        with wave.open(stream, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(samples.tobytes())
+
+    return saved(write)
+
+
+def archive(name: str, contents: bytes) -> bytes:
+    def write(stream: io.BytesIO) -> None:
+        with tarfile.open(fileobj=stream, mode="w:gz") as members:
+            member = tarfile.TarInfo(name)
+            member.size = len(contents)
+            members.addfile(member, io.BytesIO(contents))
+
+    return saved(write)
+
+
+def photo_of(file: Path) -> Any:
+    return read_photo(str(file), "--image: ", height=32, ink_height=21, margin=4)
 
 
 PIXELS = np.arange(64, dtype=np.uint8).reshape(8, 8)
@@ -154,6 +184,13 @@ DOORS = {
     "npy": Door("a.npy", array_of, saved(lambda stream: np.save(stream, PIXELS))),
     "npz": Door("a.npz", array_of, saved(lambda stream: np.savez(stream, PIXELS))),
     "png": Door("a.png", lambda file: read_image(str(file), (8, 8)), png(PIXELS)),
+    "photo": Door("a.png", photo_of, png(np.eye(24, dtype=np.uint8) * 255)),
+    "wav": Door("a.wav", lambda file: read_wave(file, longest=60), wav(np.arange(99, dtype="<i2"))),
+    "archive": Door(
+        "a.tar.gz",
+        lambda file: dict(recordings_in(file)),
+        archive("d/recordings/0_ann_0.wav", wav(np.arange(9, dtype="<i2"))),
+    ),
     "rows": Door("metrics.jsonl", rundir.rows_of, b"\n".join(map(as_json, ROWS)) + b"\n"),
     "fields": Door(
         "fields.json",
