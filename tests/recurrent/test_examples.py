@@ -11,7 +11,7 @@ import pytest
 
 import recurrent
 from experiments.harness import config
-from recurrent import training
+from recurrent import explain, training
 
 MODULES = [
     importlib.import_module(found.name)
@@ -30,6 +30,7 @@ def test_docstring_examples_print_the_documented_output(module: ModuleType) -> N
 def public_functions() -> dict[str, Any]:
     named = {name: getattr(recurrent, name) for name in recurrent.__all__}
     named |= {name: getattr(training, name) for name in training.__all__}
+    named |= {name: getattr(explain, name) for name in explain.__all__}
     return {name: value for name, value in named.items() if inspect.isfunction(value)}
 
 

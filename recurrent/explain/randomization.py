@@ -1,0 +1,139 @@
+"""Try whether a map depends on what was learned, by making layers random again."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from recurrent.cell import Params
+from recurrent.errors import ArgumentError
+from recurrent.explain._inputs import in_batches
+from recurrent.explain.agreement import rank_correlation
+
+
+class Randomization(NamedTuple):
+    """Hold the maps of networks with random layers, beside that of the trained one.
+
+    Attributes:
+      maps: ``[L, B, ...]``, one for each layer.
+      rank_correlation: ``[L, B]``, Spearman's, with the map of the trained network.
+      absolute_rank_correlation: ``[L, B]``, of absolute values.
+      cosine: ``[L, B]``, the cosine of the angle between absolute values.
+    """
+
+    maps: Array
+    rank_correlation: Array
+    absolute_rank_correlation: Array
+    cosine: Array
+
+
+def randomize_layers(
+    explain: Callable[[Params], Array],
+    params: Params,
+    fresh: Params,
+    layers: Sequence[str],
+    *,
+    cascading: bool = True,
+    lengths: Any = None,
+    batch_size: int = 1,
+) -> Randomization:
+    """Compare maps before and after layers are replaced by random ones.
+
+    Where a map of a network that has forgotten what it learned looks the same, it shows the input,
+    not the network.
+
+    Args:
+      explain: ``params -> map [B, ...]``, such as ``lambda params: gradient(partial(f, params),
+        xs)``.
+      params: trained.
+      fresh: random ones of the same shapes, such as ``init(key)``.
+      layers: names from the output down, such as ``["head", "cell"]``, or of parts, such as
+        ``"cell/recurrent"``; a name stands for all below it.
+      cascading: whether each layer joins those before it in the list; False makes one layer at a
+        time random, independently.
+      lengths: integers ``[B]``, of maps ``[B, T, ...]``; padding does not count.
+      batch_size: how many networks are computed at once.
+
+    Raises:
+      ValueError: for params of two structures or shapes, no layers, or a name that is not there.
+
+    References:
+      Adebayo et al. 2018, Sanity checks for saliency maps, arXiv:1810.03292, whose third measure,
+      structural similarity, is of images alone and left out.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.explain import gradient, randomize_layers
+      >>> xs = jnp.ones((1, 3))
+      >>> def explain(params):
+      ...     return gradient(lambda xs: params["head"]["scale"] * (xs @ params["map"]["w"]), xs)
+      >>> trained = {"map": {"w": jnp.array([1.0, 2.0, 3.0])}, "head": {"scale": jnp.array(1.0)}}
+      >>> fresh = {"map": {"w": jnp.array([2.0, 1.0, 0.0])}, "head": {"scale": jnp.array(0.5)}}
+      >>> found = randomize_layers(explain, trained, fresh, ["head", "map"])
+      >>> found.rank_correlation[:, 0].round(4).tolist()  # the scale has no say in the order
+      [1.0, -1.0]
+    """
+    _check_alike(params, fresh)
+    flags = _flags(params, layers, cascading)  # [L, leaves]
+    leaves, structure = jax.tree.flatten(params)
+    others = jax.tree.leaves(fresh)
+
+    def mixed(random: Array) -> Array:
+        chosen = [
+            jnp.where(random[k], other, leaf)
+            for k, (leaf, other) in enumerate(zip(leaves, others, strict=True))
+        ]
+        return explain(structure.unflatten(chosen))
+
+    trained = explain(params)
+    maps = in_batches(mixed, flags, batch_size)
+    return Randomization(
+        maps=maps,
+        rank_correlation=_each(rank_correlation, maps, trained, lengths),
+        absolute_rank_correlation=_each(rank_correlation, abs(maps), abs(trained), lengths),
+        cosine=_cosine(abs(maps), abs(trained)),
+    )
+
+
+def _each(compare: Callable[..., Array], maps: Array, trained: Array, lengths: Any) -> Array:
+    return jnp.stack([compare(each, trained, lengths=lengths) for each in maps])
+
+
+def _cosine(maps: Array, trained: Array) -> Array:
+    maps = maps.reshape(*maps.shape[:2], -1)
+    trained = trained.reshape(len(trained), -1)
+    size = jnp.linalg.norm(maps, axis=-1) * jnp.linalg.norm(trained, axis=-1)
+    return jnp.einsum("lbn,bn->lb", maps, trained) / jnp.where(size > 0, size, 1)
+
+
+def _check_alike(params: Params, fresh: Params) -> None:
+    def shapes(tree: Params) -> Any:
+        return jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+
+    if shapes(params) != shapes(fresh):
+        raise ArgumentError(
+            "fresh: expected params of the structure and shapes of the trained ones; take the init "
+            "of the same network."
+        )
+
+
+def _flags(params: Params, layers: Sequence[str], cascading: bool) -> np.ndarray:
+    """Return which leaves are random in each network, booleans ``[L, leaves]``."""
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree.leaves_with_path(params)
+    ]
+    if isinstance(layers, str) or not len(layers):
+        raise ArgumentError(f"layers: expected a list of names, got {layers!r}.")
+    rows = [[path == name or path.startswith(f"{name}/") for path in paths] for name in layers]
+    for name, row in zip(layers, rows, strict=True):
+        if not any(row):
+            raise ArgumentError(
+                f"layers: expected names among {', '.join(paths)}, or of what is above them, got "
+                f"{name}."
+            )
+    flags = np.array(rows)
+    return np.logical_or.accumulate(flags) if cascading else flags
