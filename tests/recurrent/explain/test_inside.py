@@ -49,8 +49,7 @@ def test_padding_has_no_say_in_the_weights_of_channels() -> None:
     np.testing.assert_allclose(padded[:, :4], alone, atol=1e-6)
 
 
-@pytest.mark.parametrize("lengths", [None, [6, 3]])
-@pytest.mark.parametrize("rotary_base", [None, 100.0])
+@pytest.mark.parametrize(("lengths", "rotary_base"), [(None, None), ([6, 3], 100.0)])
 def test_the_weights_are_those_that_the_attention_uses(lengths: Any, rotary_base: Any) -> None:
     options: dict[str, Any] = {"causal": True, "window": 4, "rotary_base": rotary_base}
     attention = recurrent.multi_head_attention(8, 4, key_value_heads=2, head_size=2, **options)
@@ -64,6 +63,7 @@ def test_the_weights_are_those_that_the_attention_uses(lengths: Any, rotary_base
     np.testing.assert_allclose(contexts @ params["output"]["kernel"], expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_weights_are_those_of_the_attention_cell() -> None:
     cell = recurrent.attention_cell(3, 4, heads=2, window=8)
     params = cell.init(jax.random.key(0))
