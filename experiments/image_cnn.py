@@ -2,6 +2,7 @@
 
 Command: ./launch.sh image_cnn [--data=mnist]
          ./launch.sh predict RUN_DIRECTORY --image=FILE
+         ./launch.sh explain RUN_DIRECTORY --index=N
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from jax import Array
 from experiments.data.images import ImageSet
 from experiments.harness.program import Figure, Program
 from experiments.shared.classification import CLASSES, Classifier, ClassifierConfig, classification
+from experiments.shared.explaining import explain_command
 from experiments.shared.predict import predict_command
 
 
@@ -45,7 +47,10 @@ def convnet_classifier(config: Config, image_shape: tuple[int, int]) -> Classifi
     return Classifier(init, logits, first_kernels)
 
 
-commands = {"predict": predict_command(convnet_classifier)}
+commands = {
+    "predict": predict_command(convnet_classifier),
+    "explain": explain_command(convnet_classifier),
+}
 
 
 def first_kernels(params: Any, test: ImageSet) -> Iterator[Figure]:

@@ -3,6 +3,7 @@
 Command: ./launch.sh sequential_digits [--data=mnist] [--order=pixel] [--cell=gru]
              [--cell=diagonal_s5 --blocks=3 --pool=4]
          ./launch.sh predict RUN_DIRECTORY --image=FILE
+         ./launch.sh explain RUN_DIRECTORY --index=N
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from experiments.shared.averaging import averaged_classifier
 from experiments.shared.blocks import block, pyramid
 from experiments.shared.causality import looks_ahead
 from experiments.shared.classification import CLASSES, Classifier, ClassifierConfig, classification
+from experiments.shared.explaining import explain_command
 from experiments.shared.predict import predict_command
 from experiments.shared.summary import summary
 
@@ -80,7 +82,7 @@ def model_of(config: Config, image_shape: tuple[int, int]) -> Classifier:
     return sequence_classifier(cell, read, cell_flag.looks_ahead(config.cell, cell, steps))
 
 
-commands = {"predict": predict_command(model_of)}
+commands = {"predict": predict_command(model_of), "explain": explain_command(model_of)}
 
 
 def reader(order: str, image_shape: tuple[int, ...]) -> Callable[[Any], Any]:

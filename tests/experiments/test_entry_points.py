@@ -8,7 +8,7 @@ import pytest
 from experiments import __main__
 from experiments.harness import catalogue, naming
 
-FOLDERS = ["info", "report", "predict", "sample"]  # whose first word is a run
+FOLDERS = ["info", "report", "predict", "explain", "sample"]  # whose first word is a run
 PATHS = {
     "missing": "nowhere",
     "a file": "file.txt",
