@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments import __main__
 from experiments.harness.errors import UserError
 from experiments.shared.classification import Classifier
 from experiments.shared.explaining import (
@@ -113,3 +114,18 @@ def test_an_image_is_that_of_the_test_split_or_of_a_file(tmp_path: Path) -> None
 )
 def test_layers_come_from_the_output_down(params: list[str], layers: list[str]) -> None:
     assert from_the_output(dict.fromkeys(params)) == layers
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("experiment", ["sequential_digits", "image_cnn"])
+def test_a_trained_run_is_explained(
+    experiment: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert __main__.main([experiment, "--epochs=1", f"--workdir={tmp_path}"]) == 0
+    capfd.readouterr()
+    assert __main__.main(["explain", str(tmp_path), "--index=1", "--target=3"]) == 0
+    assert f"explanation: {tmp_path / 'explanation.png'}" in capfd.readouterr().out
+    with Image.open(tmp_path / "explanation.png") as drawn:
+        assert drawn.height > 500
+    assert __main__.main(["explain", str(tmp_path), "--index=9999"]) == 2
+    assert "--index: expected at most 359, got 9999" in capfd.readouterr().err
