@@ -175,8 +175,7 @@ def held_steps(f: Score, xs: Any, lengths: Any, *, width: int = 1, batch_size: i
         raise ArgumentError("lengths: expected one for each sequence, got None; give T for all.")
     problem = prepare(f, xs, lengths)
     check_sizes(width=width)
-    mask, time = problem.mask, problem.xs.shape[1]
-    assert mask is not None  # noqa: S101
+    mask, time = problem.real(2), problem.xs.shape[1]
     segment = jnp.arange(time) // width
 
     def drop(index: Array) -> Array:
