@@ -52,6 +52,7 @@ def found() -> Any:
     )
 
 
+@pytest.mark.long
 def test_maps_point_at_what_the_class_depends_on(found: Any) -> None:
     image, explanation = found
     for name, values in explanation.maps.items():
@@ -63,6 +64,7 @@ def test_maps_point_at_what_the_class_depends_on(found: Any) -> None:
     np.testing.assert_allclose(explanation.maps["integrated (black)"], expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_curves_begin_and_end_alike_and_beat_random_orders(found: Any) -> None:
     _, explanation = found
     methods = len(explanation.maps)
@@ -75,6 +77,7 @@ def test_curves_begin_and_end_alike_and_beat_random_orders(found: Any) -> None:
     assert all(len(values) == 2 for values in explanation.sanity.values())
 
 
+@pytest.mark.long
 def test_the_text_names_each_method_with_its_areas(found: Any) -> None:
     lines = list(as_text(found[1]))
     assert [line.split("  ")[0] for line in lines[1 : len(found[1].maps) + 1]] == list(
@@ -84,6 +87,7 @@ def test_the_text_names_each_method_with_its_areas(found: Any) -> None:
     assert any("R^2" in line for line in lines)
 
 
+@pytest.mark.long
 def test_the_figure_is_drawn_or_refused_in_a_sentence(found: Any, tmp_path: Path) -> None:
     image, explanation = found
     out = tmp_path / "a.png"

@@ -57,6 +57,7 @@ def test_exact_and_kernel_values_are_means_over_all_orders(groups: list[int]) ->
     np.testing.assert_allclose(kernel.gap, 0, atol=1e-5)
 
 
+@pytest.mark.long
 def test_each_example_can_have_groups_of_its_own() -> None:
     f, rng = network(), np.random.default_rng(1)
     xs = rng.normal(size=(2, PLAYERS)).astype(np.float32)
