@@ -157,6 +157,75 @@ LINES = (
         for published in ("69.8 % (a transformer of 3 layers of 256), 66.1 % (Phonetisaurus); see "
                           "[g2p-seq2seq](https://github.com/cmusphinx/g2p-seq2seq)",)
     ),
+    *(
+        Line("sequential_digits", f"MNIST, {how}", {"data": "mnist", "order": order},
+             "test_accuracy", "{:.2%}", f"LSTM {scores[0]} %, GRU {scores[1]} % ({BAI})")
+        for how, order, scores in (
+            ("pixel by pixel", "pixel", (87.2, 96.2)),
+            ("pixels shuffled once", "permuted", (85.7, 87.3)),
+        )
+    ),
+    Line("digit_strings", "1 to 8 MNIST digits, digits wrong", {"data": "mnist"}, "test_errors",
+         "{:.2%}", "-"),
+    Line("digit_strings", "1 to 8 MNIST digits, strings right", {"data": "mnist"}, "test_exact",
+         "{:.2%}", "-"),
+    Line("spoken_digits", "one digit, official split", {"split": "official", "digits": 1},
+         "test_exact", "{:.2%}", "-"),
+    *(
+        Line("spoken_digits", f"strings of up to 5, {how}, words wrong",
+             {"split": "official", "digits": 5, "snr": snr}, "test_errors", "{:.2%}", "-")
+        for how, snr in (("without noise", 60.0), ("noise at 10 dB", 10.0))
+    ),
+    *(
+        Line("long_memory", f"adding, T = {length:,}, {cell}",
+             {"problem": "adding", "length": length, "cell": cell}, "test_loss", "{:.2e}",
+             f"1.67e-1 (nothing learned){others}")
+        for length, cells, others in (
+            (200, ("elman", "lstm", "gru", "min_gru", "lem", "orthogonal_rnn", "lru"), ""),
+            (600, ("lstm", "gru", "lem"), f", LSTM 1.64e-1, GRU 5.3e-5 ({BAI})"),
+            (10_000, ("lru", "rg_lru", "min_gru", "lem"),
+             ", 5.6e-3 (LEM, [Rusch et al. 2022](https://arxiv.org/abs/2110.04744))"),
+        )
+        for cell in cells
+    ),
+    *(
+        Line("long_memory", f"copy, T = 1000, {cell}, sequences right",
+             {"problem": "copy", "length": 1000, "cell": cell}, "test_right", "{:.2%}", "-")
+        for cell in ("lru", "orthogonal_rnn", "lstm")
+    ),
+    Line("time_series", "JapaneseVowels", {"data": "JapaneseVowels", "csv": "", "resample": 0},
+         "test_accuracy", "{:.2%}", "-"),
+    Line("time_series", "M1 yearly, mean MASE", {"data": "m1_yearly", "csv": ""}, "test_mase",
+         "{:.3f}", "-"),
+    *(
+        Line("recurrent_ppo", what, fields | {"cell": "gru"}, "test_return", "{:.2f}", published)
+        for what, fields, published in (
+            ("CartPole, positions alone",
+             {"environment": "cart_pole_positions", "memory": "recurrent", "frames": 1},
+             "500.0, and 401.6 of another seed ([sb3-contrib](https://huggingface.co/sb3/"
+             "ppo_lstm-CartPoleNoVel-v1))"),
+            ("CartPole, positions alone, without memory",
+             {"environment": "cart_pole_positions", "memory": "none", "frames": 1}, "-"),
+            ("CartPole, positions alone, the last 4 at once",
+             {"environment": "cart_pole_positions", "memory": "none", "frames": 4}, "-"),
+            ("a cue asked for 10 steps later",
+             {"environment": "memory_chain", "length": 10, "memory": "recurrent"}, "-"),
+            ("a cue asked for 30 steps later",
+             {"environment": "memory_chain", "length": 30, "memory": "recurrent"}, "-"),
+            ("T-maze of 10", {"environment": "t_maze", "length": 10, "memory": "recurrent"}, "-"),
+        )
+    ),
+    *(
+        Line("digit_gan", f"MNIST, {'row by row' if kind == 'rows' else 'by convolutions'}, {what}",
+             {"data": "mnist", "generator": kind}, metric, form, "-")
+        for kind in ("conv", "rows")
+        for what, metric, form in (
+            ("Frechet distance, in units of that of training images", "test_frechet_ratio",
+             "{:.2f}"),
+            ("digits of which a classifier is 90 % sure", "test_sure", "{:.1%}"),
+            ("divergence of the ten digits' shares, nats", "test_class_kl", "{:.3f}"),
+        )
+    ),
     Line("row_likelihood", "binarised MNIST", {"data": "mnist"}, "test_loss", "{:.2f} nats",
          "82.12 (dev set; [a diagonal BiLSTM](https://github.com/igul222/pixel_rnn) after 100,000 "
          "steps, not yet converged), on another draw of the pixels"),
