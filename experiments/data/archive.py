@@ -19,8 +19,10 @@ def recordings_in(archive: Path) -> Iterator[tuple[str, bytes]]:
     Only regular files of such names are read, so nothing can be written elsewhere by their names.
 
     Raises:
-      UserError: for what is no archive, or one with too many or too large files.
+      UserError: for what is no archive, or one with too many or too large files, or without any
+        recording.
     """
+    found = 0
     try:
         with tarfile.open(archive) as members:
             for number, member in enumerate(members):
@@ -32,10 +34,12 @@ def recordings_in(archive: Path) -> Iterator[tuple[str, bytes]]:
                     continue
                 if member.size > LARGEST:
                     raise UserError(f"{archive}: {name} has {member.size} bytes.")
-                stream = members.extractfile(member)
+                stream, found = members.extractfile(member), found + 1
                 yield name, stream.read() if stream else b""
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{archive} cannot be read as an archive: {error}.") from error
+    if not found:
+        raise UserError(f"{archive} holds no recordings of the form */recordings/7_name_0.wav.")
 
 
 def contents_hash(archive: Path) -> str:

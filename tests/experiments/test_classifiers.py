@@ -507,5 +507,6 @@ def test_a_run_of_another_experiment_has_no_text_to_sample(
     out, err = capfd.readouterr()
     assert out == ""
     assert err == (
-        f"error: sample: the experiment of {untrained} has no such command; it has predict.\n"
+        f"error: sample: the experiment of {untrained} has no such command; it has predict, "
+        "explain.\n"
     )

@@ -158,3 +158,12 @@ def test_a_tone_of_another_rate_is_the_same_tone(rate: int) -> None:
     found = resampled(Wave(tone.astype(np.float32), rate), 8000)
     assert len(found) == 4000
     np.testing.assert_allclose(found[200:-200], TONE[200:-200], atol=5e-3)
+
+
+def test_an_archive_without_recordings_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "other.tar"
+    with tarfile.open(file, "w") as archive:
+        archive.addfile(tarfile.TarInfo("project/recordings/readme.txt"))
+    with pytest.raises(UserError, match="holds no recordings"):
+        dict(recordings_in(file))
+    assert contents_hash(file) == 64 * "0"
