@@ -37,7 +37,7 @@ def learning_curves(rows: Rows, metrics: Sequence[Metric], best_step: int | None
       rows: One mapping per evaluation with `step` and any of `train_NAME` and `valid_NAME`.
         Missing, None and non-finite values leave a gap; a panel says how many evaluations had
         a non-finite value.
-      metrics: One or two, the one that people read last; the title states its value.
+      metrics: One to three, the one that people read last; the title states its value.
       best_step: The step whose parameters were kept; it is marked in each panel. 0 and None
         stand for no such step.
     """
@@ -48,6 +48,8 @@ def learning_curves(rows: Rows, metrics: Sequence[Metric], best_step: int | None
         figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
     ):
         _curves(axes, rows, metric, best_step)
+        if len(metrics) > 2:  # in narrow panels, more numbers would run into each other
+            axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
     return figure
 
 
