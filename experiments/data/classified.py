@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.archives import Cases, read_ts
 from experiments.data.download import REMOTE_FILES, fetch
+from experiments.data.ts_files import Cases, read_ts
 from experiments.harness.errors import UserError
 
 CLASSIFIED = ("JapaneseVowels", "GunPoint", "ItalyPowerDemand", "ArrowHead", "OSULeaf")

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.archives import read_tsf
 from experiments.data.columns import read_columns
 from experiments.data.download import REMOTE_FILES, fetch
 from experiments.data.times import ROWS, Grid, gridded
+from experiments.data.ts_files import read_tsf
 from experiments.harness.errors import UserError
 from experiments.harness.files import path_of
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.archives import read_ts
 from experiments.data.classified import Classified, padded
+from experiments.data.ts_files import read_ts
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.files import path_of, write_atomically

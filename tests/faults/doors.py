@@ -15,13 +15,13 @@ import numpy as np
 
 from experiments import sequential_digits
 from experiments.data.archive import recordings_in
-from experiments.data.archives import read_ts, read_tsf
 from experiments.data.chorales import read_songs
 from experiments.data.forecast import load_csv
 from experiments.data.idx import read_idx
 from experiments.data.pronunciations import read_entries
 from experiments.data.scan import read_pairs
 from experiments.data.text import load_text, read_text
+from experiments.data.ts_files import read_ts, read_tsf
 from experiments.data.waves import read_wave
 from experiments.harness import catalogue, flags, manifest, rundir, runs
 from experiments.harness.config import fields_from_json, options

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.data import classified
-from experiments.data.archives import Cases, read_ts, read_tsf
 from experiments.data.classified import as_arrays, held_out, resampled
+from experiments.data.ts_files import Cases, read_ts, read_tsf
 from experiments.harness.errors import UserError
 
 HEAD = "# any words\n@problemName P\n@classLabel true a b\n@data\n"
