@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.figures.bars import bars
 from experiments.figures.curves import Rows, column
 from experiments.figures.style import (
     ACCENT,
@@ -13,7 +14,6 @@ from experiments.figures.style import (
     format_percent,
     log_scale,
     message_figure,
-    quiet,
     step_axis,
     titled_figure,
 )
@@ -77,18 +77,7 @@ def answers(targets: np.ndarray, found: np.ndarray) -> Figure:
 
 
 def positions(right: Sequence[float]) -> Figure:
-    """Draw the share of symbols that are repeated rightly, by their place in the sequence."""
+    """Draw the share of symbols that are repeated rightly, by their place, and that of guessing."""
     worst = int(np.argmin(right))
-    figure = titled_figure(
-        2.8, f"The worst is symbol {worst + 1}: {format_percent(right[worst])} right"
-    )
-    axes = figure.subplots()
-    axes.bar(np.arange(1, len(right) + 1), right, color=ACCENT)
-    axes.axhline(1 / 8, color=MUTED, linestyle="--")
-    axes.annotate("guessing", (0.4, 1 / 8), color=MUTED, fontsize=9, va="bottom")
-    axes.set_ylim(0, 1)
-    axes.set_xticks(range(1, len(right) + 1))
-    axes.set_xlabel("place of the symbol", color=INK)
-    axes.set_ylabel("share right", color=INK)
-    quiet(axes)
-    return figure
+    message = f"The worst is symbol {worst + 1}: {format_percent(right[worst])} right"
+    return bars(message, np.asarray(right), [str(k + 1) for k in range(len(right))], 1 / 8)

@@ -1,14 +1,15 @@
 """Name the class of an image by the mean of what layers made of it, read as a sequence."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import jax
 from jax import Array
 
 import recurrent
 from experiments.shared.blocks import Pyramid
 from experiments.shared.classification import CLASSES, Classifier
+from recurrent.layers import init_all
 
 
 def averaged_classifier(layers: Pyramid, size: int, read: Callable[[Any], Any]) -> Classifier:
@@ -21,9 +22,7 @@ def averaged_classifier(layers: Pyramid, size: int, read: Callable[[Any], Any]) 
     """
     head = recurrent.dense(size, CLASSES)
 
-    def init(key: Array) -> Any:
-        layers_key, head_key = jax.random.split(key)
-        return {"layers": layers.init(layers_key), "head": head.init(head_key)}
+    init = partial(init_all, {"layers": layers, "head": head})
 
     def logits(params: Any, images: Array, dropout_rate: Any, key: Array | None) -> Array:
         mean = layers.apply(params["layers"], read(images)).mean(0)

@@ -1,15 +1,16 @@
 """Stack residual blocks of a cell that a flag names."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 import recurrent
 from experiments.harness.errors import UserError
 from experiments.shared.cell_flag import make_cell
+from recurrent.layers import init_all
 
 
 def block(name: str, size: int, options: dict[str, Any] | None = None) -> recurrent.Cell:
@@ -74,16 +75,13 @@ def pyramid(input_size: int, blocks: list[recurrent.Cell], pool: int) -> Pyramid
     levels = [recurrent.stack(widened, blocks[0], input_shape=(input_size,)), *blocks[1:]]
     levels[-1] = recurrent.stack(levels[-1], recurrent.rms_norm(size))
 
-    def init(key: Array) -> Any:
-        keys = jax.random.split(key, len(levels))
-        return {f"level_{k}": level.init(keys[k]) for k, level in enumerate(levels)}
-
     def apply(params: Any, xs: Array) -> Array:
         for k, level in enumerate(levels):
             xs = averaged_steps(xs, pool) if k else xs
             _, xs = recurrent.unroll(level, params[f"level_{k}"], xs)
         return xs
 
+    init = partial(init_all, {f"level_{k}": level for k, level in enumerate(levels)})
     return Pyramid(init, apply)
 
 

@@ -187,8 +187,8 @@ def class_probabilities(model: Classifier, params: Any, images: np.ndarray) -> n
     return np.concatenate(parts)
 
 
-def confusion(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+def confusion(true: np.ndarray, predicted: np.ndarray, classes: int = CLASSES) -> np.ndarray:
     """Return counts ``[true class, predicted class]``."""
-    matrix = np.zeros((CLASSES, CLASSES), int)
+    matrix = np.zeros((classes, classes), int)
     np.add.at(matrix, (true, predicted), 1)
     return matrix

@@ -14,6 +14,7 @@ from experiments.harness.program import Exhibit, Finished, Program
 from experiments.shared.reading_series import Reader, epochs_of, read
 from experiments.shared.tasks import minibatch_program
 from experiments.shared.windows import NAIVE
+from recurrent.layers import init_all
 from recurrent.losses import Average, masked_average
 from recurrent.training.bucketing import Buckets, bucket_sizes
 from recurrent.training.task import HParams, Metric, Metrics
@@ -44,8 +45,7 @@ def forecaster(config: Any, inputs: int, horizon: int) -> Forecaster:
 
 def init(model: Forecaster, key: Array) -> Any:
     """Draw the params of a network, which first foretells the mean of the naive forecasts."""
-    keys = jax.random.split(key)
-    return {"reader": model.reader.model().init(keys[0]), "head": model.head.init(keys[1])}
+    return init_all({"reader": model.reader.model(), "head": model.head}, key)
 
 
 def quantiles(

@@ -1,5 +1,6 @@
 """Build the networks of `digit_gan`: two kinds of generators of images, and a discriminator."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import recurrent
 from experiments.shared.adversaries import Network
 from experiments.shared.cell_flag import make_cell
 from recurrent.adversarial import spectrally_normalized
+from recurrent.layers import init_all
 
 KINDS = ("conv", "rows")
 
@@ -64,10 +66,6 @@ def row_by_row(
     cell = make_cell(name, size, hidden_size, causal=height if feedback else 0)
     readout = recurrent.dense(recurrent.output_shape(cell)[-1], width)
 
-    def init(key: Array) -> Any:
-        keys = jax.random.split(key)
-        return {"cell": cell.init(keys[0]), "readout": readout.init(keys[1])}
-
     def written(params: Any, features: Array) -> Array:
         return jax.nn.sigmoid(readout.apply(params["readout"], features))
 
@@ -88,4 +86,5 @@ def row_by_row(
         return written(params, recurrent.unroll(cell, params["cell"], seen)[1])
 
     draw = one_by_one if feedback else at_once
+    init = partial(init_all, {"cell": cell, "readout": readout})
     return Network(init, lambda params, noise: draw(params, noise).swapaxes(0, 1))

@@ -135,18 +135,6 @@ def proximal_task(config: ProximalConfig, agent: Agent, *, greedy: bool) -> Task
     optimizer = optimizer_of(config, length.evaluations, steps)
     rate = learning_rate_of(config, length.evaluations, steps)
 
-    def init(hparams: HParams) -> Learner:
-        key = jax.random.key(hparams["seed"])
-        training = init_state(partial(acting.init, agent), optimizer(hparams), key)
-        keys = jax.random.split(jax.random.fold_in(key, 2), config.environments)
-        return Learner(
-            training=training,
-            actors=acting.begun(agent, training.params, keys),
-            moments=no_moments((agent.environment.observation_size,)),
-            sums=jnp.zeros(config.environments),
-            spread=no_moments(),
-        )
-
     def update(training: TrainState, rows: Array, batch: Batch, hparams: HParams) -> Any:
         part = chosen(batch, rows)
         loss = partial(proximal_loss, agent)
@@ -170,21 +158,37 @@ def proximal_task(config: ProximalConfig, agent: Agent, *, greedy: bool) -> Task
         learner, metrics = lax.scan(lambda each, _: step(each, hparams), learner, None, steps)
         return learner, jax.tree.map(lambda leaf: leaf.sum(0), metrics)
 
-    def evaluate(kept: Kept, hparams: HParams, data: Any) -> Metrics:
-        keys = jax.vmap(jax.random.key)(data["seeds"])
-        episodes = acting.played(agent, kept, keys, greedy=greedy)
-        return {
-            "return": masked_average(episodes.returns),
-            "length": masked_average(episodes.lengths.astype(jnp.float32)),
-        }
-
     return Task(
-        init,
+        lambda hparams: begun(config, agent, optimizer(hparams), hparams["seed"]),
         train,
-        evaluate,
+        lambda kept, hparams, data: evaluated(agent, kept, data["seeds"], greedy=greedy),
         keep=lambda learner: Kept(learner.training.params, learner.moments),
         failures=lambda learner: learner.training.skipped,
     )
+
+
+def begun(config: ProximalConfig, agent: Agent, optimizer: Any, seed: Any) -> Learner:
+    """Return the state before the first step."""
+    key = jax.random.key(seed)
+    training = init_state(partial(acting.init, agent), optimizer, key)
+    keys = jax.random.split(jax.random.fold_in(key, 2), config.environments)
+    return Learner(
+        training=training,
+        actors=acting.begun(agent, training.params, keys),
+        moments=no_moments((agent.environment.observation_size,)),
+        sums=jnp.zeros(config.environments),
+        spread=no_moments(),
+    )
+
+
+def evaluated(agent: Agent, kept: Kept, seeds: Array, *, greedy: bool) -> Metrics:
+    """Return the mean return and length of episodes, one for each seed."""
+    keys = jax.vmap(jax.random.key)(seeds)
+    episodes = acting.played(agent, kept, keys, greedy=greedy)
+    return {
+        "return": masked_average(episodes.returns),
+        "length": masked_average(episodes.lengths.astype(jnp.float32)),
+    }
 
 
 def experience(

@@ -41,7 +41,8 @@ def exhibits(
     yield Figure(
         "positions",
         "Which symbols it knows",
-        f"The share of {SHOWN} test sequences in which a symbol is repeated rightly.",
+        f"The share of {SHOWN} test sequences in which the first, second, ... symbol is "
+        "repeated rightly; the line is guessing.",
         positions(right.mean(1)),
     )
 

@@ -18,6 +18,7 @@ from experiments.shared.series_mistakes import mistake_exhibits
 from experiments.shared.tasks import minibatch_program
 from experiments.shared.windows import statistics
 from recurrent import losses
+from recurrent.layers import init_all
 from recurrent.losses import masked_average
 from recurrent.training.bucketing import Buckets, bucket_sizes
 from recurrent.training.task import HParams, Metric, Metrics
@@ -43,8 +44,7 @@ def namer_of(config: Any, channels: int, classes: int) -> Namer:
 
 def init(model: Namer, key: Array) -> Any:
     """Draw the params of a network."""
-    keys = jax.random.split(key)
-    return {"reader": model.reader.model().init(keys[0]), "head": model.head.init(keys[1])}
+    return init_all({"reader": model.reader.model(), "head": model.head}, key)
 
 
 def logits_of(

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.data.classified import Arrays
 from experiments.harness.program import Exhibit, Figure, Table
+from experiments.shared.classification import confusion
 
 BINS = 4  # of lengths
 DRAWN = 9  # wrong cases
@@ -26,13 +27,11 @@ def mistake_exhibits(
     from experiments.figures.series import wrong_series
 
     predicted = probabilities.argmax(1)
-    counts = np.zeros((len(classes), len(classes)), int)
-    np.add.at(counts, (test.labels, predicted), 1)
     yield Figure(
         "confusion_matrix",
         "Confusion matrix",
         "Test cases by true class (rows) and answer (columns); off the diagonal are mistakes.",
-        confusion_matrix(counts, classes),
+        confusion_matrix(confusion(test.labels, predicted, len(classes)), classes),
     )
     wrong = np.flatnonzero(predicted != test.labels)
     wrong = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")]
