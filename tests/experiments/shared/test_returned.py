@@ -132,6 +132,7 @@ def test_functions_of_a_long_sequence_are_checked_too() -> None:
     task = tbptt_task(config, init, lambda params, streams: (), wrong, right, **sizes)
     hparams = {"seed": 0, "learning_rate": 0.1, "weight_decay": 0.0, "l1": 0.0}
     hparams |= dict.fromkeys(("momentum", "beta1", "beta2", "epsilon", "clip_norm"), 0.9)
+    hparams["clip_value"] = 0.0
     words = rf"^loss \({__file__}, line {line_of(wrong)}\): .*\(metrics, carry\), got \{{\}}"
     with pytest.raises(UserError, match=words):
         task.train(task.init(hparams), hparams, {"tokens": jnp.arange(20)}, 1)
