@@ -7,6 +7,7 @@ from it; which commands are in the simple one was drawn at random, and is read f
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +21,10 @@ DIRECTIONS = ("left", "right")
 TIMES = {"twice": 2, "thrice": 3}
 SPLITS = ("simple", "random", "length", "jump")
 LONGEST_TRAINED = 22  # actions, in the length split
-JUMPS = 1467  # of the training examples of the jump split, a tenth, are the command "jump"
+LONE = 1467  # training examples of the jump split, a tenth, are verbs that stand alone
 TEST_SHARE = 0.2  # of all commands, in the random split
 VALID_SHARE = 0.05  # of the training examples, held out
-COMPOSED, ALONE = 100, 10  # examples of each further primitive
+COMPOSED = 100  # longer commands of each further primitive
 
 
 class Pair(NamedTuple):
@@ -41,7 +42,8 @@ def load_scan(split: str, primitives: int = 0, split_seed: int = 0) -> dict[str,
         files; ``"length"`` (up to 22 actions in training, 24 to 48 in the test) or ``"jump"`` (in
         training, "jump" stands alone).
       primitives: how many further verbs occur in training, alone and in longer commands, as in
-        Patel et al. 2022, arXiv:2203.07402.
+        Patel et al. 2022, arXiv:2203.07402. They and "jump" then stand alone equally often: where
+        "jump" alone makes up a tenth of the examples, networks learn that it ends a command.
       split_seed: decides what is drawn: the random split, which training examples are held out
         for validation, and which commands the further verbs occur in.
 
@@ -52,7 +54,8 @@ def load_scan(split: str, primitives: int = 0, split_seed: int = 0) -> dict[str,
     if split == "random":
         test, train = drawn(all_pairs(), TEST_SHARE, rng)
     else:
-        train, test = {"simple": simple_split, "length": length_split, "jump": jump_split}[split]()
+        jumps = partial(jump_split, lone_examples(primitives))
+        train, test = {"simple": simple_split, "length": length_split, "jump": jumps}[split]()
     times = Counter(train)  # what is repeated stays, or validation would know it
     valid, once = drawn([pair for pair in train if times[pair] == 1], VALID_SHARE, rng)
     train = once + [pair for pair in train if times[pair] > 1]
@@ -86,18 +89,28 @@ def length_split() -> tuple[list[Pair], list[Pair]]:
     return short, [pair for pair in pairs if len(pair.actions) > LONGEST_TRAINED]
 
 
-def jump_split() -> tuple[list[Pair], list[Pair]]:
+def jump_split(times: int = LONE) -> tuple[list[Pair], list[Pair]]:
     """Return the commands without "jump" and many times "jump", and those with it."""
     pairs, alone = all_pairs(), pair_of("jump")
     without = [pair for pair in pairs if "jump" not in pair.command]
-    return without + [alone] * JUMPS, [p for p in pairs if "jump" in p.command and p != alone]
+    return without + [alone] * times, [p for p in pairs if "jump" in p.command and p != alone]
+
+
+def lone_examples(primitives: int) -> int:
+    """Return how often each of the verbs that may stand alone does so.
+
+    Example:
+      >>> lone_examples(0), lone_examples(100), lone_examples(5000)
+      (1467, 15, 1)
+    """
+    return -(-LONE // (primitives + 1))
 
 
 def further_examples(pairs: list[Pair], primitives: int, rng: np.random.Generator) -> list[Pair]:
     """Return examples with further verbs: some of the commands, with other verbs in them."""
     names = [f"verb{k}" for k in range(1, primitives + 1)]
     known = [p.command for p in pairs if len(p.command) > 1 and {*p.command} & {*PRIMITIVES}]
-    found = [pair_of(name) for name in names for _ in range(ALONE)]
+    found = [pair_of(name) for name in names] * lone_examples(primitives)
     for name in names:
         drawn_others = rng.integers(len(names), size=(COMPOSED, 2))
         for k, two in zip(rng.integers(len(known), size=COMPOSED), drawn_others, strict=True):

@@ -12,7 +12,7 @@ from experiments import char_lm, image_cnn, sequential_digits
 from experiments.harness.config import hparams_of
 
 STEPS = 4
-OTHER = {"seed": 1, "clip_norm": 1e-3, "clip_value": 1e-3, "rotation": 30.0}  # of other fields 0.3 more
+OTHER = {"seed": 1, "clip_norm": 1e-3, "clip_value": 1e-3, "rotation": 30.0}  # others: 0.3 more
 OF_ADAM = {"beta1": 0.5, "beta2": 0.5, "epsilon": 0.1}
 STATIC: list[dict[str, Any]] = [
     {"average": 0.9},
