@@ -31,7 +31,7 @@ class Config(TranslatorConfig):
     )
     primitives: int = option(
         0,
-        "further verbs in the training commands, as in Patel et al. 2022",
+        "further verbs in the training commands, each as often as theirs, as in Patel et al. 2022",
         minimum=0,
         maximum=1000,
     )

@@ -24,7 +24,6 @@ LONGEST_TRAINED = 22  # actions, in the length split
 LONE = 1467  # training examples of the jump split, a tenth, are verbs that stand alone
 TEST_SHARE = 0.2  # of all commands, in the random split
 VALID_SHARE = 0.05  # of the training examples, held out
-COMPOSED = 100  # longer commands of each further primitive
 
 
 class Pair(NamedTuple):
@@ -42,8 +41,9 @@ def load_scan(split: str, primitives: int = 0, split_seed: int = 0) -> dict[str,
         files; ``"length"`` (up to 22 actions in training, 24 to 48 in the test) or ``"jump"`` (in
         training, "jump" stands alone).
       primitives: how many further verbs occur in training, alone and in longer commands, as in
-        Patel et al. 2022, arXiv:2203.07402. They and "jump" then stand alone equally often: where
-        "jump" alone makes up a tenth of the examples, networks learn that it ends a command.
+        Patel et al. 2022, arXiv:2203.07402: each as often as those of the grammar. They and "jump"
+        also stand alone equally often: where "jump" alone makes up a tenth of the examples,
+        networks learn that it ends a command.
       split_seed: decides what is drawn: the random split, which training examples are held out
         for validation, and which commands the further verbs occur in.
 
@@ -59,7 +59,8 @@ def load_scan(split: str, primitives: int = 0, split_seed: int = 0) -> dict[str,
     times = Counter(train)  # what is repeated stays, or validation would know it
     valid, once = drawn([pair for pair in train if times[pair] == 1], VALID_SHARE, rng)
     train = once + [pair for pair in train if times[pair] > 1]
-    return {"train": train + further_examples(train, primitives, rng), "valid": valid, "test": test}
+    train = with_further_verbs(train, primitives, rng) if primitives else train
+    return {"train": train, "valid": valid, "test": test}
 
 
 def drawn(
@@ -106,18 +107,21 @@ def lone_examples(primitives: int) -> int:
     return -(-LONE // (primitives + 1))
 
 
-def further_examples(pairs: list[Pair], primitives: int, rng: np.random.Generator) -> list[Pair]:
-    """Return examples with further verbs: some of the commands, with other verbs in them."""
-    names = [f"verb{k}" for k in range(1, primitives + 1)]
-    known = [p.command for p in pairs if len(p.command) > 1 and {*p.command} & {*PRIMITIVES}]
-    found = [pair_of(name) for name in names] * lone_examples(primitives)
-    for name in names:
-        drawn_others = rng.integers(len(names), size=(COMPOSED, 2))
-        for k, two in zip(rng.integers(len(known), size=COMPOSED), drawn_others, strict=True):
-            others = iter([name, *(names[other] for other in two)])
-            words = (next(others) if word in PRIMITIVES else word for word in known[k])
-            found.append(pair_of(" ".join(words)))
-    return found
+def with_further_verbs(pairs: list[Pair], primitives: int, rng: np.random.Generator) -> list[Pair]:
+    """Draw the verbs of longer commands anew, from theirs and further ones, which also stand alone.
+
+    Then all of these verbs are equally frequent, and there are about as many examples as before.
+    """
+    known = {word for pair in pairs if len(pair.command) > 1 for word in pair.command}
+    verbs = [verb for verb in PRIMITIVES if verb in known]
+    verbs += [f"verb{k}" for k in range(1, primitives + 1)]
+    alone = [pair_of(verb) for verb in verbs] * lone_examples(primitives)
+    kept = [pair for pair in pairs if not {*pair.command} <= {*verbs}]
+
+    def drawn_anew(command: tuple[str, ...]) -> str:
+        return " ".join(str(rng.choice(verbs)) if word in verbs else word for word in command)
+
+    return [pair_of(drawn_anew(pair.command)) for pair in kept] + alone
 
 
 def all_pairs() -> list[Pair]:
