@@ -52,6 +52,7 @@ class Line(NamedTuple):
       published: figures of others, with their sources.
       file: of the run's directory, where the metric stands.
       minutes: the most that a training may take, on the mean of the seeds.
+      over: the field whose values stand side by side and are averaged.
     """
 
     experiment: str
@@ -62,6 +63,7 @@ class Line(NamedTuple):
     published: str
     file: str = "result.json"
     minutes: float = math.inf
+    over: str = "seed"
 
 
 class Found(NamedTuple):
@@ -171,6 +173,8 @@ LINES = (
          "{:.2%}", "-"),
     Line("spoken_digits", "one digit, official split", {"split": "official", "digits": 1},
          "test_exact", "{:.2%}", "-"),
+    Line("spoken_digits", "one digit, a speaker who was not heard",
+         {"split": "speaker", "digits": 1}, "test_exact", "{:.2%}", "-", over="held_out"),
     *(
         Line("spoken_digits", f"strings of up to 5, {how}, words wrong",
              {"split": "official", "digits": 5, "snr": snr}, "test_errors", "{:.2%}", "-")
@@ -197,6 +201,9 @@ LINES = (
          {"data": "JapaneseVowels", "csv": "", "resample": 0}, "test_accuracy", "{:.2%}",
          "99.3 % (FCN), 99.2 % (ResNet), 96.5 % (TWIESN), means of 10 "
          "([Ismail Fawaz et al. 2019](https://arxiv.org/abs/1809.04356))"),
+    Line("time_series", "JapaneseVowels, resampled, one training each",
+         {"data": "JapaneseVowels", "csv": "", "seed": 0}, "test_accuracy", "{:.2%}",
+         "-", over="resample"),
     *(
         Line("time_series", f"M1 yearly, mean MASE{whose}", {"data": "m1_yearly", "csv": ""},
              metric, "{:.3f}",
@@ -250,24 +257,26 @@ def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
     for run in runs:
         if belongs(run, line):
             others = defaults(line.experiment) | run.config
-            del others["seed"]
+            own = others.pop(line.over)
             group = groups.setdefault(json.dumps(others, sort_keys=True), {})
-            group[run.config["seed"]] = max(group.get(run.config["seed"], run), run, key=ended)
+            group[own] = max(group.get(own, run), run, key=ended)
     within = [each for each in groups.values() if minutes_of([*each.values()]) <= line.minutes]
     if not within:
         return
     chosen = max(within, key=lambda group: score([*group.values()]))
-    best = [run for _, run in sorted(chosen.items()) if has_number(run, line)]
+    best = {own: run for own, run in sorted(chosen.items()) if has_number(run, line)}
     if len(best) < len(chosen):  # not every seed was measured so
         return
-    values = [number(run, line) for run in best]
+    values = [number(run, line) for run in best.values()]
+    config = next(iter(best.values())).config
+    of_what = "" if line.over == "seed" else f"{line.over} "
     tried = f", {len(within)} configurations tried" if len(within) > 1 else ""
     yield (
         f"| `{line.experiment}`: {line.what} | {line.published} | "
         f"**{line.form.format(statistics.mean(values))}** | "
         f"{', '.join(map(line.form.format, values))} "
-        f"({', '.join(str(run.config['seed']) for run in best)}){tried} | {minutes_of(best):.1f} | "
-        f"`{command(line.experiment, best[0].config)}` |\n"
+        f"({of_what}{', '.join(map(str, best))}){tried} | {minutes_of([*best.values()]):.1f} | "
+        f"`{command(line.experiment, config, line.over)}` |\n"
     )
 
 
@@ -321,13 +330,13 @@ def score(runs: Sequence[Found]) -> float:
     return statistics.mean(values) * (1 if runs[0].result["higher_is_better"] else -1)
 
 
-def command(experiment: str, config: dict[str, Any]) -> str:
-    """Return the command of a run, without its seed and what is as by default."""
+def command(experiment: str, config: dict[str, Any], over: str = "seed") -> str:
+    """Return the command of a run, without its seed, one more field, and what is as by default."""
     known = options(catalogue.load(experiment).module.Config)
     changed = {
         name: value
         for name, value in config.items()
-        if name in known and name != "seed" and value != known[name].default
+        if name in known and name not in ("seed", over) and value != known[name].default
     }
     return shlex.join(
         ["./launch.sh", experiment, *(flag(name, value) for name, value in changed.items())]

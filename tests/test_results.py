@@ -63,6 +63,22 @@ def test_a_run_older_than_a_field_has_its_default(
     assert "| 90.0%, 80.0% (0, 1) |" in row
 
 
+def test_the_values_of_another_field_stand_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fold, test in ((3, 0.9), (1, 0.8)):
+        write(tmp_path / str(fold), 0, valid=0.3, test=test)
+        file = tmp_path / str(fold) / "config.json"
+        found = json.loads(file.read_text())
+        found["config"]["held_out"] = fold
+        file.write_text(json.dumps(found))
+    monkeypatch.setattr(make_results, "commits", lambda: {"abc"})
+    monkeypatch.setattr(make_results, "defaults", lambda name: {})
+    monkeypatch.setattr(make_results, "LINES", (LINE._replace(over="held_out"),))
+    page = make_results.page([*make_results.finished([tmp_path])])
+    assert "| **85.0%** | 80.0%, 90.0% (held_out 1, 3) |" in page
+
+
 def test_a_limit_of_minutes_is_of_the_mean_of_seeds_so_that_none_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +204,7 @@ def test_commits_are_those_of_this_repository() -> None:
 def test_each_line_names_fields_that_there_are() -> None:
     for line in make_results.LINES:
         config = make_results.catalogue.load(line.experiment).module.Config()
+        assert hasattr(config, line.over)
         for name, value in line.fields.items():
             for each in make_results.allowed(value):
                 assert type(getattr(config, name)) is type(each), (line.experiment, name)
