@@ -128,6 +128,19 @@ def test_equal_points_count_once_and_outliers_are_left_out() -> None:
     np.testing.assert_allclose(one.states.across, [[1.0]], atol=1e-6)
 
 
+def test_points_of_a_line_are_found_though_its_jacobian_is_singular() -> None:
+    """Of ``a' = a, u' = u / 2 - u^3 / 8`` every point with u = 0 is fixed."""
+
+    def step(params: Any, state: Plane, x: Any) -> tuple[Plane, Any]:
+        return Plane(state.across, state.up / 2 - state.up**3 / 8), x
+
+    line = double_well()._replace(step=step)
+    found = find_fixed_points(line, {}, jnp.zeros(1), starts(), iterations=1)
+    assert len(found.speeds) > 10  # as many places as starts, but for neighbors
+    assert found.is_fixed.all()
+    np.testing.assert_allclose(found.states.up, 0, atol=1e-6)
+
+
 def test_wrong_starts_are_refused() -> None:
     cell = recurrent.lstm(2, 3)
     params = cell.init(jax.random.key(0))
