@@ -4,7 +4,7 @@ import functools
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +12,12 @@ import jax
 from experiments.harness import rundir
 from experiments.harness.catalogue import Experiment
 from experiments.harness.config import options
-from experiments.harness.program import Exhibit, Figure, Finished, Program
+from experiments.harness.program import Exhibit, Figure, Finished, Program, Row
 from experiments.harness.version import code_version
 from experiments.report.info import is_trained
 from experiments.report.page import write_report
 
+NORM = "gradient_norm/"  # and a layer, in the name of a metric
 CURVES = "learning_curves"  # an experiment's own exhibit of this name takes the place of ours
 
 
@@ -56,11 +57,32 @@ def finish(experiment: Experiment, program: Program, asked: Any, trained: Any) -
 
 
 def with_learning_curves(program: Program, finished: Finished) -> Iterator[Exhibit]:
-    """Yield the experiment's own exhibits, after learning curves if these are not among them."""
+    """Yield the experiment's own exhibits, after learning curves if these are not among them.
+
+    The norms of layers' gradients come last, where they were logged.
+    """
     own = list(program.exhibits(finished))
     if all(each.name != CURVES for each in own):
         yield curves_of(program, finished)
     yield from own
+    yield from norms_by_layer(finished.rows)
+
+
+def norms_by_layer(rows: Sequence[Row]) -> Iterator[Figure]:
+    """Draw the norms that `log_layers` has logged; one figure for each network that has such."""
+    from experiments.figures.layers import layer_curves
+
+    names = list(dict.fromkeys(name for row in rows for name in row if NORM in name))
+    for start in dict.fromkeys(name.partition(NORM)[0] for name in names):
+        own = {name: name.partition(NORM)[2] for name in names if name.partition(NORM)[0] == start}
+        network = start.removeprefix("train_").strip("_")
+        yield Figure(
+            f"{network}_gradient_norms".strip("_"),
+            f"Gradients of each layer {network and f'of the {network}'}".strip(),
+            "The norm of each layer's gradient before any clipping, mean over the steps since the "
+            "evaluation before. Lines far apart: some layers learn much faster than others.",
+            layer_curves(rows, own),
+        )
 
 
 def curves_of(program: Program, finished: Finished) -> Figure:

@@ -16,6 +16,7 @@ from experiments.harness.errors import UserError, did_you_mean
 from experiments.harness.mistakes import in_words
 from experiments.harness.user_files import load_function, place_of
 from recurrent.training import accumulation, optimizers
+from recurrent.training.step import log_layers
 from recurrent.training.task import HParams
 
 
@@ -138,6 +139,10 @@ class OptimizerConfig:
         minimum=1,
         maximum=10**6,
     )
+    log_gradients: bool = option(
+        False,
+        "whether to log the norm of each layer's gradient, before any clipping, and to draw them",
+    )
 
 
 def optimizer_of(
@@ -158,6 +163,7 @@ def optimizer_of(
     length = length_of(config, evaluations, steps_per_evaluation, prefix)
     schedule = schedule_of(config, length, prefix)
     name, accumulate = (getattr(config, prefix + field) for field in ("optimizer", "accumulate"))
+    logged = getattr(config, prefix + "log_gradients")
     known = known_optimizer(name, f"--{prefix}optimizer")
     if not isinstance(known, str):
         known = users_factory(known, name, f"--{prefix}optimizer")
@@ -178,9 +184,9 @@ def optimizer_of(
             warmup_steps=length.warmup,
             total_steps=length.updates,
         )
-        if accumulate == 1:
-            return made
-        return accumulation.accumulate(made, accumulate)
+        if accumulate > 1:
+            made = accumulation.accumulate(made, accumulate)
+        return log_layers(made) if logged else made
 
     return build
 

@@ -233,7 +233,8 @@ def apply_gradients(
 
     Returns:
       The new state, and the metrics ``"gradient_norm"`` (of updates that were made; infinite where
-      it is beyond the range of its type) and ``"skipped"`` (the share of updates that were not).
+      it is beyond the range of its type) and ``"skipped"`` (the share of updates that were not);
+      for an optimizer of `log_layers` also those of `layer_norms`.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -244,6 +245,7 @@ def apply_gradients(
     """
     factor, size = scaled_norm(gradients)
     norm = size / factor
+    layers = layer_norms(gradients) if isinstance(optimizer, LayersLogged) else {}
     optimizer = optax.with_extra_args_support(optimizer)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, weight=weight)
     params = optax.apply_updates(state.params, updates)
@@ -264,8 +266,58 @@ def apply_gradients(
         averaged=averaged,
     )
     one = jnp.ones_like(norm)
-    made = where_applied(state, {"gradient_norm": Average(norm, one)})
+    made = where_applied(state, {"gradient_norm": Average(norm, one)} | layers)
     return state, made | {"skipped": Average(jnp.where(finite, jnp.zeros_like(one), one), one)}
+
+
+class LayersLogged(optax.GradientTransformationExtraArgs):
+    """Hold an optimizer whose updates tell the norm of each layer's gradient; see `log_layers`."""
+
+
+def log_layers(optimizer: optax.GradientTransformation) -> LayersLogged:
+    """Return an optimizer of which `apply_gradients` also tells the metrics of `layer_norms`.
+
+    Its updates are those of the given one.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> sgd = log_layers(optax.sgd(0.5))
+      >>> slopes = {"a": jnp.array([0.0, 2.0]), "b": jnp.array([1.0])}
+      >>> state = init_state(lambda key: slopes, sgd, jax.random.key(0))
+      >>> state, metrics = apply_gradients(sgd, state, slopes)
+      >>> sorted(metrics)
+      ['gradient_norm', 'gradient_norm/a', 'gradient_norm/b', 'skipped']
+    """
+    return LayersLogged(*optax.with_extra_args_support(optimizer))
+
+
+def layer_norms(gradients: Any) -> Metrics:
+    """Return the norm of each layer's gradient, as metrics ``"gradient_norm/LAYER"``.
+
+    A layer holds what lies side by side in the tree, such as ``layer_0/recurrent`` its kernel and
+    bias; an array at the top is a layer of its own. The squares of all these norms add up to that
+    of the whole gradient.
+
+    Args:
+      gradients: with the structure of the params.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> cell = {"kernel": jnp.array([3.0]), "bias": jnp.array([4.0])}
+      >>> slopes = {"cell": cell, "w": jnp.ones(4)}
+      >>> {name: float(norm.mean) for name, norm in layer_norms(slopes).items()}
+      {'gradient_norm/cell': 5.0, 'gradient_norm/w': 2.0}
+    """
+    layers: dict[str, list[Array]] = {}
+    for path, leaf in jax.tree.leaves_with_path(gradients):
+        name = jax.tree_util.keystr(path[:-1] or path, simple=True, separator="/")
+        layers.setdefault(name or "params", []).append(leaf)
+    return {f"gradient_norm/{name}": _norm(leaves) for name, leaves in layers.items()}
+
+
+def _norm(gradients: Any) -> Average:
+    factor, size = scaled_norm(gradients)
+    return Average(size / factor, jnp.ones_like(size))
 
 
 def where_applied(state: TrainState, new: Any, old: Any = None) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.harness.program import Exhibit, Figure, Finished, Program, Row, Text
-from experiments.report import result
+from experiments.report import exhibits, result
 from recurrent.training.task import Metric
 from tests import toys
 from tests.toys import FIT, FitConfig, fit
@@ -104,3 +104,34 @@ def test_where_an_exhibit_fails_the_page_has_the_learning_curves_alone(
     assert page.count("data:image/png;base64,") == 1
     assert "Learning curves" in page
     assert "fine" not in page
+
+
+def test_norms_of_gradients_that_were_logged_are_drawn_for_each_network() -> None:
+    rows = [
+        {"step": k, "train_gradient_norm": 1.0}
+        | {f"train_gradient_norm/{name}": 10.0**k for name in ("cell", "$head$")}
+        | {"train_discriminator_gradient_norm/_w": None if k == 1 else 0.0}
+        for k in range(3)
+    ]
+    found = list(result.with_learning_curves(program(), finished(ROW, *rows)))
+    assert [each.name for each in found] == [
+        "learning_curves",
+        "gradient_norms",
+        "discriminator_gradient_norms",
+    ]
+    own, other = (each for each in found[1:] if isinstance(each, Figure))
+    (axes,) = own.figure.axes
+    drawn = [line.get_ydata() for line in axes.get_lines() if len(line.get_ydata())]
+    np.testing.assert_array_equal(drawn, [[np.nan, 1, 10, 100]] * 2)
+    assert axes.get_yscale() == "log"
+    assert "of the discriminator" in other.heading
+    for each in (own, other):
+        exhibits.figure_bytes(each)
+
+
+def test_of_many_layers_the_first_the_last_and_the_extremes_are_named() -> None:
+    rows = [{"step": 1, **{f"train_gradient_norm/{k}": 1.0 + (k - 20) ** 2 for k in range(70)}}]
+    (drawn,) = result.norms_by_layer(rows)
+    legend = drawn.figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["69", "0", "20"]

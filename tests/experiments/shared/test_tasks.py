@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from experiments.harness.config import hparams_of
 from experiments.shared import tasks
 from recurrent.training import Task
+from tests import toys
 from tests.toys import LengthsConfig, lengths
 
 EPOCHS, STEPS = 6, 5  # of 16 in 72 examples
@@ -87,3 +89,34 @@ def test_each_member_of_a_sweep_has_its_own() -> None:
     _, metrics = jax.vmap(lambda s, h: task.train(s, h, data, 2))(states, hparams)
     expected = [np.mean([rate(config, 0), rate(config, 1)]) for config in configs]
     np.testing.assert_allclose(metrics["learning_rate"].mean, expected, rtol=1e-6)
+
+
+def train_metrics(name: str, **fields: Any) -> set[str]:
+    """The names of what a toy's training measures; nothing is computed."""
+    toy = toys.ALL[name]
+    config = toy.Config(**fields)
+    program, hparams = toy.program(config), hparams_of(config, config)
+    states = jax.eval_shape(jax.vmap(program.task.init), hparams)
+
+    def train(states: Any) -> Any:
+        one = partial(program.task.train, data=program.data["train"], steps=2)
+        return jax.vmap(one)(states, hparams)
+
+    return set(jax.eval_shape(train, states)[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("fit", {"w"}),
+        ("gan", {"scale", "mean"}),
+        ("policy", {"params"}),
+        ("lengths", {"cell/input", "cell/recurrent", "head"}),
+    ],
+)
+def test_any_training_logs_the_gradients_of_its_layers_where_that_is_asked_for(
+    name: str, layers: set[str]
+) -> None:
+    assert train_metrics(name, log_gradients=True) - train_metrics(name) == {
+        f"gradient_norm/{layer}" for layer in layers
+    }

@@ -19,6 +19,8 @@ from recurrent.training.step import (
     apply_gradients,
     gradients,
     init_state,
+    layer_norms,
+    log_layers,
     order_key,
     step_key,
     train_step,
@@ -489,3 +491,48 @@ def test_complex_params_go_downhill_in_both_parts(loss_scale: float) -> None:
     state, metrics = train_step(loss, optax.sgd(0.25), start, ())
     np.testing.assert_allclose(state.params, 3 - 1j - 0.25 * 2 * (3 - 1j - target), rtol=1e-6)
     np.testing.assert_allclose(metrics["gradient_norm"].mean, 2 * abs(3 - 1j - target), rtol=1e-6)
+
+
+def test_norms_of_layers_are_those_of_a_loop_over_what_lies_side_by_side() -> None:
+    rng = np.random.default_rng(0)
+    draw = rng.normal
+    slopes = {
+        "layers": [
+            {"kernel": draw(size=(3, 2)), "gate": {"bias": draw(size=4)}},
+            {"w": draw(size=5)},
+        ],
+        "decay": draw(size=3) + 1j * draw(size=3),
+        "scale": np.float32([3e38, 3e38]),
+        "none": np.zeros(2),
+    }
+    expected = {
+        "layers/0": np.sqrt((slopes["layers"][0]["kernel"] ** 2).sum()),
+        "layers/0/gate": np.sqrt((slopes["layers"][0]["gate"]["bias"] ** 2).sum()),
+        "layers/1": np.sqrt((slopes["layers"][1]["w"] ** 2).sum()),
+        "decay": np.sqrt((np.abs(slopes["decay"]) ** 2).sum()),
+        "scale": np.inf,  # 4.2e38 is beyond the range of float32, as the norm of the whole is
+        "none": 0.0,
+    }
+    found = layer_norms(jax.tree.map(jnp.asarray, slopes))
+    assert found.keys() == {f"gradient_norm/{name}" for name in expected}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[f"gradient_norm/{name}"].mean, value, rtol=1e-6)
+    large = layer_norms({"a": {"w": jnp.full(4, 1e25)}})["gradient_norm/a"]
+    np.testing.assert_allclose(large.mean, 2e25, rtol=1e-6)
+    assert list(layer_norms(jnp.ones(4))) == ["gradient_norm/params"]
+
+
+def test_logging_layers_moves_no_bit_and_a_skipped_step_counts_in_none_of_them() -> None:
+    adam, data = optimizer("adam", 0.1), line_data()
+    plain = state = init_state(line_init, adam, KEY)
+    step = jax.jit(partial(train_step, line_loss, adam))
+    logging = jax.jit(partial(train_step, line_loss, log_layers(adam)))
+    for batch in (data, broken(data), data):
+        plain, before = step(plain, batch)
+        state, metrics = logging(state, batch)
+        chex.assert_trees_all_equal(keyless(state), keyless(plain))
+        layers = {name: metrics.pop(f"gradient_norm/{name}") for name in ("kernel", "bias")}
+        assert metrics.keys() == before.keys()
+        squares = sum(float(each.mean) ** 2 for each in layers.values())
+        np.testing.assert_allclose(squares, float(before["gradient_norm"].mean) ** 2, rtol=1e-5)
+        assert {float(each.weight) for each in layers.values()} == {float(state.skipped == 0)}
