@@ -240,6 +240,17 @@ LINES = (
             ("divergence of the ten digits' shares, nats", "test_class_kl", "{:.3f}"),
         )
     ),
+    *(
+        Line("flip_flop", f"{bits} bits in {cell}, stable fixed points",
+             {"cell": cell, "bits": bits}, "stable", "{:.0f}", published,
+             "evaluation-fixed_points.json")
+        for cell, bits, published in (
+            ("elman", 3, "-"), ("gru", 3, "-"),
+            ("lstm", 3, "8 ([FixedPointFinder's example]"
+             "(https://github.com/mattgolub/fixed-point-finder))"),
+            ("gru", 4, "-"),
+        )
+    ),
     Line("row_likelihood", "binarised MNIST", {"data": "mnist"}, "test_loss", "{:.2f} nats",
          "82.12 (dev set; [a diagonal BiLSTM](https://github.com/igul222/pixel_rnn) after 100,000 "
          "steps, not yet converged), on another draw of the pixels"),
