@@ -180,7 +180,7 @@ def fixed_points_command(study_of: Callable[[Any], Study]) -> Command:
     def fixed_points(run: Run, flags: FixedPointFlags) -> Iterator[str]:
         found = searched(study_of(run.config), run.kept)
         said = numbers(found)
-        leave_evaluation(run, "fixed_points", said)
+        leave_evaluation(run, "evaluation-fixed_points", said)
         yield f"{message(found, run.config.bits)}\n"
         yield "\n".join(f"{name}: {value:.4g}" for name, value in said.items())
 

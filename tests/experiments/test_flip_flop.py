@@ -149,6 +149,6 @@ def test_it_trains_and_finds_a_point_for_each_pattern(cell: str, tmp_path: Path)
     names = {file.name for file in (run / "figures").iterdir()}
     assert names >= {"progress.png", "held.png", "landscape.png", "speeds.png", "points.csv"}
     assert __main__.main(["fixed_points", str(run)]) == 0
-    found = json.loads((run / "fixed_points.json").read_text())
+    found = json.loads((run / "evaluation-fixed_points.json").read_text())
     assert (found["stable"], found["patterns"]) == (4, 4)
     assert found["largest_q"] < 1e-12
