@@ -43,7 +43,8 @@ def load_scan(split: str, primitives: int = 0, split_seed: int = 0) -> dict[str,
       primitives: how many further verbs occur in training, alone and in longer commands, as in
         Patel et al. 2022, arXiv:2203.07402: each as often as those of the grammar. They and "jump"
         also stand alone equally often: where "jump" alone makes up a tenth of the examples,
-        networks learn that it ends a command.
+        networks learn that it ends a command. In the jump split the last of them stands alone in
+        training too, and the examples for validation are longer commands with it.
       split_seed: decides what is drawn: the random split, which training examples are held out
         for validation, and which commands the further verbs occur in.
 
@@ -59,7 +60,12 @@ def load_scan(split: str, primitives: int = 0, split_seed: int = 0) -> dict[str,
     times = Counter(train)  # what is repeated stays, or validation would know it
     valid, once = drawn([pair for pair in train if times[pair] == 1], VALID_SHARE, rng)
     train = once + [pair for pair in train if times[pair] > 1]
-    train = with_further_verbs(train, primitives, rng) if primitives else train
+    if primitives:
+        apart = f"verb{primitives}" if split == "jump" else None
+        train = with_further_verbs(train, primitives, apart, rng)
+        if apart:
+            known, _ = drawn(test, len(valid) / len(test), rng)
+            valid = [pair_of(" ".join(pair.command).replace("jump", apart)) for pair in known]
     return {"train": train, "valid": valid, "test": test}
 
 
@@ -107,19 +113,28 @@ def lone_examples(primitives: int) -> int:
     return -(-LONE // (primitives + 1))
 
 
-def with_further_verbs(pairs: list[Pair], primitives: int, rng: np.random.Generator) -> list[Pair]:
+def with_further_verbs(
+    pairs: list[Pair], primitives: int, apart: str | None, rng: np.random.Generator
+) -> list[Pair]:
     """Draw the verbs of longer commands anew, from theirs and further ones, which also stand alone.
 
     Then all of these verbs are equally frequent, and there are about as many examples as before.
+
+    Args:
+      pairs: the examples.
+      primitives: how many further verbs there are.
+      apart: one of them that only stands alone.
+      rng: draws.
     """
     known = {word for pair in pairs if len(pair.command) > 1 for word in pair.command}
     verbs = [verb for verb in PRIMITIVES if verb in known]
     verbs += [f"verb{k}" for k in range(1, primitives + 1)]
     alone = [pair_of(verb) for verb in verbs] * lone_examples(primitives)
     kept = [pair for pair in pairs if not {*pair.command} <= {*verbs}]
+    free = [verb for verb in verbs if verb != apart]
 
     def drawn_anew(command: tuple[str, ...]) -> str:
-        return " ".join(str(rng.choice(verbs)) if word in verbs else word for word in command)
+        return " ".join(str(rng.choice(free)) if word in verbs else word for word in command)
 
     return [pair_of(drawn_anew(pair.command)) for pair in kept] + alone
 
