@@ -11,6 +11,7 @@ from experiments.figures.style import (
     MUTED,
     log_scale,
     panel_title,
+    plain,
     quiet,
     titled_figure,
 )
@@ -70,3 +71,45 @@ def eigenvalues(found: Mapping[str, np.ndarray], exponents: Mapping[str, float])
         panel_title(axes, name)
         quiet(axes)
     return figure
+
+
+def near_bounds(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
+    """Draw the shares of entries near the lower bound to the left, near the upper to the right.
+
+    Args:
+      found: of each name and each gate the two shares.
+    """
+    gates = list(next(iter(found.values())))
+    figure = titled_figure(1.5 + 0.5 * len(gates), _saturation_message(*list(found.items())[-1]))
+    axes = figure.subplots()
+    thick = 0.8 / len(found)
+    for k, (name, shares) in enumerate(found.items()):
+        rows = np.arange(len(gates)) + (k - (len(found) - 1) / 2) * thick
+        low, high = np.array([shares[gate] for gate in gates]).T
+        axes.barh(rows, -low, 0.9 * thick, color=HUES[k], label=plain(name))
+        axes.barh(rows, high, 0.9 * thick, color=HUES[k])
+        for sign, values in ((-1, low), (1, high)):
+            for row, value in zip(rows, values, strict=True):
+                axes.text(
+                    sign * (value + 0.01), row, f"{value:.0%}", color=HUES[k], fontsize=8,
+                    ha="left" if sign > 0 else "right", va="center",
+                )  # fmt: skip
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks(range(len(gates)), [plain(gate) for gate in gates])
+    axes.invert_yaxis()
+    axes.set_xlim(-1.12, 1.12)
+    axes.set_xticks([-1, -0.5, 0, 0.5, 1], ["100 %", "50 %", "0", "50 %", "100 %"])
+    axes.set_xlabel("near the lower bound   |   near the upper bound", color=MUTED)
+    quiet(axes)
+    axes.tick_params(axis="y", labelcolor=INK, labelsize=9)
+    axes.legend(
+        frameon=False, labelcolor=INK, fontsize=9, ncols=2, loc="lower left", bbox_to_anchor=(0, 1)
+    )
+    return figure
+
+
+def _saturation_message(name: str, shares: Mapping[str, tuple[float, float]]) -> str:
+    """Say which gate is near a bound most often."""
+    most = max(shares, key=lambda gate: sum(shares[gate]))
+    when = "Before training" if name == "before" else "After training"
+    return f"{when}, {most} saturates most: {sum(shares[most]):.0%} of its entries near a bound"

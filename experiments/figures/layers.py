@@ -43,8 +43,8 @@ def message(found: Mapping[str, np.ndarray]) -> str:
         return "One layer"
     least, most = min(ends, key=ends.__getitem__), max(ends, key=ends.__getitem__)
     if ends[least] == 0:
-        return f"At the end nothing arrives at {least}"
-    return f"At the end {most} is {ends[most] / ends[least]:.3g} times {least}"
+        return f"At the end no gradient arrives at {least}"
+    return f"At the end the gradient of {most} is {ends[most] / ends[least]:.3g} times {least}'s"
 
 
 def ends_of(found: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from jax.nn import sigmoid
 
 from recurrent.cell import Cell, Params, check_sizes, in_one_type
 from recurrent.cells._gated_loop import Blocks, GateVJP
+from recurrent.cells._named import named
 from recurrent.cells.gates import Hidden, gated, gated_cell, reparametrized
 from recurrent.errors import ArgumentError
 from recurrent.initializers import GateBias, Initializer, identity, init_bias, init_blocks, resolve
@@ -87,7 +88,7 @@ def elman_vjp(f: Activation, slope: Activation) -> GateVJP:
 
 
 def _elman_forward(f, zx, zh, state):
-    h = f(zx[0] + zh[0])
+    h = named("hidden", f, zx[0] + zh[0])
     return Hidden(h), [h], []
 
 
@@ -229,13 +230,16 @@ def lstm_gate(
     i, *f, g, o = z
     i = _peep(i, input, state.cell)
     if f:
-        input_gate = sigmoid(i)
-        forget_gate = sigmoid(_peep(f[0], forget, state.cell) + forget_bias)
+        input_gate = named("input", sigmoid, i)
+        f = _peep(f[0], forget, state.cell) + forget_bias
+        forget_gate = named("forget", sigmoid, f)
     else:
-        input_gate = sigmoid(i - forget_bias)
-        forget_gate = sigmoid(forget_bias - i)  # 1 - input_gate, computed without cancellation
-    cell = forget_gate * state.cell + input_gate * jnp.tanh(g)
-    return LSTMState(sigmoid(_peep(o, output, cell)) * jnp.tanh(cell), cell)
+        input_gate = named("input", sigmoid, i - forget_bias)
+        # 1 - input_gate, computed without cancellation
+        forget_gate = named("forget", sigmoid, forget_bias - i)
+    cell = forget_gate * state.cell + input_gate * named("candidate", jnp.tanh, g)
+    output_gate = named("output", sigmoid, _peep(o, output, cell))
+    return LSTMState(output_gate * named("cell", jnp.tanh, cell), cell)
 
 
 def lstm_vjp(forget_bias: float) -> GateVJP:
@@ -411,8 +415,9 @@ def gru(
         return _gru_forward(zx, zh, state)[0]
 
     def before(zx, zh, state, kernel):
-        r, u = (sigmoid(zx[k] + zh[k]) for k in range(2))
-        candidate = jnp.tanh(zx[2] + product(r * state.hidden, kernel, compute_dtype))
+        r, u = _gru_gates(zx, zh)
+        z = zx[2] + product(r * state.hidden, kernel, compute_dtype)
+        candidate = named("candidate", jnp.tanh, z)
         return Hidden((1 - u) * candidate + u * state.hidden)
 
     return gated(
@@ -429,9 +434,13 @@ def gru(
     )
 
 
+def _gru_gates(zx, zh):
+    return (named(name, sigmoid, zx[k] + zh[k]) for k, name in enumerate(("reset", "update")))
+
+
 def _gru_forward(zx, zh, state):
-    r, u = (sigmoid(zx[k] + zh[k]) for k in range(2))
-    n = jnp.tanh(zx[2] + r * zh[2])
+    r, u = _gru_gates(zx, zh)
+    n = named("candidate", jnp.tanh, zx[2] + r * zh[2])
     return Hidden((1 - u) * n + u * state.hidden), [r, u, n], [zh[2]]
 
 
@@ -491,12 +500,14 @@ def minimal_gated_unit(
     _check_reset(reset)
 
     def after(zx, zh, state):
-        f = sigmoid(zx[0] + zh[0])
-        return Hidden((1 - f) * state.hidden + f * jnp.tanh(zx[1] + f * zh[1]))
+        f = named("forget", sigmoid, zx[0] + zh[0])
+        candidate = named("candidate", jnp.tanh, zx[1] + f * zh[1])
+        return Hidden((1 - f) * state.hidden + f * candidate)
 
     def before(zx, zh, state, kernel):
-        f = sigmoid(zx[0] + zh[0])
-        candidate = jnp.tanh(zx[1] + product(f * state.hidden, kernel, compute_dtype))
+        f = named("forget", sigmoid, zx[0] + zh[0])
+        z = zx[1] + product(f * state.hidden, kernel, compute_dtype)
+        candidate = named("candidate", jnp.tanh, z)
         return Hidden((1 - f) * state.hidden + f * candidate)
 
     return gated(
@@ -556,8 +567,8 @@ def ugrnn(
 
     def gate(zx, zh, state):
         g, c = map(jnp.add, zx, zh)
-        update = sigmoid(g + forget_bias)
-        return Hidden(update * state.hidden + (1 - update) * f(c))
+        update = named("update", sigmoid, g + forget_bias)
+        return Hidden(update * state.hidden + (1 - update) * named("candidate", f, c))
 
     return gated(gate, input_size, hidden_size, gates=("update", "candidate"), **options)
 
@@ -632,7 +643,7 @@ def indrnn(
         }
 
     def gate(_: Any, zx: Blocks, zh: Blocks, state: Hidden) -> Hidden:
-        return Hidden(f(zx[0] + zh[0]))
+        return Hidden(named("hidden", f, zx[0] + zh[0]))
 
     own = derived_map(lambda params, h: params["kernel"] * h)
     maps = Maps(dense_map(compute_dtype), own)
@@ -714,8 +725,9 @@ def antisymmetric_rnn(
         }
 
     def gate(_: Any, zx: Blocks, zh: Blocks, state: Hidden) -> Hidden:
-        step = step_size * jnp.tanh(zx[0] + zh[0])
-        return Hidden(state.hidden + (sigmoid(zx[1] + zh[0]) * step if gated else step))
+        step = step_size * named("step", jnp.tanh, zx[0] + zh[0])
+        share = named("update", sigmoid, zx[1] + zh[0]) if gated else None
+        return Hidden(state.hidden + (step if share is None else share * step))
 
     def mixing(params: Params) -> Params:
         params = in_one_type(params)

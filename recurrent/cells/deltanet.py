@@ -26,6 +26,7 @@ from recurrent.cells._linear import (
     init_affine,
     step_bias,
 )
+from recurrent.cells._named import named
 from recurrent.errors import ArgumentError
 from recurrent.initializers import (
     Initializer,
@@ -260,7 +261,7 @@ def gated_deltanet(
         v = v.reshape(*v.shape[:-1], heads, value_size)
         forget, write = jnp.split(_affine(params["gates"], x, compute_dtype), 2, axis=-1)
         log_decay = -jnp.exp(_wide(params["decay"]["log_rate"])) * jax.nn.softplus(forget)
-        return _unit(q), _unit(k), v, log_decay, jax.nn.sigmoid(write)
+        return _unit(q), _unit(k), v, log_decay, named("write", jax.nn.sigmoid, write)
 
     def step(params: Params, state: DeltaMemory, x: Array) -> tuple[DeltaMemory, Array]:
         q, k, v, log_decay, rate = inputs(params, x)

@@ -9,6 +9,7 @@ from jax import Array
 
 from recurrent.cell import Cell, Params, check_sizes
 from recurrent.cells._gated_loop import Blocks
+from recurrent.cells._named import named
 from recurrent.cells.classic import LSTM_GATES, LSTMState, check_forget_bias
 from recurrent.cells.gates import Hidden, gated_cell
 from recurrent.initializers import GateBias, Initializer, init_bias, init_blocks, resolve
@@ -79,8 +80,11 @@ def layer_norm_lstm(
     def gate(extra: Params, zx: Blocks, zh: Blocks, state: LSTMState) -> LSTMState:
         norm = partial(_normalized, extra, epsilon)
         i, f, g, o = jnp.split(norm("input_norm", zx[0]) + norm("recurrent_norm", zh[0]), 4, -1)
-        cell = jax.nn.sigmoid(f + forget_bias) * state.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-        return LSTMState(jax.nn.sigmoid(o) * jnp.tanh(norm("cell_norm", cell)), cell)
+        kept = named("forget", jax.nn.sigmoid, f + forget_bias) * state.cell
+        write = named("input", jax.nn.sigmoid, i)
+        cell = kept + write * named("candidate", jnp.tanh, g)
+        read = named("output", jax.nn.sigmoid, o)
+        return LSTMState(read * named("cell", jnp.tanh, norm("cell_norm", cell)), cell)
 
     maps = dense_maps(compute_dtype)
     return gated_cell(init, gate, (input_size,), LSTMState, [(hidden_size,)] * 2, maps)
@@ -151,10 +155,12 @@ def layer_norm_gru(
         (x_gates, x_new), (h_gates, h_new) = (
             jnp.split(z, [2 * hidden_size], -1) for z in (zx[0], zh[0])
         )
-        both = jax.nn.sigmoid(norm("input_norm", x_gates) + norm("recurrent_norm", h_gates))
+        z = norm("input_norm", x_gates) + norm("recurrent_norm", h_gates)
+        both = named("reset_and_update", jax.nn.sigmoid, z)
         reset, update = jnp.split(both, 2, -1)  # [..., 2 H] -> two [..., H]
         old = norm("recurrent_candidate_norm", h_new)
-        candidate = jnp.tanh(norm("input_candidate_norm", x_new) + reset * old)
+        z = norm("input_candidate_norm", x_new) + reset * old
+        candidate = named("candidate", jnp.tanh, z)
         return Hidden((1 - update) * candidate + update * state.hidden)
 
     return gated_cell(

@@ -19,6 +19,7 @@ from recurrent.cells._linear import (
     check_projection,
     init_affine,
 )
+from recurrent.cells._named import named
 from recurrent.cells.classic import check_forget_bias
 from recurrent.cells.gates import Hidden
 from recurrent.errors import ArgumentError
@@ -176,7 +177,8 @@ def min_gru(
 
     def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
         update, new = jnp.split(_affine(params["input"], x, compute_dtype), 2, axis=-1)
-        return jax.nn.sigmoid(-update), jax.nn.sigmoid(update) * activation(new), _same
+        keep = named("keep", jax.nn.sigmoid, -update)
+        return keep, named("update", jax.nn.sigmoid, update) * activation(new), _same
 
     return linear_cell(init, recurrence, input_size, (hidden_size,), method=method)
 
@@ -244,7 +246,8 @@ def min_lstm(
         forget, write, new = jnp.split(_affine(params["input"], x, compute_dtype), 3, axis=-1)
         # f / (f + i) = sigmoid(log f - log i), which neither overflows nor divides by zero.
         log_ratio = jax.nn.log_sigmoid(forget + forget_bias) - jax.nn.log_sigmoid(write)
-        return jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio) * activation(new), _same
+        keep = named("forget", jax.nn.sigmoid, log_ratio)
+        return keep, named("input", jax.nn.sigmoid, -log_ratio) * activation(new), _same
 
     return linear_cell(init, recurrence, input_size, (hidden_size,), method=method)
 
@@ -322,7 +325,8 @@ def rg_lru(
 
     def recurrence(params: Params, x: Array) -> tuple[Array, Array, Read]:
         u = _affine(params["input"], x, compute_dtype) if projection else _wide(x)
-        gates = jax.nn.sigmoid(_affine(params["gates"], u, compute_dtype))
+        z = _affine(params["gates"], u, compute_dtype)
+        gates = named("recurrence_and_input", jax.nn.sigmoid, z)
         r, i = jnp.split(gates, 2, axis=-1)
         log_a = 8 * r * jax.nn.log_sigmoid(_wide(params["decay"]["logit"]))
         return jnp.exp(log_a), _root(-jnp.expm1(2 * log_a)) * i * u, _same

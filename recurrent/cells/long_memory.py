@@ -14,6 +14,7 @@ from jax.nn import sigmoid
 
 from recurrent.cell import Cell, Params, check_sizes, in_one_type
 from recurrent.cells._gated_loop import Blocks
+from recurrent.cells._named import named
 from recurrent.cells.gates import Hidden, gated, gated_cell, reparametrized
 from recurrent.errors import ArgumentError
 from recurrent.initializers import Initializer, orthogonal, resolve
@@ -75,9 +76,10 @@ def lem(
 
     def gate(zx: Blocks, zh: Blocks, state: LEMState, kernel: Array) -> LEMState:
         of_hidden, of_memory, candidate = map(jnp.add, zx[:3], zh)
-        d, e = step_size * sigmoid(of_memory), step_size * sigmoid(of_hidden)
-        memory = (1 - d) * state.memory + d * jnp.tanh(candidate)
-        new = jnp.tanh(zx[3] + product(memory, kernel, compute_dtype))
+        d = step_size * named("memory_step", sigmoid, of_memory)
+        e = step_size * named("hidden_step", sigmoid, of_hidden)
+        memory = (1 - d) * state.memory + d * named("memory", jnp.tanh, candidate)
+        new = named("hidden", jnp.tanh, zx[3] + product(memory, kernel, compute_dtype))
         return LEMState((1 - e) * state.hidden + e * new, memory)
 
     return gated(

@@ -19,6 +19,7 @@ from recurrent.cell import (
     where_flag,
 )
 from recurrent.cells._gated_loop import Blocks
+from recurrent.cells._named import named
 from recurrent.cells.gates import gated_cell
 from recurrent.errors import ArgumentError
 from recurrent.initializers import Initializer, init_blocks, resolve
@@ -132,9 +133,9 @@ def slstm(
         dtype = state.log_scale.dtype
         log_scale = _wide(jnp.maximum(kept, i).astype(dtype))  # rounded as the state will hold it
         keep, write = jnp.exp(kept - log_scale), jnp.exp(i - log_scale)
-        cell = keep * cell + write * jnp.tanh(z)
+        cell = keep * cell + write * named("candidate", jnp.tanh, z)
         normalizer = keep * normalizer + write
-        hidden = jax.nn.sigmoid(o) * cell / normalizer
+        hidden = named("output", jax.nn.sigmoid, o) * cell / normalizer
         new = SLSTMState(hidden, cell, normalizer, log_scale)
         return jax.tree.map(lambda leaf: leaf.astype(dtype), new)
 

@@ -67,7 +67,7 @@ def test_it_trains_and_draws_how_gradients_travel(tmp_path: Path) -> None:
     assert result["test_loss"] < math.log(8)
     assert np.isfinite([result["test_slope"], result["test_exponent"]]).all()
     names = {file.name for file in (run / "figures").iterdir()}
-    assert names >= {"progress.png", "by_lag.png", "eigenvalues.png"}
+    assert names >= {"progress.png", "by_lag.png", "saturation.png", "eigenvalues.png"}
 
 
 @pytest.mark.long

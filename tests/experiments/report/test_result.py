@@ -121,7 +121,8 @@ def test_norms_of_gradients_that_were_logged_are_drawn_for_each_network() -> Non
     ]
     own, other = (each for each in found[1:] if isinstance(each, Figure))
     (axes,) = own.figure.axes
-    drawn = [line.get_ydata() for line in axes.get_lines() if len(line.get_ydata())]
+    drawn = [np.asarray(line.get_ydata()) for line in axes.get_lines()]
+    drawn = [each for each in drawn if each.size]  # of the legend there are empty ones
     np.testing.assert_array_equal(drawn, [[np.nan, 1, 10, 100]] * 2)
     assert axes.get_yscale() == "log"
     assert "of the discriminator" in other.heading

@@ -502,7 +502,7 @@ def test_norms_of_layers_are_those_of_a_loop_over_what_lies_side_by_side() -> No
             {"w": draw(size=5)},
         ],
         "decay": draw(size=3) + 1j * draw(size=3),
-        "scale": np.float32([3e38, 3e38]),
+        "scale": np.array([3e38, 3e38], np.float32),
         "none": np.zeros(2),
     }
     expected = {
