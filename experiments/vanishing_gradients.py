@@ -88,6 +88,7 @@ def program(config: Config) -> Program:
     return made._replace(
         task=made.task._replace(init=init),
         exhibits=partial(exhibits, problem, cell, lambda hparams: init(hparams).params),
+        against=("exponent", "slope"),
     )
 
 

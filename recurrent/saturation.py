@@ -50,8 +50,9 @@ def activations(
 
     Returns:
       By kind, ``"sigmoid"``, ``"tanh"`` and ``"relu"`` as far as there are such, and by name,
-      values ``[T, ..., H]``. The name is that of the `jax.named_scope` in which one is computed, such as ``"forget"``, else its kind.
-      Where a name comes twice, the second has a number: ``"forget 2"``.
+      values ``[T, ..., H]``. The name is that of the `jax.named_scope` in which one is computed,
+      such as ``"forget"``, else its kind. Where a name comes twice, the second has a number:
+      ``"forget 2"``.
 
     Raises:
       ValueError: as `unroll` does, such as for a cell without a step.

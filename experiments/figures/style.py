@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -160,8 +161,8 @@ def symmetric_limits(values: np.ndarray) -> tuple[float, float]:
     return (-largest, largest) if largest else (-1.0, 1.0)
 
 
-def color_bar(figure: Figure, image: AxesImage, label: str) -> None:
-    """Add a labeled color bar beside an image."""
+def color_bar(figure: Figure, image: AxesImage | PathCollection, label: str) -> None:
+    """Add a labeled color bar beside an image, or dots."""
     bar = figure.colorbar(image, ax=image.axes, aspect=30, fraction=0.04, pad=0.02)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)

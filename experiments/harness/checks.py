@@ -16,7 +16,6 @@ from experiments.harness.mistakes import explained, in_words
 from experiments.harness.program import Program
 from experiments.harness.user_files import describe_error, place_of_function
 from recurrent.losses import Average
-from recurrent.training.task import Metric
 
 SPLITS = ("train", "valid", "test")
 
@@ -106,7 +105,7 @@ def check_program(program: Program, config: Any) -> None:
         raise UserError(said) from error
     who = spoken_of("Task.evaluate", program.task.evaluate)
     check_averages(who, found)
-    check_names(who, found, program.metrics)
+    check_names(who, found, [*(metric.name for metric in program.metrics), *program.against])
 
 
 def evaluated(program: Program, hparams: Any) -> Any:
@@ -162,12 +161,12 @@ def check_averages(who: str, found: Any) -> None:
             )
 
 
-def check_names(who: str, found: dict[str, Any], metrics: Iterable[Metric]) -> None:
+def check_names(who: str, found: dict[str, Any], names: Iterable[str]) -> None:
     """Raise `UserError` where a metric that people compare is not among those returned."""
-    for metric in metrics:
-        if metric.name not in found:
+    for name in names:
+        if name not in found:
             raise UserError(
-                f"{who}: there is no metric {metric.name!r} among those that it returns: "
+                f"{who}: there is no metric {name!r} among those that it returns: "
                 f"{', '.join(found)}. Give it the name that Metric has."
             )
 

@@ -96,6 +96,8 @@ class Program(NamedTuple):
       select: the metric by which an evaluation on the validation split is better than another.
       report: the metric that people read.
       exhibits: ``finished -> exhibits`` of the report, none by default.
+      against: names of further metrics of evaluations, against each of which the page of a sweep
+        draws the one that people read, a dot for each member.
     """
 
     task: Task
@@ -105,6 +107,7 @@ class Program(NamedTuple):
     select: Metric
     report: Metric
     exhibits: Callable[[Finished], Iterator[Exhibit]] = no_exhibits
+    against: Sequence[str] = ()
 
     @property
     def steps(self) -> int:

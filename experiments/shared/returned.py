@@ -39,7 +39,7 @@ def checked_measure(
         found = measure(*arguments)
         own = check_pair(who, found, "(metrics, carry)")[0] if carries else found
         check_averages(who, own)
-        check_names(who, own, metrics)
+        check_names(who, own, (metric.name for metric in metrics))
         return found
 
     return checked

@@ -12,7 +12,7 @@ from experiments.harness.plan import DIVERGED, FINISHED, STOPPED, Plan
 from experiments.harness.program import Program, Row, Table
 from experiments.report.page import write_report
 from experiments.report.result import selected_by, when_and_where
-from experiments.sweep import figures
+from experiments.sweep import figures, pairs
 from experiments.sweep.edges import edge_notes
 from experiments.sweep.flags import Sweep
 from experiments.sweep.ranking import Configuration, best_member, mean_and_spread
@@ -43,13 +43,14 @@ def write(
     program = plan.program
     found = final_numbers(sweep, configurations, program, seconds)
     drawn = figures.all_of(configurations, rows, program.metrics, plan.marks)
+    against = pairs.all_of(configurations, program.report, program.against)
     write_report(
         folder / "report.html",
         title=f"sweep of {sweep.experiment.name}",
         question=sweep.experiment.question,
         headline=headline(configurations, program, found),
         notes=edge_notes(sweep, configurations[0]),
-        exhibits=[ranking_table(configurations, program), *drawn],
+        exhibits=[*against, ranking_table(configurations, program), *drawn],
         folder=folder / "figures",
         result=found,
         config={
@@ -107,9 +108,9 @@ def table(configurations: Sequence[Configuration], program: Program) -> list[lis
     columns = {"rank": [str(rank) for rank in range(1, len(configurations) + 1)]}
     for field in configurations[0].values:
         columns[field] = [value_text(each.values[field]) for each in configurations]
-    for metric in program.metrics:
-        means = [mean_and_spread(each.of(f"valid_{metric.name}")) for each in configurations]
-        columns[f"validation {metric.name}"] = [format_mean(mean, several) for mean in means]
+    for name in [*(metric.name for metric in program.metrics), *program.against]:
+        means = [mean_and_spread(each.of(f"valid_{name}")) for each in configurations]
+        columns[f"validation {name}"] = [format_mean(mean, several) for mean in means]
     counts = {
         "seeds": [str(len(each.members)) for each in configurations],
         "evaluations": [evaluations_text(each) for each in configurations],

@@ -78,3 +78,7 @@ def test_one_program_trains_all_gains(tmp_path: Path) -> None:
     rows = (tmp_path / "sweep" / "sweep.jsonl").read_text().splitlines()
     small, large = (json.loads(row)["valid_slope"] for row in rows)
     assert small < large - 1
+    figures = {file.name for file in (tmp_path / "sweep" / "figures").iterdir()}
+    assert figures >= {"right_by_exponent.png", "right_by_slope.png"}
+    head = (tmp_path / "sweep" / "figures" / "ranking.csv").read_text().splitlines()[0]
+    assert head == "rank,gain,validation loss,validation right,validation exponent,validation slope"

@@ -220,8 +220,20 @@ def test_a_run_without_rows_has_no_curve_and_no_legend(tmp_path: Path) -> None:
     assert (tmp_path / "all.html").exists()
 
 
-def test_a_sweep_is_drawn_by_its_winners(folders: list[str]) -> None:
+@pytest.mark.long
+def test_a_trained_sweep_is_drawn_by_its_winners(folders: list[str]) -> None:
     entry = side_by_side.read(Path(folders[1]), "many")
+    assert [len(rows) for rows in entry.curves] == [2, 2]
+    assert {row["member"] for rows in entry.curves for row in rows} == {0, 1}
+
+
+def test_a_sweep_is_drawn_by_its_winners(tmp_path: Path) -> None:
+    folder = Path(swept(tmp_path / "many"))
+    members = [{"member": k, "rate": 0.1 if k < 2 else 0.5, "seed": k % 2} for k in range(4)]
+    (folder / "sweep.jsonl").write_text("".join(json.dumps(each) + "\n" for each in members))
+    rows = [{**json.loads(ROW), "member": k, "step": 5 * n} for n in (1, 2) for k in range(4)]
+    (folder / "programs/0/metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    entry = side_by_side.read(folder, "many")
     assert [len(rows) for rows in entry.curves] == [2, 2]
     assert {row["member"] for rows in entry.curves for row in rows} == {0, 1}
 
@@ -242,10 +254,11 @@ def test_a_comparison_of_nothing_is_refused(
 
 
 def test_a_page_that_cannot_be_written_is_one_sentence(
-    folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    assert __main__.main(["report", folders[0], f"--out={tmp_path}/file/x.html"]) == 2
+    run = finished(tmp_path / "run", "loss", False, 1.0)
+    assert __main__.main(["report", run, f"--out={tmp_path}/file/x.html"]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
@@ -257,9 +270,11 @@ def test_runs_in_folders_of_one_name_are_told_apart_by_longer_names() -> None:
 
 
 def test_a_page_replaces_an_earlier_comparison_and_nothing_else(
-    folders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    folders = [finished(tmp_path / "one", "loss", False, 1.0), swept(tmp_path / "many")]
     own = Path(folders[0]) / "report.html"
+    own.write_text("the page of the run")
     notes = tmp_path / "notes.html"
     notes.write_text("precious")
     for out in (own, notes, tmp_path / "notes.md"):
@@ -269,7 +284,8 @@ def test_a_page_replaces_an_earlier_comparison_and_nothing_else(
         assert (out.read_bytes() if out.exists() else None) == before
     for _ in range(2):
         assert __main__.main(["report", *folders[:2], f"--out={tmp_path}/all.html"]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.html", "notes.html"]
+    pages = [path.name for path in tmp_path.iterdir() if path.is_file()]
+    assert sorted(pages) == ["all.html", "notes.html"]
 
 
 @pytest.mark.long
