@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 import recurrent
 from experiments.harness.config import option
@@ -23,13 +22,12 @@ from experiments.harness.errors import UserError
 from experiments.harness.program import Program
 from experiments.shared.cell_flag import cell_option, make_cell
 from experiments.shared.memory import MemoryConfig, memory_program
+from experiments.shared.rates import AGAINST, SPECTRAL, has_spectrum, rates
 from experiments.shared.remembering import Problem, recall
 from experiments.shared.scaled_start import has_recurrent, scaled
 from experiments.shared.time_scales import time_scales
 from experiments.shared.traveling import exhibits
-from recurrent.gradients import gradient_by_lag, lyapunov_exponents
-from recurrent.losses import masked_average
-from recurrent.training.task import HParams, Metrics
+from recurrent.training.task import HParams
 
 STARTS = {"orthogonal": "orthogonal", "identity": "identity", "gaussian": "lecun_normal"}
 ACTIVATIONS = {
@@ -38,7 +36,6 @@ ACTIVATIONS = {
     "sigmoid": jax.nn.sigmoid,
     "linear": lambda z: z,
 }
-SMALLEST = 1e-37  # of a gradient, whose logarithm is still finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +85,7 @@ def program(config: Config) -> Program:
     return made._replace(
         task=made.task._replace(init=init),
         exhibits=partial(exhibits, problem, cell, lambda hparams: init(hparams).params),
-        against=("exponent", "slope"),
+        against=[*AGAINST, *(SPECTRAL if has_spectrum(cell) else [])],
     )
 
 
@@ -105,19 +102,3 @@ def cell_of(config: Config, problem: Problem) -> recurrent.Cell:
         options |= {"recurrent_init": STARTS[config.start]}
     sizes = problem.inputs, config.hidden_size
     return make_cell(config.cell, *sizes, causal=problem.steps, **options)
-
-
-def rates(cell: recurrent.Cell, params: Any, xs: Array, mask: Array) -> Metrics:
-    """Return how gradients travel through the cell, in nats a step.
-
-    ``"slope"`` is the mean rate at which one from the last output grows from each step to the one
-    before, ``"exponent"`` that at which small differences between states grow from step to step.
-    """
-    own = params["layer_0"]
-    sizes = jnp.log(jnp.maximum(gradient_by_lag(cell, own, xs, jax.random.key(0)), SMALLEST))
-    slopes = (sizes[-1] - sizes[0]) / (len(xs) - 1)
-    exponents = lyapunov_exponents(cell, own, xs, jax.random.key(0), count=1)[..., 0]
-    return {
-        "slope": masked_average(slopes, mask),
-        "exponent": masked_average(jnp.maximum(exponents, jnp.log(SMALLEST)), mask),
-    }

@@ -73,7 +73,7 @@ def known_pairs(
     configurations: Ranked, metric: Metric, name: str
 ) -> tuple[np.ndarray, np.ndarray, list[Any]]:
     """Return both numbers of each member that has them and did not diverge, and the members."""
-    members = [each for own in configurations for each in own.members]
+    members = [each for own in reversed(configurations) for each in own.members]  # best on top
     keys = f"valid_{name}", f"valid_{metric.name}"
     members = [
         each
@@ -109,8 +109,8 @@ def message(xs: np.ndarray, ys: np.ndarray, metric: Metric, name: str) -> str:
         return "No member has both numbers"
     low, high = range_of_best(xs, ys, metric)
     best = format_value(ys[np.argmax(metric.score(ys))], metric)
-    whole = f"of {xs.min():.3g} to {xs.max():.3g} in all"
-    return f"The best tenth, up to {best}, has {name} {low:.3g} to {high:.3g}, {whole}"
+    whole = f"all: {xs.min():.2g} to {xs.max():.2g}"
+    return f"The best tenth (up to {best}) has {name} {low:.2g} to {high:.2g}; {whole}"
 
 
 def first_field_of_numbers(configurations: Ranked) -> str:

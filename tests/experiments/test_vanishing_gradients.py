@@ -13,9 +13,10 @@ import recurrent
 from experiments import __main__
 from experiments.figures.memory import progress_message
 from experiments.harness.errors import UserError
+from experiments.shared.rates import has_spectrum, rates, spectrum
 from experiments.shared.remembering import numbered, recall
 from experiments.shared.scaled_start import scaled
-from experiments.vanishing_gradients import Config, cell_of, program, rates
+from experiments.vanishing_gradients import Config, cell_of, program
 
 
 @pytest.mark.parametrize("gain", [0.5, 1.0, 1.3])
@@ -31,6 +32,25 @@ def test_a_linear_network_has_the_rates_of_its_gain(start: str, gain: float) -> 
     assert float(found["slope"].mean) == pytest.approx(math.log(gain), abs=1e-4)
     assert float(found["exponent"].mean) == pytest.approx(math.log(gain), abs=1e-4)
     assert float(found["slope"].total) == pytest.approx(2 * math.log(gain), abs=1e-3)
+    assert float(found["exponent_median"].mean) == pytest.approx(math.log(gain), abs=1e-4)
+
+
+def test_what_is_remembered_is_counted_over_the_whole_spectrum() -> None:
+    """Of a diagonal network the exponents are the logarithms of its factors."""
+    cell = recurrent.elman(2, 4, activation=lambda z: z)
+    params = cell.init(jax.random.key(0))
+    params["recurrent"]["kernel"] = jnp.eye(4).at[3, 3].set(0.0)
+    xs = jnp.ones((20, 2))
+    found = spectrum(cell, params, xs, jnp.bool_(True))
+    assert float(found["remembered"].mean) == 0.75
+    for factor, share in ((0.9, 0.0), (0.96, 1.0)):  # a difference fades to 0.9^20, 0.96^20
+        params["recurrent"]["kernel"] = factor * jnp.eye(4)
+        found = spectrum(cell, params, xs, jnp.bool_(True))
+        assert float(found["remembered"].mean) == share
+        assert float(found["exponent_median"].mean) == pytest.approx(math.log(factor), abs=1e-5)
+    assert float(spectrum(cell, params, xs, jnp.bool_(False))["remembered"].weight) == 0
+    assert not has_spectrum(recurrent.lstm(2, 33))
+    assert has_spectrum(recurrent.lstm(2, 32))
 
 
 def test_a_gain_multiplies_the_first_recurrent_weights_alone() -> None:
@@ -81,4 +101,5 @@ def test_one_program_trains_all_gains(tmp_path: Path) -> None:
     figures = {file.name for file in (tmp_path / "sweep" / "figures").iterdir()}
     assert figures >= {"right_by_exponent.png", "right_by_slope.png"}
     head = (tmp_path / "sweep" / "figures" / "ranking.csv").read_text().splitlines()[0]
-    assert head == "rank,gain,validation loss,validation right,validation exponent,validation slope"
+    measured = ("loss", "right", "exponent", "slope", "remembered")
+    assert head == ",".join(["rank", "gain", *(f"validation {name}" for name in measured)])

@@ -58,7 +58,7 @@ def test_a_dot_is_a_member_that_did_not_diverge_and_has_both_numbers(metric: Met
     assert "1 that diverged have no dot" in found.caption
     title = str(found.figure.get_suptitle())
     # a tenth of 18 are two; the second best is as good as the third
-    assert "has rate -0.1 to 0.1, of -1 to 0.9 in all" in title
+    assert "has rate -0.1 to 0.1; all: -1 to 0.9" in title
     assert figure_bytes(found).startswith(b"\x89PNG")
 
 
