@@ -44,7 +44,7 @@ def load_text(name: str, file: str = "") -> Text:
       UserError: if the name is unknown, or if the file cannot be read, is too large, is not UTF-8,
         or has fewer than two distinct characters.
     """
-    text = read_text(path_of(file, "--text: ")) if file else _of_name(name)
+    text = whole_text(name, file)
     points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     characters, tokens = np.unique(points, return_inverse=True)
     if len(characters) < 2:
@@ -52,6 +52,15 @@ def load_text(name: str, file: str = "") -> Text:
     cuts = [int(len(tokens) * share) for share in (SHARE_OF_TRAIN, SHARE_OF_TRAIN + SHARE_OF_VALID)]
     train, valid, test = np.split(tokens.astype(np.int32), cuts)
     return Text("".join(map(chr, characters)), train, valid, test)
+
+
+def whole_text(name: str, file: str = "") -> str:
+    """Return a text by name, or that of a UTF-8 file if one is given.
+
+    Raises:
+      UserError: if the name is unknown, or as `read_text` does.
+    """
+    return read_text(path_of(file, "--text: ")) if file else _of_name(name)
 
 
 def _of_name(name: str) -> str:

@@ -70,7 +70,8 @@ def engine_of(program: Program, layout: Layout) -> Engine:
 
     def judge(members: Member, valid: Metrics, limits: Limits) -> Member:
         def of_member(given: tuple[Member, Metrics]) -> Member:
-            return population.judged(task, program.select, limits, *given)
+            last = program.keeps_last(given[0].hparams)
+            return population.judged(task, program.select, limits, *given, keep_last=last)
 
         return spread(of_member, layout)((members, valid))
 

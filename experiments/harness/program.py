@@ -84,6 +84,11 @@ def no_exhibits(finished: Finished) -> Iterator[Exhibit]:
     return iter(())
 
 
+def keeps_best(hparams: HParams) -> bool:
+    """Return False: what is kept of a training is what its best evaluation saw."""
+    return False
+
+
 class Program(NamedTuple):
     """Hold a training run as pure functions, which the harness compiles.
 
@@ -98,6 +103,8 @@ class Program(NamedTuple):
       exhibits: ``finished -> exhibits`` of the report, none by default.
       against: names of further metrics of evaluations, against each of which the page of a sweep
         draws the one that people read, a dot for each member.
+      keeps_last: ``hparams -> bool``, which may be traced: whether what is kept of a training is
+        what its last evaluation saw, with no regard to the best one.
     """
 
     task: Task
@@ -108,6 +115,7 @@ class Program(NamedTuple):
     report: Metric
     exhibits: Callable[[Finished], Iterator[Exhibit]] = no_exhibits
     against: Sequence[str] = ()
+    keeps_last: Callable[[HParams], Any] = keeps_best
 
     @property
     def steps(self) -> int:

@@ -127,12 +127,8 @@ def _whole_numbers(text: str, field: str, option: Option, parts: Sequence[str]) 
     return range(first, last + 1)
 
 
-def grid(axes: Sequence[Axis]) -> list[Values]:
-    """Return every combination of values, the last axis running fastest.
-
-    Raises:
-      UserError: for a range without a count, or more members than `MOST_MEMBERS`.
-    """
+def check_counts(axes: Sequence[Axis]) -> None:
+    """Raise `UserError` for a range without a count, which has no values."""
     for field, values, bounds in axes:
         if not values and bounds:
             raise UserError(
@@ -140,12 +136,51 @@ def grid(axes: Sequence[Axis]) -> list[Values]:
                 f"{bounds.scale}:{bounds.low:g}:{bounds.high:g}:8; --search=random draws from a "
                 "range."
             )
+
+
+def grid(axes: Sequence[Axis]) -> list[Values]:
+    """Return every combination of values, the last axis running fastest.
+
+    Raises:
+      UserError: for a range without a count, or more members than `MOST_MEMBERS`.
+    """
+    check_counts(axes)
     count = math.prod(len(axis.values) for axis in axes)
     if count > MOST_MEMBERS:
         raise UserError(f"sweep: expected at most {MOST_MEMBERS} members, got {count}.")
     names = [axis.field for axis in axes]
     every = itertools.product(*(axis.values for axis in axes))
     return [dict(zip(names, values, strict=True)) for values in every]
+
+
+def alone(axes: Sequence[Axis], base: Values) -> list[Values]:
+    """Return the base, each value alone in it, and the first values of all fields together.
+
+    Each with all values of the swept seed.
+
+    Args:
+      axes: of which each other than the seed differs from the base in every value.
+      base: the values without the sweep, by field.
+
+    Raises:
+      UserError: for fewer than two fields beside the seed, a range without a count, or a value
+        that is that of the base.
+    """
+    check_counts(axes)
+    seeds = [axis for axis in axes if axis.field == "seed"]
+    fields = [axis for axis in axes if axis.field != "seed"]
+    if len(fields) < 2:
+        raise UserError("--search=alone: expected two fields or more beside the seed.")
+    for field, values, _ in fields:
+        if base[field] in values:
+            raise UserError(
+                f"--sweep={field}: {base[field]} is its value without the sweep, with which the "
+                "others are compared; leave it out."
+            )
+    none = {axis.field: base[axis.field] for axis in fields}
+    single = [none | {axis.field: value} for axis in fields for value in axis.values]
+    together = {axis.field: axis.values[0] for axis in fields}
+    return [point | seed for point in [none, *single, together] for seed in grid(seeds)]
 
 
 def at_random(

@@ -7,7 +7,7 @@ from experiments.harness.catalogue import Experiment
 from experiments.harness.config import option
 from experiments.sweep.axes import MOST_MEMBERS, Axis
 
-SEARCHES = ("grid", "random", "halving", "pbt")
+SEARCHES = ("grid", "random", "halving", "pbt", "alone")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Settings:
     search: str = option(
         "grid",
         "grid: every combination; random: --draws configurations; halving: either of these, of "
-        "which only the best go on from each rung; pbt: population-based training of the same",
+        "which only the best go on from each rung; pbt: population-based training of the same; "
+        "alone: no swept value, each value alone, and the first ones of all fields together",
         choices=SEARCHES,
     )
     draws: int = option(

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from experiments.harness import config
@@ -45,7 +45,7 @@ def search_of(sweep: Sweep) -> Search:
     """Return the search that the flags ask for."""
     options, asked, seed = options_of(sweep), sweep.settings, sweep.settings.draw_seed
     ask = (
-        ask_listed(members_of(asked, sweep.swept, options), options)
+        ask_listed(members_of(sweep, sweep.swept), options)
         if not asked.propose
         else (
             ask_tpe(static_axes(sweep), options, traced_members(sweep), program_count(sweep), seed)
@@ -121,20 +121,20 @@ def static_axes(sweep: Sweep) -> list[Axis]:
 def traced_members(sweep: Sweep) -> list[Values]:
     """Return the swept traced fields of the members of each proposed program."""
     options = options_of(sweep)
-    traced = [axis for axis in sweep.swept if options[axis.field].traced]
-    return members_of(sweep.settings, traced, options)
+    return members_of(sweep, [axis for axis in sweep.swept if options[axis.field].traced])
 
 
-def members_of(
-    settings: Settings, swept: Sequence[Axis], options: Mapping[str, Option]
-) -> list[Values]:
+def members_of(sweep: Sweep, swept: Sequence[Axis]) -> list[Values]:
     """Return the swept fields of every member."""
+    settings = sweep.settings
     if settings.search == "random" and not settings.draws:
         raise UserError("--search=random: say how many configurations to draw, as in --draws=20.")
-    if settings.search == "grid" and settings.draws:
+    if settings.search in ("grid", "alone") and settings.draws:
         raise UserError("--draws: a grid has every combination; use --search=random or halving.")
+    if settings.search == "alone":
+        return axes.alone(swept, dataclasses.asdict(sweep.base))
     if settings.draws:
-        return axes.at_random(swept, options, settings.draws, settings.draw_seed)
+        return axes.at_random(swept, options_of(sweep), settings.draws, settings.draw_seed)
     return axes.grid(swept)
 
 
@@ -147,6 +147,8 @@ def check_idle_flags(sweep: Sweep) -> None:
             raise UserError(f"--{name}: it belongs to --search={owner}, not {asked.search}.")
     if asked.draw_seed and not asked.draws and not asked.propose and asked.search != "pbt":
         raise UserError("--draw_seed: nothing is drawn; say how many by --draws.")
+    if asked.propose and asked.search == "alone":
+        raise UserError("--propose: --search=alone says itself what is trained; leave one out.")
     if asked.propose and not static_axes(sweep):
         raise UserError(
             "--propose: it chooses fields that need a program for each value, such as hidden_size; "

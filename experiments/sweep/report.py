@@ -12,7 +12,7 @@ from experiments.harness.plan import DIVERGED, FINISHED, STOPPED, Plan
 from experiments.harness.program import Program, Row, Table
 from experiments.report.page import write_report
 from experiments.report.result import selected_by, when_and_where
-from experiments.sweep import figures, pairs
+from experiments.sweep import alone, figures, pairs
 from experiments.sweep.edges import edge_notes
 from experiments.sweep.flags import Sweep
 from experiments.sweep.ranking import Configuration, best_member, mean_and_spread
@@ -42,15 +42,21 @@ def write(
     """
     program = plan.program
     found = final_numbers(sweep, configurations, program, seconds)
-    drawn = figures.all_of(configurations, rows, program.metrics, plan.marks)
     against = pairs.all_of(configurations, program.report, program.against)
+    if sweep.settings.search == "alone":
+        versus = alone.compared(configurations, dataclasses.asdict(sweep.base), program.report)
+        found |= alone.numbers(versus, program.metrics)
+        shown = [*against, *alone.exhibits(versus, rows, sweep.base, program, folder)]
+    else:
+        drawn = figures.all_of(configurations, rows, program.metrics, plan.marks)
+        shown = [*against, ranking_table(configurations, program), *drawn]
     write_report(
         folder / "report.html",
         title=f"sweep of {sweep.experiment.name}",
         question=sweep.experiment.question,
         headline=headline(configurations, program, found),
         notes=edge_notes(sweep, configurations[0]),
-        exhibits=[*against, ranking_table(configurations, program), *drawn],
+        exhibits=shown,
         folder=folder / "figures",
         result=found,
         config={
@@ -159,18 +165,31 @@ def table_text(configurations: Sequence[Configuration], program: Program) -> str
 
     Below it stands what the numbers after \u00b1 are, where there are such.
     """
-    head, *lines = table(configurations, program)
+    note = spread_note(configurations)
+    return "\n".join([in_columns(table(configurations, program)), *([note] if note else [])])
+
+
+def in_columns(table: Sequence[Sequence[str]]) -> str:
+    """Write rows of texts in columns, the head first and the middle of a long table left out."""
+    head, *lines = table
     if len(lines) > MOST_LINES:
         left = len(lines) - MOST_LINES
         middle = ["..."] + [""] * (len(head) - 2) + [f"({left} more in sweep.jsonl)"]
         lines = [*lines[: MOST_LINES - 5], middle, *lines[-5:]]
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
-    padded = [
+    return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in [head, *lines]
-    ]
-    note = spread_note(configurations)
-    return "\n".join([*padded, *([note] if note else [])])
+    )
+
+
+def comparison_text(sweep: Sweep, configurations: Sequence[Configuration], program: Program) -> str:
+    """Write the ranking for a terminal; of each alone, every seed beside what it is."""
+    if sweep.settings.search != "alone":
+        return table_text(configurations, program)
+    base = dataclasses.asdict(sweep.base)
+    shown = alone.table(alone.compared(configurations, base, program.report), program)
+    return f"{in_columns([shown.columns, *shown.rows])}\n{shown.caption}"
 
 
 def best_words(sweep: Sweep) -> str:
@@ -198,6 +217,8 @@ def headline(
 ) -> list[tuple[str, str]]:
     """Return the few numbers that the page shows large."""
     report = program.report
+    if "gain_in_spreads" in found:
+        return alone.headline(found, report, test_label(configurations[0], report))
     winner = [
         (f"best {name}", f"{value:.4g}" if isinstance(value, float) else value_text(value))
         for name, value in configurations[0].values.items()

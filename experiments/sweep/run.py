@@ -89,7 +89,7 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
         rows = member_rows(folder)
         winner.publish(sweep, plans[0], found[0], outcomes_of(programs), rows, folder)
         report.write(sweep, plans[0], found, rows, seconds, folder)
-    print(report.table_text(found, plans[0].program))
+    print(report.comparison_text(sweep, found, plans[0].program))
     for note in report.edge_notes(sweep, found[0]):
         print(note)
     print(f"report: {folder / 'report.html'}")

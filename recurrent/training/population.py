@@ -264,16 +264,24 @@ def _zeros(shapes: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def judged(task: Task, select: Metric, limits: Limits, member: Member, valid: Metrics) -> Member:
+def judged(
+    task: Task,
+    select: Metric,
+    limits: Limits,
+    member: Member,
+    valid: Metrics,
+    keep_last: Any = False,
+) -> Member:
     """Update what is best of a member after an evaluation, and end it where it should end.
 
-    One that has ended stays as it is.
+    One that has ended stays as it is. Where ``keep_last`` is true, which may be traced, the last
+    evaluation counts as the best one, whatever its score: nothing is chosen by it.
     """
     training = member.status == TRAINING
     score = jnp.float32(select.score(valid[select.name].mean))
     seen = valid[select.name].weight > 0  # where nothing was counted, nothing is known
     lost = seen & (~jnp.isfinite(score) | (score < limits.divergence_threshold))
-    better = training & seen & ~lost & (score > member.best_score)
+    better = training & seen & ~lost & ((score > member.best_score) | keep_last)
     since_best = jnp.where(better, 0, member.evaluations_since_best + training)
     status = jnp.where(since_best >= limits.patience, FINISHED, TRAINING)
     status = jnp.where(lost, DIVERGED, status)

@@ -58,6 +58,7 @@ def unread(module: Any, config: Any) -> set[str]:
     )
     build = getattr(module.program, "__wrapped__", module.program)  # past the toys' cache
     program: Program = build(watched)
+    program.keeps_last(hparams)
     state = jax.eval_shape(lambda: program.task.init(hparams))
     jax.eval_shape(
         lambda state: program.task.train(state, hparams, program.data["train"], 1), state

@@ -357,6 +357,20 @@ def test_the_best_is_kept_in_the_direction_of_the_metric(
         assert int(member.status) == TRAINING
 
 
+def test_the_last_evaluation_is_kept_where_nothing_is_to_be_chosen() -> None:
+    select, limits = Metric("at", higher_is_better=True), Limits(patience=1)
+    member = walker()
+    for value, step in ((3, 1), (1, 2), (2, 3)):
+        member = member._replace(step=jnp.int32(step))
+        valid = {"at": Average(jnp.float32(value), jnp.float32(1))}
+        member = judged(WALK, select, limits, member, valid, keep_last=jnp.array(True))
+        assert (int(member.best_step), float(member.best_score)) == (step, value)
+        assert int(member.status) == TRAINING
+    lost = {"at": Average(jnp.float32(jnp.nan), jnp.float32(1))}
+    member = judged(WALK, select, limits, member, lost, keep_last=jnp.array(True))
+    assert (int(member.best_step), int(member.status)) == (3, DIVERGED)
+
+
 def test_patience_ends_a_member_after_so_many_evaluations_without_a_better_score() -> None:
     member, statuses = walker(), []
     for step, value in enumerate([1.0, 2.0, 2.0, 3.0, 1.0, 3.0, 9.0], start=1):
