@@ -248,7 +248,7 @@ LINES = (
             ("elman", 3, "-"), ("gru", 3, "-"),
             ("lstm", 3, "8 ([FixedPointFinder's example]"
              "(https://github.com/mattgolub/fixed-point-finder))"),
-            ("gru", 4, "-"),
+            ("elman", 4, "-"), ("gru", 4, "-"),
         )
     ),
     Line("row_likelihood", "binarised MNIST", {"data": "mnist"}, "test_loss", "{:.2f} nats",
