@@ -187,6 +187,7 @@ def test_it_keeps_the_best_weights_with_early_stopping_and_else_the_last(
 @pytest.mark.long
 def test_it_trains_on_words_of_a_file(text: str, tmp_path: Path) -> None:
     flags = ["--examples=300", "--epochs=4", "--hidden_size=16", "--weight_drop=0.2"]
+    flags += ["--batch_size=2", "--learning_rate=0.02"]
     command = ["regularization", f"--text={text}", *flags, f"--workdir={tmp_path / 'run'}"]
     assert __main__.main(command) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
