@@ -180,29 +180,19 @@ def message(found: Sequence[Compared], metric: Metric) -> str:
 
 
 def table(found: Sequence[Compared], program: Program) -> Table:
-    """Return every seed of every configuration."""
+    """Return every seed of every configuration: of the best, of none, and of all others."""
     select, report = program.select, program.report
     seeds = [member.get("seed", "") for member in found[0].configuration.members]
-    rows = []
-    for each in found:
-        values = [member.get(f"test_{report.name}") for member in each.configuration.members]
-        mean = mean_and_spread(each.configuration.of(f"valid_{select.name}"))
-        rows.append(
-            [
-                each.name,
-                "diverged" if mean is None else f"{mean[0]:.4f} \u00b1 {mean[1]:.4f}",
-                *(report.text(value) for value in values),
-                "-" if each.gain is None else f"{each.gain:+.4f}",
-                "-" if each.spreads is None else f"{each.spreads:+.1f}",
-            ]
-        )
+    first = [found[0], *(each for each in found[1:] if each.name == NONE)]
+    shown = [*first, *(each for each in found if each not in first)]
     return Table(
         "ranking",
         "Every seed of each",
-        f"The {report.name} on the test split of every seed, in the order of the validation "
-        f"{select.name}, of which the mean and the sample standard deviation over seeds stand in "
-        f"front. The gain is that of the mean test {report.name} over {NONE}; beside it as a "
-        "multiple of the spread over seeds, the root of the mean variance of both.",
+        f"The {report.name} on the test split of every seed: of the best, of {NONE}, with which "
+        f"all are compared, and of the others, best first. The order is that of the validation "
+        f"{select.name}, given by its mean and sample standard deviation over seeds. The gain is "
+        f"that of the mean test {report.name} over {NONE}; beside it as a multiple of the spread "
+        "over seeds, the root of the mean variance of both.",
         [
             "what is swept",
             f"validation {select.name}",
@@ -210,8 +200,20 @@ def table(found: Sequence[Compared], program: Program) -> Table:
             "gain",
             "gain / spread",
         ],
-        rows,
+        [row_of(each, select, report) for each in shown],
     )
+
+
+def row_of(each: Compared, select: Metric, report: Metric) -> list[str]:
+    """Return a row of the table."""
+    mean = mean_and_spread(each.configuration.of(f"valid_{select.name}"))
+    return [
+        each.name,
+        "diverged" if mean is None else f"{mean[0]:.4f} \u00b1 {mean[1]:.4f}",
+        *(report.text(member.get(f"test_{report.name}")) for member in each.configuration.members),
+        "-" if each.gain is None else f"{each.gain:+.4f}",
+        "-" if each.spreads is None else f"{each.spreads:+.1f}",
+    ]
 
 
 def numbers(found: Sequence[Compared], metrics: Sequence[Metric]) -> dict[str, Any]:

@@ -88,7 +88,9 @@ def test_members_that_diverged_have_no_gain() -> None:
     found = compared(ranked(rows, ["l1", "weight_decay", "seed"]), BASE, loss)
     assert (found[-1].name, found[-1].gain, found[-1].spreads) == ("l1 0.1", None, None)
     shown = table(found, toys.FIT.program(toys.FIT.Config()))
-    assert "diverged" in shown.rows[-1]
+    assert [row[0] for row in shown.rows] == ["all together", "none", "weight_decay 0.3", "l1 0.1"]
+    assert shown.rows[0][-2:] == ["+3.0000", "+21.2"]
+    assert shown.rows[-1][1] == "diverged"
 
 
 @pytest.mark.long
