@@ -40,7 +40,7 @@ from recurrent.explain.faithfulness import (
 from recurrent.explain.labels import grid_labels
 from recurrent.explain.lime import LocalModel, lime_weights
 from recurrent.explain.occlusion import held_steps, occlusion_map, sliding_occlusion
-from recurrent.explain.randomization import Randomization, randomize_layers
+from recurrent.explain.randomization import Randomization, random_networks, randomize_layers
 from recurrent.explain.saliency import (
     Attribution,
     completeness_gap,
@@ -93,6 +93,7 @@ __all__ = [
     "max_sensitivity",
     "occlusion_map",
     "permutation_shap",
+    "random_networks",
     "randomize_layers",
     "rank_correlation",
     "self_attention_weights",

@@ -30,6 +30,43 @@ class Randomization(NamedTuple):
     cosine: Array
 
 
+def random_networks(
+    params: Params, fresh: Params, layers: Sequence[str], *, cascading: bool = True
+) -> Params:
+    """Return params of networks in which layers are replaced by random ones, one for each layer.
+
+    Args:
+      params: trained.
+      fresh: random ones of the same shapes, such as ``init(key)``.
+      layers: as in `randomize_layers`.
+      cascading: as in `randomize_layers`.
+
+    Returns:
+      Params with a first axis of L more.
+
+    Raises:
+      ValueError: as `randomize_layers` does.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.explain import random_networks
+      >>> trained, fresh = ({"a": jnp.array(x), "b": jnp.array(x)} for x in (1, 9))
+      >>> found = random_networks(trained, fresh, ["b", "a"])
+      >>> found["a"].tolist(), found["b"].tolist()
+      ([1, 9], [9, 9])
+    """
+    _check_alike(params, fresh)
+    flags = _flags(params, layers, cascading)  # [L, leaves]
+    leaves, structure = jax.tree.flatten(params)
+    pairs = zip(flags.T, leaves, jax.tree.leaves(fresh), strict=True)
+    return structure.unflatten(
+        [
+            jnp.where(own.reshape(-1, *[1] * jnp.ndim(leaf)), other, leaf)
+            for own, leaf, other in pairs
+        ]
+    )
+
+
 def randomize_layers(
     explain: Callable[[Params], Array],
     params: Params,
@@ -76,20 +113,9 @@ def randomize_layers(
       >>> found.rank_correlation[:, 0].round(4).tolist()  # the scale has no say in the order
       [1.0, -1.0]
     """
-    _check_alike(params, fresh)
-    flags = _flags(params, layers, cascading)  # [L, leaves]
-    leaves, structure = jax.tree.flatten(params)
-    others = jax.tree.leaves(fresh)
-
-    def mixed(random: Array) -> Array:
-        chosen = [
-            jnp.where(random[k], other, leaf)
-            for k, (leaf, other) in enumerate(zip(leaves, others, strict=True))
-        ]
-        return explain(structure.unflatten(chosen))
-
+    networks = random_networks(params, fresh, layers, cascading=cascading)
     trained = explain(params)
-    maps = in_batches(mixed, flags, batch_size)
+    maps = in_batches(explain, networks, batch_size)
     return Randomization(
         maps=maps,
         rank_correlation=_each(rank_correlation, maps, trained, lengths),
