@@ -15,7 +15,8 @@ from jax import Array
 from experiments.data.images import ImageSet
 from experiments.harness.program import Figure, Program
 from experiments.shared.classification import CLASSES, Classifier, ClassifierConfig, classification
-from experiments.shared.explaining import explain_command
+from experiments.shared.convnet_parts import parts_of
+from experiments.shared.explain_images import explain_images
 from experiments.shared.predict import predict_command
 
 
@@ -49,7 +50,7 @@ def convnet_classifier(config: Config, image_shape: tuple[int, int]) -> Classifi
 
 commands = {
     "predict": predict_command(convnet_classifier),
-    "explain": explain_command(convnet_classifier),
+    "explain": explain_images(convnet_classifier, parts_of),
 }
 
 

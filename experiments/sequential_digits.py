@@ -24,7 +24,7 @@ from experiments.shared.averaging import averaged_classifier
 from experiments.shared.blocks import block, pyramid
 from experiments.shared.causality import looks_ahead
 from experiments.shared.classification import CLASSES, Classifier, ClassifierConfig, classification
-from experiments.shared.explaining import explain_command
+from experiments.shared.explain_images import explain_images
 from experiments.shared.predict import predict_command
 from experiments.shared.summary import summary
 
@@ -79,10 +79,11 @@ def model_of(config: Config, image_shape: tuple[int, int]) -> Classifier:
         layers = pyramid(features, [one] * config.blocks, config.pool)
         return averaged_classifier(layers, config.hidden_size, read)
     cell = cell_flag.make_cell(config.cell, features, config.hidden_size)
-    return sequence_classifier(cell, read, cell_flag.looks_ahead(config.cell, cell, steps))
+    found = sequence_classifier(cell, read, cell_flag.looks_ahead(config.cell, cell, steps))
+    return found if config.order == "row" else found._replace(by_rows=None)
 
 
-commands = {"predict": predict_command(model_of), "explain": explain_command(model_of)}
+commands = {"predict": predict_command(model_of), "explain": explain_images(model_of)}
 
 
 def reader(order: str, image_shape: tuple[int, ...]) -> Callable[[Any], Any]:
@@ -128,10 +129,15 @@ def sequence_classifier(
         whole = recurrent.dropout(summary(ys, ahead), dropout_rate, key)
         return head.apply(params["head"], whole)
 
+    def by_rows(params: Any, images: Array, lengths: Array) -> Array:
+        _, ys = recurrent.unroll(cell, params["cell"], read(images), lengths=lengths)
+        ends = jax.numpy.stack([ys[0], recurrent.last_output(ys, lengths)])  # ys is 0 past each end
+        return head.apply(params["head"], summary(ends, ahead))
+
     def exhibits(params: Any, test: ImageSet) -> Iterator[Figure]:
         yield hidden_state(cell, params["cell"], read(test.images[:1] / 255), test.labels[0])
 
-    return Classifier(init, logits, exhibits)
+    return Classifier(init, logits, exhibits, by_rows)
 
 
 def hidden_state(cell: recurrent.Cell, params: Any, xs: np.ndarray, label: Any) -> Figure:

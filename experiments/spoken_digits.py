@@ -6,6 +6,7 @@ on single digits alone, CTC learns to answer in the first frame, and learns it s
 Command: ./launch.sh spoken_digits [--split=speaker --held_out=3] [--digits=5] [--snr=10]
          ./launch.sh sweep spoken_digits --split=speaker --sweep=held_out=0,1,2,3,4,5
          ./launch.sh predict RUN_DIRECTORY --wav=FILE [--beam=10]
+         ./launch.sh explain RUN_DIRECTORY [--index=N | --wav=FILE]
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.shared import spoken, transcribing
 from experiments.shared.cell_flag import cell_option
+from experiments.shared.explain_sound import explain_sound
 from experiments.shared.listening import exhibits, listen_command
 from experiments.shared.tasks import MinibatchConfig, minibatch_program
 from experiments.shared.transcribing import EXACT, LOSS, Transcriber
@@ -116,4 +118,4 @@ def model_of(config: Config) -> Transcriber:
     return transcribing.transcriber(config.cell, config.hidden_size, CLASSES, channels)
 
 
-commands = {"predict": listen_command(model_of)}
+commands = {"predict": listen_command(model_of), "explain": explain_sound(model_of)}

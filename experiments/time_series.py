@@ -5,6 +5,7 @@ Command: ./launch.sh time_series [--data=JapaneseVowels] [--resample=1]
          ./launch.sh time_series --csv=FILE --target=COLUMN --horizon=12 [--time=COLUMN]
              [--covariates=A,B] [--season=12]
          ./launch.sh predict RUN_DIRECTORY [--csv=NEWER.csv | --ts=FILE.ts] [--out=FILE]
+         ./launch.sh explain RUN_DIRECTORY --index=N
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.harness.runs import Command
 from experiments.shared.cell_flag import cell_option
+from experiments.shared.explain_series import explain_series
 from experiments.shared.forecasting import forecasting_program
 from experiments.shared.forecasts import forecast_exhibits
 from experiments.shared.series_classes import classification_program
@@ -101,5 +103,6 @@ def program(config: Config) -> Program:
 
 
 commands = {
-    "predict": Command(Predict, predict, "forecast the next steps, or name the classes of series")
+    "predict": Command(Predict, predict, "forecast the next steps, or name the classes of series"),
+    "explain": explain_series,
 }

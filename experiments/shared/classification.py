@@ -71,11 +71,14 @@ class Classifier(NamedTuple):
       logits: ``(params, images, dropout_rate, key) -> [B, 10]`` with images ``[B, height,
         width]``, floats from 0 to 1, and the key None in evaluation.
       exhibits: ``(params, test images) -> exhibits`` of this model alone.
+      by_rows: ``(params, images, lengths [B]) -> [B, 10]`` of a model that reads rows one after the
+        other, of which only the first are read; None of other models.
     """
 
     init: Callable[[Array], Any]
     logits: Callable[[Any, Array, Any, Array | None], Array]
     exhibits: Callable[[Any, ImageSet], Iterator[Exhibit]]
+    by_rows: Callable[[Any, Array, Array], Array] | None = None
 
 
 def classification(config: Any, model_of: Callable[[Any, tuple[int, int]], Classifier]) -> Program:

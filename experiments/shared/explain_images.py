@@ -1,0 +1,91 @@
+"""Explain what a classifier of images says of one: ``./launch.sh explain RUN --index=N``."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from experiments.data.images import SHAPES
+from experiments.harness.config import option
+from experiments.harness.errors import UserError
+from experiments.harness.runs import Command, Run
+from experiments.shared.classification import CLASSES
+from experiments.shared.explainable import (
+    Example,
+    Explainable,
+    Inside,
+    Network,
+    from_the_output,
+    leaving_out,
+)
+from experiments.shared.explaining import ExplainFlags, explain_command
+from experiments.shared.predict import ModelOf, read_image
+
+BACKGROUND = 16  # training images over which SHAP averages, and whose mean is a baseline
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainImage(ExplainFlags):
+    """Hold the flags of ``./launch.sh explain``."""
+
+    index: int = option(0, "which image of the test split", minimum=0)
+    image: str = option("", "an image file in its place, of the size of the training images")
+
+
+def explain_images(model_of: ModelOf, inside: Inside | None = None) -> Command:
+    """Return the command, for an experiment whose network is ``model_of(config, image shape)``.
+
+    Args:
+      model_of: makes the network.
+      inside: ``params -> (features, head)`` of its last convolution, if it has one.
+    """
+
+    def of(run: Run, flags: ExplainImage) -> Explainable:
+        shape = SHAPES[run.config.data]
+        model = model_of(run.config, shape)
+        image, title = chosen_image(flags, run.program.data, shape)
+        background = np.asarray(run.program.data["train"]["images"][:BACKGROUND])
+        background = background.astype(np.float32) / 255
+        by_rows = model.by_rows
+
+        def logits(params: Any, xs: Array, mask: Array | None) -> Array:
+            return model.logits(params, xs, 0.0, None)
+
+        outputs = logits if by_rows is None else leaving_out(by_rows)
+        return Explainable(
+            network=Network(outputs, model.init, from_the_output(run.kept), inside),
+            params=run.kept,
+            example=Example(
+                xs=image[None].astype(np.float32) / 255,
+                lengths=None if by_rows is None else np.array([shape[0]]),
+                baselines=np.stack([np.zeros_like(background[0]), background.mean(0)]),
+                background=background,
+            ),
+            answers=[str(k) for k in range(CLASSES)],
+            baselines=("black", "mean image"),
+            axes=("row", "column"),
+            what="image",
+            title=title,
+        )
+
+    return explain_command(ExplainImage, of)
+
+
+def chosen_image(flags: ExplainImage, data: Any, shape: tuple[int, int]) -> tuple[np.ndarray, str]:
+    """Return one image as bytes, and what it is.
+
+    Raises:
+      UserError: for an index beyond the test split, or a file that cannot be read.
+    """
+    if flags.image:
+        return read_image(flags.image, shape), flags.image
+    check_index(flags.index, len(data["test"]["images"]))
+    label = int(data["test"]["labels"][flags.index])
+    return np.asarray(data["test"]["images"][flags.index]), f"test image {flags.index}, a {label}"
+
+
+def check_index(index: int, count: int) -> None:
+    """Raise `UserError` for an index beyond the test split."""
+    if index >= count:
+        raise UserError(f"--index: expected at most {count - 1}, got {index}.")
