@@ -65,9 +65,7 @@ class Config(MinibatchConfig):
     split_seed: int = option(0, "decides which recordings are joined", minimum=0)
     cell: str = cell_option("lstm", ", which reads the frames in both directions")
     hidden_size: int = option(96, "H, of each direction", minimum=1, maximum=10**5)
-    channels: int = option(
-        16, "of the first convolution; the others have twice and four times as many", minimum=1
-    )
+    channels: int = option(16, "of the first convolution; each next has twice as many", minimum=1)
     dropout: float = option(0.2, "share of features dropped", traced=True, minimum=0, below=1)
     epochs: int = 40
     batch_size: int = 16
