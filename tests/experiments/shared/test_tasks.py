@@ -68,9 +68,11 @@ def test_the_learning_rate_is_the_mean_of_those_of_the_steps(config: LengthsConf
 
 
 @pytest.mark.optimized  # otherwise any metric more moves a last bit
-def test_it_changes_no_bit_of_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("parts", [(5,), pytest.param((3, 2, 5), marks=pytest.mark.long)])
+def test_it_changes_no_bit_of_what_is_trained(
+    parts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     build = lengths.__wrapped__  # past the cache of programs
-    parts = (5, 5)  # of one length, so that each training is one program
     with_it, _ = trained(build(CONFIG).task, CONFIG, parts)
     monkeypatch.setattr(tasks, "with_learning_rate", lambda task, rate: task)
     without, metrics = trained(build(CONFIG).task, CONFIG, parts)
