@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -163,7 +164,8 @@ def symmetric_limits(values: np.ndarray) -> tuple[float, float]:
 
 def color_bar(figure: Figure, image: AxesImage | PathCollection, label: str) -> None:
     """Add a labeled color bar beside an image, or dots."""
-    bar = figure.colorbar(image, ax=image.axes, aspect=30, fraction=0.04, pad=0.02)
+    axes: Any = image.axes
+    bar = figure.colorbar(image, ax=axes, aspect=30, fraction=0.04, pad=0.02)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)
     bar.set_label(plain(label), color=MUTED)
