@@ -25,6 +25,7 @@ LARGEST = 512  # numbers of a state, of whose Jacobians eigenvalues are computed
 FEWEST, MOST = 256, 4000  # starts
 PER_POINT = 16  # starts for each of the 3^N points that N bits are expected to have
 READ = 200  # sequences of the test split whose states are starts
+SETTLING = 20_000  # steps
 MIXED = 4  # visited states, of which a start is a mean with random weights
 DRAWN = 12  # sequences in the picture
 TOLERANCE = 1e-12  # of q, below which a point is fixed
@@ -81,8 +82,9 @@ def check_state(name: str, cell: recurrent.Cell) -> None:
 def searched(study: Study, params: Any) -> Search:
     """Find the fixed points of a trained cell without input, in float64.
 
-    The starts are states that it visits in test sequences, and means of a few of those with random
-    weights, since saddles lie between the states that are visited.
+    The starts are states that it visits in test sequences, means of a few of those with random
+    weights, since saddles lie between the states that are visited, and states to which visited
+    ones settle without input, since a stable point that attracts slowly is otherwise missed.
     """
     began = time.monotonic()
     xs, _ = numbered(study.problem, HELD_OUT["valid"] + jnp.arange(READ))
@@ -92,11 +94,15 @@ def searched(study: Study, params: Any) -> Search:
             wide["layer_0"], jnp.asarray(np.asarray(xs), float)
         )
         count = min(max(FEWEST, PER_POINT * 3**study.problem.inputs), MOST)
+        chosen = starts(visited, count)
+        resting = jax.jit(lambda own, states: settled(study.cell, own, states))(
+            wide["layer_0"], jax.tree.map(lambda leaf: leaf[: count // 2], chosen)
+        )
         points = find_fixed_points(
             study.cell,
             wide["layer_0"],
             jnp.zeros(study.problem.inputs),
-            starts(visited, count),
+            jax.tree.map(lambda *leaves: jnp.concatenate(leaves), chosen, resting),
             tolerance=TOLERANCE,
         )
         quiet = jnp.zeros((len(points.speeds), study.problem.inputs))
@@ -116,6 +122,14 @@ def searched(study: Study, params: Any) -> Search:
 def states_of(cell: recurrent.Cell, params: Any, xs: Array) -> Any:
     """Return the states after each step of sequences, each leaf ``[T, B, ...]``."""
     return recurrent.unroll(cell, params, xs, return_states=True)[1][1]
+
+
+def settled(cell: recurrent.Cell, params: Any, states: Any) -> Any:
+    """Return where states ``[K, ...]`` are after `SETTLING` steps without input."""
+    count = len(jax.tree.leaves(states)[0])
+    quiet = jnp.zeros((count, *cell.input_shape))
+    step = lambda _, state: cell.step(params, state, quiet)[0]  # noqa: E731
+    return jax.lax.fori_loop(0, SETTLING, step, states)
 
 
 def starts(visited: Any, count: int) -> Any:
