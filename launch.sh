@@ -285,7 +285,8 @@ run_tests() {
   cd "$root"
   if (($# == 0)); then run_linters || status=1; fi
   if [[ ${1-} == --faults ]]; then set -- -m fault -p tests.faults.table "${@:2}"; fi
-  "$venv/bin/python" -m pytest -n 2 "$@" || status=1
+  # A file stays in one process, so that its tests share fixtures and compiled programs.
+  "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@" || status=1
   return "$status"
 }
 
