@@ -473,7 +473,7 @@ def test_launch_test_runs_all_four_checks_from_the_root(clone: Clone) -> None:
     tools = [step.split(" from ")[0] for step in steps[2:]]
     assert tools == ["ruff", "ruff", "basedpyright", "pytest"]
     assert all(f" from {clone.root}: " in step for step in steps[2:])
-    assert steps[-1].endswith(": -n 2")
+    assert steps[-1].endswith(": -n 2 --dist loadfile")
 
 
 @pytest.mark.parametrize("tool", ["ruff", "basedpyright", "pytest"])
@@ -487,14 +487,14 @@ def test_any_failing_check_fails_launch_test(clone: Clone, tool: str) -> None:
 
 def test_launch_test_with_arguments_runs_only_pytest(clone: Clone) -> None:
     steps = clone.took("test", "-k", "a or b", "-n", "0")
-    assert steps[2:] == [f"pytest from {clone.root}: -n 2 -k a or b -n 0"]
+    assert steps[2:] == [f"pytest from {clone.root}: -n 2 --dist loadfile -k a or b -n 0"]
 
 
 def test_launch_test_of_faults_runs_all_that_are_marked_and_prints_their_table(
     clone: Clone,
 ) -> None:
     steps = clone.took("test", "--faults", "-k", "kill")
-    words = "-n 2 -m fault -p tests.faults.table -k kill"
+    words = "-n 2 --dist loadfile -m fault -p tests.faults.table -k kill"
     assert steps[2:] == [f"pytest from {clone.root}: {words}"]
     clone.flag("pytest-fails")
     assert clone.launch("test", "--faults").returncode == 1
