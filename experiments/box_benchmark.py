@@ -3,7 +3,7 @@
 Noise of 50 steps and 50 features; in a box of steps and features lies the class. A map should be
 large in the box and nowhere else (Ismail et al. 2020, arXiv:2010.13924).
 
-Command: ./launch.sh box_benchmark [--model=cnn] [--box=moving_rare_time]
+Command: ./launch.sh box_benchmark [--model=cnn] [--read=mean] [--box=moving_rare_time]
          ./launch.sh evaluate RUN_DIRECTORY
 """
 
@@ -40,6 +40,9 @@ class Config(MinibatchConfig):
         "the network: an LSTM, causal convolutions over time, or causal self-attention",
         choices=("lstm", "cnn", "attention"),
     )
+    read: str = option(
+        "last", "the outputs that are read: the last, or the mean of all", choices=("last", "mean")
+    )
     box: str = option("middle", "where the class lies", choices=tuple(explain.BOXES))
     data_seed: int = option(0, "decides which sequences are drawn", minimum=0, maximum=2**31 - 1)
     hidden_size: int = option(32, "H, a multiple of 4", minimum=4, maximum=10**4)
@@ -54,7 +57,7 @@ def program(config: Config) -> Program:
     model = parts_of(config)
 
     def measure(params: Any, batch: Any, hparams: HParams) -> Metrics:
-        logits = logits_of(model, params, batch["xs"])
+        logits = logits_of(config.read, model, params, batch["xs"])
         return {
             "loss": losses.cross_entropy(logits, batch["label"], batch["mask"]),
             "accuracy": losses.accuracy(logits, batch["label"], batch["mask"]),
@@ -63,9 +66,9 @@ def program(config: Config) -> Program:
     def exhibits(finished: Finished) -> Iterator[Exhibit]:
         from experiments.figures.boxes import areas, examples
 
-        found = found_by(partial(logits_of, model, finished.kept), data["test"])
+        found = found_by(partial(logits_of, config.read, model, finished.kept), data["test"])
         scores = scores_of(found)
-        title = f"{config.model}, box {config.box}"
+        title = f"{config.model}, {config.read} output, box {config.box}"
         yield Figure("areas", "Which methods find the box?", AREAS, areas(title, scores))
         yield table(scores)
         yield Figure("maps", "Maps of one test sequence", MAPS, examples(title, found))
@@ -79,7 +82,7 @@ MAPS = "Steps from left to right, features from top to bottom; the box is outlin
 
 
 def parts_of(config: Config) -> dict[str, Any]:
-    """Return the network: a cell, and a readout of its last output."""
+    """Return the network: a cell, and a readout of its outputs."""
     size = config.hidden_size
     if config.model == "lstm":
         cell = recurrent.lstm(FEATURES, size)
@@ -93,10 +96,10 @@ def parts_of(config: Config) -> dict[str, Any]:
     return {"cell": cell, "head": recurrent.dense(size, 2)}
 
 
-def logits_of(model: dict[str, Any], params: Any, xs: Array) -> Array:
+def logits_of(read: str, model: dict[str, Any], params: Any, xs: Array) -> Array:
     """Return logits ``[B, 2]`` of sequences ``[B, T, F]``."""
     _, ys = recurrent.unroll(model["cell"], params["cell"], xs.swapaxes(0, 1))
-    return model["head"].apply(params["head"], ys[-1])
+    return model["head"].apply(params["head"], ys.mean(0) if read == "mean" else ys[-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Evaluate:
 
 def evaluate(run: Run, flags: Evaluate) -> Iterator[str]:
     """Measure each method, and leave ``boxes.json`` in the run's folder."""
-    network = partial(logits_of, parts_of(run.config), run.kept)
+    network = partial(logits_of, run.config.read, parts_of(run.config), run.kept)
     scores = scores_of(found_by(network, run.program.data["test"]))
     leave_evaluation(run, "boxes", {"methods": scores})
     for row in table(scores).rows:

@@ -51,7 +51,7 @@ def test_networks_read_the_first_step(model: str) -> None:
     parts = parts_of(Config(model=model, hidden_size=8))
     params = init_all(parts, jax.random.key(0))
     xs = jax.random.normal(jax.random.key(1), (1, 49, 50))
-    logits = jax.jit(lambda xs: logits_of(parts, params, xs))
+    logits = jax.jit(lambda xs: logits_of("last", parts, params, xs))
     assert logits(xs).shape == (1, 2)
     assert not np.allclose(logits(xs), logits(xs.at[:, 0].add(10)), atol=1e-7)
 
@@ -67,3 +67,12 @@ def test_it_trains_and_is_evaluated(tmp_path: Path, capfd: pytest.CaptureFixture
     found = json.loads((run / "boxes.json").read_text())["methods"]
     assert found["gradient"]["times_gradient"] == pytest.approx(1)
     assert len(capfd.readouterr().out.strip().splitlines()) == len(found)
+
+
+def test_the_mean_of_outputs_is_read() -> None:
+    parts = parts_of(Config(model="lstm"))
+    params = {name: part.init(jax.random.key(k)) for k, (name, part) in enumerate(parts.items())}
+    xs = jax.random.normal(jax.random.key(9), (2, 50, 50))
+    ys = jnp.stack([logits_of("last", parts, params, xs[:, : t + 1]) for t in range(50)])
+    # a dense readout of a mean is the mean of readouts
+    np.testing.assert_allclose(logits_of("mean", parts, params, xs), ys.mean(0), atol=1e-5)
