@@ -3,6 +3,7 @@
 Command: ./launch.sh char_lm [--data=shakespeare] [--text=FILE] [--cell=gru] [--layers=2]
          ./launch.sh sample RUN_DIRECTORY --prompt="Once"
          ./launch.sh evaluate RUN_DIRECTORY [--dynamic]
+         ./launch.sh explain RUN_DIRECTORY --text="To be, or not to b" [--character=e]
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from experiments.data.text import TEXTS, load_text
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.program import Program
+from experiments.shared.explain_text import explain_text
 from experiments.shared.language import BITS, LOSS, LanguageConfig, metrics, model_of, trained_on
 from experiments.shared.rereading import evaluate_command
 from experiments.shared.tasks import tbptt_task
@@ -77,4 +79,4 @@ def program(config: Config) -> Program:
     )
 
 
-commands = {"sample": sample_command, "evaluate": evaluate_command}
+commands = {"sample": sample_command, "evaluate": evaluate_command, "explain": explain_text}

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from experiments.figures.style import (
     ACCENT,
@@ -25,6 +27,8 @@ from experiments.figures.style import (
 
 COLUMNS = {"image": 4, "series": 2, "spectrogram": 2}  # of maps in a row
 HEIGHTS = {"image": 2.55, "series": 1.8, "spectrogram": 1.8}  # of a row, inches
+LETTERS = 60  # in a line
+LINES = 9  # for which an input has room at least
 SHOWN = 8  # answers
 BRIGHTEST = 99  # percentile of a map's absolute values that has the full color
 STYLES = ("-", "--")  # of more methods than there are colors
@@ -35,13 +39,15 @@ class Scene(NamedTuple):
 
     Attributes:
       values: an image ``[H, W]`` or a sequence ``[T, F]``.
-      what: "image", "series" or "spectrogram".
+      what: "image", "series", "text" or "spectrogram".
       axes: names of the two axes.
+      letters: of a text, a character for each step.
     """
 
     values: np.ndarray
     what: str
     axes: tuple[str, str]
+    letters: str = ""
 
 
 class Panel(NamedTuple):
@@ -65,8 +71,11 @@ def input_and_answers(
     wide = scene.what != "image"
     figure = titled_figure(3.0, f"{answers[target]}: probability {probabilities[target]:.3f}")
     left, right = figure.subplots(1, 2, width_ratios=[2.6 if wide else 1, 1])
-    draw_input(left, scene)
-    name_axes(left, scene)
+    if scene.what == "text":
+        draw_text(left, scene.letters, np.zeros(len(scene.letters)), columns=40, least=LINES)
+    else:
+        draw_input(left, scene)
+        name_axes(left, scene)
     order = np.argsort(-probabilities, kind="stable")[:SHOWN]
     colors = [ACCENT if k == target else FAINT for k in order]
     right.barh(range(len(order)), probabilities[order], color=colors)
@@ -114,6 +123,8 @@ def maps_over_input(
     scene: Scene, maps: Mapping[str, np.ndarray], meanings: Mapping[str, str], message: str
 ) -> Figure:
     """Draw each map over the input, which is gray below it."""
+    if scene.what == "text":
+        return maps_as_text(scene.letters, maps, meanings, message)
     columns = COLUMNS[scene.what]
     rows = -(-len(maps) // columns)
     figure = titled_figure(0.4 + HEIGHTS[scene.what] * rows, message)
@@ -131,6 +142,54 @@ def maps_over_input(
     if scene.what != "image":
         panels[0].set_ylabel(plain(scene.axes[1]), color=MUTED, fontsize=7)
     return figure
+
+
+def maps_as_text(
+    letters: str, maps: Mapping[str, np.ndarray], meanings: Mapping[str, str], message: str
+) -> Figure:
+    """Draw the text once for each map, every character on a ground of its color."""
+    rows = -(-len(letters) // LETTERS)
+    figure = titled_figure(0.5 + len(maps) * (0.55 + 0.26 * rows), message)
+    for axes, (name, values) in zip(
+        figure.subplots(len(maps), 1, squeeze=False).ravel(), maps.items(), strict=True
+    ):
+        draw_text(axes, letters, values)
+        axes.set_title(
+            f"{plain(name)}: {plain(meanings[name])}", loc="left", fontsize=8, color=INK, pad=3
+        )
+    return figure
+
+
+def draw_text(
+    axes: Axes, letters: str, values: np.ndarray, columns: int = LETTERS, least: int = 1
+) -> None:
+    """Draw a text in lines, each character on red for values above 0, on blue below."""
+    most = float(abs(values).max()) or 1.0
+    rows, colors = -(-len(letters) // columns), colormaps[DIVERGING]
+    for k, (letter, value) in enumerate(zip(letters, values / most, strict=True)):
+        row, column = divmod(k, columns)
+        ground = colors((1 + float(value)) / 2)
+        axes.add_patch(Rectangle((column, row), 1, 1, facecolor=ground, linewidth=0))
+        axes.text(
+            column + 0.5,
+            row + 0.55,
+            plain(seen_letter(letter)),
+            ha="center",
+            va="center",
+            fontsize=10,
+            family="monospace",
+            color="white" if abs(value) > 0.65 else INK,
+        )
+    axes.set_xlim(0, columns)
+    axes.set_ylim(max(rows, least), 0)
+    axes.set_axis_off()
+
+
+def seen_letter(letter: str) -> str:
+    """Return a character that can be seen: a dot for a space, a pilcrow for a line's end."""
+    if letter == "\n":
+        return "\u00b6"
+    return letter if letter.isprintable() and letter != " " else "\u00b7"
 
 
 def draw_map(axes: Axes, scene: Scene, values: np.ndarray) -> None:

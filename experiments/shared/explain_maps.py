@@ -34,7 +34,7 @@ def quick_maps(
 ) -> dict[str, Callable[[Any], Array]]:
     """Return methods, ``params -> map``, that are cheap enough to be tried on random networks."""
     xs, lengths, base = example.xs, example.lengths, example.baselines[0]
-    sizes = box_sizes(example)
+    sizes = box_sizes(example, network.tokens)
     strides = [max(1, size // 2) for size in sizes]
 
     def of(method: Callable[..., Any], **more: Any) -> Callable[[Any], Array]:
@@ -84,7 +84,7 @@ def all_maps(
 ) -> Maps:
     """Return all maps, those that `quick_maps` gave first."""
     by_name = dict(quick)
-    f, sizes = score_of(network, params, target), box_sizes(example)
+    f, sizes = score_of(network, params, target), box_sizes(example, network.tokens)
     xs, base, background = example.xs, example.baselines[0], example.background
     common: dict[str, Any] = {"lengths": example.lengths}
     labels = explain.grid_labels(xs.shape[1:], sizes)
@@ -122,8 +122,19 @@ def all_maps(
         "sensitivity": explain.max_sensitivity(slope, xs, keys[4], **common)[0],
     }
     return Maps(
-        OrderedDict((name, each[0]) for name, each in by_name.items()), OrderedDict(numbers)
+        OrderedDict((name, by_step(network, name, each)[0]) for name, each in by_name.items()),
+        OrderedDict(numbers),
     )
+
+
+def by_step(network: Network, name: str, values: Array) -> Array:
+    """Return one number for each step ``[B, T]`` where a step is one thing; else the map itself.
+
+    Parts of a sum are added up; of slopes, along all that a step might become, the length counts.
+    """
+    if not network.tokens:
+        return values
+    return jnp.linalg.norm(values, axis=-1) if name in WITHOUT_SIGN else values.sum(-1)
 
 
 def _share(gap: Array, parts: Array) -> Array:

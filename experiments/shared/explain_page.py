@@ -153,7 +153,7 @@ def exhibits_of(it: Explainable, target: int, found: Explained) -> Iterator[Exhi
     lengths = it.example.lengths
     seen = cropped(np.asarray(it.example.xs)[0], lengths)
     maps = {name: cropped(each, lengths) for name, each in found.maps.by_name.items()}
-    scene = draw.Scene(seen, it.what, it.axes)
+    scene = draw.Scene(seen, it.what, it.axes, it.letters)
     answer = it.answers[target]
     yield from it.more
     yield Figure(

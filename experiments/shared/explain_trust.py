@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from experiments.shared.explain_maps import WITHOUT_SIGN, Maps, all_maps, quick_maps
+from experiments.shared.explain_maps import WITHOUT_SIGN, Maps, all_maps, by_step, quick_maps
 from experiments.shared.explainable import Example, Network, probability_of
 from recurrent import explain
 
@@ -84,10 +84,11 @@ def quick_and_random(
     for name, of in quick_maps(network, example, target).items():
         every = jax.lax.map(of, networks)  # [1 + 2 layers, 1, ...]
         maps[name] = every[0]
+        shown = by_step(network, name, every.reshape(-1, *every.shape[2:]))[:, None]
         likeness[name] = jnp.stack(
             [
-                explain.rank_correlation(other, every[0], lengths=example.lengths)[0]
-                for other in every[1:]
+                explain.rank_correlation(other, shown[0], lengths=example.lengths)[0]
+                for other in shown[1:]
             ]
         )
     return maps, likeness

@@ -25,6 +25,8 @@ class Network(NamedTuple):
       layers: names of params from the output down.
       inside: ``params -> (features, head)``, where the maps of an inner layer are of use.
       together: how many steps it takes together, such as by pooling; they are held together.
+      tokens: whether a step is one thing, such as a character, that is hidden as a whole; then maps
+        have one number for each step.
     """
 
     outputs: Outputs
@@ -32,6 +34,7 @@ class Network(NamedTuple):
     layers: tuple[str, ...]
     inside: Inside | None = None
     together: int = 1
+    tokens: bool = False
 
 
 class Example(NamedTuple):
@@ -61,9 +64,11 @@ class Explainable(NamedTuple):
       answers: a word for each of the C outputs.
       baselines: a few words for each of the two, such as "black".
       axes: names of the two axes of an example, such as ``("step", "channel")``.
-      what: "image", "series" or "spectrogram", which says how it is drawn.
+      what: "image", "series", "text" or "spectrogram", which says how it is drawn.
       title: what the example is.
       more: exhibits that stand before all others, such as the sound.
+      letters: of a text, a character for each step.
+      target: which answer is explained where none is asked for; -1 takes the network's own.
     """
 
     network: Network
@@ -75,6 +80,8 @@ class Explainable(NamedTuple):
     what: str
     title: str
     more: tuple[Exhibit, ...] = ()
+    letters: str = ""
+    target: int = -1
 
 
 def leaving_out(outputs: Callable[[Any, Array, Array], Array]) -> Outputs:
@@ -115,9 +122,11 @@ def probability_of(network: Network, params: Any, target: Any) -> Callable[..., 
     return lambda xs, mask=None: jax.nn.softmax(network.outputs(params, xs, mask))[:, target]
 
 
-def box_sizes(example: Example) -> tuple[int, int]:
+def box_sizes(example: Example, tokens: bool = False) -> tuple[int, int]:
     """Return the sides of the boxes that are hidden together."""
     shape = example.xs.shape[1:]
+    if tokens:
+        return 1, shape[1]
     if example.lengths is None or shape[0] == shape[1]:
         height, width = (max(2, side // BOXES[0]) for side in shape)
         return height, width

@@ -71,7 +71,7 @@ def computed(it: Explainable, flags: ExplainFlags) -> tuple[int, Explained]:
             f"--target: expected at most {len(it.answers) - 1}, got {flags.target}; the answers "
             f"are {', '.join(it.answers)}."
         )
-    target = flags.target
+    target = flags.target if flags.target >= 0 else it.target
     if target < 0:
         target = int(compiled(probabilities)(it.network, it.params, example).argmax())
     key = jax.random.key(flags.explain_seed)

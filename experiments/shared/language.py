@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 import recurrent
@@ -48,10 +49,7 @@ def model_of(
       UserError: as `foretelling_layers` does.
     """
     width = config.embedding_size
-    drop = recurrent.variational_dropout if config.variational else recurrent.step_dropout
-    parts: list[Any] = foretelling_layers(
-        *(config, width, config.window, dropout, key), drop=drop, weight_drop=config.weight_drop
-    )
+    parts: list[Any] = layers_of(config, dropout, key)
     size = recurrent.output_shape(parts[-1])[-1]
     if config.tied:
         return recurrent.tied_embedding(
@@ -59,6 +57,48 @@ def model_of(
         )
     read = recurrent.embedding(vocabulary, width, kernel_init=jax.nn.initializers.normal(1.0))
     return recurrent.stack(read, *parts, recurrent.dense(size, vocabulary), input_shape=())
+
+
+def layers_of(
+    config: LanguageConfig, dropout: Any = 0.0, key: Array | None = None
+) -> list[recurrent.Cell]:
+    """Return the recurrent layers between the vectors of the characters and the readout."""
+    drop = recurrent.variational_dropout if config.variational else recurrent.step_dropout
+    return foretelling_layers(
+        *(config, config.embedding_size, config.window, dropout, key),
+        drop=drop,
+        weight_drop=config.weight_drop,
+    )
+
+
+def scores_of(
+    config: LanguageConfig, vocabulary: int, params: Any, xs: Array, lengths: Array
+) -> Array:
+    """Return log-probabilities ``[B, V]`` of what follows a text of weights of characters.
+
+    With one-hot vectors they are those of `model_of`, whose params these are; unlike tokens,
+    weights have a gradient.
+
+    Args:
+      config: that of the run.
+      vocabulary: V.
+      params: those of `model_of`.
+      xs: weights of the characters ``[B, T, V]``.
+      lengths: of the texts ``[B]``; where it is 0, nothing is known, and all V are as likely.
+    """
+    layers, width = layers_of(config), config.embedding_size
+    size = recurrent.output_shape(layers[-1])[-1]
+    head = recurrent.dense(size, width if config.tied else vocabulary)
+    inner = recurrent.stack(*layers, head)
+    if config.tied:
+        kernel, own = params["embedding"]["kernel"], params["cell"]
+    else:
+        kernel = params["layer_0"]["kernel"]
+        own = {f"layer_{k}": params[f"layer_{k + 1}"] for k in range(len(layers) + 1)}
+    _, ys = recurrent.unroll(inner, own, (xs @ kernel).swapaxes(0, 1), lengths=lengths)
+    last = ys[jnp.maximum(lengths - 1, 0), jnp.arange(len(xs))]
+    last = last @ kernel.T + params["bias"] if config.tied else last
+    return jax.nn.log_softmax(jnp.where(lengths[:, None] > 0, last, 0))
 
 
 def trained_on(
