@@ -554,7 +554,7 @@ def test_help_shows_the_ways_to_call(capsys: pytest.CaptureFixture[str], word: s
     runs = ("EXPERIMENT [--flag=value", "EXPERIMENT --help", "sweep EXPERIMENT", "COMMAND DIR")
     for command in (*runs, "report DIR", "list", "download", "bench", "test"):
         assert f"./launch.sh {command}" in out
-    assert "uses a trained run: evaluate, sample, predict" in out
+    assert "uses a trained run: evaluate, sample, explain, predict" in out
     assert f"default experiment, {__main__.DEFAULT}" in out
 
 

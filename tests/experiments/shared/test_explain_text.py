@@ -19,7 +19,7 @@ from experiments.shared.explaining import computed
 from experiments.shared.language import model_of, scores_of
 
 TEXT = Text("\n abc", np.arange(60, dtype=np.int32) % 5, np.arange(5), np.arange(5))
-CONFIG = Config(hidden_size=4, embedding_size=3, cell="gru")
+CONFIG = Config(hidden_size=4, embedding_size=3, cell="elman")
 FLAGS = ExplainText(text="ab c", character="b")
 
 
@@ -34,6 +34,7 @@ def found() -> tuple[Explainable, int, Explained]:
     return it, *computed(it, FLAGS)
 
 
+@pytest.mark.long
 def test_maps_are_one_number_for_each_character(found: Any) -> None:
     it, target, each = found
     assert it.answers[target] == "b"
@@ -42,6 +43,7 @@ def test_maps_are_one_number_for_each_character(found: Any) -> None:
         assert np.isfinite(values).all(), name
 
 
+@pytest.mark.long
 def test_integrated_gradients_add_up_from_no_character(found: Any) -> None:
     it, target, each = found
     xs = jnp.concatenate([jnp.asarray(it.example.xs), jnp.zeros_like(it.example.xs)])
@@ -50,6 +52,7 @@ def test_integrated_gradients_add_up_from_no_character(found: Any) -> None:
     np.testing.assert_allclose(total, scores[0] - scores[1], atol=1e-3)
 
 
+@pytest.mark.long
 def test_a_held_character_is_one_that_was_never_there(found: Any) -> None:
     it, target, each = found
     whole = np.asarray(it.example.xs)[0]
@@ -61,10 +64,12 @@ def test_a_held_character_is_one_that_was_never_there(found: Any) -> None:
     np.testing.assert_allclose(each.maps.by_name["held state"] / 5, expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_one_key_gives_the_same_bits_twice(found: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, computed(found[0], FLAGS)[1], found[2])
 
 
+@pytest.mark.long
 def test_the_page_shows_everything_once(found: Any) -> None:
     names = [exhibit.name for exhibit in explain_page.exhibits_of(*found)]
     assert names == ["input", "maps", "curves", "methods", "sanity", "checks", "agreement"]
