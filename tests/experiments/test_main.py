@@ -568,7 +568,7 @@ def test_the_help_of_an_experiment_gives_type_default_and_meaning_of_each_field(
     parts = [" ".join(part.split()) for part in re.split(r"\n [ *] --", out)[1:]]
     for cls in (EXPERIMENTS[experiment].Config, naming.Launch):
         for field in dataclasses.fields(cls):
-            (entry,) = [part for part in parts if part.split()[0] == field.name]
+            entry, *_ = [part for part in parts if part.split()[0] == field.name]  # own ones first
             item = options(cls)[field.name]
             assert item.help in entry
             assert f"default {item.default}" in entry.replace('"', "").replace("false", "False")
