@@ -426,7 +426,8 @@ def commits() -> set[str]:
 
 def main(folders: Sequence[Path], docs: Path = ROOT / "docs") -> None:
     """Add the trainings in folders to those that are known, and write both files."""
-    runs = merged(read(docs / "results.jsonl"), finished(folders))
+    every = merged(read(docs / "results.jsonl"), finished(folders))
+    runs = [run for run in every if any(belongs(run, line) for line in LINES)]
     if not runs:
         sys.exit("There is no finished run of this tree in these folders.")
     (docs / "results.jsonl").write_text(written(runs), encoding="utf-8")

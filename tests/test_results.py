@@ -189,6 +189,8 @@ def test_runs_that_are_no_longer_there_stay_on_the_page(
     write(tmp_path / "b", 1, valid=0.2, test=0.9, finished="2026-02-02T03:04:05Z")
     make_results.main([tmp_path / "b"], docs)
     assert "| **70.0%** | 50.0%, 90.0% (0, 1) |" in (docs / "results.md").read_text()
+    write(tmp_path / "c", 0, valid=0.2, test=0.7, data="other")  # which no line of the page is of
+    make_results.main([tmp_path / "c"], docs)
     assert len((docs / "results.jsonl").read_text().splitlines()) == 2
     monkeypatch.setattr(make_results, "commits", set)  # a tree that never had that commit
     with pytest.raises(SystemExit, match="no finished run of this tree"):
