@@ -7,6 +7,7 @@ changes in between, in nats a step; the picture is `docs/images/why_gradients.pn
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,10 +33,10 @@ Make = Callable[[], Cell]
 
 def networks() -> dict[str, dict[str, Make]]:
     """Return functions that make the networks, in panels."""
-    elman, lstm = (lambda **more: made(recurrent.elman, **more)), lstm_of
+    elman, lstm = partial(made, recurrent.elman), partial(made, recurrent.lstm)
     return {
         "An Elman network": {
-            "tanh": lambda: elman(),
+            "tanh": elman,
             "relu": lambda: elman(activation=jax.nn.relu),
             "sigmoid": lambda: elman(activation=jax.nn.sigmoid),
             "relu, started at the identity": lambda: made(recurrent.irnn),
@@ -43,7 +44,7 @@ def networks() -> dict[str, dict[str, Make]]:
         },
         "Gates": {
             "LSTM, forget bias 0": lambda: lstm(forget_bias=0.0),
-            "LSTM, forget bias 1": lambda: lstm(),
+            "LSTM, forget bias 1": lstm,
             "LSTM, biases for 200 steps": lambda: lstm(forget_bias=0.0, bias_init=chrono(200)),
             "GRU": lambda: made(recurrent.gru),
             "GRU, biases for 200 steps": lambda: made(recurrent.gru, bias_init=chrono(200)),
@@ -60,11 +61,6 @@ def networks() -> dict[str, dict[str, Make]]:
 def made(maker: Callable[..., Cell], **options: object) -> Cell:
     """Return a cell of the common sizes."""
     return maker(INPUTS, UNITS, **options)
-
-
-def lstm_of(**options: object) -> Cell:
-    """Return an LSTM."""
-    return made(recurrent.lstm, **options)
 
 
 def twice_orthogonal(key: Array, shape: tuple[int, ...], dtype: object = jnp.float32) -> Array:

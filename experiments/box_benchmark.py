@@ -20,15 +20,14 @@ from experiments.harness.program import Exhibit, Figure, Finished, Program
 from experiments.harness.runs import Command, Run
 from experiments.shared.blocks import deep
 from experiments.shared.box_maps import FEATURES, STEPS, drawn, found_by, scores_of, table
+from experiments.shared.classification import ACCURACY, LOSS, metrics
 from experiments.shared.evaluations import leave_evaluation
 from experiments.shared.tasks import MinibatchConfig, minibatch_program
-from recurrent import explain, losses
+from recurrent import explain
 from recurrent.layers import init_all
-from recurrent.training.task import HParams, Metric, Metrics
+from recurrent.training.task import HParams, Metrics
 
 WIDTH, LAYERS = 17, 3  # of the convolutions, which together see 49 steps
-LOSS = Metric("loss", higher_is_better=False)
-ACCURACY = Metric("accuracy", higher_is_better=True, format="{:.2%}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +56,7 @@ def program(config: Config) -> Program:
     model = parts_of(config)
 
     def measure(params: Any, batch: Any, hparams: HParams) -> Metrics:
-        logits = logits_of(config.read, model, params, batch["xs"])
-        return {
-            "loss": losses.cross_entropy(logits, batch["label"], batch["mask"]),
-            "accuracy": losses.accuracy(logits, batch["label"], batch["mask"]),
-        }
+        return metrics(logits_of(config.read, model, params, batch["xs"]), batch)
 
     def exhibits(finished: Finished) -> Iterator[Exhibit]:
         from experiments.figures.boxes import areas, examples
@@ -108,10 +103,10 @@ class Evaluate:
 
 
 def evaluate(run: Run, flags: Evaluate) -> Iterator[str]:
-    """Measure each method, and leave ``boxes.json`` in the run's folder."""
+    """Measure each method, and leave ``evaluation-boxes.json`` in the run's folder."""
     network = partial(logits_of, run.config.read, parts_of(run.config), run.kept)
     scores = scores_of(found_by(network, run.program.data["test"]))
-    leave_evaluation(run, "boxes", {"methods": scores})
+    leave_evaluation(run, "evaluation-boxes", {"methods": scores})
     for row in table(scores).rows:
         yield "  ".join(row) + "\n"
 

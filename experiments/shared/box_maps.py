@@ -39,7 +39,7 @@ def drawn(box: str, seed: int) -> dict[str, dict[str, Array]]:
     for k, (name, count) in enumerate(COUNTS.items()):
         key = jax.random.fold_in(jax.random.key(seed), k)
         each = explain.box_data(key, count, explain.BOXES[box], steps=STEPS, features=FEATURES)
-        splits[name] = {"xs": each.xs, "label": each.labels, "inside": each.inside}
+        splits[name] = {"xs": each.xs, "labels": each.labels, "inside": each.inside}
     return splits
 
 
@@ -81,7 +81,7 @@ def found_by(network: Callable[[Array], Array], test: Mapping[str, Any]) -> Foun
       network: from sequences to logits ``[B, 2]``.
       test: the test split.
     """
-    xs, labels = test["xs"][:CASES], test["label"][:CASES]
+    xs, labels = test["xs"][:CASES], test["labels"][:CASES]
     background = test["xs"][CASES : CASES + BACKGROUND]
     f = explain.chosen_output(network, labels)
     methods = methods_of(f, background, jax.random.key(0))

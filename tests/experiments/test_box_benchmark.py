@@ -64,7 +64,7 @@ def test_it_trains_and_is_evaluated(tmp_path: Path, capfd: pytest.CaptureFixture
     assert {file.name for file in (run / "figures").iterdir()} >= {"areas.png", "maps.png"}
     capfd.readouterr()
     assert __main__.main(["evaluate", str(run)]) == 0
-    found = json.loads((run / "boxes.json").read_text())["methods"]
+    found = json.loads((run / "evaluation-boxes.json").read_text())["methods"]
     assert found["gradient"]["times_gradient"] == pytest.approx(1)
     assert len(capfd.readouterr().out.strip().splitlines()) == len(found)
 
