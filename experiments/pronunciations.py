@@ -3,6 +3,7 @@
 Command: ./launch.sh pronunciations [--split=stems] [--stress] [--cell=gru] [--attention=last]
          ./launch.sh evaluate RUN_DIRECTORY --beam=5
          ./launch.sh predict RUN_DIRECTORY --word=recurrent
+         ./launch.sh explain RUN_DIRECTORY --text=recurrent [--step=2]
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from experiments.data.pronunciations import SPLITS, load_pronunciations
 from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.harness.runs import Command, Run
+from experiments.shared.explain_translation import explain_translation
 from experiments.shared.translating import Languages, TranslatorConfig, parts_of
 from experiments.shared.translations import evaluate_command, translate, translation_program
 
@@ -68,4 +70,5 @@ def predict(run: Run, flags: Predict) -> Iterator[str]:
 commands = {
     "evaluate": evaluate_command(parts),
     "predict": Command(Predict, predict, "write the phones of a word"),
+    "explain": explain_translation(parts, list),
 }

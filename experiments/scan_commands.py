@@ -4,6 +4,7 @@ Command: ./launch.sh scan_commands [--split=simple|random|length|jump] [--primit
              [--attention=last] [--noends]
          ./launch.sh evaluate RUN_DIRECTORY --beam=5
          ./launch.sh predict RUN_DIRECTORY --command="walk left twice after jump"
+         ./launch.sh explain RUN_DIRECTORY --text="walk left twice" [--step=2]
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from experiments.data.scan import SPLITS, load_scan
 from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.harness.runs import Command, Run
+from experiments.shared.explain_translation import explain_translation
 from experiments.shared.translating import Languages, TranslatorConfig, parts_of
 from experiments.shared.translations import evaluate_command, translate, translation_program
 
@@ -74,4 +76,5 @@ def predict(run: Run, flags: Predict) -> Iterator[str]:
 commands = {
     "evaluate": evaluate_command(parts),
     "predict": Command(Predict, predict, "write the actions of a command"),
+    "explain": explain_translation(parts, str.split),
 }

@@ -41,13 +41,13 @@ class Scene(NamedTuple):
       values: an image ``[H, W]`` or a sequence ``[T, F]``.
       what: "image", "series", "text" or "spectrogram".
       axes: names of the two axes.
-      letters: of a text, a character for each step.
+      letters: of a text, a character or word for each step.
     """
 
     values: np.ndarray
     what: str
     axes: tuple[str, str]
-    letters: str = ""
+    letters: Sequence[str] = ""
 
 
 class Panel(NamedTuple):
@@ -145,10 +145,13 @@ def maps_over_input(
 
 
 def maps_as_text(
-    letters: str, maps: Mapping[str, np.ndarray], meanings: Mapping[str, str], message: str
+    letters: Sequence[str],
+    maps: Mapping[str, np.ndarray],
+    meanings: Mapping[str, str],
+    message: str,
 ) -> Figure:
-    """Draw the text once for each map, every character on a ground of its color."""
-    rows = -(-len(letters) // LETTERS)
+    """Draw the text once for each map, every character or word on a ground of its color."""
+    rows = 1 + places_of(letters, LETTERS)[-1][0]
     figure = titled_figure(0.5 + len(maps) * (0.55 + 0.26 * rows), message)
     for axes, (name, values) in zip(
         figure.subplots(len(maps), 1, squeeze=False).ravel(), maps.items(), strict=True
@@ -161,17 +164,20 @@ def maps_as_text(
 
 
 def draw_text(
-    axes: Axes, letters: str, values: np.ndarray, columns: int = LETTERS, least: int = 1
+    axes: Axes,
+    letters: Sequence[str],
+    values: np.ndarray,
+    columns: int = LETTERS,
+    least: int = 1,
 ) -> None:
-    """Draw a text in lines, each character on red for values above 0, on blue below."""
+    """Draw a text in lines, each part on red for values above 0, on blue below."""
     most = float(abs(values).max()) or 1.0
-    rows, colors = -(-len(letters) // columns), colormaps[DIVERGING]
-    for k, (letter, value) in enumerate(zip(letters, values / most, strict=True)):
-        row, column = divmod(k, columns)
+    places, colors = places_of(letters, columns), colormaps[DIVERGING]
+    for letter, value, (row, column, width) in zip(letters, values / most, places, strict=True):
         ground = colors((1 + float(value)) / 2)
-        axes.add_patch(Rectangle((column, row), 1, 1, facecolor=ground, linewidth=0))
+        axes.add_patch(Rectangle((column, row), width, 1, facecolor=ground, linewidth=0))
         axes.text(
-            column + 0.5,
+            column + width / 2,
             row + 0.55,
             plain(seen_letter(letter)),
             ha="center",
@@ -181,8 +187,25 @@ def draw_text(
             color="white" if abs(value) > 0.65 else INK,
         )
     axes.set_xlim(0, columns)
-    axes.set_ylim(max(rows, least), 0)
+    axes.set_ylim(max(1 + places[-1][0], least), 0)
     axes.set_axis_off()
+
+
+def places_of(letters: Sequence[str], columns: int) -> list[tuple[int, int, int]]:
+    """Return line, column and width of each character or word; a word has room on both sides.
+
+    Example:
+      >>> places_of(["a", "b", "two", "words"], 10)
+      [(0, 0, 1), (0, 1, 1), (0, 2, 5), (1, 0, 7)]
+    """
+    found, row, column = [], 0, 0
+    for letter in letters:
+        width = len(letter) + 2 * (len(letter) > 1)
+        if column and column + width > columns:
+            row, column = row + 1, 0
+        found.append((row, column, width))
+        column += width
+    return found
 
 
 def seen_letter(letter: str) -> str:

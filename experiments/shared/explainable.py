@@ -67,7 +67,7 @@ class Explainable(NamedTuple):
       what: "image", "series", "text" or "spectrogram", which says how it is drawn.
       title: what the example is.
       more: exhibits that stand before all others, such as the sound.
-      letters: of a text, a character for each step.
+      letters: of a text, a character or word for each step.
       target: which answer is explained where none is asked for; -1 takes the network's own.
     """
 
@@ -80,7 +80,7 @@ class Explainable(NamedTuple):
     what: str
     title: str
     more: tuple[Exhibit, ...] = ()
-    letters: str = ""
+    letters: Sequence[str] = ""
     target: int = -1
 
 

@@ -68,9 +68,21 @@ class Languages(NamedTuple):
 
 
 def network_of(
-    config: Any, languages: Languages, dropout: Any = 0.0, key: Array | None = None
+    config: Any,
+    languages: Languages,
+    dropout: Any = 0.0,
+    key: Array | None = None,
+    weighted: bool = False,
 ) -> EncoderDecoder:
-    """Return the network; no key in evaluation.
+    """Return the network.
+
+    Args:
+      config: of the run.
+      languages: the vocabularies.
+      dropout: the share of features dropped.
+      key: decides which; None in evaluation.
+      weighted: whether it reads weights of all words in place of words; unlike words, they have a
+        gradient.
 
     Raises:
       UserError: for a cell that looks ahead, which could not write word by word, or a first layer
@@ -81,7 +93,10 @@ def network_of(
     size, width = config.hidden_size, config.embedding_size
     count = 2 * config.layers + 1
     keys = iter([None] * count if key is None else jax.random.split(key, count))
-    read: list[Any] = [recurrent.embedding(languages.sources.size, width)]
+    vectors = recurrent.embedding(languages.sources.size, width)
+    if weighted:
+        vectors = vectors._replace(apply=lambda params, weights: weights @ params["kernel"])
+    read: list[Any] = [vectors]
     read.append(recurrent.step_dropout(width, dropout, next(keys)))
     context = width
     for _ in range(config.layers):
@@ -105,7 +120,8 @@ def network_of(
     cell = pile(config.layers - (asking is not None), inputs + context)
     attend = make_attention(config, recurrent.output_shape(asking or cell)[-1], context)
     decoder = recurrent.decoder(cell, attend, languages.targets.size, query=asking)
-    return recurrent.encoder_decoder(recurrent.stack(*read, input_shape=()), decoder)
+    shape = (languages.sources.size,) if weighted else ()
+    return recurrent.encoder_decoder(recurrent.stack(*read, input_shape=shape), decoder)
 
 
 def make_attention(config: Any, asked: int, context: int) -> Attention:
@@ -188,7 +204,7 @@ def logits_of(network: EncoderDecoder, params: Any, batch: Any) -> Array:
 
 
 def encoded(network: EncoderDecoder, params: Any, sources: Array, lengths: Array) -> Any:
-    """Return the memory and the first state of a decoder, from ids ``[B, S]``."""
+    """Return the memory and the first state of a decoder, from ids ``[B, S]`` or their weights."""
     steps = jnp.arange(sources.shape[1])[:, None]
     return network.encode(params, sources.swapaxes(0, 1), steps < lengths)
 
