@@ -87,9 +87,7 @@ def test_background_ends_where_the_text_does() -> None:
 
 def test_a_step_after_the_end_is_refused() -> None:
     check_step(3, WRITTEN)
-    with pytest.raises(
-        UserError, match=r"--step: expected at most 3, .*'RUN LEFT'; got"
-    ):
+    with pytest.raises(UserError, match=r"--step: expected at most 3, .*'RUN LEFT'; got"):
         check_step(4, WRITTEN)
 
 
