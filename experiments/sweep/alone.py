@@ -188,10 +188,11 @@ def table(found: Sequence[Compared], program: Program) -> Table:
     return Table(
         "ranking",
         "Every seed of each",
-        f"The {report.name} on the test split of every seed: of the best, of {NONE}, with which "
-        f"all are compared, and of the others, best first. The order is that of the validation "
-        f"{select.name}, given by its mean and sample standard deviation over seeds. The gain is "
-        f"that of the mean test {report.name} over {NONE}; beside it as a multiple of the spread "
+        f"The {report.name}{f' in {report.unit}' * bool(report.unit)} on the test split of every "
+        f"seed: of the best, of {NONE}, with which all are compared, and of the others, best "
+        f"first. The order is that of the validation {select.name}, given by its mean and sample "
+        f"standard deviation over seeds. The gain is that of the mean test {report.name} over "
+        f"{NONE}; beside it as a multiple of the spread "
         "over seeds, the root of the mean variance of both.",
         [
             "what is swept",
@@ -207,10 +208,11 @@ def table(found: Sequence[Compared], program: Program) -> Table:
 def row_of(each: Compared, select: Metric, report: Metric) -> list[str]:
     """Return a row of the table."""
     mean = mean_and_spread(each.configuration.of(f"valid_{select.name}"))
+    tested = [member.get(f"test_{report.name}") for member in each.configuration.members]
     return [
         each.name,
         "diverged" if mean is None else f"{mean[0]:.4f} \u00b1 {mean[1]:.4f}",
-        *(report.text(member.get(f"test_{report.name}")) for member in each.configuration.members),
+        *map(report.number, tested),
         "-" if each.gain is None else f"{each.gain:+.4f}",
         "-" if each.spreads is None else f"{each.spreads:+.1f}",
     ]

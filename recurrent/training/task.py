@@ -97,6 +97,9 @@ class Metric(NamedTuple):
       >>> accuracy = Metric("accuracy", higher_is_better=True, format="{:.1%}")
       >>> accuracy.text(0.5), accuracy.score(0.5), accuracy.text(None)
       ('50.0%', 0.5, 'not finite')
+      >>> loss = Metric("loss", higher_is_better=False, format="{:.3f} nats a word")
+      >>> loss.text(3.5), loss.number(3.5), loss.unit
+      ('3.500 nats a word', '3.500', 'nats a word')
     """
 
     name: str
@@ -110,3 +113,12 @@ class Metric(NamedTuple):
     def text(self, value: float | None) -> str:
         """Write a value for people; None is a value that was not finite."""
         return "not finite" if value is None else self.format.format(value)
+
+    def number(self, value: float | None) -> str:
+        """Write a value as `text` does, without its unit in words."""
+        return "not finite" if value is None else self.format.partition(" ")[0].format(value)
+
+    @property
+    def unit(self) -> str:
+        """Return the unit in words, or an empty text."""
+        return self.format.partition(" ")[2]
