@@ -19,7 +19,16 @@ from experiments.harness.config import option
 from experiments.harness.program import Exhibit, Figure, Finished, Program
 from experiments.harness.runs import Command, Run
 from experiments.shared.blocks import deep
-from experiments.shared.box_maps import FEATURES, STEPS, drawn, found_by, scores_of, table
+from experiments.shared.box_maps import (
+    FEATURES,
+    STEPS,
+    Found,
+    drawn,
+    found_by,
+    scores_of,
+    table,
+    with_rollout,
+)
 from experiments.shared.classification import ACCURACY, LOSS, metrics
 from experiments.shared.evaluations import leave_evaluation
 from experiments.shared.tasks import MinibatchConfig, minibatch_program
@@ -28,6 +37,7 @@ from recurrent.layers import init_all
 from recurrent.training.task import HParams, Metrics
 
 WIDTH, LAYERS = 17, 3  # of the convolutions, which together see 49 steps
+ATTENTION = {"heads": 4, "window": STEPS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +71,7 @@ def program(config: Config) -> Program:
     def exhibits(finished: Finished) -> Iterator[Exhibit]:
         from experiments.figures.boxes import areas, examples
 
-        found = found_by(partial(logits_of, config.read, model, finished.kept), data["test"])
+        found = found_of(config, finished.kept, data["test"])
         scores = scores_of(found)
         title = f"{config.model}, {config.read} output, box {config.box}"
         yield Figure("areas", "Which methods find the box?", AREAS, areas(title, scores))
@@ -87,7 +97,7 @@ def parts_of(config: Config) -> dict[str, Any]:
         )
         cell = deep(FEATURES, [one] * LAYERS)
     else:
-        cell = recurrent.transformer(FEATURES, size, depth=1, heads=4, window=STEPS)
+        cell = recurrent.transformer(FEATURES, size, depth=1, **ATTENTION)
     return {"cell": cell, "head": recurrent.dense(size, 2)}
 
 
@@ -97,6 +107,15 @@ def logits_of(read: str, model: dict[str, Any], params: Any, xs: Array) -> Array
     return model["head"].apply(params["head"], ys.mean(0) if read == "mean" else ys[-1])
 
 
+def found_of(config: Config, params: Any, test: Any) -> Found:
+    """Return the maps of all methods; of self-attention also where the output looks."""
+    found = found_by(partial(logits_of, config.read, parts_of(config), params), test)
+    if config.model != "attention":
+        return found
+    weights = explain.transformer_attention(params["cell"], found.xs, **ATTENTION)
+    return with_rollout(found, weights, config.read)
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
     """Hold the flags of ``./launch.sh evaluate``, which has none."""
@@ -104,8 +123,7 @@ class Evaluate:
 
 def evaluate(run: Run, flags: Evaluate) -> Iterator[str]:
     """Measure each method, and leave ``evaluation-boxes.json`` in the run's folder."""
-    network = partial(logits_of, run.config.read, parts_of(run.config), run.kept)
-    scores = scores_of(found_by(network, run.program.data["test"]))
+    scores = scores_of(found_of(run.config, run.kept, run.program.data["test"]))
     leave_evaluation(run, "evaluation-boxes", {"methods": scores})
     for row in table(scores).rows:
         yield "  ".join(row) + "\n"

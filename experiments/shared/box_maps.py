@@ -1,6 +1,6 @@
 """Measure how well explanations find the boxes of `recurrent.explain.box_data`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -87,6 +87,20 @@ def found_by(network: Callable[[Array], Array], test: Mapping[str, Any]) -> Foun
     methods = methods_of(f, background, jax.random.key(0))
     maps = {name: np.asarray(jax.jit(of)(xs)) for name, of in methods.items()}
     return Found(maps, np.asarray(test["inside"][:CASES]), np.asarray(xs))
+
+
+def with_rollout(found: Found, weights: Sequence[Array], read: str) -> Found:
+    """Add a map of the steps that the output that is read looks at, through all blocks.
+
+    Args:
+      found: the maps of other methods.
+      weights: of attention in each block, as `recurrent.explain.transformer_attention` gives them.
+      read: which output, "last" or the "mean" of all.
+    """
+    rows = explain.attention_rollout(weights)  # [B, T, T]
+    looked = rows.mean(1) if read == "mean" else rows[:, -1]
+    rollout = np.broadcast_to(looked[..., None], found.xs.shape)
+    return found._replace(maps=found.maps | {"attention rollout": rollout})
 
 
 def scores_of(found: Found) -> dict[str, dict[str, float]]:

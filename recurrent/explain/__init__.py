@@ -27,7 +27,11 @@ sequences by steps and then features. Whether to trust a map: `faithfulness`, `a
 
 from recurrent.explain.activation_maps import activation_map, grad_cam
 from recurrent.explain.agreement import agreement_matrix, rank_correlation
-from recurrent.explain.attention_maps import attention_rollout, self_attention_weights
+from recurrent.explain.attention_maps import (
+    attention_rollout,
+    self_attention_weights,
+    transformer_attention,
+)
 from recurrent.explain.boxes import BOXES, Box, BoxData, BoxScores, box_data, box_scores
 from recurrent.explain.faithfulness import (
     Faithfulness,
@@ -100,5 +104,6 @@ __all__ = [
     "sliding_occlusion",
     "smooth_grad",
     "time_major",
+    "transformer_attention",
     "two_step_map",
 ]

@@ -7,8 +7,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from recurrent.attention import masked_softmax, rotary, split_heads
+from recurrent.cell import unroll
 from recurrent.errors import ArgumentError
 from recurrent.explain._inputs import real_steps
+from recurrent.layers import rms_norm
+from recurrent.linear_map import affine
+from recurrent.transformers import transformer_block
 
 
 def self_attention_weights(
@@ -66,6 +70,60 @@ def self_attention_weights(
     near &= True if window is None else abs(distance) < window
     seen = near & mask[:, None, None] & mask[:, None, :, None]
     return masked_softmax(scores, seen)
+
+
+def transformer_attention(
+    params: Any, xs: Any, *, heads: int = 4, window: int = 256, lengths: Any = None, **options: Any
+) -> list[Array]:
+    """Return the weights with which each block of `recurrent.transformer` attends.
+
+    Args:
+      params: of the transformer, which say its sizes and depth.
+      xs: what it reads, batch-first ``[B, T, D]``.
+      heads: as in `recurrent.transformer`, like all that follow but the lengths.
+      window: as there.
+      lengths: integers ``[B]``; None where nothing is padding.
+      **options: as there.
+
+    Returns:
+      For each block ``[B, N, T, T]``, as `self_attention_weights` returns them.
+
+    Raises:
+      ValueError: for inputs or lengths that do not fit.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import transformer
+      >>> from recurrent.explain import attention_rollout, transformer_attention
+      >>> cell = transformer(3, 8, depth=2, heads=2)
+      >>> params = cell.init(jax.random.key(0))
+      >>> weights = transformer_attention(params, jnp.ones((1, 5, 3)), heads=2)
+      >>> len(weights), weights[0].shape, attention_rollout(weights).shape
+      (2, (1, 2, 5, 5), (1, 5, 5))
+    """
+    xs = jnp.asarray(xs)
+    if xs.ndim != 3:
+        raise ArgumentError(f"xs: expected [B, T, D], got {list(xs.shape)}.")
+    mask = real_steps(lengths, xs)
+    size = params["layer_0"]["kernel"].shape[1]
+    block = transformer_block(size, heads, window=window, **options)
+    normalize = options.get("norm", rms_norm)(size)
+    how = {
+        "head_size": options.get("head_size") or size // heads,
+        "rotary_base": options.get("rotary_base", 10_000.0),
+    }
+    xs, found = affine(params["layer_0"], xs), []
+    for k in range(1, len(params) - 1):
+        own = params[f"layer_{k}"]
+        read = normalize.apply(own["mixing_norm"], xs)
+        found.append(
+            self_attention_weights(
+                own["mixing"], read, causal=True, window=window, lengths=lengths, **how
+            )
+        )
+        _, ys = unroll(block, own, xs.swapaxes(0, 1), mask=None if mask is None else mask.T)
+        xs = ys.swapaxes(0, 1)
+    return found
 
 
 def attention_rollout(

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import __main__
 from experiments.box_benchmark import Config, logits_of, parts_of
-from experiments.shared.box_maps import Found, drawn, methods_of, scores_of, table
+from experiments.shared.box_maps import Found, drawn, methods_of, scores_of, table, with_rollout
 from recurrent.layers import init_all
 
 
@@ -38,6 +38,14 @@ def test_a_map_of_the_box_is_perfect_and_comes_first() -> None:
     assert all(len(row) == len(table(scores).columns) for row in rows)
 
 
+@pytest.mark.parametrize(("read", "expected"), [("last", [0.5, 0.5]), ("mean", [0.75, 0.25])])
+def test_rollout_follows_the_output_that_is_read(read: str, expected: list[float]) -> None:
+    xs = np.zeros((1, 2, 3))
+    weights = jnp.array([[[1.0, 0.0], [1.0, 0.0]]])  # both steps attend to the first
+    found = with_rollout(Found({}, xs > 0, xs), [weights], read).maps["attention rollout"]
+    np.testing.assert_allclose(found[0], np.tile(np.array(expected)[:, None], 3))
+
+
 @pytest.mark.parametrize("name", ["gradient x input", "integrated gradients"])
 def test_maps_are_those_of_a_linear_function(name: str) -> None:
     xs = jax.random.normal(jax.random.key(0), (2, 5, 5))
@@ -57,15 +65,19 @@ def test_networks_read_the_first_step(model: str) -> None:
 
 
 @pytest.mark.long
-def test_it_trains_and_is_evaluated(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("model", ["lstm", "attention"])
+def test_it_trains_and_is_evaluated(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], model: str
+) -> None:
     run = tmp_path / "run"
-    sizes = ["--hidden_size=8", "--epochs=2", "--box=moving_middle"]
+    sizes = ["--hidden_size=8", "--epochs=2", "--box=moving_middle", f"--model={model}"]
     assert __main__.main(["box_benchmark", *sizes, f"--workdir={run}"]) == 0
     assert {file.name for file in (run / "figures").iterdir()} >= {"areas.png", "maps.png"}
     capfd.readouterr()
     assert __main__.main(["evaluate", str(run)]) == 0
     found = json.loads((run / "evaluation-boxes.json").read_text())["methods"]
     assert found["gradient"]["times_gradient"] == pytest.approx(1)
+    assert ("attention rollout" in found) == (model == "attention")
     assert len(capfd.readouterr().out.strip().splitlines()) == len(found)
 
 

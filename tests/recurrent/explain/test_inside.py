@@ -78,6 +78,44 @@ def test_the_weights_are_those_of_the_attention_cell() -> None:
     np.testing.assert_allclose(ys, expected.swapaxes(0, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("options", "lengths"),
+    [
+        ({}, None),
+        ({"key_value_heads": 1, "head_size": 6}, [6, 4]),
+        ({"rotary_base": None, "window": 3}, [6, 4]),
+    ],
+)
+def test_the_weights_of_all_blocks_give_the_output(options: dict[str, Any], lengths: Any) -> None:
+    cell = recurrent.transformer(3, 8, depth=2, heads=2, **options)
+    params = cell.init(jax.random.key(0))
+    xs = jax.random.normal(jax.random.key(1), (2, 6, 3))
+    weights = explain.transformer_attention(params, xs, heads=2, lengths=lengths, **options)
+    _, expected = recurrent.unroll(
+        cell, params, xs.swapaxes(0, 1), lengths=None if lengths is None else jnp.array(lengths)
+    )
+    affine = lambda own, x: x @ own["kernel"] + own.get("bias", 0)  # noqa: E731
+    norm, feed = recurrent.rms_norm(8), recurrent.mlp(8, 32)
+    x = affine(params["layer_0"], xs)
+    for k, each in enumerate(weights):
+        own = params[f"layer_{k + 1}"]
+        values = affine(own["mixing"]["value"], norm.apply(own["mixing_norm"], x))
+        values = values.reshape(2, 6, options.get("key_value_heads", 2), -1)
+        values = values.repeat(2 // values.shape[2], axis=2)
+        contexts = jnp.einsum("bnts,bsnf->btnf", each, values).reshape(2, 6, -1)
+        x += affine(own["mixing"]["output"], contexts)
+        x += feed.apply(own["feed_forward"], norm.apply(own["feed_forward_norm"], x))
+    found = norm.apply(params["layer_3"], x)
+    for b, length in enumerate(lengths or [6, 6]):
+        np.testing.assert_allclose(found[b, :length], expected[:length, b], atol=1e-5)
+
+
+def test_the_weights_of_a_transformer_ask_for_sequences() -> None:
+    params = recurrent.transformer(3, 8, heads=2).init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"xs: expected \[B, T, D\], got \[5, 3\]"):
+        explain.transformer_attention(params, jnp.ones((5, 3)), heads=2)
+
+
 def test_rollout_is_the_product_of_the_layers() -> None:
     rng = np.random.default_rng(0)
     layers = [rng.dirichlet(np.ones(4), size=(2, 3, 4)).astype(np.float32) for _ in range(3)]
