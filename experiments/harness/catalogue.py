@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import importlib
 import os
 import re
@@ -79,7 +80,12 @@ def commands() -> dict[str, list[str]]:
 
 def _parsed() -> Iterator[tuple[str, ast.Module]]:
     for path in sorted(_FOLDER.glob("*.py")):
-        yield path.stem, ast.parse(path.read_bytes())
+        yield path.stem, _tree(path.read_bytes())
+
+
+@functools.cache  # a command asks several times
+def _tree(source: bytes) -> ast.Module:
+    return ast.parse(source)
 
 
 def is_file(word: str) -> bool:
