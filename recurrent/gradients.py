@@ -56,6 +56,7 @@ def state_gradients(
       >>> found.hidden[:, 0].tolist()  # the last output depends on the first state by 0.5^4
       [0.0625, 0.125, 0.25, 0.5]
     """
+    xs = _sequence(cell, xs, least=0)
     first = _first_state(cell, params, xs, state)
 
     def loss_of(nudges: State) -> Array:
@@ -65,7 +66,7 @@ def state_gradients(
 
         return loss(lax.scan(body, first, (xs, nudges))[1])
 
-    steps = jnp.shape(xs)[0]
+    steps = xs.shape[0]
     zeros = jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), leaf.dtype), first)
     return jax.grad(loss_of)(zeros)
 
@@ -75,21 +76,8 @@ def gradient_by_lag(
 ) -> Array:
     """Return how large the gradient is that reaches back a number of steps from the last output.
 
-    Equation: at index k, ``|d(v . y_T) / dh_{T-1-k}|`` for one random unit vector v of each
-    sequence. Where it falls with k the gradient vanishes, where it grows it explodes.
-
-    Args:
-      cell: the cell, with outputs ``[..., H]``.
-      params: of the cell.
-      xs: inputs ``[T, ..., *cell.input_shape]``.
-      key: the random key of v.
-      state: before the first step; the cell's initial state by default.
-
-    Returns:
-      Euclidean norms ``[T, ...]``; at index 0 the state that the last step reads.
-
-    Raises:
-      ValueError: as `state_gradients` does.
+    It is the exponential of `log_gradient_by_lag`, whose arguments, values and errors it shares: 0
+    or infinite where the numbers of its type do not reach.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -101,18 +89,72 @@ def gradient_by_lag(
       >>> sizes.shape
       (50, 3)
     """
+    return jnp.exp(log_gradient_by_lag(cell, params, xs, key, state))
 
-    def loss(ys: Array) -> Array:
-        v = jax.random.normal(key, ys.shape[1:], ys.dtype)
-        return (ys[-1] * v / jnp.linalg.norm(v, axis=-1, keepdims=True)).sum()
 
-    found = state_gradients(cell, params, xs, loss, state)
-    batch = jnp.ndim(xs) - len(cell.input_shape)  # axes of time and batch
+def log_gradient_by_lag(
+    cell: Cell, params: Params, xs: Any, key: Array, state: State | None = None
+) -> Array:
+    """Return the log of the gradient that reaches back a number of steps from the last output.
 
-    def squares(leaf: Array) -> Array:
-        return jnp.square(leaf).sum(tuple(range(batch, leaf.ndim)))
+    Equation: at index k, ``log |d(v . y_T) / dh_{T-1-k}|`` for one random unit vector v of each
+    sequence. Where it falls with k the gradient vanishes, where it grows it explodes. The gradient
+    is carried back by one vector-Jacobian product a step, and brought to length 1 after each, so
+    that a log of any size is right.
 
-    return jnp.sqrt(sum(map(squares, jax.tree.leaves(found))))[::-1]
+    Args:
+      cell: the cell, with outputs ``[..., H]``.
+      params: of the cell.
+      xs: inputs ``[T, ..., *cell.input_shape]``.
+      key: the random key of v.
+      state: before the first step; the cell's initial state by default.
+
+    Returns:
+      Logs of Euclidean norms ``[T, ...]``, in nats; at index 0 the state that the last step reads.
+      Minus infinity from where nothing comes through at all.
+
+    Raises:
+      ValueError: as `state_gradients` does, and for no steps.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from recurrent import elman
+      >>> from recurrent.gradients import log_gradient_by_lag
+      >>> cell = elman(1, 1, activation=lambda z: z)
+      >>> params = cell.init(jax.random.key(0))
+      >>> params["recurrent"]["kernel"] = jnp.array([[0.5]])
+      >>> logs = log_gradient_by_lag(cell, params, jnp.ones((1000, 1)), jax.random.key(1))
+      >>> round(float(logs[-1] / jnp.log(0.5)))  # 0.5^1000 has no float
+      1000
+    """
+    xs = _sequence(cell, xs)
+    ys = jax.eval_shape(partial(unroll, cell, method="scan"), params, xs, state)[1]
+    v = jax.random.normal(key, ys.shape[1:], ys.dtype)
+    v /= jnp.linalg.norm(v, axis=-1, keepdims=True)
+
+    def one(xs: Array, given: tuple[State, Array]) -> Array:
+        first, v = given
+        flat, back = ravel_pytree(first)
+
+        def ahead(h: Array, x: Array) -> tuple[Array, Array]:
+            return _flat_step(cell, params, x, back)(h), h
+
+        def last(h: Array) -> Array:
+            return (cell.step(params, back(h), xs[-1])[1] * v).sum()
+
+        def behind(carry: tuple[Array, Array], inputs: Any) -> Any:
+            (gradient, log_size), (x, h) = carry, inputs
+            (gradient,) = jax.vjp(_flat_step(cell, params, x, back), h)[1](gradient)
+            gradient, size = _unit(gradient)
+            return (gradient, log_size + jnp.log(size)), log_size + jnp.log(size)
+
+        states = lax.scan(ahead, flat, xs)[1]
+        gradient, size = _unit(jax.grad(last)(states[-1]))
+        start = gradient, jnp.log(size)
+        logs = lax.scan(behind, start, (xs[:-1], states[:-1]), reverse=True)[1]
+        return jnp.concatenate([logs, start[1][None]])[::-1]
+
+    return _each_sequence(one, cell, params, xs, state, v, time_in_front=True)
 
 
 def step_jacobians(cell: Cell, params: Params, xs: Any, state: State | None = None) -> Array:
@@ -140,8 +182,8 @@ def step_jacobians(cell: Cell, params: Params, xs: Any, state: State | None = No
       (5, 4, 6, 6)
     """
 
-    def one(xs: Array, first: State) -> Array:
-        flat, back = ravel_pytree(first)
+    def one(xs: Array, given: tuple[State]) -> Array:
+        flat, back = ravel_pytree(given[0])
 
         def body(h: Array, x: Any) -> tuple[Array, Array]:
             new, push = jax.linearize(_flat_step(cell, params, x, back), h)
@@ -149,7 +191,7 @@ def step_jacobians(cell: Cell, params: Params, xs: Any, state: State | None = No
 
         return lax.scan(body, flat, xs)[1]
 
-    return _each_sequence(one, cell, params, xs, state, time_in_front=True)
+    return _each_sequence(one, cell, params, _sequence(cell, xs, 0), state, time_in_front=True)
 
 
 class Product(NamedTuple):
@@ -210,7 +252,7 @@ def singular_values(jacobians: Any) -> Array:
       >>> singular_values(jnp.array([[[0.0, -3.0], [2.0, 0.0]]])).tolist()
       [[3.0, 2.0]]
     """
-    return jnp.linalg.svd(_square(jacobians), compute_uv=False)
+    return jnp.linalg.svd(_precise(_square(jacobians)), compute_uv=False)
 
 
 def spectral_radius(jacobians: Any) -> Array:
@@ -227,7 +269,7 @@ def spectral_radius(jacobians: Any) -> Array:
       >>> round(float(spectral_radius(jnp.array([[[0.0, -4.0], [1.0, 0.0]]]))[0]), 4)
       2.0
     """
-    return abs(jnp.linalg.eigvals(_square(jacobians))).max(-1)
+    return abs(jnp.linalg.eigvals(_precise(_square(jacobians)))).max(-1)
 
 
 def lyapunov_exponents(
@@ -246,8 +288,9 @@ def lyapunov_exponents(
     0), in nats a step. The largest one is also the rate at which gradients explode or vanish.
 
     Equation: with orthonormal ``Q_0 [N, count]``, ``J_t Q_{t-1} = Q_t R_t`` (QR decomposition);
-    the exponents are the means over time of ``log |diag R_t|``. The products with J_t are
-    Jacobian-vector products, so with ``count=1`` no Jacobian is ever formed.
+    the exponents are the means over time of ``log |diag R_t|``, sorted: for long sequences they
+    are in that order anyway. The products with J_t are Jacobian-vector products, so with
+    ``count=1`` no Jacobian is ever formed.
 
     Args:
       cell: the cell.
@@ -259,8 +302,8 @@ def lyapunov_exponents(
       warmup: steps at the beginning that turn Q but are not averaged.
 
     Returns:
-      ``[..., count]``. They converge as T grows; a direction that is lost in one step, as by a
-      singular J_t, has minus infinity.
+      ``[..., count]``, float32 at least. They converge as T grows; a direction that is lost in one
+      step that is averaged, as by a singular J_t, has minus infinity.
 
     Raises:
       ValueError: for a count that is not from 1 to N, or a warmup that leaves no step; and as
@@ -282,33 +325,57 @@ def lyapunov_exponents(
       >>> jnp.exp(found).round(3).tolist()
       [0.5, 0.25]
     """
-    steps = jnp.shape(xs)[0]
+    xs = _sequence(cell, xs)
+    steps = xs.shape[0]
     if not 0 <= warmup < steps:
         raise ArgumentError(f"warmup: expected 0 to {steps - 1} of {steps} steps, got {warmup}.")
 
-    def one(xs: Array, first: State) -> Array:
-        flat, back = ravel_pytree(first)
+    def one(xs: Array, given: tuple[State]) -> Array:
+        flat, back = ravel_pytree(given[0])
         some = _count(count, flat.size)
-        q, _ = _orthonormal(jax.random.normal(key, (flat.size, some), flat.dtype))
+        start = _orthonormal(_precise(jax.random.normal(key, (flat.size, some), flat.dtype)))[0]
 
         def body(carry: tuple[Array, Array], x: Any) -> tuple[tuple[Array, Array], Array]:
             h, q = carry
             new, push = jax.linearize(_flat_step(cell, params, x, back), h)
-            q, sizes = _orthonormal(jax.vmap(push, 1, 1)(q))
+            moved = jax.vmap(push, 1, 1)(q.astype(h.dtype)).astype(q.dtype)
+            q, sizes = _orthonormal(moved, start)
             return (new, q), jnp.log(sizes)
 
-        return lax.scan(body, (flat, q), xs)[1][warmup:].mean(0)
+        exponents = lax.scan(body, (flat, start), xs)[1][warmup:].mean(0)
+        return jnp.sort(exponents, descending=True)
 
     return _each_sequence(one, cell, params, xs, state, time_in_front=False)
 
 
-def _orthonormal(q: Array) -> tuple[Array, Array]:
-    """Return an orthonormal base of the columns, and how long each is beside those before it."""
+def _orthonormal(q: Array, fresh: Array | None = None) -> tuple[Array, Array]:
+    """Return an orthonormal base of the columns, and how long each is beside those before it.
+
+    Args:
+      q: columns ``[N, count]``.
+      fresh: what a single column that is 0 becomes, since nothing is left of its direction.
+    """
     if q.shape[1] > 1:
         q, r = jnp.linalg.qr(q)
         return q, abs(jnp.diagonal(r))
-    size = jnp.linalg.norm(q)  # of one vector, without a factorization in each step
-    return jnp.where(size > 0, q / jnp.where(size > 0, size, 1), 0), size[None]
+    unit, size = _unit(q)  # without a factorization in each step
+    return (unit if fresh is None else jnp.where(size > 0, unit, fresh)), size[None]
+
+
+def _unit(vector: Array) -> tuple[Array, Array]:
+    """Return a vector of length 1 in this direction, 0 where there is none, and the length.
+
+    It is divided by its largest entry first, since squares of small ones are 0.
+    """
+    largest = abs(vector).max()
+    scaled = jnp.where(largest > 0, vector / jnp.where(largest > 0, largest, 1), 0)
+    norm = jnp.linalg.norm(scaled)
+    return jnp.where(largest > 0, scaled / jnp.where(largest > 0, norm, 1), 0), largest * norm
+
+
+def _precise(array: Array) -> Array:
+    """Return an array in float32 at least, for linear algebra, which has no narrower numbers."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def _flat_step(
@@ -319,24 +386,39 @@ def _flat_step(
 
 
 def _each_sequence(
-    one: Callable[[Array, State], Array],
+    one: Callable[[Array, Any], Array],
     cell: Cell,
     params: Params,
-    xs: Any,
+    xs: Array,
     state: State | None,
-    *,
+    *more: Array,
     time_in_front: bool,
 ) -> Array:
-    """Apply a function of one sequence ``[T, D]`` and its first state to all of a batch."""
+    """Apply a function of a sequence ``[T, D]``, its first state and more to all of a batch."""
     first = _first_state(cell, params, xs, state)
-    axes = jnp.ndim(xs) - 1 - len(cell.input_shape)  # of the batch
+    axes = xs.ndim - 1 - len(cell.input_shape)  # of the batch
     run = one
     for _ in range(axes):
         run = jax.vmap(run, in_axes=(1, 0), out_axes=1 if time_in_front else 0)
-    return run(jnp.asarray(xs), first)
+    return run(xs, (first, *more))
 
 
-def _first_state(cell: Cell, params: Params, xs: Any, state: State | None) -> State:
+def _sequence(cell: Cell, xs: Any, least: int = 1) -> Array:
+    """Return inputs as an array, of so many steps at least.
+
+    Raises:
+      ValueError: for inputs of another shape.
+    """
+    xs = jnp.asarray(xs)
+    if xs.ndim < 1 + len(cell.input_shape):
+        shape = ", ".join(["T", "...", *map(str, cell.input_shape)])
+        raise ArgumentError(f"xs: expected the shape [{shape}], got {list(xs.shape)}.")
+    if len(xs) < least:
+        raise ArgumentError("xs: expected one step or more, got none.")
+    return xs
+
+
+def _first_state(cell: Cell, params: Params, xs: Array, state: State | None) -> State:
     """Return the state before the first step, after the checks of `unroll`.
 
     Raises:
@@ -344,8 +426,8 @@ def _first_state(cell: Cell, params: Params, xs: Any, state: State | None) -> St
     """
     jax.eval_shape(partial(unroll, cell, method="scan"), params, xs, state)
     if state is None:
-        axes = jnp.ndim(xs) - len(cell.input_shape)
-        state = cell.initial_state(params, jnp.shape(xs)[1:axes])
+        axes = xs.ndim - len(cell.input_shape)
+        state = cell.initial_state(params, xs.shape[1:axes])
     kinds = {leaf.dtype.name for leaf in jax.tree.leaves(state)}
     if not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
         raise ArgumentError(

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 
 import recurrent
-from recurrent.gradients import gradient_by_lag, lyapunov_exponents
+from recurrent.gradients import log_gradient_by_lag, lyapunov_exponents
 from recurrent.losses import masked_average
 from recurrent.training.task import Metrics
 
 AGAINST = ("exponent", "slope")  # what a population is drawn against
 SPECTRAL = ("remembered",)  # and this, where the whole spectrum is measured
-SMALLEST = 1e-37  # of a gradient, whose logarithm is still finite
-LEAST = math.log(SMALLEST)
+LEAST = math.log(1e-37)  # a step; where nothing comes through at all, it is minus infinity
 WHOLE = 64  # numbers of a state; the spectrum of more takes longer than the training
 
 
@@ -27,8 +26,8 @@ def rates(cell: recurrent.Cell, params: Any, xs: Array, mask: Array) -> Metrics:
     See `spectrum` for further ones.
     """
     own = params["layer_0"]
-    sizes = jnp.log(jnp.maximum(gradient_by_lag(cell, own, xs, jax.random.key(0)), SMALLEST))
-    slopes = (sizes[-1] - sizes[0]) / (len(xs) - 1)
+    logs = log_gradient_by_lag(cell, own, xs, jax.random.key(0))
+    slopes = jnp.where(jnp.isfinite(logs[-1]), (logs[-1] - logs[0]) / (len(xs) - 1), LEAST)
     exponents = lyapunov_exponents(cell, own, xs, jax.random.key(0), count=1)[..., 0]
     found = {
         "slope": masked_average(slopes, mask),

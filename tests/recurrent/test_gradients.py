@@ -15,6 +15,7 @@ from recurrent import Cell
 from recurrent.gradients import (
     gradient_by_lag,
     jacobian_products,
+    log_gradient_by_lag,
     lyapunov_exponents,
     singular_values,
     spectral_radius,
@@ -219,3 +220,95 @@ def test_what_has_no_jacobian_is_refused() -> None:
         lyapunov_exponents(gru, params, inputs(), jax.random.key(0), warmup=6)
     with pytest.raises(ValueError, match=r"jacobians: expected the shape \[T, ..., N, N\]"):
         spectral_radius(jnp.ones((3, 2)))
+
+
+@pytest.mark.parametrize("factor", [1e-3, 0.5, 2.0, 1e3])
+def test_gradients_of_any_size_have_their_logs(factor: float) -> None:
+    """In float32, where factor^300 is 0 or infinite from lag 13 or 128 on."""
+    cell, params = linear(factor * jnp.eye(3))
+    logs = log_gradient_by_lag(cell, params, jnp.ones((300, 2, 2)), jax.random.key(0))
+    expected = np.arange(1, 301)[:, None] * math.log(factor)
+    np.testing.assert_allclose(logs, np.broadcast_to(expected, (300, 2)), rtol=1e-4)
+
+
+def test_sizes_by_lag_are_those_of_backpropagation_down_to_the_smallest_numbers() -> None:
+    cell, params = linear(0.5 * jnp.eye(2))
+    xs, key = jnp.ones((121, 1, 2)), jax.random.key(0)
+    sizes = gradient_by_lag(cell, params, xs, key)
+    v = jax.random.normal(key, (1, 2))
+    found = state_gradients(cell, params, xs, lambda ys: (ys[-1] * v).sum() / jnp.linalg.norm(v))
+    largest = abs(found.hidden).max((1, 2))[::-1]
+    expected = largest * jnp.linalg.norm(found.hidden[0, 0] / largest[-1])
+    np.testing.assert_allclose(sizes[:, 0], expected, rtol=1e-3)
+    assert float(sizes[-1, 0]) < 1e-35
+
+
+def test_a_gradient_that_is_stopped_has_the_log_of_zero() -> None:
+    cell, params = linear(jnp.zeros((2, 2)))
+    logs = log_gradient_by_lag(cell, params, jnp.ones((4, 2)), jax.random.key(0))
+    assert np.isneginf(logs).all()
+
+
+def test_a_direction_that_is_lost_costs_its_step_alone() -> None:
+    """A dead rectifier within the warm-up leaves nothing of one vector, and of all of a base."""
+
+    def step(h: Any, x: Any) -> Any:
+        return jnp.array([0.9, 0.8]) * h * x
+
+    cell = Cell(lambda key: {}, lambda params, shape: jnp.ones((*shape, 2)),
+                lambda params, h, x: (step(h, x), h), ())  # fmt: skip
+    xs = jnp.ones(400).at[10].set(0.0)
+    whole = lyapunov_exponents(cell, {}, xs, jax.random.key(0), warmup=50)
+    one = lyapunov_exponents(cell, {}, xs, jax.random.key(0), warmup=50, count=1)
+    np.testing.assert_allclose(whole, np.log([0.9, 0.8]), rtol=1e-3)
+    np.testing.assert_allclose(one, np.log([0.9]), rtol=0.05)
+    lost = lyapunov_exponents(cell, {}, xs, jax.random.key(0), warmup=5, count=1)
+    assert np.isneginf(lost).all()
+
+
+def test_exponents_of_a_short_sequence_are_sorted_too() -> None:
+    cell, params = linear(jnp.diag(jnp.array([0.2, 0.5, 0.9])))
+    found = lyapunov_exponents(cell, params, jnp.ones((5, 2)), jax.random.key(3))
+    assert (np.diff(found) <= 0).all()
+
+
+@pytest.mark.parametrize("count", [None, 1, 2])
+def test_narrow_states_have_exponents(count: int | None) -> None:
+    cell, params = linear(jnp.diag(jnp.array([0.5, 0.25])).astype(jnp.bfloat16))
+    xs = jnp.ones((60, 2), jnp.bfloat16)
+    found = lyapunov_exponents(cell, params, xs, jax.random.key(0), count=count, warmup=20)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(jnp.exp(found), [0.5, 0.25][: len(found)], rtol=0.02)
+    jacobians = step_jacobians(cell, params, xs)
+    np.testing.assert_allclose(singular_values(jacobians)[0], [0.5, 0.25])
+    np.testing.assert_allclose(spectral_radius(jacobians)[0], 0.5)
+
+
+def test_tokens_are_read_too() -> None:
+    cell = recurrent.stack(recurrent.embedding(5, 3), recurrent.elman(3, 4), input_shape=())
+    params = cell.init(jax.random.key(0))
+    tokens = jnp.arange(12).reshape(6, 2) % 5
+    sizes = gradient_by_lag(cell, params, tokens, jax.random.key(0))
+    assert sizes.shape == (6, 2)
+    assert np.isfinite(sizes).all()
+
+
+@pytest.mark.parametrize(
+    ("xs", "said"),
+    [
+        (jnp.ones((0, 2)), "xs: expected one step or more, got none"),
+        (jnp.ones(()), r"xs: expected the shape \[T, ..., 2\], got \[\]"),
+        (jnp.ones(2), r"xs: expected the shape \[T, ..., 2\], got \[2\]"),
+    ],
+)
+def test_inputs_that_are_no_sequence_are_refused(xs: Any, said: str) -> None:
+    cell, params = linear(jnp.eye(2))
+    for function in (log_gradient_by_lag, lyapunov_exponents):
+        with pytest.raises(ValueError, match=said):
+            function(cell, params, xs, jax.random.key(0))
+
+
+def test_lists_are_sequences() -> None:
+    cell, params = linear(0.5 * jnp.eye(2))
+    found = state_gradients(cell, params, [[1.0, 1.0]] * 3, lambda ys: ys[-1].sum())
+    np.testing.assert_allclose(found.hidden, np.array([0.125, 0.25, 0.5])[:, None] * np.ones(2))
