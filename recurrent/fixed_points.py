@@ -22,6 +22,7 @@ from jax.flatten_util import ravel_pytree
 from recurrent.cell import Cell, Params, State, check_sizes
 from recurrent.errors import ArgumentError
 
+LATER = 100  # steps after which a start counts among what the network visits
 ROUGHLY = 30  # times farther apart are slow points that count as one: q is flat around them
 
 Flow = Callable[[Array, Array], Array]  # (state [N], input [D]) -> next state [N]
@@ -38,7 +39,8 @@ class FixedPoints(NamedTuple):
       jacobians: ``[K, N, N]``, ``dF / dh``.
       input_jacobians: ``[K, N, D]``, ``dF / dx``.
       eigenvalues: complex ``[K, N]``, of the Jacobians, the largest absolute value first.
-      is_stable: booleans ``[K]``, whether all of them are less than 1 in absolute value.
+      is_stable: booleans ``[K]``, whether the point is fixed and all of them are less than 1 in
+        absolute value.
       time_constants: ``[K, N]``, ``1 / |log |eigenvalue||`` in steps.
     """
 
@@ -84,14 +86,17 @@ def find_fixed_points(
       tolerance: of q, below which a point is fixed.
       same: the distance, as a share of the spread of the starts, within which two fixed points are
         one; slow points, whose places are less sharp, within 30 times that.
-      farthest: how far from their mean points may lie, as a multiple of the farthest start.
+      farthest: how far from the mean of the starts points may lie, as a multiple of the farthest
+        of them and of the states in which the cell is 100 steps later.
 
     Returns:
-      The points found, fixed and slow ones; outliers that remain are left out.
+      The points found, fixed and slow ones; outliers that remain are left out, so there may be
+      none.
 
     Raises:
-      ValueError: for no starts, an input or states of another shape, states that hold more than
-        floating-point numbers, a number of steps below 1, or other numbers that are not above 0.
+      ValueError: for no starts, starts or an input that are not finite, an input or states of
+        another shape, states that hold more than floating-point numbers of 32 or 64 bits, a number
+        of steps below 1, or other numbers that are not above 0.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -109,8 +114,10 @@ def find_fixed_points(
     check_sizes(iterations=iterations, newton_steps=newton_steps)
     _check_positive(learning_rate=learning_rate, tolerance=tolerance, same=same, farthest=farthest)
     flow, flat, back, x = _flow(cell, params, x, states)
+    if flat.dtype.itemsize < 4:
+        raise ArgumentError(f"states: expected float32 or float64, got {flat.dtype}; convert them.")
     fit = partial(_fit, flow, x, iterations, learning_rate, newton_steps)
-    spread = _Spread.of(flat)
+    spread = _Spread.of(flat, _later(flow, flat, x))
     points = fit(flat)
     outside = spread.distances(points) > farthest * spread.radius
     if outside.any():
@@ -125,15 +132,16 @@ def find_fixed_points(
 
 
 class _Spread(NamedTuple):
-    """Hold the mean of the starts, and how far the farthest of them lies from it."""
+    """Hold the mean of the starts, and how far the farthest visited state lies from it."""
 
     mean: Array
     radius: Array
 
     @classmethod
-    def of(cls, flat: Array) -> "_Spread":
+    def of(cls, flat: Array, settled: Array) -> "_Spread":
         mean = flat.mean(0)
-        radius = jnp.linalg.norm(flat - mean, axis=1).max()
+        far = jnp.linalg.norm(jnp.concatenate([flat, settled]) - mean, axis=1)
+        radius = jnp.where(jnp.isfinite(far), far, 0).max()
         return cls(mean, jnp.maximum(radius, 1e-3 * (1 + jnp.linalg.norm(mean))))
 
     def distances(self, points: Array) -> Array:
@@ -165,12 +173,34 @@ def _flow(
     if not leaves[0].shape[0]:
         raise ArgumentError("states: expected one start or more, got none.")
     flat = jax.vmap(lambda state: ravel_pytree(state)[0])(states)
+    strange = int((~jnp.isfinite(flat)).any(1).sum())
+    if strange or not jnp.isfinite(x).all():
+        what = f"{strange} of {len(flat)} starts" if strange else "x"
+        raise ArgumentError(
+            f"states, x: expected finite numbers, but {what} holds others; leave those out."
+        )
     back = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], states))[1]
 
     def flow(h: Array, x: Array) -> Array:
         return ravel_pytree(cell.step(params, back(h), x)[0])[0]
 
     return flow, flat, back, x
+
+
+def _later(flow: Flow, starts: Array, x: Array) -> Array:
+    """Return where the cell is some steps after each start ``[K, N]``, or the start if it grows.
+
+    It grows where its distance from there doubles in the second half of the steps.
+    """
+    step = jax.vmap(lambda h: flow(h, x))
+
+    def after(points: Array) -> Array:
+        return lax.fori_loop(0, LATER // 2, lambda _, points: step(points), points)
+
+    half = after(starts)
+    whole = after(half)
+    near, far = (jnp.linalg.norm(points - starts, axis=1) for points in (half, whole))
+    return jnp.where((far <= 2 * near)[:, None], whole, starts)
 
 
 def _speeds(flow: Flow, points: Array, x: Array) -> Array:
@@ -248,9 +278,9 @@ def _described(
         speeds=speeds,
         is_fixed=speeds < tolerance,
         jacobians=by_state,
-        input_jacobians=by_input.reshape(*by_input.shape[:2], -1),
+        input_jacobians=by_input.reshape(*by_input.shape[:2], x.size),
         eigenvalues=eigenvalues,
-        is_stable=np.asarray((sizes < 1).all(1)),
+        is_stable=np.asarray((sizes < 1).all(1)) & (speeds < tolerance),
         time_constants=time_constants,
     )
 

@@ -153,3 +153,47 @@ def test_wrong_starts_are_refused() -> None:
         find_fixed_points(cell, params, jnp.ones(2), cell.initial_state(params, (0,)))
     with pytest.raises(ValueError, match="tolerance: expected above 0"):
         find_fixed_points(cell, params, jnp.ones(2), state, tolerance=0.0)
+
+
+@pytest.mark.parametrize("make", [recurrent.elman, recurrent.gru, recurrent.lstm])
+@pytest.mark.parametrize("count", [1, 10])
+def test_the_initial_state_alone_leads_to_a_point(make: Callable[..., Cell], count: int) -> None:
+    cell = make(2, 4)
+    params = cell.init(jax.random.key(0))
+    x = jnp.array([1.0, -1.0])
+    found = find_fixed_points(cell, params, x, cell.initial_state(params, (count,)), iterations=300)
+    assert found.is_fixed.tolist() == [True]
+    state = jax.tree.map(lambda leaf: leaf[0], found.states)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        *(cell.step(params, state, x)[0], state),
+    )
+
+
+def test_a_cell_that_never_rests_has_no_points() -> None:
+    def step(params: Any, state: Any, x: Any) -> Any:
+        return state + 1.0 + x, state
+
+    drift = Cell(lambda key: {}, lambda params, shape: jnp.zeros((*shape, 2)), step, ())
+    found = find_fixed_points(drift, {}, jnp.zeros(()), jnp.zeros((3, 2)), iterations=10)
+    assert not found.is_fixed.any()
+    assert not found.is_stable.any()
+    assert found.input_jacobians.shape == (len(found.speeds), 2, 1)
+
+
+def test_starts_that_are_not_finite_are_refused() -> None:
+    cell = recurrent.elman(2, 3)
+    params = cell.init(jax.random.key(0))
+    states = cell.initial_state(params, (5,))
+    states = states._replace(hidden=states.hidden.at[1].set(jnp.nan))
+    with pytest.raises(ValueError, match="but 1 of 5 starts holds others; leave those out"):
+        find_fixed_points(cell, params, jnp.ones(2), states)
+    with pytest.raises(ValueError, match="but x holds others"):
+        find_fixed_points(cell, params, jnp.full(2, jnp.inf), cell.initial_state(params, (5,)))
+
+
+def test_narrow_states_are_refused() -> None:
+    cell = recurrent.elman(2, 3)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), cell.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match="expected float32 or float64, got bfloat16; convert them"):
+        find_fixed_points(cell, params, jnp.ones(2, jnp.bfloat16), cell.initial_state(params, (2,)))
