@@ -8,7 +8,11 @@ from docs import char_lm_table
 from docs.char_lm_table import NETWORKS, STEP, count, largest
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=lambda each: f"{each.cell}-{each.layers}")
+@pytest.mark.parametrize(
+    "network",
+    [NETWORKS[0], *(pytest.param(each, marks=pytest.mark.long) for each in NETWORKS[1:])],
+    ids=lambda each: f"{each.cell}-{each.layers}",
+)
 def test_a_network_is_the_largest_with_so_many_params(
     network: char_lm_table.Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,6 +81,7 @@ def test_it_trains_and_is_evaluated(
     assert len(capfd.readouterr().out.strip().splitlines()) == len(found)
 
 
+@pytest.mark.long
 def test_the_mean_of_outputs_is_read() -> None:
     parts = parts_of(Config(model="lstm"))
     params = {name: part.init(jax.random.key(k)) for k, (name, part) in enumerate(parts.items())}

@@ -214,6 +214,7 @@ def loss_of(own: char_lm.Config, params: Any, carry: Any = None, key: int = 0) -
     return found, carry
 
 
+@pytest.mark.long
 def test_tied_weights_are_one_table(file: Path) -> None:
     own = config(file, tied=True, embedding_size=5)
     params = char_lm.model_of(own, 9).init(jax.random.key(0))
@@ -257,6 +258,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.long
 def test_a_finished_run_leaves_bits_and_figures(finished: Path) -> None:
     result = read(finished, "result.json")
     assert result["test_bits"] == pytest.approx(result["test_loss"] / math.log(2), rel=1e-5)

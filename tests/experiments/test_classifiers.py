@@ -184,6 +184,7 @@ def recurrent_size(gates: int, biases: int, features: int) -> int:
     return cell + HIDDEN * CLASSES + CLASSES
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("cell", "order", "gate", "gates", "biases"),
     [

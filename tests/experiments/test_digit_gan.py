@@ -67,6 +67,7 @@ def same(one: Any, other: Any) -> bool:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("smooth", "loss"),
     [
@@ -104,6 +105,7 @@ def test_each_update_moves_its_own_player_alone_and_where_its_loss_falls(
     assert not same(game.generator.average, apart.generator.average)
 
 
+@pytest.mark.long
 def test_a_step_that_is_not_finite_changes_neither_player_and_is_counted() -> None:
     _, task, train = training()
     game = task.init(HPARAMS)
@@ -152,6 +154,7 @@ def test_players_side_by_side_are_those_trained_alone() -> None:
     assert not same(*alone)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["conv", "rows", "noise"])
 def test_an_image_depends_on_its_own_noise_alone(kind: str) -> None:
     generator = players(kind).generator

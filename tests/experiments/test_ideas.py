@@ -59,6 +59,7 @@ def refused(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
+@pytest.mark.long
 def test_the_run_lies_beside_the_file_and_says_what_code_it_is_of(trained: Path) -> None:
     result = json.loads((trained / "runs" / "idea" / "base" / "result.json").read_text())
     assert result["experiment"] == "idea"
@@ -467,6 +468,7 @@ def test_what_is_imported_by_its_name_at_run_time_is_noticed(
     assert "dynamic_part.py has changed since" in refused(capfd, *command)
 
 
+@pytest.mark.long
 def test_a_score_that_is_better_when_higher_is_maximized(tmp_path: Path) -> None:
     text = worked("regression").read_text()
     worse = text.replace('"error": masked_average((', '"error": masked_average(-(')

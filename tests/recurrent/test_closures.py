@@ -117,6 +117,7 @@ def test_gradients_reach_a_number_that_a_cell_closes_over(name: str) -> None:
     assert abs(gradient) > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["lstm", "own_maps"])
 @pytest.mark.parametrize("options", ["mask, reset, reverse", "remat", "truncate"])
 def test_they_do_so_with_options(name: str, options: str) -> None:
@@ -133,6 +134,7 @@ def test_they_do_so_with_options(name: str, options: str) -> None:
     np.testing.assert_allclose(fast, scan, rtol=1e-9)
 
 
+@pytest.mark.long
 def test_the_number_may_be_swept_and_differentiated_twice() -> None:
     loss, scan = (loss_of(CLOSED_OVER["lstm"], method=method) for method in ("auto", "scan"))
     numbers = np.array([0.0, 0.7, 2.0])

@@ -155,8 +155,14 @@ def test_wrong_starts_are_refused() -> None:
         find_fixed_points(cell, params, jnp.ones(2), state, tolerance=0.0)
 
 
-@pytest.mark.parametrize("make", [recurrent.elman, recurrent.gru, recurrent.lstm])
-@pytest.mark.parametrize("count", [1, 10])
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        (recurrent.elman, 1),
+        pytest.param(recurrent.gru, 10, marks=pytest.mark.long),
+        pytest.param(recurrent.lstm, 1, marks=pytest.mark.long),
+    ],
+)
 def test_the_initial_state_alone_leads_to_a_point(make: Callable[..., Cell], count: int) -> None:
     cell = make(2, 4)
     params = cell.init(jax.random.key(0))

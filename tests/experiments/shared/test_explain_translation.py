@@ -47,12 +47,12 @@ def log_probability(config: Config, source: list[str], step: int) -> float:
     return float(jax.nn.log_softmax(logits)[0, targets[step - 1]])
 
 
-@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.long), 3])
 @pytest.mark.parametrize(
     "more",
     [
-        {},
-        {"attention": "last"},
+        pytest.param({}, marks=pytest.mark.long),
+        pytest.param({"attention": "last"}, marks=pytest.mark.long),
         {"layers": 2, "query": "first", "attention": "multiplicative", "cell": "lstm"},
     ],
 )
@@ -120,6 +120,7 @@ def test_the_page_shows_everything_once(found: Any) -> None:
     ]
 
 
+@pytest.mark.long
 def test_weights_have_the_gradient_of_what_they_stand_for() -> None:
     """A finite difference between two words, in float64."""
     with jax.enable_x64(True):

@@ -38,7 +38,9 @@ def followed(made: optax.GradientTransformation, gradients: np.ndarray) -> np.nd
     return params["kernel"]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2, 4])
+@pytest.mark.parametrize(
+    "accumulate", [2, *(pytest.param(count, marks=pytest.mark.long) for count in (1, 4))]
+)
 def test_an_accumulating_optimizer_steps_by_the_mean_of_its_gradients(accumulate: int) -> None:
     config = dataclasses.replace(CONFIG, accumulate=accumulate, l1=0.01, weight_decay=0.02)
     found = followed(optimizer_of(config, EPOCHS, STEPS)(hparams(config)), GRADIENTS)

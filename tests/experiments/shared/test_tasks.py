@@ -67,6 +67,7 @@ def test_the_learning_rate_is_the_mean_of_those_of_the_steps(config: LengthsConf
         first += steps
 
 
+@pytest.mark.long
 @pytest.mark.optimized  # otherwise any metric more moves a last bit
 @pytest.mark.parametrize("parts", [(5,), pytest.param((3, 2, 5), marks=pytest.mark.long)])
 def test_it_changes_no_bit_of_what_is_trained(

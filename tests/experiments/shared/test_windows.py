@@ -132,6 +132,7 @@ def test_the_quantile_loss_is_that_of_the_definition() -> None:
     )
 
 
+@pytest.mark.long
 def test_a_new_network_foretells_the_mean_of_the_naive_forecasts_and_quantiles_rise() -> None:
     test = arrays_of(panel())["test"]
     model = forecasting.model_for(Config(hidden_size=4, layers=1), test.arrays)
@@ -164,6 +165,7 @@ def test_forecasts_are_in_the_units_of_the_values() -> None:
     assert found[0].shape == (2, H, 7)
 
 
+@pytest.mark.long
 def test_padding_and_company_do_not_change_what_is_read_of_a_series() -> None:
     reader = Reader("gru", 2, 3, 2)
     params = reader.model().init(jax.random.key(0))

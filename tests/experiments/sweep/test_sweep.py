@@ -68,6 +68,7 @@ def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in names}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["2x1", *(pytest.param(x, marks=slow) for x in OTHERS)])
 def test_a_member_is_trained_as_it_would_be_alone(tmp_path: Path, layout: str) -> None:
     settings = Settings(layout=layout)

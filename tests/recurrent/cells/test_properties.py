@@ -115,7 +115,13 @@ def test_scan_equals_a_python_loop(case: Case) -> None:
     assert_close(actual, loop(case, case.state, case.xs))
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("plain", "mask")),
+        "mask, reset, reverse",
+    ],
+)
 def test_auto_equals_scan_in_values_and_gradients(case: Case, options: str) -> None:
     mask, reset, reverse = OPTIONS[options]
     args = case.params, case.state, case.xs, mask, reset
