@@ -81,9 +81,15 @@ def read_image(path: str, shape: tuple[int, int]) -> np.ndarray:
     try:
         with Image.open(file) as image:
             found = np.asarray(image.convert("L"))
+            clear = image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3] < 255
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"--image: {path} cannot be read as an image: {error}.") from error
     check_size("--image", path, found.shape, shape)
+    if np.any(clear):
+        raise UserError(
+            f"--image: {path} has transparent pixels, which have no shade of gray; save it without "
+            "transparency, white on black."
+        )
     return found
 
 
