@@ -17,7 +17,14 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from recurrent.cell import Cell, Params, State, unroll
 from recurrent.errors import ArgumentError
 
-KINDS = {"logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}  # by primitive or function
+KINDS = {  # by primitive or function
+    "logistic": "sigmoid",
+    "hard_sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "hard_tanh": "tanh",
+    "relu": "relu",
+}
+UNBOUNDED = ("silu", "mish")  # functions made of a sigmoid or tanh that gates nothing
 BOUNDS = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "relu": (0.0, jnp.inf)}
 CALLS = ("jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
 
@@ -40,7 +47,9 @@ def activations(
     """Return the values of all sigmoids, hyperbolic tangents and rectifiers of a cell's steps.
 
     They are found in what one step computes, functions that it calls included, but not in loops
-    and branches inside of the step.
+    and branches inside of the step. The hard forms of `jax.nn` count, and ``max(z, 0)`` is a
+    rectifier. A function written out by other operations is not seen, and the tanh in `jax.nn.gelu`
+    is seen as one.
 
     Args:
       cell: any cell with a step.
@@ -185,12 +194,20 @@ def _applied(jaxpr: Jaxpr, equation: JaxprEqn, inputs: list[Any]) -> list[Any]:
 def _kind(equation: JaxprEqn) -> str | None:
     """Return the kind of activation that an equation computes; None for any other equation."""
     name = equation.primitive.name
-    return KINDS.get(str(equation.params.get("name")) if name in ("jit", "pjit") else name)
+    if name == "max" and any(isinstance(a, Literal) and a.val == 0 for a in equation.invars):
+        return "relu"
+    return KINDS.get(_function(equation) or name)
+
+
+def _function(equation: JaxprEqn) -> str | None:
+    """Return the name of the compiled function that an equation calls; None where there is none."""
+    is_call = equation.primitive.name in ("jit", "pjit")
+    return str(equation.params.get("name")) if is_call else None
 
 
 def _inner(equation: JaxprEqn) -> Any:
     """Return the trace of the function that an equation calls once; None where there is none."""
-    if equation.primitive.name not in CALLS:
+    if equation.primitive.name not in CALLS or _function(equation) in UNBOUNDED:
         return None
     return next(_traces(equation), None)
 

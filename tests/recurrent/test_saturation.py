@@ -202,3 +202,28 @@ def test_a_cell_without_a_step_is_refused() -> None:
     both = recurrent.bidirectional(recurrent.gru(D, H), recurrent.gru(D, H))
     with pytest.raises(ValueError, match="bidirectional"):
         saturation(both, both.init(jax.random.key(0)), jnp.ones((T, D)))
+
+
+@pytest.mark.parametrize(
+    ("activation", "kind"),
+    [
+        (lambda z: jnp.maximum(z, 0), "relu"),
+        (jax.nn.relu6, "relu"),
+        (jax.nn.hard_tanh, "tanh"),
+        (jax.nn.hard_sigmoid, "sigmoid"),
+        (jax.nn.silu, None),
+        (jax.nn.mish, None),
+        (jax.nn.softplus, None),
+    ],
+)
+def test_activations_of_other_forms_are_seen_and_those_without_bounds_are_not(
+    activation: Any, kind: str | None
+) -> None:
+    cell = recurrent.elman(D, H, activation=activation)
+    params, xs = given(cell)
+    found = activations(cell, params, jnp.asarray(xs))
+    assert list(found) == ([kind] if kind else [])
+    if kind:
+        (values,) = found[kind].values()
+        _, ys = recurrent.unroll(cell, params, xs)
+        np.testing.assert_array_equal(jnp.minimum(values, 6), jnp.minimum(ys, 6))  # as relu6 ends
