@@ -1,6 +1,7 @@
 """Explain what a classifier of images says of one: ``./launch.sh explain RUN --index=N``."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -40,36 +41,52 @@ def explain_images(model_of: ModelOf, inside: Inside | None = None) -> Command:
       model_of: makes the network.
       inside: ``params -> (features, head)`` of its last convolution, if it has one.
     """
+    return explain_command(ExplainImage, functools.partial(explainable, model_of, inside))
 
-    def of(run: Run, flags: ExplainImage) -> Explainable:
-        shape = SHAPES[run.config.data]
-        model = model_of(run.config, shape)
-        image, title = chosen_image(flags, run.program.data, shape)
-        background = np.asarray(run.program.data["train"]["images"][:BACKGROUND])
-        background = background.astype(np.float32) / 255
-        by_rows = model.by_rows
 
-        def logits(params: Any, xs: Array, mask: Array | None) -> Array:
-            return model.logits(params, xs, 0.0, None)
+def explainable(
+    model_of: ModelOf, inside: Inside | None, run: Run, flags: ExplainImage
+) -> Explainable:
+    """Return an image and the network that names its class; raises as `chosen_image` does."""
+    shape = SHAPES[run.config.data]
+    network = image_network(model_of, inside, run.config, shape, from_the_output(run.kept))
+    image, title = chosen_image(flags, run.program.data, shape)
+    background = np.asarray(run.program.data["train"]["images"][:BACKGROUND])
+    background = background.astype(np.float32) / 255
+    by_rows = model_of(run.config, shape).by_rows
+    return Explainable(
+        network=network,
+        params=run.kept,
+        example=Example(
+            xs=image[None].astype(np.float32) / 255,
+            lengths=None if by_rows is None else np.array([shape[0]]),
+            baselines=np.stack([np.zeros_like(background[0]), background.mean(0)]),
+            background=background,
+        ),
+        answers=[str(k) for k in range(CLASSES)],
+        baselines=("black", "mean image"),
+        axes=("row", "column"),
+        what="image",
+        title=title,
+    )
 
-        outputs = logits if by_rows is None else leaving_out(by_rows)
-        return Explainable(
-            network=Network(outputs, model.init, from_the_output(run.kept), inside),
-            params=run.kept,
-            example=Example(
-                xs=image[None].astype(np.float32) / 255,
-                lengths=None if by_rows is None else np.array([shape[0]]),
-                baselines=np.stack([np.zeros_like(background[0]), background.mean(0)]),
-                background=background,
-            ),
-            answers=[str(k) for k in range(CLASSES)],
-            baselines=("black", "mean image"),
-            axes=("row", "column"),
-            what="image",
-            title=title,
-        )
 
-    return explain_command(ExplainImage, of)
+@functools.cache
+def image_network(
+    model_of: ModelOf,
+    inside: Inside | None,
+    config: Any,
+    shape: tuple[int, int],
+    layers: tuple[str, ...],
+) -> Network:
+    """Return the network of a Config; the same one each time, so that it compiles once."""
+    model = model_of(config, shape)
+
+    def logits(params: Any, xs: Array, mask: Array | None) -> Array:
+        return model.logits(params, xs, 0.0, None)
+
+    outputs = logits if model.by_rows is None else leaving_out(model.by_rows)
+    return Network(outputs, model.init, layers, inside)
 
 
 def chosen_image(flags: ExplainImage, data: Any, shape: tuple[int, int]) -> tuple[np.ndarray, str]:

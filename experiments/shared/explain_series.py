@@ -1,6 +1,7 @@
 """Explain the class that a network gives a time series: ``./launch.sh explain RUN --index=N``."""
 
 import dataclasses
+import functools
 from functools import partial
 from typing import Any
 
@@ -48,18 +49,16 @@ def explainable(run: Run, flags: ExplainSeries) -> Explainable:
         raise UserError("explain: the run forecasts series; only classes of series are explained.")
     data, found = run.program.data, classified(run.config)
     check_index(flags.index, len(data["test"]["label"]))
-    model = namer_of(run.config, data["train"]["values"].shape[-1], len(found.classes))
+    channels = data["train"]["values"].shape[-1]
     case = case_of(data["test"], np.array([flags.index]))
     cases = len(data["train"]["label"])
     spread = np.linspace(0, cases - 1, min(BACKGROUND, cases)).astype(int)  # over all classes
     others = fitted(case_of(data["train"], spread), case.shape[1])
-    if not case[..., model.reader.input_size // 2 :].any():  # nothing is missing
-        case, others = (each[..., : model.reader.input_size // 2] for each in (case, others))
+    if not case[..., channels:].any():  # nothing is missing
+        case, others = (each[..., :channels] for each in (case, others))
     label = found.classes[int(data["test"]["label"][flags.index])]
     return Explainable(
-        network=Network(
-            leaving_out(partial(outputs, model)), partial(init, model), ("head", "reader")
-        ),
+        network=series_network(run.config, channels, len(found.classes)),
         params=run.kept,
         example=Example(
             xs=case,
@@ -73,6 +72,13 @@ def explainable(run: Run, flags: ExplainSeries) -> Explainable:
         what="series",
         title=f"test case {flags.index} of {run.config.data}, class {label}",
     )
+
+
+@functools.cache
+def series_network(config: Any, channels: int, classes: int) -> Network:
+    """Return the network of a Config; the same one each time, so that it compiles once."""
+    model = namer_of(config, channels, classes)
+    return Network(leaving_out(partial(outputs, model)), partial(init, model), ("head", "reader"))
 
 
 def case_of(data: Any, rows: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ together, against all other strings.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -57,12 +58,7 @@ def explain_sound(model_of: Callable[[Any], Transcriber]) -> Command:
         background = others(run, size)
         silence = np.full((size, spoken.BANDS), strip.min(), np.float32)
         return Explainable(
-            network=Network(
-                leaving_out(partial(odds, model, tuple(found.classes))),
-                partial(transcribing.init, model, spoken.BANDS),
-                ("readout", "cell", "eyes"),
-                together=COLUMNS_A_FRAME,
-            ),
+            network=sound_network(model_of, run.config, tuple(found.classes)),
             params=run.kept,
             example=Example(
                 xs=np.pad(strip, ((0, size - length), (0, 0)))[None],
@@ -79,6 +75,20 @@ def explain_sound(model_of: Callable[[Any], Transcriber]) -> Command:
         )
 
     return explain_command(ExplainSound, of)
+
+
+@functools.cache
+def sound_network(
+    model_of: Callable[[Any], Transcriber], config: Any, classes: tuple[int, ...]
+) -> Network:
+    """Return the network that hears a string; the same one each time, so that it compiles once."""
+    model = model_of(config)
+    return Network(
+        leaving_out(partial(odds, model, classes)),
+        partial(transcribing.init, model, spoken.BANDS),
+        ("readout", "cell", "eyes"),
+        together=COLUMNS_A_FRAME,
+    )
 
 
 def odds(

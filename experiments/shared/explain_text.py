@@ -4,6 +4,7 @@ What is explained is the log of its probability, as a function of one-hot vector
 """
 
 import dataclasses
+import functools
 from functools import partial
 from typing import Any
 
@@ -52,12 +53,7 @@ def of_text(config: Any, text: Text, params: Any, flags: ExplainText) -> Explain
     xs = letters[[text.characters.index(c) for c in flags.text]][None]
     mean = np.broadcast_to(shares.astype(np.float32), xs.shape[1:])
     return Explainable(
-        network=Network(
-            leaving_out(partial(scores_of, config, count)),
-            model_of(config, count).init,
-            layers_of_params(params),
-            tokens=True,
-        ),
+        network=text_network(config, count, layers_of_params(params)),
         params=params,
         example=Example(
             xs=xs,
@@ -72,6 +68,17 @@ def of_text(config: Any, text: Text, params: Any, flags: ExplainText) -> Explain
         title=f"after {flags.text!r}",
         letters=flags.text,
         target=text.characters.index(flags.character) if flags.character else -1,
+    )
+
+
+@functools.cache
+def text_network(config: Any, characters: int, layers: tuple[str, ...]) -> Network:
+    """Return the network of a Config; the same one each time, so that it compiles once."""
+    return Network(
+        leaving_out(partial(scores_of, config, characters)),
+        model_of(config, characters).init,
+        layers,
+        tokens=True,
     )
 
 

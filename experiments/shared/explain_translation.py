@@ -5,6 +5,7 @@ it, as a function of one-hot vectors of the words that it reads.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -92,12 +93,7 @@ def of_translation(
     answer = [*languages.targets.ids(written), END][step - 1]
     shares = one_hot[others[others != END]].mean(0)
     return Explainable(
-        network=Network(
-            leaving_out(partial(next_word, config, languages, before)),
-            network_of(config, languages).init,
-            ("decoder", "encoder"),
-            tokens=True,
-        ),
+        network=translation_network(config, languages, before),
         params=params,
         example=Example(
             xs=xs,
@@ -113,6 +109,17 @@ def of_translation(
         more=tuple(attention(config, languages, params, source, written)),
         letters=[*source, STOP],
         target=answer,
+    )
+
+
+@functools.cache
+def translation_network(config: Any, languages: Languages, before: tuple[int, ...]) -> Network:
+    """Return the network that writes a word; the same one each time, so that it compiles once."""
+    return Network(
+        leaving_out(partial(next_word, config, languages, before)),
+        network_of(config, languages).init,
+        ("decoder", "encoder"),
+        tokens=True,
     )
 
 

@@ -18,6 +18,9 @@ BOXES = 7, 10, 4  # parts of an image's side, of the steps and of the features o
 class Network(NamedTuple):
     """Hold a network as explanations need it; the same one compiles once.
 
+    Functions that are made anew are others to JAX, so whoever makes one keeps it, such as by
+    `functools.cache`.
+
     Attributes:
       outputs: ``(params, xs, mask) -> [B, C]``, whose softmax are probabilities. Of images the mask
         is None; of sequences it is booleans ``[B, T]``, as `leaving_out` makes it of lengths.

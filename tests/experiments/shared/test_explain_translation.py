@@ -12,7 +12,13 @@ from experiments.data.vocabulary import END
 from experiments.harness.errors import UserError
 from experiments.scan_commands import Config
 from experiments.shared import explain_page
-from experiments.shared.explain_translation import as_long, check_step, next_word, of_translation
+from experiments.shared.explain_translation import (
+    as_long,
+    check_step,
+    next_word,
+    of_translation,
+    translation_network,
+)
 from experiments.shared.explain_trust import Explained
 from experiments.shared.explainable import Explainable
 from experiments.shared.explaining import ExplainFlags, computed
@@ -45,6 +51,14 @@ def log_probability(config: Config, source: list[str], step: int) -> float:
     for token in [END, *targets[: step - 1]]:
         state, logits = network.step(params, memory, state, jnp.array([token]))
     return float(jax.nn.log_softmax(logits)[0, targets[step - 1]])
+
+
+def test_the_network_of_a_word_is_one_and_the_same() -> None:
+    one, other = (
+        translation_network(config, LANGUAGES, (END, 2))
+        for config in (CONFIG, dataclasses.replace(CONFIG))
+    )
+    assert one == other
 
 
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.long), 3])

@@ -1,6 +1,7 @@
 """What ``explain`` computes, writes and draws of networks small enough to be followed."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,12 +14,13 @@ import recurrent
 from experiments import __main__
 from experiments.harness.errors import UserError
 from experiments.image_cnn import Config, convnet_classifier
-from experiments.shared import explain_page
+from experiments.shared import explain_images, explain_page
+from experiments.shared.classification import Classifier
 from experiments.shared.convnet_parts import parts_of
 from experiments.shared.explain_images import ExplainImage, chosen_image
-from experiments.shared.explain_series import outputs
-from experiments.shared.explain_sound import odds
-from experiments.shared.explain_trust import Explained, explained
+from experiments.shared.explain_series import outputs, series_network
+from experiments.shared.explain_sound import odds, sound_network
+from experiments.shared.explain_trust import Explained, explained, probabilities
 from experiments.shared.explainable import (
     Example,
     Explainable,
@@ -27,11 +29,13 @@ from experiments.shared.explainable import (
     from_the_output,
     leaving_out,
 )
-from experiments.shared.explaining import ExplainFlags, computed, lines_of
+from experiments.shared.explaining import ExplainFlags, compiled, computed, lines_of
 from experiments.shared.series_classes import init as init_namer
 from experiments.shared.series_classes import namer_of
 from experiments.shared.transcribing import init as init_transcriber
 from experiments.shared.transcribing import transcriber
+from experiments.spoken_digits import Config as SoundConfig
+from experiments.spoken_digits import model_of as sound_model
 from experiments.time_series import Config as SeriesConfig
 
 STEPS, FEATURES, CLASSES = 8, 4, 2
@@ -102,14 +106,57 @@ def test_one_key_gives_the_same_bits_twice(found: Any) -> None:
 
 
 def test_another_target_or_length_compiles_nothing(found: Any) -> None:
-    from experiments.shared.explaining import compiled
-
     before = compiled(explained)._cache_size()
     target, _ = computed(explainable(6), ExplainFlags())
     assert target in (0, 1)
     assert compiled(explained)._cache_size() == before
     with pytest.raises(UserError, match=r"--target: expected at most 1, got 2; .* first, last"):
         computed(explainable(6), ExplainFlags(target=2))
+
+
+def linear(config: Any, shape: tuple[int, int]) -> Classifier:
+    """Return ten sums of pixels, whose functions are made anew by every call."""
+
+    def init(key: Any) -> Any:
+        return {"head": jax.random.normal(key, (shape[0] * shape[1], 10))}
+
+    def logits(params: Any, images: Any, rate: Any, key: Any) -> Any:
+        return images.reshape(len(images), -1) @ params["head"]
+
+    return Classifier(init, logits, lambda *_: iter(()))
+
+
+def image_of_a_run(index: int) -> Explainable:
+    """Return what is explained of a run that is loaded anew."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 8, 8), np.uint8)
+    split = {"images": images, "labels": np.arange(3)}
+    run: Any = SimpleNamespace(
+        config=Config(seed=1),
+        program=SimpleNamespace(data={"train": split, "test": split}),
+        kept={"head": rng.normal(size=(64, 10)).astype(np.float32)},
+    )
+    return explain_images.explainable(linear, None, run, ExplainImage(index=index))
+
+
+@pytest.mark.long
+def test_another_image_of_a_run_compiles_nothing() -> None:
+    computed(image_of_a_run(0), ExplainFlags())
+    functions = [compiled(probabilities), compiled(explained)]
+    before = [each._cache_size() for each in functions]
+    computed(image_of_a_run(1), ExplainFlags())
+    assert [each._cache_size() for each in functions] == before
+
+
+def test_the_network_of_a_config_is_one_and_the_same() -> None:
+    """To JAX a function that is made anew is another one, which it compiles again."""
+    assert image_of_a_run(0).network == image_of_a_run(1).network
+    made = [
+        lambda: series_network(SeriesConfig(hidden_size=4), 3, 2),
+        lambda: sound_network(sound_model, SoundConfig(hidden_size=4), (1, 2)),
+    ]
+    for network in made:
+        assert network() == network()
 
 
 def test_curves_begin_and_end_alike_and_the_best_beat_random_orders(found: Any) -> None:
