@@ -8,15 +8,18 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from experiments.figures.style import (
     ACCENT,
-    COLORS,
+    ALARM,
     DIVERGING,
     FAINT,
     INK,
     MUTED,
+    color_bar,
     heat_map,
     panel_title,
     plain,
@@ -31,7 +34,8 @@ LETTERS = 60  # in a line
 LINES = 9  # for which an input has room at least
 SHOWN = 8  # answers
 BRIGHTEST = 99  # percentile of a map's absolute values that has the full color
-STYLES = ("-", "--")  # of more methods than there are colors
+UNSIGNED = "Purples"  # of maps that say how much, not for or against
+CURVES = 4  # panels of curves in a row
 
 
 class Scene(NamedTuple):
@@ -50,18 +54,18 @@ class Scene(NamedTuple):
     letters: Sequence[str] = ""
 
 
-class Panel(NamedTuple):
-    """Hold what a probability does as an input is taken away or given.
+class Layers(NamedTuple):
+    """Hold how like maps are to those of networks in which some layers are random.
 
     Attributes:
-      title: which, in a few words.
-      curves: of each method ``[M, S + 1]``.
-      random: of random orders ``[R, S + 1]``.
+      names: of L layers, from the output down.
+      cascading: by method ``[L]``, where ever more layers are random.
+      independent: the same, where one layer at a time is random.
     """
 
-    title: str
-    curves: np.ndarray
-    random: np.ndarray
+    names: Sequence[str]
+    cascading: Mapping[str, Any]
+    independent: Mapping[str, Any]
 
 
 def input_and_answers(
@@ -74,8 +78,10 @@ def input_and_answers(
     if scene.what == "text":
         draw_text(left, scene.letters, np.zeros(len(scene.letters)), columns=40, least=LINES)
     else:
-        draw_input(left, scene)
+        image = draw_input(left, scene)
         name_axes(left, scene)
+        if wide:
+            color_bar(figure, image, "value")
     order = np.argsort(-probabilities, kind="stable")[:SHOWN]
     colors = [ACCENT if k == target else FAINT for k in order]
     right.barh(range(len(order)), probabilities[order], color=colors)
@@ -99,17 +105,18 @@ def input_and_answers(
     return figure
 
 
-def draw_input(axes: Axes, scene: Scene, faint: bool = False) -> None:
+def draw_input(axes: Axes, scene: Scene, faint: bool = False) -> AxesImage:
     """Draw an input in gray: an image as it is, a sequence from left to right."""
     values = scene.values if scene.what == "image" else scene.values.T
     low, high = float(values.min()), float(values.max())
     high = high + (high - low) * (1.5 if faint else 0) + 1e-9
     aspect = "equal" if scene.what == "image" else "auto"
     origin = "lower" if scene.what == "spectrogram" else "upper"
-    axes.imshow(
+    image = axes.imshow(
         values, "Greys", vmin=low, vmax=high, aspect=aspect, origin=origin, interpolation="nearest"
     )
     soften_frames(axes)
+    return image
 
 
 def name_axes(axes: Axes, scene: Scene) -> None:
@@ -120,11 +127,24 @@ def name_axes(axes: Axes, scene: Scene) -> None:
 
 
 def maps_over_input(
-    scene: Scene, maps: Mapping[str, np.ndarray], meanings: Mapping[str, str], message: str
+    scene: Scene,
+    maps: Mapping[str, np.ndarray],
+    meanings: Mapping[str, str],
+    unsigned: Sequence[str],
+    answer: str,
 ) -> Figure:
-    """Draw each map over the input, which is gray below it."""
+    """Draw each map over the input, which is gray below it.
+
+    Args:
+      scene: the input.
+      maps: by name.
+      meanings: of all names.
+      unsigned: names of maps that say how much, not for or against, in a color of their own.
+      answer: what is explained.
+    """
+    message = f"Red speaks for {answer}, blue against" + ("; purple: how much" if unsigned else "")
     if scene.what == "text":
-        return maps_as_text(scene.letters, maps, meanings, message)
+        return maps_as_text(scene.letters, maps, meanings, unsigned, message)
     columns = COLUMNS[scene.what]
     rows = -(-len(maps) // columns)
     figure = titled_figure(0.4 + HEIGHTS[scene.what] * rows, message)
@@ -133,7 +153,7 @@ def maps_over_input(
         axes.set_axis_off()
     for axes, (name, values) in zip(panels, maps.items(), strict=False):
         draw_input(axes, scene, faint=True)
-        draw_map(axes, scene, values)
+        draw_map(axes, scene, values, signed=name not in unsigned)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.set_title(plain(name), loc="left", fontsize=9, color=INK, pad=4)
@@ -148,18 +168,24 @@ def maps_as_text(
     letters: Sequence[str],
     maps: Mapping[str, np.ndarray],
     meanings: Mapping[str, str],
+    unsigned: Sequence[str],
     message: str,
 ) -> Figure:
     """Draw the text once for each map, every character or word on a ground of its color."""
-    rows = 1 + places_of(letters, LETTERS)[-1][0]
-    figure = titled_figure(0.5 + len(maps) * (0.55 + 0.26 * rows), message)
-    for axes, (name, values) in zip(
-        figure.subplots(len(maps), 1, squeeze=False).ravel(), maps.items(), strict=True
-    ):
-        draw_text(axes, letters, values)
-        axes.set_title(
-            f"{plain(name)}: {plain(meanings[name])}", loc="left", fontsize=8, color=INK, pad=3
-        )
+    wide = sum(width for _, _, width in places_of(letters, 10**6))
+    across = 2 if wide <= LETTERS // 2 else 1  # a short text twice in a row
+    columns = min(LETTERS // across, max(wide, LETTERS // 3))
+    lines = 1 + places_of(letters, columns)[-1][0]
+    rows = -(-len(maps) // across)
+    figure = titled_figure(0.5 + rows * (0.45 + 0.12 * across + 0.26 * lines), message)
+    panels = figure.subplots(rows, across, squeeze=False).ravel()
+    for axes in panels[len(maps) :]:
+        axes.set_axis_off()
+    for axes, (name, values) in zip(panels, maps.items(), strict=False):
+        colors = UNSIGNED if name in unsigned else DIVERGING
+        draw_text(axes, letters, values, columns=columns, colors=colors)
+        said = textwrap.fill(f"{name}: {meanings[name]}", 110 // across)
+        axes.set_title(plain(said), loc="left", fontsize=8, color=INK, pad=3)
     return figure
 
 
@@ -169,12 +195,17 @@ def draw_text(
     values: np.ndarray,
     columns: int = LETTERS,
     least: int = 1,
+    colors: str = DIVERGING,
 ) -> None:
-    """Draw a text in lines, each part on red for values above 0, on blue below."""
+    """Draw a text in lines, each part on red for values above 0, on blue below.
+
+    On another scale than the diverging one 0 is its light end.
+    """
     most = float(abs(values).max()) or 1.0
-    places, colors = places_of(letters, columns), colormaps[DIVERGING]
+    places = places_of(letters, columns)
     for letter, value, (row, column, width) in zip(letters, values / most, places, strict=True):
-        ground = colors((1 + float(value)) / 2)
+        share = (1 + float(value)) / 2 if colors == DIVERGING else abs(float(value))
+        ground = colormaps[colors](share)
         axes.add_patch(Rectangle((column, row), width, 1, facecolor=ground, linewidth=0))
         axes.text(
             column + width / 2,
@@ -215,8 +246,8 @@ def seen_letter(letter: str) -> str:
     return letter if letter.isprintable() and letter != " " else "\u00b7"
 
 
-def draw_map(axes: Axes, scene: Scene, values: np.ndarray) -> None:
-    """Draw a map in red and blue, the clearer the more it says."""
+def draw_map(axes: Axes, scene: Scene, values: np.ndarray, signed: bool = True) -> None:
+    """Draw a map in red and blue, or in purple without signs, the clearer the more it says."""
     values = values if scene.what == "image" else values.T
     most = float(np.percentile(abs(values), BRIGHTEST)) or float(abs(values).max()) or 1.0
     share = np.clip(values / most, -1, 1)
@@ -224,8 +255,8 @@ def draw_map(axes: Axes, scene: Scene, values: np.ndarray) -> None:
     origin = "lower" if scene.what == "spectrogram" else "upper"
     axes.imshow(
         share,
-        DIVERGING,
-        vmin=-1,
+        DIVERGING if signed else UNSIGNED,
+        vmin=-1 if signed else 0,
         vmax=1,
         alpha=0.85 * abs(share) ** 0.7,
         aspect=aspect,
@@ -234,85 +265,128 @@ def draw_map(axes: Axes, scene: Scene, values: np.ndarray) -> None:
     )
 
 
-def curve_panels(
-    names: Sequence[str], deletion: Any, insertion: Any, baselines: Sequence[str]
-) -> list[Panel]:
-    """Return four panels: taken away and given, for two baselines ``[2, M + R, S + 1]``."""
-    return [
-        Panel(f"{what}: {base}", each[k, : len(names)], each[k, len(names) :])
-        for k, base in enumerate(baselines)
-        for what, each in (
-            ("taken away, in its place", deletion),
-            ("given, in place of", insertion),
-        )
-    ]
+def faithfulness(
+    names: Sequence[str], deletion: np.ndarray, insertion: np.ndarray, wins: np.ndarray
+) -> Figure:
+    """Draw what the probability does as the input is taken away or given, for each method.
 
-
-def faithfulness(panels: Sequence[Panel], names: Sequence[str]) -> Figure:
-    """Draw curves of all methods beside the band of random orders."""
-    figure = titled_figure(6.4, "Probability of the answer, the most important parts first")
-    grid = figure.subplots(2, 2, sharex=True, sharey=True)
-    lines = []
-    for axes, panel in zip(grid.ravel(), panels, strict=True):
-        lines = draw_curves(axes, panel, names)
-    for axes in grid[-1]:
+    Args:
+      names: of M methods.
+      deletion: ``[M + R, S + 1]``, random orders last.
+      insertion: the same.
+      wins: of four curves, how many are better than all random orders.
+    """
+    rows = -(-len(names) // CURVES)
+    best = [name for name, won in zip(names, wins, strict=True) if won == wins.max()]
+    said = ", ".join(best) if len(best) < 4 else f"{len(best)} of {len(names)} maps"
+    message = (
+        f"Better than random orders most often: {said}"
+        if wins.max()
+        else ("No map is better than random orders")
+    )
+    figure = titled_figure(0.7 + 1.65 * rows, message)
+    panels = figure.subplots(rows, CURVES, squeeze=False, sharex=True, sharey=True)
+    for axes in panels.ravel()[len(names) :]:
+        axes.set_axis_off()
+    handles = []
+    for k, (axes, name) in enumerate(zip(panels.ravel(), names, strict=False)):
+        drawn = (deletion, "taken away", ACCENT), (insertion, "given", ALARM)
+        handles = [draw_curve(axes, each, k, len(names), *how) for each, *how in drawn]
+        axes.set_ylim(-0.02, 1.02)
+        quiet(axes)
+        strong = "bold" if wins[k] == 4 else "normal"
+        title = plain(f"{name} {wins[k]}/4")
+        axes.set_title(title, loc="left", fontsize=8, color=INK, fontweight=strong, pad=4)
+    for axes in panels[-1]:
         axes.set_xlabel("% of the input", color=MUTED, fontsize=8)
-    for axes in grid[:, 0]:
+    for axes in panels[:, 0]:
         axes.set_ylabel("probability", color=MUTED, fontsize=8)
-    figure.legend(handles=lines, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=8,
+        title="most important parts first; bands: random orders",
+        title_fontsize=8,
+    )
     return figure
 
 
-def draw_curves(axes: Axes, panel: Panel, names: Sequence[str]) -> list:
-    """Draw one panel, and return its lines for the legend."""
-    shares = np.linspace(0, 100, panel.random.shape[1])
-    lines = [
-        axes.plot(shares, curve, linewidth=1.3, label=plain(name), **style_of(k))[0]
-        for k, (name, curve) in enumerate(zip(names, panel.curves, strict=True))
-    ]
-    band = axes.fill_between(
-        shares, panel.random.min(0), panel.random.max(0), color=FAINT, label="random orders"
-    )
-    panel_title(axes, panel.title)
-    axes.set_ylim(-0.02, 1.02)
-    quiet(axes)
-    return [*lines, band]
-
-
-def style_of(place: int) -> dict[str, Any]:
-    """Return color and dashes of a method."""
-    return {"color": COLORS[place % len(COLORS)], "linestyle": STYLES[place // len(COLORS) % 2]}
+def draw_curve(
+    axes: Axes, curves: np.ndarray, place: int, methods: int, label: str, color: str
+) -> Line2D:
+    """Draw the curve of one method over the band of random orders, and return its line."""
+    shares = np.linspace(0, 100, curves.shape[1])
+    random = curves[methods:]
+    axes.fill_between(shares, random.min(0), random.max(0), color=color, alpha=0.15, linewidth=0)
+    return axes.plot(shares, curves[place], color=color, linewidth=1.6, label=label)[0]
 
 
 def sanity(
-    cascading: Mapping[str, Any],
-    independent: Mapping[str, Any],
-    layers: Sequence[str],
-    names: Sequence[str],
+    random: Mapping[str, Any], verdicts: Sequence[str], allowed: float, layers: Layers
 ) -> Figure:
-    """Draw how like the maps of networks with random layers are to that of the trained one."""
-    figure = titled_figure(3.6, "A map that shows what was learned falls to 0 with random weights")
-    left, right = figure.subplots(1, 2, sharey=True)
-    marks = range(len(layers) + 1)
-    for name, values in cascading.items():
-        style = style_of(names.index(name))
-        left.plot(marks, [1.0, *values], marker="o", markersize=3, label=plain(name), **style)
-        apart = np.asarray(independent[name])
-        right.plot(range(1, len(layers) + 1), apart, marker="o", **style | {"linestyle": "none"})
-    left.set_xticks(marks, ["trained", *(plain(f"+ {name}") for name in layers)])
-    right.set_xticks(range(1, len(layers) + 1), [plain(name) for name in layers])
-    panel_title(left, "ever more layers, from the output down")
-    panel_title(right, "one layer at a time")
-    left.set_ylim(-1.05, 1.05)
-    left.set_ylabel("rank correlation", color=MUTED, fontsize=8)
-    right.margins(x=0.3)
-    for axes in (left, right):
-        quiet(axes)
-        axes.axhspan(-0.3, 0.3, color=FAINT, alpha=0.5, zorder=0)
-        axes.axhline(0, color=MUTED, linewidth=0.6)
-    handles = left.get_lines()[: len(cascading)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    """Draw how like the maps of networks with random layers are to that of the trained one.
+
+    Args:
+      random: by method ``[2, R]``, of networks without any trained layer: rank correlations of the
+        maps and of their absolute values.
+      verdicts: of the methods.
+      allowed: the largest mean of a map that passes.
+      layers: the same of the quick methods, layer by layer.
+    """
+    passed = sum(each == "passes" for each in verdicts)
+    height = 1.3 + 0.27 * len(random)
+    figure = titled_figure(height, f"{passed} of {len(random)} maps show what was learned")
+    left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
+    draw_likeness(left, random, verdicts, allowed)
+    draw_layers(right, layers, len(random))
     return figure
+
+
+def draw_likeness(
+    axes: Axes, random: Mapping[str, Any], verdicts: Sequence[str], allowed: float
+) -> None:
+    """Draw a row for each method: means of both rank correlations, and thin lines of all."""
+    axes.axvspan(-allowed, allowed, color=FAINT, alpha=0.6, zorder=0)
+    for row, (name, word) in enumerate(zip(random, verdicts, strict=True)):
+        for values, mark, shift in zip(np.asarray(random[name]), "oD", (-0.12, 0.12), strict=True):
+            color = ACCENT if word == "passes" else ALARM if word == "does not pass" else MUTED
+            axes.plot([values.min(), values.max()], [row + shift] * 2, color=color, linewidth=1)
+            face = color if mark == "D" else "white"
+            axes.plot(values.mean(), row + shift, mark, color=color, markersize=5, mfc=face)
+    words = [f"{name}: {word}" for name, word in zip(random, verdicts, strict=True)]
+    axes.set_yticks(range(len(words)), [plain(each) for each in words])
+    axes.set_ylim(len(words) - 0.5, -0.5)
+    axes.set_xlim(-1.05, 1.05)
+    panel_title(axes, "without any trained layer")
+    axes.set_xlabel("rank correlation, hollow: with signs, full: without", color=MUTED, fontsize=8)
+    quiet(axes)
+    axes.tick_params(axis="y", labelsize=8, colors=INK)
+
+
+def draw_layers(axes: Axes, layers: Layers, rows: int) -> None:
+    """Draw a table of the quick methods, its rows beside those of all methods."""
+    values = np.full((rows, 2 * len(layers.names)), np.nan)
+    for row, (name, own) in enumerate(layers.cascading.items()):
+        values[row] = [*np.asarray(own), *np.asarray(layers.independent[name])]
+    axes.imshow(values, "Oranges", vmin=0, vmax=1.3, aspect="auto", interpolation="nearest")
+    for (row, column), value in np.ndenumerate(values):
+        text = "" if np.isnan(value) else f"{value:.1f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=INK)
+    axes.axvline(len(layers.names) - 0.5, color="white", linewidth=4)
+    words = [f"+ {name}" if k else name for k, name in enumerate(layers.names)]
+    words += [f"{name} alone" for name in layers.names]
+    for column, word in enumerate(words):  # just below the table, in the rows of slow methods
+        below = len(layers.cascading) - 0.35
+        how: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "top"}
+        axes.text(column, below, plain(word), fontsize=7.5, color=INK, **how)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_ylim(rows - 0.5, -0.5)
+    panel_title(axes, "which layers are random")
+    soften_frames(axes)
+    axes.spines[:].set_visible(False)
 
 
 def agreement(names: Sequence[str], values: np.ndarray) -> Figure:

@@ -23,7 +23,7 @@ from experiments.shared.explainable import (
 from experiments.shared.explaining import ExplainFlags, explain_command
 from experiments.shared.predict import ModelOf, read_image
 
-BACKGROUND = 16  # training images over which SHAP averages, and whose mean is a baseline
+BACKGROUND = 8  # training images over which SHAP averages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,9 @@ def explainable(
     shape = SHAPES[run.config.data]
     network = image_network(model_of, inside, run.config, shape, from_the_output(run.kept))
     image, title = chosen_image(flags, run.program.data, shape)
-    background = np.asarray(run.program.data["train"]["images"][:BACKGROUND])
-    background = background.astype(np.float32) / 255
+    train = np.asarray(run.program.data["train"]["images"])
+    background = train[:BACKGROUND].astype(np.float32) / 255
+    mean = train.mean(0, dtype=np.float32) / 255
     by_rows = model_of(run.config, shape).by_rows
     return Explainable(
         network=network,
@@ -60,7 +61,7 @@ def explainable(
         example=Example(
             xs=image[None].astype(np.float32) / 255,
             lengths=None if by_rows is None else np.array([shape[0]]),
-            baselines=np.stack([np.zeros_like(background[0]), background.mean(0)]),
+            baselines=np.stack([np.zeros_like(mean), mean]),
             background=background,
         ),
         answers=[str(k) for k in range(CLASSES)],
@@ -86,7 +87,7 @@ def image_network(
         return model.logits(params, xs, 0.0, None)
 
     outputs = logits if model.by_rows is None else leaving_out(model.by_rows)
-    return Network(outputs, model.init, layers, inside)
+    return Network(outputs, model.init, layers, inside, sequence=False)
 
 
 def chosen_image(flags: ExplainImage, data: Any, shape: tuple[int, int]) -> tuple[np.ndarray, str]:

@@ -1,8 +1,7 @@
 """Compute the maps of all methods for one example."""
 
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,41 +11,28 @@ from experiments.shared.explainable import Example, Network, box_sizes, score_of
 from recurrent import explain
 
 WITHOUT_SIGN = ("gradient", "SmoothGrad")  # maps whose sign says nothing of what is there
+NEVER_NEGATIVE = ("two-step", "activation map")  # how much, whether it speaks for or against
 SAMPLES = 400  # of kernel SHAP
 LONGEST_HELD = 64  # segments of steps that are held, at most
 AT_ONCE = 8  # copies of the example, by which memory is bounded
 
 
-class Maps(NamedTuple):
-    """Hold maps of one example, and the numbers that came with them.
-
-    Attributes:
-      by_name: ``[...]`` of the example's shape each.
-      numbers: by a word.
-    """
-
-    by_name: OrderedDict[str, Array]  # of which JAX keeps the order
-    numbers: OrderedDict[str, Array]
+Method = Callable[[Any], Any]  # params -> a map [1, ...], or what holds one as its .map
 
 
-def quick_maps(
-    network: Network, example: Example, target: Any
-) -> dict[str, Callable[[Any], Array]]:
-    """Return methods, ``params -> map``, that are cheap enough to be tried on random networks."""
+def quick_methods(network: Network, example: Example, target: Any) -> dict[str, Method]:
+    """Return methods that are cheap enough to be tried layer by layer."""
     xs, lengths, base = example.xs, example.lengths, example.baselines[0]
     sizes = box_sizes(example, network.tokens)
     strides = [max(1, size // 2) for size in sizes]
 
-    def of(method: Callable[..., Any], **more: Any) -> Callable[[Any], Array]:
+    def of(method: Callable[..., Any], **more: Any) -> Method:
         return lambda params: method(score_of(network, params, target), xs, lengths=lengths, **more)
 
-    def integrated(params: Any) -> Array:
-        return of(explain.integrated_gradients, baseline=base, steps=30)(params).map  # pyright: ignore[reportAttributeAccessIssue]
-
-    found = {
+    found: dict[str, Method] = {
         "gradient": of(explain.gradient),
         "gradient x input": of(explain.gradient_times_input, baseline=base),
-        "integrated gradients": integrated,
+        "integrated gradients": of(explain.integrated_gradients, baseline=base, steps=30),
         "occlusion": of(explain.sliding_occlusion, window=sizes, stride=strides, baseline=base),
     }
     if lengths is not None:
@@ -74,57 +60,66 @@ def grad_cam(
     return explain.grad_cam(features, lambda a: head(a)[:, target], example.xs)
 
 
-def all_maps(
-    network: Network,
-    params: Any,
-    example: Example,
-    target: Any,
-    quick: dict[str, Array],
-    key: Array,
-) -> Maps:
-    """Return all maps, those that `quick_maps` gave first."""
-    by_name = dict(quick)
-    f, sizes = score_of(network, params, target), box_sizes(example, network.tokens)
-    xs, base, background = example.xs, example.baselines[0], example.background
-    common: dict[str, Any] = {"lengths": example.lengths}
+def slow_methods(network: Network, example: Example, target: Any, key: Array) -> dict[str, Method]:
+    """Return the other methods; what they draw is the same for all params."""
+    sizes, xs = box_sizes(example, network.tokens), example.xs
     labels = explain.grid_labels(xs.shape[1:], sizes)
-    keys = jax.random.split(key, 5)
-    shap = explain.kernel_shap(
-        f,
-        xs,
-        keys[0],
-        labels=labels,
-        background=background,
-        samples=SAMPLES,
-        batch_size=8,
-        **common,
-    )
-    expected = explain.gradient_shap(f, xs, keys[1], background=background, samples=128, **common)
-    lime = explain.lime_weights(
-        f, xs, keys[2], labels=labels, baseline=base, batch_size=8, **common
-    )
-    slope = lambda xs: explain.gradient(f, xs, **common)  # noqa: E731
-    by_name |= {
-        "SmoothGrad": explain.smooth_grad(f, xs, keys[3], **common),
-        "gradient SHAP": expected.map,
-        "kernel SHAP": shap.map,
-        "LIME": lime.map,
-        "two-step": explain.two_step_map(slope, xs, baseline=base, each_step=False, **common),
+    background, base = example.background, example.baselines[0]
+    keys = jax.random.split(key, 4)
+
+    def of(method: Callable[..., Any], *rest: Any, **more: Any) -> Method:
+        more["lengths"] = example.lengths
+        return lambda params: method(score_of(network, params, target), xs, *rest, **more)
+
+    found: dict[str, Method] = {
+        "SmoothGrad": of(explain.smooth_grad, keys[0]),
+        "gradient SHAP": of(explain.gradient_shap, keys[1], background=background, samples=128),
+        "kernel SHAP": of(
+            explain.kernel_shap,
+            keys[2],
+            labels=labels,
+            background=background,
+            samples=SAMPLES,
+            batch_size=AT_ONCE,
+        ),
+        "LIME": of(explain.lime_weights, keys[3], labels=labels, baseline=base, batch_size=AT_ONCE),
     }
+    if network.sequence:
+        found["two-step"] = lambda params: explain.two_step_map(
+            slope_of(network, params, example, target),
+            xs,
+            baseline=base,
+            lengths=example.lengths,
+            each_step=False,
+        )
     if network.inside is not None:
-        by_name["activation map"] = explain.activation_map(network.inside(params)[0], xs)
-    gap = explain.completeness_gap(f, xs, quick["integrated gradients"], baseline=base, **common)
-    numbers = {
-        "integrated gap": _share(gap, quick["integrated gradients"]),
-        "shap gap": _share(shap.gap, shap.values),
+        inside = network.inside
+        found["activation map"] = lambda params: explain.activation_map(inside(params)[0], xs)
+    return found
+
+
+def slope_of(
+    network: Network, params: Any, example: Example, target: Any
+) -> Callable[[Array], Array]:
+    """Return the gradient as a function of inputs."""
+    f = score_of(network, params, target)
+    return lambda xs: explain.gradient(f, xs, lengths=example.lengths)
+
+
+def numbers_of(found: dict[str, Any]) -> dict[str, Array]:
+    """Return the numbers that came with the maps of a trained network, by a word."""
+    integrated, expected = found["integrated gradients"], found["gradient SHAP"]
+    return {
+        "integrated gap": _share(integrated.gap, integrated.map),
+        "shap gap": _share(found["kernel SHAP"].gap, found["kernel SHAP"].values),
         "expected gap": _share(expected.gap, expected.map),
-        "fit": lime.fit[0],
-        "sensitivity": explain.max_sensitivity(slope, xs, keys[4], **common)[0],
+        "fit": found["LIME"].fit[0],
     }
-    return Maps(
-        OrderedDict((name, by_step(network, name, each)[0]) for name, each in by_name.items()),
-        OrderedDict(numbers),
-    )
+
+
+def is_signed(network: Network, name: str) -> bool:
+    """Return whether a map tells what speaks for an answer from what speaks against it."""
+    return name not in NEVER_NEGATIVE and not (network.tokens and name in WITHOUT_SIGN)
 
 
 def by_step(network: Network, name: str, values: Array) -> Array:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.harness.program import Exhibit, Figure, Table
-from experiments.shared.explain_trust import ORDERS, Explained
+from experiments.shared.explain_maps import is_signed
+from experiments.shared.explain_trust import ORDERS, Explained, random_count
 from experiments.shared.explainable import Explainable, cropped
 
 MEANINGS = {
@@ -23,7 +24,8 @@ MEANINGS = {
     "Grad-CAM": "maps of the last convolution that speak for the answer",
     "activation map": "where the last convolution is active, for whatever answer",
 }
-INDEPENDENT = 0.3  # a rank correlation with a random network that is allowed
+INDEPENDENT = 0.3  # a mean rank correlation with random networks that is allowed
+CHANCE = 2.0  # standard deviations of the mean of unlike maps, allowed where there are few parts
 
 
 class Check(NamedTuple):
@@ -68,12 +70,46 @@ def areas(curves: Any) -> np.ndarray:
 
 
 def wins(found: Explained) -> np.ndarray:
-    """Return in how many of the four curves each method is better than all random orders."""
+    """Return in how many of the four curves each method is better than all random orders.
+
+    A map that says nothing is better in none: its order is that of memory.
+    """
     low, high = areas(found.deletion), areas(found.insertion)  # [baselines, methods + ORDERS]
     methods = len(found.maps.by_name)
     below = low[:, :methods] < low[:, methods:].min(1, keepdims=True)
     above = high[:, :methods] > high[:, methods:].max(1, keepdims=True)
-    return below.sum(0) + above.sum(0)
+    speaks = np.array([not says_nothing(each) for each in found.maps.by_name.values()])
+    return (below.sum(0) + above.sum(0)) * speaks
+
+
+def says_nothing(values: Any) -> bool:
+    """Return whether a map is the same everywhere, but for rounding."""
+    return bool(np.ptp(values) <= 1e-6 * abs(values).max())
+
+
+def allowed(it: Explainable) -> float:
+    """Return the largest mean rank correlation with random networks that a map may have.
+
+    The mean of R correlations of unlike maps of N parts is about 0, with a standard deviation of
+    ``1 / sqrt(R (N - 1))``.
+    """
+    shape = cropped(np.asarray(it.example.xs)[0], it.example.lengths).shape
+    parts = shape[0] if it.network.tokens else int(np.prod(shape))
+    drawn = random_count(it.network, it.example)
+    return min(1.0, max(INDEPENDENT, CHANCE / (drawn * max(1, parts - 1)) ** 0.5))
+
+
+def likeness(found: Explained, name: str) -> np.ndarray:
+    """Return the mean rank correlations with random networks, of a map and of its size."""
+    return np.asarray(found.random[name]).mean(1)
+
+
+def verdict(it: Explainable, found: Explained, name: str) -> str:
+    """Say whether a map changes when all layers are random."""
+    if says_nothing(cropped(np.asarray(found.maps.by_name[name]), it.example.lengths)):
+        return "says nothing"
+    changes = (abs(likeness(found, name)) <= allowed(it)).all()
+    return "passes" if changes else "does not pass"
 
 
 def headline_of(it: Explainable, target: int, found: Explained) -> list[tuple[str, str]]:
@@ -94,38 +130,33 @@ def table_of_methods(it: Explainable, found: Explained) -> Table:
     """Compare the methods: areas under the curves, and maps of random networks."""
     low, high = areas(found.deletion), areas(found.insertion)
     names = list(found.maps.by_name)
-    columns = ["method", "taken away", "given", "beats random", "random network"]
+    columns = ["method", "taken away", "given", "beats random", "random networks", "verdict"]
     won = wins(found)
-    rows = []
+    rows, drawn = [], random_count(it.network, it.example)
     for k, name in enumerate(names):
         own = [in_words(low[:, k]), in_words(high[:, k])]
-        rows.append([name, *own, f"{won[k]} of 4", sanity_words(found, name)])
-    drawn = [in_words(each[:, len(names) :].mean(1)) for each in (low, high)]
-    rows.insert(0, ["random orders", *drawn, "", ""])
+        likes = in_words(likeness(found, name))
+        rows.append([name, *own, f"{won[k]} of 4", likes, verdict(it, found, name)])
+    orders = [in_words(each[:, len(names) :].mean(1)) for each in (low, high)]
+    rows.insert(0, ["random orders", *orders, "", "", ""])
     return Table(
         "methods",
         "Which maps to trust",
         "Areas under the curves above: low is good where parts are taken away, high where "
         f"they are given; hidden parts show {' / '.join(it.baselines)}. Beats random: in how many "
-        f"of the four it is better than each of {ORDERS} random orders. Random network: rank "
-        "correlation with the map of a network without any trained layer; a map that shows the "
-        f"network passes, at most {INDEPENDENT}.",
+        f"of the four it is better than each of {ORDERS} random orders. Random networks: rank "
+        f"correlation with the maps of {drawn} networks without any trained layer, on average, of "
+        "the maps / of their absolute values. A map that shows what was learned passes: neither is "
+        f"beyond {allowed(it):.2f}. One that does not pass shows the input, whatever was learned; "
+        "one that is the same everywhere says nothing.",
         columns,
         rows,
     )
 
 
 def in_words(pair: np.ndarray) -> str:
-    """Write the areas of the two baselines."""
+    """Write two numbers."""
     return f"{pair[0]:.2f} / {pair[1]:.2f}"
-
-
-def sanity_words(found: Explained, name: str) -> str:
-    """Say whether a map changes when all layers are random."""
-    if name not in found.cascading:
-        return "not tried"
-    value = float(np.asarray(found.cascading[name])[-1])
-    return f"{value:.2f}, {'passes' if abs(value) <= INDEPENDENT else 'does not pass'}"
 
 
 def table_of_checks(found: Explained) -> Table:
@@ -153,6 +184,8 @@ def exhibits_of(it: Explainable, target: int, found: Explained) -> Iterator[Exhi
     lengths = it.example.lengths
     seen = cropped(np.asarray(it.example.xs)[0], lengths)
     maps = {name: cropped(each, lengths) for name, each in found.maps.by_name.items()}
+    curves = np.asarray(found.deletion[0]), np.asarray(found.insertion[0])
+    unsigned = [name for name in maps if not is_signed(it.network, name)]
     scene = draw.Scene(seen, it.what, it.axes, it.letters)
     answer = it.answers[target]
     yield from it.more
@@ -165,23 +198,31 @@ def exhibits_of(it: Explainable, target: int, found: Explained) -> Iterator[Exhi
     yield Figure(
         "maps",
         f"What speaks for {answer}, and what against",
-        f"Red speaks for it, blue against. Hidden parts show: {it.baselines[0]}.",
-        draw.maps_over_input(scene, maps, MEANINGS, f"Red speaks for {answer}, blue against"),
+        f"Red speaks for it, blue against; purple maps say how much, not for or against. Hidden "
+        f"parts show: {it.baselines[0]}.",
+        draw.maps_over_input(scene, maps, MEANINGS, unsigned, answer),
     )
-    panels = draw.curve_panels(list(maps), found.deletion, found.insertion, it.baselines)
     yield Figure(
         "curves",
         "Do the maps name what matters?",
-        "The most important parts first. A map is worth something where its curve leaves the gray "
-        "band of random orders: downwards on the left, upwards on the right.",
-        draw.faithfulness(panels, list(maps)),
+        f"The most important parts first, with {it.baselines[0]} in place of hidden ones. A map "
+        "names what matters where the blue curve falls below the bands of random orders, and the "
+        "orange one rises above them. The table below has other hidden parts, too.",
+        draw.faithfulness(list(maps), *curves, wins(found)),
     )
     yield table_of_methods(it, found)
     yield Figure(
         "sanity",
         "Do the maps show what was learned?",
-        "Rank correlation with the map of the trained network, as layers get random weights.",
-        draw.sanity(found.cascading, found.independent, list(it.network.layers), list(maps)),
+        "Rank correlation between the map of the trained network and those of networks with random "
+        "weights. Left: networks without any trained layer; a map passes where both "
+        "means are in the gray band. Right: the larger of the two, as layers get random weights.",
+        draw.sanity(
+            found.random,
+            [verdict(it, found, name) for name in maps],
+            allowed(it),
+            draw.Layers(list(it.network.layers), found.cascading, found.independent),
+        ),
     )
     yield table_of_checks(found)
     yield Figure(

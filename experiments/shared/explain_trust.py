@@ -1,5 +1,6 @@
 """Try whether the maps of an example name what its answer depends on."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,12 +9,34 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from experiments.shared.explain_maps import WITHOUT_SIGN, Maps, all_maps, by_step, quick_maps
+from experiments.shared.explain_maps import (
+    WITHOUT_SIGN,
+    Method,
+    by_step,
+    numbers_of,
+    quick_methods,
+    slope_of,
+    slow_methods,
+)
 from experiments.shared.explainable import Example, Network, probability_of
 from recurrent import explain
 
 ORDERS = 8  # random ones, beside the curves
 STEPS = 20  # of a curve
+RANDOM = 3  # networks without any trained layer
+SHORT = 64, 8  # parts of an example of which there are more of them, since chance has more say
+
+
+class Maps(NamedTuple):
+    """Hold maps of one example, and the numbers that came with them.
+
+    Attributes:
+      by_name: ``[...]`` of the example's shape each.
+      numbers: by a word.
+    """
+
+    by_name: OrderedDict[str, Array]  # of which JAX keeps the order
+    numbers: OrderedDict[str, Array]
 
 
 class Explained(NamedTuple):
@@ -25,8 +48,10 @@ class Explained(NamedTuple):
       deletion: ``[baselines, methods + ORDERS, STEPS + 1]``, random orders last.
       insertion: the same.
       agreement: rank correlations of absolute values, ``[methods, methods]``.
-      cascading: by name, ``[layers]``, rank correlations with the map of a network in which ever
-        more layers are random.
+      random: by name, ``[2, R]``, rank correlations with the maps of networks without any
+        trained layer: of the maps as they are, and of absolute values.
+      cascading: by name of a quick method, ``[layers]``, the larger of the two, whatever its sign,
+        with the map of a network in which ever more layers are random.
       independent: the same, where one layer at a time is random.
     """
 
@@ -35,6 +60,7 @@ class Explained(NamedTuple):
     deletion: Array
     insertion: Array
     agreement: Array
+    random: OrderedDict[str, Array]
     cascading: OrderedDict[str, Array]
     independent: OrderedDict[str, Array]
 
@@ -43,55 +69,84 @@ def explained(
     network: Network, params: Any, example: Example, target: Any, key: Array
 ) -> Explained:
     """Compute all of it; the network is static where this is compiled."""
-    keys = jax.random.split(key, 3)
-    quick, sanity = quick_and_random(network, params, example, target, keys[1])
-    maps = all_maps(network, params, example, target, quick, keys[0])
+    keys = jax.random.split(key, 4)
+    found, likeness = tried(network, params, example, target, keys[:2])
+    slope = slope_of(network, params, example, target)
+    sensitivity = explain.max_sensitivity(slope, example.xs, keys[3], lengths=example.lengths)
+    maps = Maps(
+        OrderedDict(
+            (name, by_step(network, name, map_of(each))[0]) for name, each in found.items()
+        ),
+        OrderedDict(numbers_of(found) | {"sensitivity": sensitivity[0]}),
+    )
     stacked = jnp.stack(list(maps.by_name.values()))[:, None]  # [methods, 1, ...]
     orders = ranked(stacked, list(maps.by_name), keys[2])
     probability = probability_of(network, params, target)
+    drawn = random_count(network, example)
+    layers = {n: each for n, each in likeness.items() if each.shape[1] > drawn}
+    larger = {n: abs(each[:, drawn:]).max(0) for n, each in layers.items()}  # [2 * layers]
+    count = len(network.layers)
     return Explained(
         maps=maps,
         probabilities=probabilities(network, params, example),
         deletion=_curves(explain.deletion_curve, probability, example, orders),
         insertion=_curves(explain.insertion_curve, probability, example, orders),
         agreement=explain.agreement_matrix(list(abs(stacked)), lengths=example.lengths)[..., 0],
-        cascading=OrderedDict((name, each[: len(network.layers)]) for name, each in sanity.items()),
-        independent=OrderedDict(
-            (name, each[len(network.layers) :]) for name, each in sanity.items()
-        ),
+        random=OrderedDict((name, each[:, :drawn]) for name, each in likeness.items()),
+        cascading=OrderedDict((name, each[:count]) for name, each in larger.items()),
+        independent=OrderedDict((name, each[count:]) for name, each in larger.items()),
     )
 
 
-def quick_and_random(
-    network: Network, params: Any, example: Example, target: Any, key: Array
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return the cheap maps of the trained network, and how like it random ones are.
+def random_count(network: Network, example: Example) -> int:
+    """Return R, how many networks without any trained layer are tried."""
+    shape = example.xs.shape[1:]
+    parts = shape[0] if network.tokens else math.prod(shape)
+    return SHORT[1] if parts <= SHORT[0] else RANDOM
+
+
+def map_of(found: Any) -> Array:
+    """Return the map of what a method gave."""
+    return getattr(found, "map", found)
+
+
+def tried(
+    network: Network, params: Any, example: Example, target: Any, keys: Array
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return what each method gives of the trained network, and how like it random ones are.
 
     All networks go through one loop, so that each method is compiled once.
 
     Returns:
-      Maps ``[1, ...]`` by name, and rank correlations ``[2 * layers]`` by name: as ever more layers
-      are random, and as one at a time is.
+      What each method gave, by name, and rank correlations, ``[2, R]`` or of a quick method ``[2, R
+      + 2 * layers]``: of the maps as they are and of absolute values, with networks
+      that are random as a whole, in ever more layers, and in one layer at a time.
     """
-    fresh = network.init(key)
-    parts = [jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params)]
-    parts += [
-        explain.random_networks(params, fresh, network.layers, cascading=cascading)
+    fresh = [network.init(key) for key in jax.random.split(keys[0], random_count(network, example))]
+    whole = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, *fresh)  # [1 + R, ...]
+    parts = [
+        explain.random_networks(params, fresh[0], network.layers, cascading=cascading)
         for cascading in (True, False)
     ]
-    networks = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-    maps, likeness = {}, {}
-    for name, of in quick_maps(network, example, target).items():
-        every = jax.lax.map(of, networks)  # [1 + 2 layers, 1, ...]
-        maps[name] = every[0]
-        shown = by_step(network, name, every.reshape(-1, *every.shape[2:]))[:, None]
-        likeness[name] = jnp.stack(
-            [
-                explain.rank_correlation(other, shown[0], lengths=example.lengths)[0]
-                for other in shown[1:]
-            ]
-        )
-    return maps, likeness
+    by_layers = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), whole, *parts)
+    found, likeness = {}, {}
+    quick = quick_methods(network, example, target)
+    for name, of in (quick | slow_methods(network, example, target, keys[1])).items():
+        networks = by_layers if name in quick else whole
+        found[name], likeness[name] = compared(network, name, of, networks, example.lengths)
+    return found, likeness
+
+
+def compared(
+    network: Network, name: str, of: Method, networks: Any, lengths: Any
+) -> tuple[Any, Array]:
+    """Return what a method gives of the first network, and rank correlations with the others."""
+    every = jax.lax.map(of, networks)
+    maps = map_of(every)  # [1 + N, 1, ...]
+    shown = by_step(network, name, maps.reshape(-1, *maps.shape[2:]))[:, None]
+    likeness = explain.compare_maps(shown[1:], shown[0], lengths=lengths)
+    both = [likeness.rank_correlation, likeness.absolute_rank_correlation]
+    return jax.tree.map(lambda leaf: leaf[0], every), jnp.stack(both)[..., 0]
 
 
 def ranked(maps: Array, names: list[str], key: Array) -> Array:

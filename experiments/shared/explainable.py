@@ -30,6 +30,8 @@ class Network(NamedTuple):
       together: how many steps it takes together, such as by pooling; they are held together.
       tokens: whether a step is one thing, such as a character, that is hidden as a whole; then maps
         have one number for each step.
+      sequence: whether the axes are steps and features, so that maps by steps and then by features
+        say something; False of images, whether or not they are read row by row.
     """
 
     outputs: Outputs
@@ -38,6 +40,7 @@ class Network(NamedTuple):
     inside: Inside | None = None
     together: int = 1
     tokens: bool = False
+    sequence: bool = True
 
 
 class Example(NamedTuple):

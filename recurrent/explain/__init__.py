@@ -44,7 +44,12 @@ from recurrent.explain.faithfulness import (
 from recurrent.explain.labels import grid_labels
 from recurrent.explain.lime import LocalModel, lime_weights
 from recurrent.explain.occlusion import held_steps, occlusion_map, sliding_occlusion
-from recurrent.explain.randomization import Randomization, random_networks, randomize_layers
+from recurrent.explain.randomization import (
+    Randomization,
+    compare_maps,
+    random_networks,
+    randomize_layers,
+)
 from recurrent.explain.saliency import (
     Attribution,
     completeness_gap,
@@ -80,6 +85,7 @@ __all__ = [
     "box_data",
     "box_scores",
     "chosen_output",
+    "compare_maps",
     "completeness_gap",
     "deletion_curve",
     "exact_shapley",

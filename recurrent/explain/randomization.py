@@ -114,18 +114,49 @@ def randomize_layers(
       [1.0, -1.0]
     """
     networks = random_networks(params, fresh, layers, cascading=cascading)
-    trained = explain(params)
     maps = in_batches(explain, networks, batch_size)
+    return compare_maps(maps, explain(params), lengths=lengths)
+
+
+def compare_maps(maps: Any, trained: Any, *, lengths: Any = None) -> Randomization:
+    """Compare maps of random networks with that of the trained one.
+
+    A map passes where both rank correlations are small: with signs alone, a map that shows the
+    input times random signs would pass as well.
+
+    Args:
+      maps: ``[L, B, ...]``.
+      trained: ``[B, ...]``.
+      lengths: integers ``[B]``, of maps ``[B, T, ...]``; padding does not count.
+
+    Raises:
+      ValueError: for maps that are not of the trained one's shape, or lengths that do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.explain import compare_maps
+      >>> trained, signs = jnp.array([[1.0, 2.0, 3.0, 0.0]]), jnp.array([1.0, -1.0, 1.0, 1.0])
+      >>> found = compare_maps((trained * signs)[None], trained)
+      >>> round(float(found.rank_correlation[0, 0]), 1)
+      0.4
+      >>> round(float(found.absolute_rank_correlation[0, 0]), 1)
+      1.0
+    """
+    maps, trained = jnp.asarray(maps), jnp.asarray(trained)
+    if maps.shape[1:] != trained.shape or maps.ndim < 3:
+        raise ArgumentError(
+            f"maps: expected [L, {', '.join(map(str, trained.shape))}], got {list(maps.shape)}."
+        )
+
+    def likeness(maps: Array, trained: Array) -> Array:
+        return jax.vmap(lambda each: rank_correlation(each, trained, lengths=lengths))(maps)
+
     return Randomization(
         maps=maps,
-        rank_correlation=_each(rank_correlation, maps, trained, lengths),
-        absolute_rank_correlation=_each(rank_correlation, abs(maps), abs(trained), lengths),
+        rank_correlation=likeness(maps, trained),
+        absolute_rank_correlation=likeness(abs(maps), abs(trained)),
         cosine=_cosine(abs(maps), abs(trained)),
     )
-
-
-def _each(compare: Callable[..., Array], maps: Array, trained: Array, lengths: Any) -> Array:
-    return jnp.stack([compare(each, trained, lengths=lengths) for each in maps])
 
 
 def _cosine(maps: Array, trained: Array) -> Array:

@@ -1,5 +1,6 @@
 """What ``explain`` computes, writes and draws of networks small enough to be followed."""
 
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 import recurrent
 from experiments import __main__
@@ -18,9 +20,16 @@ from experiments.shared import explain_images, explain_page
 from experiments.shared.classification import Classifier
 from experiments.shared.convnet_parts import parts_of
 from experiments.shared.explain_images import ExplainImage, chosen_image
+from experiments.shared.explain_maps import is_signed, slow_methods
 from experiments.shared.explain_series import outputs, series_network
 from experiments.shared.explain_sound import odds, sound_network
-from experiments.shared.explain_trust import Explained, explained, probabilities
+from experiments.shared.explain_trust import (
+    Explained,
+    compared,
+    explained,
+    probabilities,
+    random_count,
+)
 from experiments.shared.explainable import (
     Example,
     Explainable,
@@ -177,6 +186,78 @@ def test_random_layers_are_those_of_the_formula(found: Any) -> None:
     np.testing.assert_array_equal(
         each.cascading["integrated gradients"][1], each.independent["integrated gradients"][1]
     )
+
+
+def test_every_method_is_tried_on_networks_without_any_trained_layer(found: Any) -> None:
+    it, each = found[5]
+    assert list(each.random) == list(each.maps.by_name)
+    drawn = random_count(it.network, it.example)
+    assert {values.shape for values in each.random.values()} == {(2, drawn)}
+
+
+def test_likeness_is_that_of_scipy_with_signs_and_without() -> None:
+    maps = np.random.default_rng(0).normal(size=(4, 1, STEPS, FEATURES)).astype(np.float32)
+    network = Network(NETWORK, draw, ("head", "body"))
+    own, likeness = compared(network, "gradient", lambda p: p, jnp.asarray(maps), np.array([5]))
+    np.testing.assert_array_equal(own, maps[0])
+    first, others = maps[0, 0, :5].ravel(), maps[1:, 0, :5].reshape(3, -1)
+    for row, change in enumerate((np.array, np.abs)):
+        expected = [np.asarray(stats.spearmanr(change(first), change(each)))[0] for each in others]
+        np.testing.assert_allclose(likeness[row], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("signed", "absolute", "values", "word"),
+    [
+        ([0.1, -0.1, 0.0], [0.1, 0.2, 0.0], 1.0, "passes"),
+        ([0.1, -0.1, 0.0], [0.9, 0.9, 0.9], 1.0, "does not pass"),  # the input, by random signs
+        ([0.9, 0.9, 0.9], [0.1, 0.1, 0.1], 1.0, "does not pass"),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 0.0, "says nothing"),
+        ([np.nan, 0.0, 0.0], [0.0, 0.0, 0.0], 1.0, "does not pass"),
+    ],
+)
+def test_a_map_passes_if_it_is_unlike_with_signs_and_without(
+    found: Any, signed: list[float], absolute: list[float], values: float, word: str
+) -> None:
+    it, each = found[5]
+    own = OrderedDict(gradient=values * np.arange(STEPS * FEATURES).reshape(STEPS, FEATURES))
+    changed = each._replace(
+        maps=each.maps._replace(by_name=own),
+        random=OrderedDict(gradient=np.array([signed, absolute])),
+    )
+    assert explain_page.verdict(it, changed, "gradient") == word
+
+
+def test_a_map_that_says_nothing_beats_no_random_order(found: Any) -> None:
+    """The gradient of a linear network never changes, so its two-step map is 0 everywhere."""
+    _, each = found[8]
+    names = list(each.maps.by_name)
+    assert explain_page.says_nothing(each.maps.by_name["two-step"])
+    assert explain_page.wins(each)[names.index("two-step")] == 0
+
+
+def test_chance_has_more_say_where_an_example_has_few_parts() -> None:
+    it = explainable(5)  # 5 x 4 parts, 8 networks
+    assert explain_page.allowed(it) == explain_page.INDEPENDENT
+    short = it._replace(example=it.example._replace(lengths=np.array([1])))
+    assert explain_page.allowed(short) == pytest.approx(2 / np.sqrt(8 * 3))
+
+
+def test_maps_without_signs_are_told_apart() -> None:
+    sequence = Network(NETWORK, draw, ("head",))
+    signed = [name for name in explain_page.MEANINGS if is_signed(sequence, name)]
+    assert set(explain_page.MEANINGS) - set(signed) == {"two-step", "activation map"}
+    tokens = sequence._replace(tokens=True)
+    assert not is_signed(tokens, "gradient")
+    assert not is_signed(tokens, "SmoothGrad")
+    assert is_signed(tokens, "LIME")
+
+
+def test_images_have_no_map_by_steps_and_features() -> None:
+    it = image_of_a_run(0)
+    assert "two-step" not in slow_methods(it.network, it.example, 0, jax.random.key(0))
+    it = explainable(5)
+    assert "two-step" in slow_methods(it.network, it.example, 0, jax.random.key(0))
 
 
 def test_the_text_names_each_method_and_random_orders(found: Any) -> None:
