@@ -1,5 +1,6 @@
 """Prepare what every explanation starts from: inputs without padding, baselines and groups."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
-from recurrent.cell import as_array, check_sizes, length_mask
+from recurrent.cell import as_array, check_sizes, is_known, length_mask
 from recurrent.errors import ArgumentError, ReturnError
 
 Score = Callable[..., Array]  # xs [B, ...], and mask [B, T] where lengths are given -> [B]
@@ -29,20 +30,27 @@ class Problem(NamedTuple):
     xs: Array
     mask: Array | None
 
-    def score(self, xs: Array, mask: Array | None = None) -> Array:
-        """Return one number for each example.
+    def score(self, xs: Array, mask: Array | None = None, *, differentiable: bool = False) -> Array:
+        """Return one number for each example; whole ones and booleans as floating-point numbers.
 
         Raises:
-          TypeError: where f returns something else.
+          TypeError: where f returns something else, or whole numbers where it is differentiated.
         """
         mask = self.mask if mask is None else mask
-        found = jnp.asarray(self.f(xs) if mask is None else self.f(xs, mask))
+        found = returned("f", self.f(xs) if mask is None else self.f(xs, mask))
         if found.shape != xs.shape[:1]:
             raise ReturnError(
                 f"f: expected one number for each example, so the shape {list(xs.shape[:1])}, got "
                 f"{list(found.shape)}; choose an output, as by `chosen_output(model, index)`."
             )
-        return found
+        if jnp.issubdtype(found.dtype, jnp.floating):
+            return found
+        if differentiable or jnp.issubdtype(found.dtype, jnp.complexfloating):
+            raise ReturnError(
+                f"f: expected floating-point numbers, got {found.dtype}; return a logit or a "
+                "probability."
+            )
+        return found.astype(jnp.result_type(float))
 
     def real(self, ndim: int) -> Array:
         """Return booleans with ``ndim`` axes, True outside padding, that broadcast to maps."""
@@ -63,8 +71,11 @@ def prepare(f: Score, xs: Any, lengths: Any = None, *, floating: bool = False) -
         where ``floating`` is asked for, for whole numbers.
     """
     xs = as_array("xs", xs)
-    if xs.ndim < 2:
-        raise ArgumentError(f"xs: expected a batch of examples [B, ...], got {list(xs.shape)}.")
+    if xs.ndim < 2 or any(is_known(size) and size == 0 for size in xs.shape):
+        raise ArgumentError(
+            f"xs: expected a batch of one example or more [B, ...], got {list(xs.shape)}."
+        )
+    check_function("f", f, masked=lengths is not None)
     if floating and not jnp.issubdtype(xs.dtype, jnp.floating):
         raise ArgumentError(
             f"xs: expected floating-point numbers, got {xs.dtype}; of tokens take gradients with "
@@ -72,6 +83,114 @@ def prepare(f: Score, xs: Any, lengths: Any = None, *, floating: bool = False) -
         )
     problem = Problem(f, xs, real_steps(lengths, xs))
     return problem._replace(xs=problem.without_padding(xs))
+
+
+def check_function(name: str, function: Any, masked: bool) -> None:
+    """Raise `ArgumentError` for what cannot be called with inputs, and a mask where there is one.
+
+    A function that does not tell what it takes is left to be called.
+    """
+    asked = "a function of (xs, mask), as lengths are given" if masked else "a function of xs"
+    if not callable(function):
+        raise ArgumentError(f"{name}: expected {asked}, got {type(function).__name__}.")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*range(1 + masked))
+    except TypeError as error:
+        raise ArgumentError(f"{name}: expected {asked}, got one of {signature}.") from error
+
+
+def returned(name: str, found: Any) -> Array:
+    """Return what a function returned as an array.
+
+    Raises:
+      TypeError: where it is none.
+    """
+    if not isinstance(found, jax.Array | np.ndarray | np.generic | float | int):
+        raise ReturnError(f"{name}: expected an array, got {type(found).__name__}.")
+    return jnp.asarray(found)
+
+
+def map_of(name: str, found: Any, xs: Array | None = None) -> Array:
+    """Return the map of what a method gave: an array, or what holds one as its ``map``.
+
+    Args:
+      name: of the function or argument that it came from.
+      found: what came.
+      xs: inputs, of which there must be as many examples.
+
+    Raises:
+      TypeError: where it is no map ``[B, ...]``.
+    """
+    map = getattr(found, "map", found)
+    if not isinstance(map, jax.Array | np.ndarray):
+        raise ReturnError(
+            f"{name}: expected a map [B, ...], or what has one as its .map, got "
+            f"{type(found).__name__}."
+        )
+    batch = "B" if xs is None else len(xs)
+    if map.ndim < 2 or (xs is not None and len(map) != batch):
+        raise ReturnError(
+            f"{name}: expected a map [{batch}, ...], a number for each part of an example, got "
+            f"{list(map.shape)}."
+        )
+    return jnp.asarray(map)
+
+
+def check_number(name: str, value: Any, fits: Callable[[Any], Any], asked: str) -> None:
+    """Raise `ArgumentError` for a number that does not fit; one that is traced is not known.
+
+    Args:
+      name: of the argument.
+      value: what came.
+      fits: of a NumPy array, where it does.
+      asked: what is expected, in words.
+    """
+    if isinstance(value, Tracer):
+        return
+    number = np.asarray(value)
+    known = number.dtype != bool and jnp.issubdtype(number.dtype, jnp.number)
+    if not known or not np.all(fits(number)):
+        raise ArgumentError(f"{name}: expected {asked}, got {value!r}.")
+
+
+def check_key(key: Any) -> None:
+    """Raise `ArgumentError` for what is no random key."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if (typed and key.shape == ()) or (dtype == np.uint32 and key.ndim == 1):
+        return
+    shape = "" if dtype is None else f" {list(key.shape)}"
+    raise ArgumentError(
+        f"key: expected a random key, such as jax.random.key(0), got {type(key).__name__}{shape}."
+    )
+
+
+def drawn_by_part(draw: Callable[..., Array], key: Array, parts: int, *rest: Any) -> Array:
+    """Draw for each part by a key of its own, so that those that follow change nothing.
+
+    So what an example gets does not depend on how far it was padded. All examples of a batch are to
+    see the same draws; then it does not depend on the others, either.
+
+    Args:
+      draw: such as `jax.random.normal`, called with a key and ``rest``.
+      key: the random key.
+      parts: how many, such as steps.
+      *rest: further arguments of ``draw``, the shape first.
+
+    Returns:
+      ``[parts, *shape]``.
+    """
+    keys = jax.vmap(lambda part: jax.random.fold_in(key, part))(jnp.arange(parts))
+    return jax.vmap(lambda key: draw(key, *rest))(keys)
+
+
+def wide(dtype: Any) -> Any:
+    """Return the type in which sums and linear algebra are done, float32 at least."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def real_steps(lengths: Any, xs: Array) -> Array | None:
@@ -89,7 +208,7 @@ def real_steps(lengths: Any, xs: Array) -> Array | None:
 
 def slope(problem: Problem, xs: Array) -> Array:
     """Return the gradient of each example's number with respect to that example."""
-    return jax.grad(lambda xs: problem.score(xs).sum())(xs)
+    return jax.grad(lambda xs: problem.score(xs, differentiable=True).sum())(xs)
 
 
 def baselines_of(problem: Problem, baseline: Any = None, background: Any = None) -> Array:
@@ -112,10 +231,26 @@ def baselines_of(problem: Problem, baseline: Any = None, background: Any = None)
                 f"background: expected examples [N, {', '.join(map(str, xs.shape[1:]))}], got the "
                 f"shape {list(background.shape)}."
             )
+        check_whole("background", background, xs)
         return background[:, None].astype(xs.dtype)
     baseline = as_array("baseline", 0 if baseline is None else baseline)
     check_broadcast("baseline", baseline.shape, xs.shape)
+    check_whole("baseline", baseline, xs)
     return jnp.broadcast_to(baseline, xs.shape)[None].astype(xs.dtype)
+
+
+def check_whole(name: str, values: Array, xs: Array) -> None:
+    """Raise `ArgumentError` for what inputs that are whole numbers, such as tokens, cannot be."""
+    if jnp.issubdtype(xs.dtype, jnp.floating):
+        return
+    if isinstance(values, Tracer):
+        fits = not jnp.issubdtype(values.dtype, jnp.inexact)
+    else:
+        fits = np.array_equal(np.asarray(values.astype(xs.dtype)), np.asarray(values))
+    if not fits:
+        raise ArgumentError(
+            f"{name}: expected numbers that {xs.dtype} holds, as the inputs are, got {values}."
+        )
 
 
 def check_broadcast(name: str, shape: tuple[int, ...], to: tuple[int, ...]) -> None:
@@ -268,7 +403,7 @@ def units_of(name: str, map: Any, xs: Array) -> Array:
     Raises:
       ValueError: where it does not fit the inputs.
     """
-    map = as_array(name, map)
+    map = as_array(name, getattr(map, "map", map))
     map = map.reshape(*map.shape, *[1] * (xs.ndim - map.ndim))
     if map.shape[:1] != xs.shape[:1]:
         raise ArgumentError(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from recurrent.errors import ArgumentError, ReturnError
-from recurrent.explain._inputs import Problem, Score, prepare
+from recurrent.explain._inputs import Problem, Score, check_function, prepare, returned, slope
 
 
 def grad_cam(
@@ -55,7 +55,7 @@ def grad_cam(
       [[[1.0, 0.0], [0.0, 2.0]]]
     """
     problem, activations, real = _activations(features, head, xs, lengths)
-    slopes = jax.grad(lambda a: problem.score(a).sum())(activations)
+    slopes = slope(problem, activations)
     weights = _place_mean(slopes, real)
     found = jax.nn.relu(jnp.einsum("bk,b...k->b...", weights, activations))
     return _finish(problem, found, real, resize)
@@ -121,7 +121,8 @@ def _activations(
     """Return the problem of the head, activations, and which places ``[B, *places]`` are real."""
     problem = prepare(head, xs, lengths)
     xs, mask = problem.xs, problem.mask
-    found = features(xs) if mask is None else features(xs, mask)
+    check_function("features", features, masked=mask is not None)
+    found = returned("features", features(xs) if mask is None else features(xs, mask))
     if jnp.ndim(found) < 3 or len(found) != len(xs):
         raise ReturnError(
             f"features: expected activations [B, *places, K] with B = {len(xs)}, got "

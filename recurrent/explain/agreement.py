@@ -20,7 +20,8 @@ def rank_correlation(first: Any, second: Any, *, lengths: Any = None) -> Array:
       lengths: integers ``[B]``, of maps ``[B, T, ...]``; padding does not count.
 
     Returns:
-      ``[B]``, from -1 to 1; ties have their mean rank. 0 where a map is constant.
+      ``[B]``, from -1 to 1; ties have their mean rank. 0 where a map is constant, NaN where it
+      has NaN.
 
     Raises:
       ValueError: for maps of two shapes, or lengths that do not fit.
@@ -43,7 +44,7 @@ def agreement_matrix(maps: Sequence[Any], *, lengths: Any = None) -> Array:
       lengths: integers ``[B]``, of maps ``[B, T, ...]``; padding does not count.
 
     Returns:
-      ``[M, M, B]``; 0 with a map that is constant.
+      ``[M, M, B]``; 0 with a map that is constant, NaN with one that has NaN.
 
     Raises:
       ValueError: for maps of several shapes or none, or lengths that do not fit.
@@ -55,6 +56,7 @@ def agreement_matrix(maps: Sequence[Any], *, lengths: Any = None) -> Array:
       >>> agreement_matrix(maps)[..., 0].round(4).tolist()
       [[1.0, -1.0], [-1.0, 1.0]]
     """
+    maps = [getattr(each, "map", each) for each in maps]
     shapes = {jnp.shape(each) for each in maps}
     if len(shapes) != 1 or len(next(iter(shapes))) < 2:
         raise ArgumentError(
@@ -71,6 +73,8 @@ def agreement_matrix(maps: Sequence[Any], *, lengths: Any = None) -> Array:
     far = jnp.where(real, ranks - jnp.mean(ranks, -1, where=real, keepdims=True), 0)
     size = jnp.sqrt(jnp.square(far).sum(-1, keepdims=True))
     unit = far / jnp.where(size > 0, size, 1)
+    unknown = (real & jnp.isnan(stacked.reshape(count, batch, -1))).any(-1)  # NaN has no rank
+    unit = jnp.where(unknown[..., None], jnp.nan, unit)
     return jnp.einsum("ibn,jbn->ijb", unit, unit, precision="highest")
 
 

@@ -9,7 +9,7 @@ from jax import Array
 from recurrent.attention import masked_softmax, rotary, split_heads
 from recurrent.cell import unroll
 from recurrent.errors import ArgumentError
-from recurrent.explain._inputs import real_steps
+from recurrent.explain._inputs import check_number, real_steps
 from recurrent.layers import rms_norm
 from recurrent.linear_map import affine
 from recurrent.transformers import transformer_block
@@ -159,8 +159,7 @@ def attention_rollout(
     """
     if not len(attentions):
         raise ArgumentError("attentions: expected the weights of one layer or more, got none.")
-    if isinstance(residual, float | int) and not 0 <= residual <= 1:
-        raise ArgumentError(f"residual: expected 0 to 1, got {residual}.")
+    check_number("residual", residual, lambda r: (r >= 0) & (r <= 1), "0 to 1")
     layers = [_mean_of_heads(each) for each in attentions]
     if len({layer.shape for layer in layers}) > 1:
         raise ArgumentError(

@@ -14,6 +14,7 @@ from jax import Array
 
 from recurrent.cell import check_sizes
 from recurrent.errors import ArgumentError
+from recurrent.explain._inputs import check_key, check_number
 
 
 class Box(NamedTuple):
@@ -94,8 +95,9 @@ def box_data(
     """
     check_sizes(count=count, steps=steps, features=features)
     _check_box(box, (steps, features))
-    if not -1 < autoregression < 1:
-        raise ArgumentError(f"autoregression: expected between -1 and 1, got {autoregression}.")
+    check_key(key)
+    check_number("autoregression", autoregression, lambda a: abs(a) < 1, "between -1 and 1")
+    check_number("signal", signal, np.isfinite, "a finite number")
     label_key, place_key, noise_key = jax.random.split(key, 3)
     labels = jax.random.bernoulli(label_key, 0.5, (count,)).astype(jnp.int32)
     room = jnp.array([steps - box.steps, features - box.features]) + 1
@@ -139,7 +141,8 @@ def box_scores(maps: Any, inside: Any, shares: Any = None) -> BoxScores:
       shares: P of them, rising, between 0 and 1; 0.1, 0.2, ..., 0.9 by default.
 
     Returns:
-      The scores; 0 for a map that is constant, which the authors leave out.
+      The scores; 0 for a map that is constant, which the authors leave out, and NaN for one that
+      has NaN.
 
     Raises:
       ValueError: for maps and boxes of two shapes, or shares that are not as said.
@@ -152,7 +155,7 @@ def box_scores(maps: Any, inside: Any, shares: Any = None) -> BoxScores:
       >>> found.precision[:, 0].tolist(), found.recall[:, 0].tolist()
       ([1.0, 0.75], [1.0, 1.0])
     """
-    maps, inside = jnp.asarray(maps), jnp.asarray(inside, bool)
+    maps, inside = jnp.asarray(getattr(maps, "map", maps)), jnp.asarray(inside, bool)
     if maps.shape != inside.shape or maps.ndim < 2:
         raise ArgumentError(
             f"maps: expected the shape of the boxes, {list(inside.shape)}, got {list(maps.shape)}."
@@ -165,7 +168,7 @@ def box_scores(maps: Any, inside: Any, shares: Any = None) -> BoxScores:
     batch = len(maps)
     flat, inside = abs(maps).reshape(batch, -1), inside.reshape(batch, -1)
     low = flat.min(1, keepdims=True)
-    flat = (flat - low) / jnp.maximum(flat.max(1, keepdims=True) - low, 1e-30)
+    flat = (flat - low) / jnp.maximum(flat.max(1, keepdims=True) - low, 1e-30)  # NaN everywhere
     order = jnp.argsort(-flat, axis=1, stable=True)
     flat, inside = (jnp.take_along_axis(each, order, 1) for each in (flat, inside))
     before = jnp.cumsum(flat, 1) - flat  # what the larger ones hold
@@ -181,7 +184,7 @@ def box_scores(maps: Any, inside: Any, shares: Any = None) -> BoxScores:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
+    return jnp.where(whole == 0, 0, part / jnp.where(whole == 0, 1, whole))
 
 
 def _area(curve: Array, shares: np.ndarray) -> Array:
@@ -212,6 +215,8 @@ def _noise(key: Array, shape: tuple[int, int, int], autoregression: float) -> Ar
 
 
 def _check_box(box: Box, shape: tuple[int, int]) -> None:
+    if not isinstance(box, Box):
+        raise ArgumentError(f"box: expected a Box, such as BOXES['middle'], got {box!r}.")
     check_sizes(**{"box.steps": box.steps, "box.features": box.features})
     start = (0, 0) if box.start is None else box.start
     ends = [s + size for s, size in zip(start, box[:2], strict=True)]

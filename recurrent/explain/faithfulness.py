@@ -1,6 +1,6 @@
 """Try whether a map names what f depends on, without trusting its picture."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,11 @@ from recurrent.explain._inputs import (
     Problem,
     Score,
     baselines_of,
+    check_key,
+    check_number,
+    drawn_by_part,
     in_batches,
+    map_of,
     prepare,
     units_of,
 )
@@ -39,7 +43,8 @@ def deletion_curve(
       xs: inputs ``[B, ...]``.
       map: values that broadcast to the inputs, such as ``[B, H, W]`` of images ``[B, H, W, C]``,
         whose channels then go together. Of a signed map give the absolute values, or not, as you
-        ask what f depends on or what speaks for it. Equal values go in the order of memory.
+        ask what f depends on or what speaks for it. Equal values go in the order of memory; where a
+        map has NaN, the curve is NaN.
       baseline: broadcasts to the inputs; 0 by default.
       lengths: integers ``[B]``, of sequences ``[B, T, ...]``; padding is no element.
       steps: S.
@@ -64,7 +69,8 @@ def deletion_curve(
     """
     problem = prepare(f, xs, lengths)
     base = baselines_of(problem, baseline)[0]
-    return _curve(problem, _places(problem, map), base, steps, batch_size, insert=False)
+    places, known = _places(problem, map)
+    return known(_curve(problem, places, base, steps, batch_size, insert=False))
 
 
 def insertion_curve(
@@ -109,7 +115,8 @@ def insertion_curve(
     """
     problem = prepare(f, xs, lengths)
     base = baselines_of(problem, baseline)[0]
-    return _curve(problem, _places(problem, map), base, steps, batch_size, insert=True)
+    places, known = _places(problem, map)
+    return known(_curve(problem, places, base, steps, batch_size, insert=True))
 
 
 def area_under(curves: Any) -> Array:
@@ -191,12 +198,14 @@ def faithfulness_curves(
     """
     problem = prepare(f, xs, lengths)
     check_sizes(orders=orders)
+    check_key(key)
     if not len(baselines):
         raise ArgumentError("baselines: expected one or more, got none.")
-    places = _places(problem, map)
+    places, known = _places(problem, map)
 
     def shuffled(key: Array) -> Array:
-        return _order(problem, jax.random.uniform(key, places.shape))
+        drawn = drawn_by_part(jax.random.uniform, key, places.shape[1], places.shape[2:])
+        return _order(problem, jnp.broadcast_to(drawn, places.shape))
 
     every = jnp.concatenate(
         [places[None], jax.vmap(shuffled)(jax.random.split(key, orders))]
@@ -213,7 +222,9 @@ def faithfulness_curves(
         return jax.lax.map(of_base, bases)  # [N, 1 + R, S + 1, B]
 
     deleted, inserted = curves(False), curves(True)
-    return Faithfulness(deleted[:, 0], inserted[:, 0], deleted[:, 1:], inserted[:, 1:])
+    return Faithfulness(
+        known(deleted[:, 0]), known(inserted[:, 0]), deleted[:, 1:], inserted[:, 1:]
+    )
 
 
 def max_sensitivity(
@@ -233,7 +244,7 @@ def max_sensitivity(
     element, divided by ``|R(x)|`` where relative; Euclidean norms.
 
     Args:
-      explain: R, ``xs -> map [B, ...]``.
+      explain: R, ``xs -> map [B, ...]``, or what holds one as its ``map``.
       xs: inputs ``[B, ...]``.
       key: the random key of e.
       radius: half the side of the cube.
@@ -246,7 +257,8 @@ def max_sensitivity(
       ``[B]``; 0 where the map does not change.
 
     Raises:
-      ValueError: for inputs or lengths that do not fit.
+      ValueError: for inputs or lengths that do not fit, or a radius below 0.
+      TypeError: where R gives no map.
 
     References:
       Yeh et al. 2019, On the (in)fidelity and sensitivity of explanations, arXiv:1901.09392.
@@ -260,10 +272,12 @@ def max_sensitivity(
     """
     problem = prepare(lambda *_: jnp.zeros(0), xs, lengths, floating=True)
     check_sizes(samples=samples)
+    check_key(key)
+    check_number("radius", radius, lambda r: r >= 0, "0 or more")
     xs = problem.xs
 
     def explained(xs: Array) -> Array:
-        return problem.without_padding(explain(xs))
+        return problem.without_padding(map_of("explain", explain(xs), xs))
 
     def size(map: Array) -> Array:
         return jnp.sqrt(jnp.square(map).sum(tuple(range(1, map.ndim))))
@@ -271,7 +285,9 @@ def max_sensitivity(
     whole = explained(xs)
 
     def moved(key: Array) -> Array:
-        nudge = jax.random.uniform(key, xs.shape, xs.dtype, -radius, radius)
+        shape = xs.shape[2:], xs.dtype, -radius, radius
+        nudge = drawn_by_part(jax.random.uniform, key, xs.shape[1], *shape)
+        nudge = jnp.broadcast_to(nudge, xs.shape)
         return size(explained(xs + problem.without_padding(nudge)) - whole)
 
     found = in_batches(moved, jax.random.split(key, samples), batch_size).max(0)
@@ -279,9 +295,15 @@ def max_sensitivity(
     return found / jnp.where(against > 0, against, 1)
 
 
-def _places(problem: Problem, map: Any) -> Array:
-    """Return the place of each element in the order from the largest value, 0 the first."""
-    return _order(problem, units_of("map", map, problem.xs))
+def _places(problem: Problem, map: Any) -> tuple[Array, Callable[[Array], Array]]:
+    """Return the place of each element in the order from the largest value, 0 the first.
+
+    Returns:
+      Places, and a function that makes curves ``[..., B]`` NaN where the map has NaN.
+    """
+    map = units_of("map", map, problem.xs)
+    unknown = problem.without_padding(jnp.isnan(map)).any(tuple(range(1, map.ndim)))
+    return _order(problem, map), lambda curves: jnp.where(unknown, jnp.nan, curves)
 
 
 def _order(problem: Problem, map: Array) -> Array:

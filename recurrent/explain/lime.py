@@ -7,13 +7,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from recurrent.cell import check_sizes
-from recurrent.errors import ArgumentError
 from recurrent.explain._inputs import (
     Score,
     baselines_of,
+    check_key,
+    check_number,
     coalition_values,
+    drawn_by_part,
     groups_of,
     prepare,
+    wide,
 )
 
 
@@ -91,13 +94,14 @@ def lime_weights(
     """
     problem = prepare(f, xs, lengths)
     check_sizes(samples=samples)
-    _check_numbers(kernel_width, ridge)
+    check_key(key)
+    check_number("kernel_width", kernel_width, lambda width: width > 0, "above 0")
+    check_number("ridge", ridge, lambda ridge: ridge >= 0, "0 or more")
     groups = groups_of(problem, labels, count)
     baselines = baselines_of(problem, baseline, background)
-    drawn = jax.random.bernoulli(key, 0.5, (samples, groups.size)).at[0].set(True)
+    drawn = drawn_by_part(jax.random.bernoulli, key, groups.size, 0.5, (samples,)).T
+    drawn = drawn.at[0].set(True)
     values = coalition_values(problem, groups, baselines, drawn[:, None], batch_size)  # [K, B]
-    batch = len(problem.xs)
-    active = jnp.broadcast_to(groups.active, (batch, groups.size))
 
     def fit(values: Array, active: Array) -> tuple[Array, Array, Array]:
         shown = (drawn & active).astype(values.dtype)
@@ -106,8 +110,14 @@ def lime_weights(
         near = jnp.exp(-jnp.square(distance / kernel_width) / 2)
         return ridge_regression(shown, values, near, ridge)
 
-    weights, intercept, found = jax.vmap(fit)(values.T, active)
-    weights = jnp.where(active, weights, 0)
+    targets = values.astype(wide(values.dtype))
+    if len(groups.active) == 1:  # all examples have the same equations, but for the targets
+        weights, intercept, found = fit(targets, groups.active[0])
+        weights = weights.T
+    else:
+        weights, intercept, found = jax.vmap(fit)(targets.T, groups.active)
+    weights = jnp.where(groups.active, weights, 0)
+    weights, intercept, found = (each.astype(values.dtype) for each in (weights, intercept, found))
     spread = jnp.broadcast_to(groups.spread(weights), problem.xs.shape)
     return LocalModel(problem.without_padding(spread), weights, intercept, found)
 
@@ -119,12 +129,13 @@ def ridge_regression(
 
     Args:
       inputs: ``[K, G]``.
-      targets: ``[K]``.
+      targets: ``[K]``, or ``[K, N]`` of N regressions on the same inputs.
       weights: of the rows ``[K]``.
       ridge: of the penalty.
 
     Returns:
-      Coefficients ``[G]``, intercept, and weighted R^2: 1 where the targets do not vary.
+      Coefficients ``[G]`` or ``[G, N]``, intercept, and weighted R^2: 1 where the targets do not
+      vary, NaN where they are.
 
     Example:
       >>> import jax.numpy as jnp
@@ -144,12 +155,5 @@ def ridge_regression(
     found = jnp.linalg.solve(matrix, jnp.matmul(scaled.T, rest, precision="highest"))
     missed = weights @ jnp.square(rest - rows @ found)
     varied = weights @ jnp.square(rest)
-    fit = jnp.where(varied > 0, 1 - missed / jnp.where(varied > 0, varied, 1), 1)
+    fit = jnp.where(varied == 0, 1, 1 - missed / jnp.where(varied == 0, 1, varied))
     return found, mean_out - mean_in @ found, fit
-
-
-def _check_numbers(kernel_width: Any, ridge: Any) -> None:
-    if isinstance(kernel_width, float | int) and not kernel_width > 0:
-        raise ArgumentError(f"kernel_width: expected above 0, got {kernel_width}.")
-    if isinstance(ridge, float | int) and not ridge >= 0:
-        raise ArgumentError(f"ridge: expected 0 or more, got {ridge}.")

@@ -10,7 +10,7 @@ from jax import Array
 
 from recurrent.cell import Params
 from recurrent.errors import ArgumentError
-from recurrent.explain._inputs import in_batches
+from recurrent.explain._inputs import in_batches, map_of
 from recurrent.explain.agreement import rank_correlation
 
 
@@ -83,8 +83,8 @@ def randomize_layers(
     not the network.
 
     Args:
-      explain: ``params -> map [B, ...]``, such as ``lambda params: gradient(partial(f, params),
-        xs)``.
+      explain: ``params -> map [B, ...]``, or what holds one as its ``map``, such as ``lambda
+        params: gradient(partial(f, params), xs)``.
       params: trained.
       fresh: random ones of the same shapes, such as ``init(key)``.
       layers: names from the output down, such as ``["head", "cell"]``, or of parts, such as
@@ -114,8 +114,12 @@ def randomize_layers(
       [1.0, -1.0]
     """
     networks = random_networks(params, fresh, layers, cascading=cascading)
-    maps = in_batches(explain, networks, batch_size)
-    return compare_maps(maps, explain(params), lengths=lengths)
+
+    def map_from(params: Params) -> Array:
+        return map_of("explain", explain(params))
+
+    maps = in_batches(map_from, networks, batch_size)
+    return compare_maps(maps, map_from(params), lengths=lengths)
 
 
 def compare_maps(maps: Any, trained: Any, *, lengths: Any = None) -> Randomization:
@@ -163,7 +167,7 @@ def _cosine(maps: Array, trained: Array) -> Array:
     maps = maps.reshape(*maps.shape[:2], -1)
     trained = trained.reshape(len(trained), -1)
     size = jnp.linalg.norm(maps, axis=-1) * jnp.linalg.norm(trained, axis=-1)
-    return jnp.einsum("lbn,bn->lb", maps, trained) / jnp.where(size > 0, size, 1)
+    return jnp.einsum("lbn,bn->lb", maps, trained) / jnp.where(size == 0, 1, size)
 
 
 def _check_alike(params: Params, fresh: Params) -> None:

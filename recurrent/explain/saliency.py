@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from recurrent.cell import check_sizes
-from recurrent.errors import ArgumentError
+from recurrent.cell import as_array, check_sizes
 from recurrent.explain._inputs import (
     Problem,
     Score,
     baselines_of,
+    check_key,
+    check_number,
+    drawn_by_part,
     in_batches,
     prepare,
     slope,
@@ -135,16 +137,16 @@ def smooth_grad(
     """
     problem = prepare(f, xs, lengths, floating=True)
     check_sizes(samples=samples)
-    if isinstance(noise, float | int) and not noise >= 0:
-        raise ArgumentError(f"noise: expected 0 or more, got {noise}.")
+    check_key(key)
+    check_number("noise", noise, lambda n: n >= 0, "0 or more")
     xs, real = problem.xs, problem.real(problem.xs.ndim)
     axes = tuple(range(1, xs.ndim))
     top = jnp.where(real, xs, -jnp.inf).max(axes, keepdims=True)
     spread = noise * (top - jnp.where(real, xs, jnp.inf).min(axes, keepdims=True))
 
     def noisy(key: Array) -> Array:
-        drawn = spread * jax.random.normal(key, xs.shape, xs.dtype)
-        return slope(problem, xs + jnp.where(real, drawn, 0))
+        drawn = drawn_by_part(jax.random.normal, key, xs.shape[1], xs.shape[2:], xs.dtype)
+        return slope(problem, xs + jnp.where(real, spread * drawn, 0))
 
     weights = np.full(samples, 1 / samples, xs.dtype)
     keys = jax.random.split(key, samples)
@@ -279,4 +281,5 @@ def completeness_gap(
     """
     problem = prepare(f, xs, lengths)
     baselines = baselines_of(problem, baseline, background)
-    return with_gap(problem, baselines, jnp.asarray(map), batch_size=len(baselines)).gap
+    map = as_array("map", getattr(map, "map", map))
+    return with_gap(problem, baselines, map, batch_size=len(baselines)).gap

@@ -7,6 +7,7 @@ coalitions, N baselines.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,13 +22,17 @@ from recurrent.explain._inputs import (
     Problem,
     Score,
     baselines_of,
+    check_key,
     coalition_values,
+    drawn_by_part,
     groups_of,
     prepare,
+    wide,
 )
 from recurrent.explain.saliency import Attribution, path_gradients, with_gap
 
 MOST = 12  # groups of which all coalitions are tried: 4096
+RIDGE = 1e-6  # of sampled coalitions, as a share of the mean of the diagonal
 
 
 class Shapley(NamedTuple):
@@ -93,6 +98,7 @@ def exact_shapley(
         )
     keeps = all_coalitions(groups.size)
     values = coalition_values(problem, groups, baselines, jnp.asarray(keeps)[:, None], batch_size)
+    values = values.astype(wide(values.dtype))
     gains = values - values[0]  # over nothing
     found = jnp.einsum(
         "kg,kb->bg", _exact_weights(keeps).astype(gains.dtype), gains, precision="highest"
@@ -149,11 +155,14 @@ def kernel_shap(
       ([0.5, 0.5, 1.0], True)
     """
     problem, groups, baselines = _game(f, xs, labels, count, baseline, background, lengths)
-    keeps, weights = _coalitions(key, groups, samples)
-    ends = jnp.array([False, True])[:, None, None] & jnp.ones((2, 1, groups.size), bool)
-    start, end = coalition_values(problem, groups, baselines, ends, batch_size)
-    values = coalition_values(problem, groups, baselines, keeps, batch_size)
-    found = _regression(keeps & groups.active, weights, values - start, end - start, groups.active)
+    keeps, weights, ridge = _coalitions(key, groups, samples)
+    ends = jnp.array([False, True])[:, None, None] & jnp.ones_like(keeps[:1])  # nothing and all
+    every = jnp.concatenate([ends, keeps])
+    values = coalition_values(problem, groups, baselines, every, batch_size)
+    values = values.astype(wide(values.dtype))
+    start, end = values[:2]
+    shown = keeps & groups.active
+    found = _regression(shown, weights, values[2:] - start, end - start, groups.active, ridge)
     return _shapley(problem, groups, found, end - start)
 
 
@@ -204,14 +213,16 @@ def permutation_shap(
     """
     problem, groups, baselines = _game(f, xs, labels, count, baseline, background, lengths)
     check_sizes(permutations=permutations)
+    check_key(key)
     size = groups.size
-    draw = jax.vmap(lambda key: jax.random.permutation(key, size))
-    places = draw(jax.random.split(key, permutations))
+    drawn = drawn_by_part(jax.random.uniform, key, size, (permutations,)).T
+    places = jnp.argsort(jnp.argsort(drawn, 1), 1)
     places = jnp.concatenate([places, size - 1 - places])  # [P, G], and the reverses
     keeps = places[:, None] < jnp.arange(size + 1)[:, None]  # [P, G + 1, G]
     values = coalition_values(
         problem, groups, baselines, keeps.reshape(-1, 1, size), batch_size
     ).reshape(len(places), size + 1, -1)
+    values = values.astype(wide(values.dtype))
     added = jnp.take_along_axis(values[:, 1:] - values[:, :-1], places[..., None], 1)  # [P, G, B]
     return _shapley(problem, groups, added.mean(0).T, values[0, -1] - values[0, 0])
 
@@ -261,10 +272,11 @@ def gradient_shap(
     """
     problem = prepare(f, xs, lengths, floating=True)
     check_sizes(samples=samples)
+    check_key(key)
     baselines = baselines_of(problem, baseline, background)
     place_key, which_key = jax.random.split(key)
-    drawn = jax.random.uniform(place_key, (samples, len(problem.xs)), problem.xs.dtype)
-    places = (jnp.arange(samples)[:, None] + drawn) / samples
+    drawn = jax.random.uniform(place_key, (samples,), problem.xs.dtype)  # for all examples
+    places = (jnp.arange(samples) + drawn) / samples
     which = jax.random.permutation(which_key, jnp.arange(samples) % len(baselines))
     weights = np.full(samples, 1 / samples)
     found = path_gradients(problem, baselines, places, which, weights, batch_size)
@@ -286,8 +298,11 @@ def _game(
 
 def _shapley(problem: Problem, groups: Groups, found: Array, change: Array) -> Shapley:
     found = jnp.where(groups.active, found, 0)
+    gap = change - found.sum(1)
+    dtype = jax.eval_shape(problem.score, problem.xs).dtype
+    found, gap = found.astype(dtype), gap.astype(dtype)
     spread = jnp.broadcast_to(groups.spread(found), problem.xs.shape)
-    return Shapley(problem.without_padding(spread), found, change - found.sum(1))
+    return Shapley(problem.without_padding(spread), found, gap)
 
 
 def _exact_weights(keeps: np.ndarray) -> np.ndarray:
@@ -299,8 +314,11 @@ def _exact_weights(keeps: np.ndarray) -> np.ndarray:
     return np.where(keeps, joined[:, None], -left[:, None])
 
 
-def _coalitions(key: Any, groups: Groups, samples: int | None) -> tuple[Array, Array]:
-    """Return coalitions ``[K, 1 or B, G]`` and their weights ``[K, 1 or B]``."""
+def _coalitions(key: Any, groups: Groups, samples: int | None) -> tuple[Array, Array, float]:
+    """Return coalitions ``[K, 1 or B, G]``, their weights ``[K, 1 or B]``, and a ridge.
+
+    Of all coalitions the equations have one solution, the Shapley values, and need no ridge.
+    """
     count = groups.size
     if samples is None or (count <= MOST and samples >= 2**count):
         if count > MOST:
@@ -309,17 +327,18 @@ def _coalitions(key: Any, groups: Groups, samples: int | None) -> tuple[Array, A
             )
         keeps = jnp.asarray(all_coalitions(count))[:, None]
         sizes = (keeps & groups.active).sum(-1)
-        return keeps, _kernel(count)[groups.active.sum(-1), sizes]
+        return keeps, _kernel(count)[groups.active.sum(-1), sizes], 0.0
     check_sizes(samples=samples)
     if key is None or samples < 2 * count:
         raise ArgumentError(
             f"samples: expected a key and at least {2 * count}, twice the groups, got {samples} "
             f"and {'no' if key is None else 'a'} key."
         )
+    check_key(key)
     keeps = _draw(key, groups.active, -(-samples // 2))
     sizes = keeps.sum(-1)
     inside = (sizes > 0) & (sizes < groups.active.sum(-1))
-    return keeps, inside.astype(jnp.float32)
+    return keeps, inside.astype(jnp.result_type(float)), RIDGE
 
 
 def _kernel(count: int) -> Array:
@@ -329,18 +348,19 @@ def _kernel(count: int) -> Array:
         for size in range(1, players):
             ways = math.comb(players, size)
             table[players, size] = (players - 1) / (ways * size * (players - size))
-    return jnp.asarray(table, jnp.float32)
+    return jnp.asarray(table, jnp.result_type(float))
 
 
 def _draw(key: Array, active: Array, pairs: int) -> Array:
     """Draw coalitions of the active groups and their complements, ``[2 * pairs, 1 or B, G]``.
 
-    Sizes are spread evenly over their distribution. All examples see the same draws, so that what
-    is found for one does not depend on its batch.
+    Sizes are spread evenly over their distribution. All examples see the same draws, each group by
+    a key of its own, so that what is found for an example depends neither on its batch nor on how
+    far it was padded.
     """
     order_key, size_key = jax.random.split(key)
     count = active.shape[-1]
-    drawn = jax.random.uniform(order_key, (pairs, 1, count))
+    drawn = drawn_by_part(jax.random.uniform, order_key, count, (pairs,)).T[:, None]
     order = jnp.argsort(jnp.where(active, drawn, 2), -1)
     places = jnp.argsort(order, -1)  # of each group, the active ones first
     even = (jnp.arange(pairs) + jax.random.uniform(size_key, (pairs,))) / pairs
@@ -361,7 +381,9 @@ def _size_distribution(count: int) -> Array:
     return jnp.asarray(table, jnp.float32)
 
 
-def _regression(shown: Array, weights: Array, gains: Array, change: Array, active: Array) -> Array:
+def _regression(
+    shown: Array, weights: Array, gains: Array, change: Array, active: Array, ridge: float
+) -> Array:
     """Solve the least squares under the constraint on the sum, for each example.
 
     Args:
@@ -370,6 +392,7 @@ def _regression(shown: Array, weights: Array, gains: Array, change: Array, activ
       gains: ``[K, B]``, over nothing.
       change: ``[B]``, which the solution adds up to.
       active: booleans ``[1 or B, G]``.
+      ridge: a share of the mean of the diagonal, added to it.
 
     Returns:
       ``[B, G]``.
@@ -382,24 +405,26 @@ def _regression(shown: Array, weights: Array, gains: Array, change: Array, activ
     rows = jnp.where(active, shown - share[..., None], 0).astype(dtype)
     weights = (weights / jnp.maximum(weights.sum(0), 1e-30)).astype(dtype)
     rest = gains - share * change
-    batch = gains.shape[1]
-    wide = jnp.broadcast_to(rows, (len(rows), batch, rows.shape[-1]))
-    weights = jnp.broadcast_to(weights, (len(rows), batch))
-    solve: Callable[..., Array] = jax.vmap(_solve, in_axes=(1, 1, 1, 0))
-    active = jnp.broadcast_to(active, (batch, active.shape[-1]))
-    found = solve(wide, weights, rest, active)
+    if len(active) == 1:  # all examples have the same equations, but for what they are to explain
+        found = _solve(rows[:, 0], weights[:, 0], rest, active[0], ridge).T
+    else:
+        solve: Callable[..., Array] = jax.vmap(partial(_solve, ridge=ridge), (1, 1, 1, 0))
+        found = solve(rows, weights, rest[..., None], active)[..., 0]
     return jnp.where(active, change[:, None] / players[:, None] + found, 0)
 
 
-def _solve(rows: Array, weights: Array, rest: Array, active: Array) -> Array:
-    """Solve one example's equations; rows ``[K, G]`` have mean 0, and so has the solution."""
+def _solve(rows: Array, weights: Array, rest: Array, active: Array, ridge: float) -> Array:
+    """Solve equations of rows ``[K, G]`` for each of the columns of ``rest [K, N]``: ``[G, N]``.
+
+    Rows have mean 0, and so has the solution.
+    """
     scaled = rows * weights[:, None]
     matrix = jnp.matmul(scaled.T, rows, precision="highest")
     players = jnp.maximum(active.sum(), 1)
-    ridge = 1e-6 * jnp.trace(matrix) / players + 1e-30
     # the mean's direction, and the groups that are not there, are free: make the matrix invertible
     free = jnp.outer(active, active) / players + jnp.diag(~active)
     scale = jnp.maximum(jnp.trace(matrix) / players, 1e-30)
-    matrix += scale * free + ridge * jnp.eye(len(matrix), dtype=matrix.dtype)
+    matrix += scale * (free + ridge * jnp.eye(len(matrix), dtype=matrix.dtype))
     found = jnp.linalg.solve(matrix, jnp.matmul(scaled.T, rest, precision="highest"))
-    return jnp.where(active, found - jnp.where(active, found, 0).sum() / players, 0)
+    found = jnp.where(active[:, None], found, 0)
+    return jnp.where(active[:, None], found - found.sum(0) / players, 0)

@@ -10,7 +10,9 @@ from recurrent.explain._inputs import (
     Explain,
     Problem,
     baselines_of,
+    check_number,
     in_batches,
+    map_of,
     prepare,
 )
 
@@ -35,7 +37,8 @@ def two_step_map(
     with feature i of step t replaced alone.
 
     Args:
-      explain: R, ``xs -> map``, such as ``lambda xs: gradient(f, xs, lengths=lengths)``.
+      explain: R, ``xs -> map [B, ...]``, or what holds one as its ``map``, such as ``lambda
+        xs: gradient(f, xs, lengths=lengths)``.
       xs: sequences ``[B, T, F]``.
       baseline: broadcasts to the inputs, what is seen instead; 0 by default.
       lengths: integers ``[B]``, which R should be given as well.
@@ -50,6 +53,7 @@ def two_step_map(
     Raises:
       ValueError: for inputs other than ``[B, T, F]``, a quantile that is not from 0 to 1, or a
         baseline or lengths that do not fit.
+      TypeError: where R gives no map.
 
     References:
       Ismail et al. 2020, Benchmarking deep learning interpretability in time series predictions,
@@ -66,18 +70,18 @@ def two_step_map(
     xs = problem.xs
     if xs.ndim != 3:
         raise ArgumentError(f"xs: expected sequences [B, T, F], got {list(xs.shape)}.")
-    if quantile is not None and not 0 <= quantile <= 1:
-        raise ArgumentError(f"quantile: expected 0 to 1, got {quantile}.")
+    if quantile is not None:
+        check_number("quantile", quantile, lambda q: (q >= 0) & (q <= 1), "0 to 1")
     _, time, features = xs.shape
     base = baselines_of(problem, baseline)[0]
-    whole = explain(xs)
+    whole = map_of("explain", explain(xs), xs)
     places = jnp.indices((time, features), sparse=True)
 
     def change(item: tuple[Array, Array]) -> Array:
         """Return what the map loses without a step and a feature, -1 for all of them."""
         step, feature = item
         hidden = ((step < 0) | (places[0] == step)) & ((feature < 0) | (places[1] == feature))
-        found = explain(jnp.where(hidden & problem.real(3), base, xs))
+        found = map_of("explain", explain(jnp.where(hidden & problem.real(3), base, xs)), xs)
         return abs(problem.without_padding(whole - found)).sum(tuple(range(1, whole.ndim)))
 
     steps = in_batches(change, (jnp.arange(time), jnp.full(time, -1)), batch_size).T  # [B, T]
@@ -92,4 +96,5 @@ def _above(problem: Problem, steps: Array, quantile: float | None) -> Array:
     if quantile is None:
         return steps
     real = jnp.where(problem.real(2), steps, jnp.nan)
-    return jnp.where(steps > jnp.nanquantile(real, quantile, axis=1, keepdims=True), steps, 0)
+    bound = jnp.nanquantile(real, quantile, axis=1, keepdims=True)
+    return jnp.where(steps <= bound, 0, steps)  # NaN stays
