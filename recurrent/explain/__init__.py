@@ -17,7 +17,9 @@ examples of a batch do not mix.
 - ``batch_size`` says how many changed copies of the batch are computed at once; it bounds memory,
   and changes results by rounding alone.
 - Nothing compiles for its caller: wrap it, as in ``jax.jit(lambda params, xs: gradient(partial(f,
-  params), xs))``, and it compiles once for each shape. What is random takes a key.
+  params), xs))``, and it compiles once for each shape.
+- What is random takes a key. All examples of a batch see the same draws, each step or group by its
+  own key, so that a result depends neither on the batch nor on how far it was padded.
 
 `saliency` has gradients, `occlusion` what is lost without a part, `shapley` and `lime` what they
 are named after, `activation_maps` and `attention_maps` what lies inside, `two_step` maps of

@@ -179,12 +179,13 @@ def box_scores(maps: Any, inside: Any, shares: Any = None) -> BoxScores:
         hit = jnp.where(inside, kept, 0).sum(1)
         return _ratio(hit, kept.sum(1)), _ratio(hit, true)
 
-    precision, recall = jax.lax.map(at, jnp.asarray(shares, flat.dtype))
+    found = jax.lax.map(at, jnp.asarray(shares, flat.dtype))
+    precision, recall = (jnp.where(jnp.isnan(total), jnp.nan, each) for each in found)
     return BoxScores(precision, recall, _area(precision, shares), _area(recall, shares))
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    return jnp.where(whole == 0, 0, part / jnp.where(whole == 0, 1, whole))
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
 
 
 def _area(curve: Array, shares: np.ndarray) -> Array:

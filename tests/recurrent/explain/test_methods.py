@@ -85,9 +85,8 @@ def test_a_recurrent_network_gets_the_same_with_padding_and_without(name: str) -
     assert (np.asarray(found)[:, 3:] == 0).all()
     other = padded(jnp.where(jnp.isnan(xs), 1e30, xs), jnp.array([3]))
     np.testing.assert_array_equal(found, other)
-    if name != "LIME":  # whose samples are of all groups
-        alone = METHODS[name](f, xs[:, :3], [3], key)
-        np.testing.assert_allclose(found[:, :3], alone, atol=1e-5)
+    alone = METHODS[name](f, xs[:, :3], [3], key)
+    np.testing.assert_allclose(found[:, :3], alone, atol=1e-5)
 
 
 @pytest.mark.long
@@ -241,6 +240,70 @@ def test_any_output_and_step_can_be_chosen() -> None:
         explain.chosen_output(model, 3)(xs)
 
 
+@pytest.mark.long
+def test_steps_from_the_end_are_counted_in_each_sequence() -> None:
+    """As the last step of a batch is padding of the shorter ones, which gets no credit."""
+    model = lambda xs, mask: xs * mask[..., None]  # noqa: E731
+    xs, lengths = jnp.arange(24.0).reshape(2, 4, 3), [4, 2]
+    for step, rows in ((-1, [3, 1]), (-2, [2, 0]), (1, [1, 1]), ([3, -1], [3, 1])):
+        found = explain.gradient(explain.chosen_output(model, 2, step), xs, lengths=lengths)
+        expected = np.zeros(xs.shape)
+        expected[[0, 1], rows, 2] = 1
+        np.testing.assert_array_equal(found, expected)
+        under_jit = jax.jit(lambda n, f: explain.gradient(f, xs, lengths=n), static_argnums=1)(
+            jnp.array(lengths), explain.chosen_output(model, 2, step)
+        )
+        np.testing.assert_array_equal(under_jit, expected)
+    mask = jnp.array([[True, False, True, False]])  # a step is held
+    last = explain.chosen_output(lambda xs, mask: xs, 0, -2)
+    assert last(xs[:1], mask).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("index", "step", "said"),
+    [
+        (7, None, "index: expected 0 to 3, or from -4 on from the end, got 7"),
+        (-5, None, "index: expected 0 to 3"),
+        ([0, 1, 2], None, "index: expected an integer, or one for each of 2 examples"),
+        (1.5, None, "index: expected an integer"),
+        (True, None, "index: expected an integer"),
+        (None, None, "index: expected"),
+        (0, 99, "step: expected 0 to 2, or from -3"),
+        (0, 1.0, "step: expected an integer"),
+    ],
+)
+def test_an_output_that_is_not_there_is_refused(index: Any, step: Any, said: str) -> None:
+    model = lambda xs: jnp.ones((2, 3, 4) if step is not None else (2, 4))  # noqa: E731
+    with pytest.raises(ArgumentError, match=said):
+        explain.chosen_output(model, index, step)(jnp.ones((2, 3)))
+
+
+@pytest.mark.parametrize("step", [3, -4])
+def test_a_step_of_padding_is_refused(step: int) -> None:
+    f = explain.chosen_output(lambda xs, mask: xs, 0, step)
+    with pytest.raises(ArgumentError, match="step: expected a step of the 3 that sequence 1 has"):
+        explain.gradient(f, jnp.ones((2, 6, 4)), lengths=[6, 3])
+
+
+@pytest.mark.parametrize("dtype", [int, bool])
+def test_whole_numbers_that_f_returns_are_explained_as_numbers(dtype: Any) -> None:
+    f = lambda xs: (xs.sum(1) > 1.5).astype(dtype)  # noqa: E731
+    found = explain.exact_shapley(f, jnp.ones((1, 2)))
+    np.testing.assert_allclose(found.values, [[0.5, 0.5]])
+    with pytest.raises(ReturnError, match=r"f: expected floating-point numbers, got (int32|bool)"):
+        explain.gradient(f, jnp.ones((1, 2)))
+
+
+@pytest.mark.parametrize(
+    "baseline", [3.7, np.float32(3.7), 300, -1, jnp.array([0.5, 1.0])], ids=str
+)
+def test_a_baseline_of_tokens_is_a_token(baseline: Any) -> None:
+    f, tokens = lambda xs: xs.sum(1).astype(float), jnp.ones((1, 2), jnp.uint8)
+    with pytest.raises(ArgumentError, match="baseline: expected numbers that uint8 holds"):
+        explain.occlusion_map(f, tokens, baseline=baseline)
+    np.testing.assert_allclose(explain.occlusion_map(f, tokens, baseline=3.0), [[-2, -2]])
+
+
 def test_tokens_are_explained_by_another_token_in_their_place() -> None:
     table = jnp.array([0.0, 1.0, 4.0, -2.0])
     f = lambda tokens, mask: jnp.where(mask, table[tokens], 0).sum(1)  # noqa: E731
@@ -381,6 +444,83 @@ WRONG = {
     "scores of another shape": (
         lambda f, xs: explain.box_scores(xs, xs[:, :1] > 0),
         "maps: expected",
+    ),
+    "maps of random networks of another shape": (
+        lambda f, xs: explain.compare_maps(xs[None, :1], xs),
+        "maps: expected",
+    ),
+    "a box that is a word": (
+        lambda f, xs: explain.box_data(jax.random.key(0), 2, "middle"),  # pyright: ignore[reportArgumentType]
+        r"box: expected a Box, such as BOXES\['middle'\], got 'middle'",
+    ),
+    "noise of a NumPy scalar": (
+        lambda f, xs: explain.smooth_grad(f, xs, jax.random.key(0), noise=np.float32(-1)),
+        "noise: expected 0 or more",
+    ),
+    "noise that is no number": (
+        lambda f, xs: explain.smooth_grad(f, xs, jax.random.key(0), noise=np.nan),
+        "noise: expected 0 or more, got nan",
+    ),
+    "noise that is a word": (
+        lambda f, xs: explain.smooth_grad(f, xs, jax.random.key(0), noise="much"),  # pyright: ignore[reportArgumentType]
+        "noise: expected 0 or more, got 'much'",
+    ),
+    "a residual of 5": (
+        lambda f, xs: explain.attention_rollout([jnp.eye(2)[None]], residual=np.float32(5)),
+        "residual: expected 0 to 1",
+    ),
+    "a radius below 0": (
+        lambda f, xs: explain.max_sensitivity(lambda xs: xs, xs, jax.random.key(0), radius=-1.0),
+        "radius: expected 0 or more",
+    ),
+    "a ridge of a NumPy scalar": (
+        lambda f, xs: explain.lime_weights(f, xs, jax.random.key(0), ridge=np.float64(-1)),
+        "ridge: expected 0 or more",
+    ),
+    "no examples": (
+        lambda f, xs: explain.lime_weights(f, xs[:0], jax.random.key(0)),
+        r"xs: expected a batch of one example or more \[B, ...\], got \[0, 3, 2\]",
+    ),
+    "no mask": (
+        lambda f, xs: explain.gradient(lambda xs: xs.sum((1, 2)), xs, lengths=[3, 2]),
+        r"f: expected a function of \(xs, mask\), as lengths are given, got one of \(xs\)",
+    ),
+    "a mask without lengths": (
+        lambda f, xs: explain.gradient(lambda xs, mask: xs.sum((1, 2)), xs),
+        r"f: expected a function of xs, got one of \(xs, mask\)",
+    ),
+    "features without a mask": (
+        lambda f, xs: explain.grad_cam(lambda xs: xs, f, xs, lengths=[3, 2]),
+        r"features: expected a function of \(xs, mask\)",
+    ),
+    "no function": (lambda f, xs: explain.gradient(xs, xs), "f: expected a function of xs, got"),  # pyright: ignore[reportArgumentType]
+    "nothing returned": (
+        lambda f, xs: explain.occlusion_map(lambda xs: None, xs),  # pyright: ignore[reportArgumentType]
+        "f: expected an array, got NoneType",
+    ),
+    "two things returned": (
+        lambda f, xs: explain.gradient(lambda xs: (xs, xs), xs),  # pyright: ignore[reportArgumentType]
+        "f: expected an array, got tuple",
+    ),
+    "no map": (
+        lambda f, xs: explain.two_step_map(lambda xs: xs.sum((1, 2)), xs),
+        r"explain: expected a map \[2, ...\], a number for each part of an example, got \[2\]",
+    ),
+    "a map that is none": (
+        lambda f, xs: explain.max_sensitivity(lambda xs: None, xs, jax.random.key(0)),  # pyright: ignore[reportArgumentType]
+        r"explain: expected a map \[B, ...\], or what has one as its .map, got NoneType",
+    ),
+    "a key that is a seed": (
+        lambda f, xs: explain.smooth_grad(f, xs, 0),  # pyright: ignore[reportArgumentType]
+        r"key: expected a random key, such as jax.random.key\(0\), got int",
+    ),
+    "no key for orders": (
+        lambda f, xs: explain.permutation_shap(f, xs, None),  # pyright: ignore[reportArgumentType]
+        "key: expected a random key",
+    ),
+    "several keys": (
+        lambda f, xs: explain.lime_weights(f, xs, jax.random.split(jax.random.key(0))),
+        r"key: expected a random key, .* \[2\]",
     ),
     "a share of 1": (lambda f, xs: explain.box_scores(xs, xs > 0, [0.5, 1.0]), "shares: expected"),
 }

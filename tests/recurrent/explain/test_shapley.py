@@ -111,6 +111,52 @@ def test_the_axioms_hold(name: str) -> None:
 
 
 @pytest.mark.long
+def test_of_all_coalitions_kernel_shap_is_exact() -> None:
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        w, xs = rng.normal(size=(6, 4)), rng.normal(size=(2, 6))
+        f = lambda xs: jnp.tanh(xs @ w).sum(1)  # noqa: E731
+        found, exact = explain.kernel_shap(f, xs), explain.exact_shapley(f, xs)
+        np.testing.assert_allclose(found.values, exact.values, atol=1e-13)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_numbers_are_added_up_in_float32_and_come_back(dtype: str) -> None:
+    """Of a sum of w x the values are w x, up to the rounding of f."""
+    w, xs, key = jnp.array([1.0, -2.0, 4.0], dtype), jnp.ones((2, 3), dtype), jax.random.key(0)
+    f = lambda xs: (xs * w).sum(1)  # noqa: E731
+    found = [
+        explain.lime_weights(f, xs, key, samples=200, ridge=1e-3),
+        explain.exact_shapley(f, xs),
+        explain.kernel_shap(f, xs),
+        explain.permutation_shap(f, xs, key),
+    ]
+    for each in found:
+        assert {leaf.dtype.name for leaf in each} == {dtype}
+        np.testing.assert_allclose(np.float32(each.map), [[1, -2, 4]] * 2, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        lambda f, xs, key: explain.kernel_shap(f, xs, key, samples=300, batch_size=1).values,
+        lambda f, xs, key: explain.lime_weights(f, xs, key, samples=300, batch_size=1).weights,
+    ],
+    ids=["kernel SHAP", "LIME"],
+)
+def test_one_system_of_equations_serves_a_batch(method: Any) -> None:
+    f, key = lambda xs: jnp.tanh(xs).sum(1), jax.random.key(0)
+    run = jax.jit(lambda xs: method(f, xs, key))
+    xs = jax.random.normal(jax.random.key(1), (32, 40))
+    one, many = (
+        run.lower(each).compile().memory_analysis().temp_size_in_bytes for each in (xs[:1], xs)
+    )
+    assert many < 3 * one + 8 * 300 * 32 * 4
+    np.testing.assert_allclose(run(xs)[:1], run(xs[:1]), atol=1e-5)
+
+
+@pytest.mark.long
 def test_sampled_coalitions_approach_the_exact_values() -> None:
     rng = np.random.default_rng(0)
     w = rng.normal(size=(10, 8)).astype(np.float32) / 2

@@ -96,6 +96,73 @@ def test_rank_correlation_is_that_of_scipy_with_ties() -> None:
     assert constant.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.long
+def test_a_map_with_nan_is_ranked_as_nan() -> None:
+    first = jnp.array([[1.0, np.nan, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]])
+    second = jnp.array([[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
+    found = np.asarray(explain.rank_correlation(first, second))
+    assert np.isnan(found[0])
+    assert found[1] == pytest.approx(-1)
+    padded = jnp.array([[[1.0], [3.0], [np.nan]]])  # in padding it does not count
+    assert float(explain.rank_correlation(padded, padded, lengths=[2])[0]) == pytest.approx(1)
+
+
+def test_a_map_with_nan_has_no_score() -> None:
+    maps = jnp.ones((2, 3, 2)).at[0, 1].set(jnp.nan).at[1, 0, 0].set(4.0)
+    inside = jnp.zeros((2, 3, 2), bool).at[:, 0].set(True)
+    for each in explain.box_scores(maps, inside):
+        assert np.isnan(np.asarray(each)[..., 0]).all()
+        assert np.isfinite(np.asarray(each)[..., 1]).all()
+
+
+@pytest.mark.long
+def test_a_map_with_nan_has_no_curve() -> None:
+    f = lambda xs, mask: (xs * mask).sum(1)  # noqa: E731
+    xs = jnp.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
+    map = xs.at[0, 1].set(jnp.nan).at[1, 2].set(jnp.nan)  # of the second in padding
+    how: dict[str, Any] = {"lengths": [3, 2], "steps": 2}
+    for curve in (explain.deletion_curve, explain.insertion_curve):
+        found = np.asarray(curve(f, xs, map, **how))
+        assert np.isnan(found[:, 0]).all()
+        assert np.isfinite(found[:, 1]).all()
+    several = explain.faithfulness_curves(f, xs, map, jax.random.key(0), baselines=[0.0], **how)
+    assert np.isnan(several.deletion[..., 0]).all()
+    assert np.isnan(several.insertion[..., 0]).all()
+    assert np.isfinite(several.random_deletion).all()
+
+
+@pytest.mark.long
+def test_nan_of_f_stays_in_what_is_fitted_and_in_two_steps() -> None:
+    xs = jnp.ones((1, 3, 2))
+    lime = explain.lime_weights(lambda xs: xs.sum((1, 2)) * jnp.nan, xs, jax.random.key(0))
+    assert np.isnan(lime.fit).all()
+    explained = lambda xs: xs * jnp.where(xs.min() < 1, jnp.nan, 1)  # noqa: E731
+    assert np.isnan(explain.two_step_map(explained, xs, quantile=0.5)).all()
+
+
+@pytest.mark.long
+def test_what_has_a_map_is_a_map() -> None:
+    f = lambda xs: jnp.tanh(xs.sum((1, 2)))  # noqa: E731
+    xs = jnp.array([[[0.1, 0.2], [0.3, -0.4]]])
+    whole = lambda xs: explain.integrated_gradients(f, xs)  # noqa: E731
+    bare = lambda xs: whole(xs).map  # noqa: E731
+    uses = [
+        lambda explained: explain.two_step_map(explained, xs),
+        lambda explained: explain.max_sensitivity(explained, xs, jax.random.key(0)),
+        lambda explained: explain.deletion_curve(f, xs, explained(xs)),
+        lambda explained: explain.agreement_matrix([explained(xs), xs]),
+        lambda explained: explain.completeness_gap(f, xs, explained(xs)),
+        lambda explained: explain.box_scores(explained(xs), xs > 0).precision,
+        lambda explained: (
+            explain.randomize_layers(
+                lambda params: explained(xs * params["a"]), {"a": 1.0}, {"a": 2.0}, ["a"]
+            ).maps
+        ),
+    ]
+    for use in uses:
+        np.testing.assert_array_equal(use(whole), use(bare))
+
+
 def spearman(first: Any, second: Any) -> float:
     return float(np.asarray(stats.spearmanr(first, second))[0])
 
