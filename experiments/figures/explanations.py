@@ -348,7 +348,7 @@ def draw_likeness(
     axes: Axes, random: Mapping[str, Any], verdicts: Sequence[str], allowed: float
 ) -> None:
     """Draw a row for each method: means of both rank correlations, and thin lines of all."""
-    axes.axvspan(-allowed, allowed, color=FAINT, alpha=0.6, zorder=0)
+    axes.axvspan(-1.05, allowed, color=FAINT, alpha=0.6, zorder=0)
     for row, (name, word) in enumerate(zip(random, verdicts, strict=True)):
         for values, mark, shift in zip(np.asarray(random[name]), "oD", (-0.12, 0.12), strict=True):
             color = ACCENT if word == "passes" else ALARM if word == "does not pass" else MUTED

@@ -108,7 +108,7 @@ def verdict(it: Explainable, found: Explained, name: str) -> str:
     """Say whether a map changes when all layers are random."""
     if says_nothing(cropped(np.asarray(found.maps.by_name[name]), it.example.lengths)):
         return "says nothing"
-    changes = (abs(likeness(found, name)) <= allowed(it)).all()
+    changes = (likeness(found, name) <= allowed(it)).all()
     return "passes" if changes else "does not pass"
 
 
@@ -147,7 +147,7 @@ def table_of_methods(it: Explainable, found: Explained) -> Table:
         f"of the four it is better than each of {ORDERS} random orders. Random networks: rank "
         f"correlation with the maps of {drawn} networks without any trained layer, on average, of "
         "the maps / of their absolute values. A map that shows what was learned passes: neither is "
-        f"beyond {allowed(it):.2f}. One that does not pass shows the input, whatever was learned; "
+        f"above {allowed(it):.2f}. One that does not pass shows the input, whatever was learned; "
         "one that is the same everywhere says nothing.",
         columns,
         rows,

@@ -50,8 +50,8 @@ class Explained(NamedTuple):
       agreement: rank correlations of absolute values, ``[methods, methods]``.
       random: by name, ``[2, R]``, rank correlations with the maps of networks without any
         trained layer: of the maps as they are, and of absolute values.
-      cascading: by name of a quick method, ``[layers]``, the larger of the two, whatever its sign,
-        with the map of a network in which ever more layers are random.
+      cascading: by name of a quick method, ``[layers]``, the larger of the two, with the map of a
+        network in which ever more layers are random.
       independent: the same, where one layer at a time is random.
     """
 
@@ -84,7 +84,7 @@ def explained(
     probability = probability_of(network, params, target)
     drawn = random_count(network, example)
     layers = {n: each for n, each in likeness.items() if each.shape[1] > drawn}
-    larger = {n: abs(each[:, drawn:]).max(0) for n, each in layers.items()}  # [2 * layers]
+    larger = {n: each[:, drawn:].max(0) for n, each in layers.items()}  # [2 * layers]
     count = len(network.layers)
     return Explained(
         maps=maps,

@@ -212,6 +212,7 @@ def test_likeness_is_that_of_scipy_with_signs_and_without() -> None:
         ([0.1, -0.1, 0.0], [0.1, 0.2, 0.0], 1.0, "passes"),
         ([0.1, -0.1, 0.0], [0.9, 0.9, 0.9], 1.0, "does not pass"),  # the input, by random signs
         ([0.9, 0.9, 0.9], [0.1, 0.1, 0.1], 1.0, "does not pass"),
+        ([-0.9, -0.8, -0.9], [0.1, 0.1, 0.1], 1.0, "passes"),  # the opposite is unlike
         ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 0.0, "says nothing"),
         ([np.nan, 0.0, 0.0], [0.0, 0.0, 0.0], 1.0, "does not pass"),
     ],

@@ -454,7 +454,7 @@ WRONG = {
         r"box: expected a Box, such as BOXES\['middle'\], got 'middle'",
     ),
     "noise of a NumPy scalar": (
-        lambda f, xs: explain.smooth_grad(f, xs, jax.random.key(0), noise=np.float32(-1)),
+        lambda f, xs: explain.smooth_grad(f, xs, jax.random.key(0), noise=np.float32(-1)),  # pyright: ignore[reportArgumentType]
         "noise: expected 0 or more",
     ),
     "noise that is no number": (
@@ -466,7 +466,7 @@ WRONG = {
         "noise: expected 0 or more, got 'much'",
     ),
     "a residual of 5": (
-        lambda f, xs: explain.attention_rollout([jnp.eye(2)[None]], residual=np.float32(5)),
+        lambda f, xs: explain.attention_rollout([jnp.eye(2)[None]], residual=np.float32(5)),  # pyright: ignore[reportArgumentType]
         "residual: expected 0 to 1",
     ),
     "a radius below 0": (
