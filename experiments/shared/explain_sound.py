@@ -111,7 +111,8 @@ def chosen_sound(run: Run, flags: ExplainSound) -> tuple[np.ndarray, str]:
     """
     if flags.wav:
         sound, notes = prepared(flags.wav)
-        return sound, " ".join([flags.wav, *notes])
+        said = [note.replace(f"{flags.wav} has", "It has") for note in notes]
+        return sound, " ".join([f"{flags.wav}." if said else flags.wav, *said])
     test = run.program.data["test"]
     check_index(flags.index, len(test["counts"]))
     one = {name: jnp.asarray(each[flags.index : flags.index + 1]) for name, each in test.items()}

@@ -92,7 +92,9 @@ def test_either_an_image_or_an_array_is_given() -> None:
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparent_pixels_are_refused(tmp_path: Path, mode: str) -> None:
     """Black ink on nothing would be read as black on black."""
-    image, options = Image.new(mode, SHAPE[::-1]), {"transparency": 0} if mode == "P" else {}
-    image.save(tmp_path / "ink.png", **options)
+    image = Image.new(mode, (8, 8))
+    if mode == "P":
+        image.info["transparency"] = 0
+    image.save(tmp_path / "ink.png")
     with pytest.raises(UserError, match=r"ink.png has transparent pixels.*; save it without"):
         read_images(Predict(image=str(tmp_path / "ink.png")), SHAPE)
