@@ -119,34 +119,47 @@ def tried(
 
     Returns:
       What each method gave, by name, and rank correlations, ``[2, R]`` or of a quick method ``[2, R
-      + 2 * layers]``: of the maps as they are and of absolute values, with networks
-      that are random as a whole, in ever more layers, and in one layer at a time.
+      + 2 * layers]``: of the maps as they are and of absolute values, with networks that are
+      random as a whole, in ever more layers, and in one layer at a time.
     """
-    fresh = [network.init(key) for key in jax.random.split(keys[0], random_count(network, example))]
-    whole = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, *fresh)  # [1 + R, ...]
+    keys_of_networks = jax.random.split(keys[0], random_count(network, example))
+    fresh = jax.lax.map(network.init, keys_of_networks)  # [R, ...]
+    whole = jax.tree.map(lambda own, others: jnp.concatenate([own[None], others]), params, fresh)
+    first = jax.tree.map(lambda leaf: leaf[0], fresh)
     parts = [
-        explain.random_networks(params, fresh[0], network.layers, cascading=cascading)
+        explain.random_networks(params, first, network.layers, cascading=cascading)
         for cascading in (True, False)
     ]
     by_layers = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), whole, *parts)
-    found, likeness = {}, {}
-    quick = quick_methods(network, example, target)
-    for name, of in (quick | slow_methods(network, example, target, keys[1])).items():
-        networks = by_layers if name in quick else whole
-        found[name], likeness[name] = compared(network, name, of, networks, example.lengths)
-    return found, likeness
+    quick, slow = (
+        compared(network, methods, networks, example.lengths)
+        for methods, networks in (
+            (quick_methods(network, example, target), by_layers),
+            (slow_methods(network, example, target, keys[1]), whole),
+        )
+    )
+    return quick[0] | slow[0], quick[1] | slow[1]
 
 
 def compared(
-    network: Network, name: str, of: Method, networks: Any, lengths: Any
-) -> tuple[Any, Array]:
-    """Return what a method gives of the first network, and rank correlations with the others."""
-    every = jax.lax.map(of, networks)
-    maps = map_of(every)  # [1 + N, 1, ...]
-    shown = by_step(network, name, maps.reshape(-1, *maps.shape[2:]))[:, None]
-    likeness = explain.compare_maps(shown[1:], shown[0], lengths=lengths)
-    both = [likeness.rank_correlation, likeness.absolute_rank_correlation]
-    return jax.tree.map(lambda leaf: leaf[0], every), jnp.stack(both)[..., 0]
+    network: Network, methods: dict[str, Method], networks: Any, lengths: Any
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return what each method gives of the first network, and how like the others' maps are.
+
+    Returns:
+      What each method gave, by name, and rank correlations ``[2, N]`` with the N other networks, of
+      the maps as they are and of absolute values.
+    """
+    every = {name: jax.lax.map(of, networks) for name, of in methods.items()}
+    maps = {name: map_of(each) for name, each in every.items()}  # [1 + N, 1, ...] each
+    shown = [by_step(network, name, each[:, 0]) for name, each in maps.items()]
+    stacked = jnp.stack(shown, 1)  # [1 + N, methods, ...]
+    if lengths is not None:
+        lengths = jnp.broadcast_to(lengths, (len(shown),))
+    found = explain.compare_maps(stacked[1:], stacked[0], lengths=lengths)
+    both = jnp.stack([found.rank_correlation, found.absolute_rank_correlation])
+    first = {name: jax.tree.map(lambda leaf: leaf[0], each) for name, each in every.items()}
+    return first, {name: both[..., k] for k, name in enumerate(every)}
 
 
 def ranked(maps: Array, names: list[str], key: Array) -> Array:

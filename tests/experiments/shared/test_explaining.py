@@ -198,8 +198,10 @@ def test_every_method_is_tried_on_networks_without_any_trained_layer(found: Any)
 def test_likeness_is_that_of_scipy_with_signs_and_without() -> None:
     maps = np.random.default_rng(0).normal(size=(4, 1, STEPS, FEATURES)).astype(np.float32)
     network = Network(NETWORK, draw, ("head", "body"))
-    own, likeness = compared(network, "gradient", lambda p: p, jnp.asarray(maps), np.array([5]))
-    np.testing.assert_array_equal(own, maps[0])
+    methods = {"occlusion": lambda maps: -maps, "gradient": lambda maps: maps}
+    own, by_name = compared(network, methods, jnp.asarray(maps), np.array([5]))
+    np.testing.assert_array_equal(own["gradient"], maps[0])
+    likeness = by_name["gradient"]
     first, others = maps[0, 0, :5].ravel(), maps[1:, 0, :5].reshape(3, -1)
     for row, change in enumerate((np.array, np.abs)):
         expected = [np.asarray(stats.spearmanr(change(first), change(each)))[0] for each in others]
