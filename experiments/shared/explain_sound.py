@@ -112,7 +112,7 @@ def chosen_sound(run: Run, flags: ExplainSound) -> tuple[np.ndarray, str]:
     if flags.wav:
         sound, notes = prepared(flags.wav)
         said = [note.replace(f"{flags.wav} has", "It has") for note in notes]
-        return sound, " ".join([f"{flags.wav}." if said else flags.wav, *said])
+        return sound, " ".join([f"{flags.wav}." if said else flags.wav, *said]).rstrip(".")
     test = run.program.data["test"]
     check_index(flags.index, len(test["counts"]))
     one = {name: jnp.asarray(each[flags.index : flags.index + 1]) for name, each in test.items()}
