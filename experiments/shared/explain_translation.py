@@ -23,7 +23,7 @@ from experiments.harness.runs import Command, Run
 from experiments.shared.explainable import Example, Explainable, Network, leaving_out
 from experiments.shared.explaining import ExplainFlags, explain_command
 from experiments.shared.translating import Languages, encoded, network_of
-from experiments.shared.translations import STOP, attended, translate
+from experiments.shared.translations import STOP, attended, in_one, translate
 
 BACKGROUND = 8  # training examples
 
@@ -105,7 +105,7 @@ def of_translation(
         baselines=("no word", "mean word"),
         axes=("word", "which"),
         what="text",
-        title=f"word {step} after {in_quotes(source)}",
+        title=f"word {step} after {in_one(source)!r}",
         more=tuple(attention(config, languages, params, source, written)),
         letters=[*source, STOP],
         target=answer,
@@ -150,11 +150,6 @@ def as_long(ids: np.ndarray, steps: int) -> np.ndarray:
     kept = ids[spread, : steps - 1]
     found[:, : kept.shape[1]] = kept
     return found
-
-
-def in_quotes(words: Sequence[str]) -> str:
-    """Return a sentence as the user would write it."""
-    return repr(("" if all(len(word) == 1 for word in words) else " ").join(words))
 
 
 def attention(

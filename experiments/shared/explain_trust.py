@@ -24,7 +24,7 @@ from recurrent import explain
 ORDERS = 8  # random ones, beside the curves
 STEPS = 20  # of a curve
 RANDOM = 3  # networks without any trained layer
-SHORT = 64, 8  # parts of an example of which there are more of them, since chance has more say
+FEW_PARTS, MORE = 64, 8  # in an example of at most so many, where chance has more say, so many
 
 
 class Maps(NamedTuple):
@@ -102,7 +102,7 @@ def random_count(network: Network, example: Example) -> int:
     """Return R, how many networks without any trained layer are tried."""
     shape = example.xs.shape[1:]
     parts = shape[0] if network.tokens else math.prod(shape)
-    return SHORT[1] if parts <= SHORT[0] else RANDOM
+    return MORE if parts <= FEW_PARTS else RANDOM
 
 
 def map_of(found: Any) -> Array:
