@@ -1,11 +1,10 @@
 """Tests run on the CPU unless JAX_PLATFORMS is set, as two devices, and leave no programs behind.
 
 Compiling is what takes their time, so programs are not optimised, but for those of tests that are
-marked `optimized`: comparisons with other libraries, and whole trainings. And jaxlib 0.10 leaves
-out its fusion emitters, which double that time, unless slow tests are asked for (`-m slow`) or
-XLA_FLAGS is set, if only to nothing. The newest JAX always has them, and `.ci/run` tests on both.
-(Without them one gradient of `slstm_heads`, a slow one, differs between the two forms; why is not
-known.)
+marked `optimized`: comparisons with other libraries, whole trainings, and one cell (see cases.py).
+And jaxlib 0.10 leaves out its fusion emitters, which double that time, unless slow tests are asked
+for (`-m slow`) or XLA_FLAGS is set, if only to nothing. The newest JAX always has them, and
+`.ci/run` tests on both.
 """
 
 import atexit
