@@ -38,7 +38,7 @@ class Config(TranslatorConfig):
     embedding_size: int = 128
     dropout: float = 0.15
     average: float = 0.999
-    epochs: int = 8
+    epochs: int = 5
     batch_size: int = 128
     learning_rate: float = 2e-3
 
