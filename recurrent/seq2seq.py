@@ -25,6 +25,7 @@ from recurrent.cell import (
     unroll,
 )
 from recurrent.errors import ArgumentError
+from recurrent.initializers import Initializer
 from recurrent.layers import dense, embedding
 from recurrent.linear_map import affine
 
@@ -78,6 +79,7 @@ def decoder(
     *,
     input_feeding: bool = False,
     query: Cell | None = None,
+    embedding_init: Initializer | None = None,
 ) -> Decoder:
     """Build a decoder, which reads and predicts tokens and attends to a memory.
 
@@ -99,6 +101,7 @@ def decoder(
         context c_t; see the equation.
       query: a cell with inputs of size W and outputs of size Q, which reads the tokens and asks;
         see the equation. None: the cell does so itself.
+      embedding_init: draws the vectors of tokens, as in `recurrent.embedding`.
 
     Returns:
       The decoder. Params: ``{"embedding": {"kernel": [V, W]}, "cell", "attention", "readout":
@@ -134,7 +137,7 @@ def decoder(
         body = _asking_first(query, cell, attention)
     else:
         body = _feeding_back(cell, attention, input_feeding)
-    embed = embedding(vocabulary_size, body.input_size)
+    embed = embedding(vocabulary_size, body.input_size, kernel_init=embedding_init)
     readout = dense(body.output_size, vocabulary_size)
 
     def init(key: Array) -> Params:

@@ -38,6 +38,13 @@ class TranslatorConfig(MinibatchConfig):
     layers: int = option(1, "layers of the encoder, and of the decoder", minimum=1, maximum=100)
     hidden_size: int = option(128, "H, of each direction and layer", minimum=1, maximum=10**5)
     embedding_size: int = option(64, "size of the vector of a word", minimum=1, maximum=10**5)
+    embedding_std: float = option(
+        0.0,
+        "standard deviation of new vectors of words; 0 for 1 / sqrt(embedding_size). Where they "
+        "are longer than what training adds, as with 1, what is learned of some words holds for "
+        "others that are seen less",
+        minimum=0,
+    )
     attention: str = option(
         "additive",
         "how the decoder looks at what was read; last is the last step alone",
@@ -93,7 +100,8 @@ def network_of(
     size, width = config.hidden_size, config.embedding_size
     count = 2 * config.layers + 1
     keys = iter([None] * count if key is None else jax.random.split(key, count))
-    vectors = recurrent.embedding(languages.sources.size, width)
+    drawn = jax.nn.initializers.normal(config.embedding_std or width**-0.5)
+    vectors = recurrent.embedding(languages.sources.size, width, kernel_init=drawn)
     if weighted:
         vectors = vectors._replace(apply=lambda params, weights: weights @ params["kernel"])
     read: list[Any] = [vectors]
@@ -119,7 +127,9 @@ def network_of(
     inputs = width if asking is None else recurrent.output_shape(asking)[-1]
     cell = pile(config.layers - (asking is not None), inputs + context)
     attend = make_attention(config, recurrent.output_shape(asking or cell)[-1], context)
-    decoder = recurrent.decoder(cell, attend, languages.targets.size, query=asking)
+    decoder = recurrent.decoder(
+        cell, attend, languages.targets.size, query=asking, embedding_init=drawn
+    )
     shape = (languages.sources.size,) if weighted else ()
     return recurrent.encoder_decoder(recurrent.stack(*read, input_shape=shape), decoder)
 

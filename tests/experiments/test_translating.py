@@ -112,6 +112,16 @@ def test_costs_and_counts_are_those_of_a_loop() -> None:
     assert int(without["loss"].weight) == len(costs) - len(PAIRS)
 
 
+def test_vectors_of_words_are_as_long_as_asked() -> None:
+    short, long = (network(embedding_std=std)[1] for std in (0.0, 1.0))
+    tables = [
+        (params["encoder"]["layer_0"]["kernel"], params["decoder"]["embedding"]["kernel"])
+        for params in (short, long)
+    ]
+    for own, other in zip(*tables, strict=True):
+        np.testing.assert_allclose(other, own * SMALL.embedding_size**0.5, rtol=1e-6)
+
+
 def test_a_first_layer_that_asks_needs_one_above_it() -> None:
     with pytest.raises(UserError, match="--query: first needs a layer above"):
         network(query="first")

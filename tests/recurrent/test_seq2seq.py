@@ -128,6 +128,13 @@ def reference_logits(name: str, params: Any, tokens: np.ndarray, values: np.ndar
     return np.stack(logits)
 
 
+def test_vectors_of_tokens_are_drawn_as_asked() -> None:
+    cell, attend = gru(INPUT + MEMORY, HIDDEN), last_context(HIDDEN, MEMORY)
+    model = decoder(cell, attend, 4, embedding_init=jax.nn.initializers.constant(2.0))
+    drawn = model.init(jax.random.key(0))["embedding"]["kernel"]
+    np.testing.assert_array_equal(drawn, np.full((4, INPUT), 2.0))
+
+
 def test_teacher_forcing_a_decoder_equals_the_numpy_equations(name: str) -> None:
     model = DECODERS[name]
     params, tokens, values = init(model), tokens_like(TIME), normal(SOURCE, BATCH, MEMORY)
