@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from docs import char_lm_table
@@ -35,4 +36,7 @@ def test_both_tables_are_printed(
     assert "1 epochs each" in out
     assert "About 0.001 minutes each" in out
     assert out.count("| `elman` x 1 | ") == 2
+    cells = [line.split("|")[6:10] for line in out.splitlines() if line.startswith("| `")]
+    halves, all_of_it = np.array(cells, float)[:, :2], np.array(cells, float)[:, 2]
+    np.testing.assert_allclose(all_of_it, halves.mean(1), atol=2e-3)  # of nearly equal lengths
     assert len(list((tmp_path / "runs").iterdir())) == 2  # no run was made twice
