@@ -6,7 +6,7 @@ from it; which commands are in the simple one was drawn at random, and is read f
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import partial
 from typing import NamedTuple
 
@@ -62,7 +62,8 @@ def load_scan(split: str, primitives: int = 0, split_seed: int = 0) -> dict[str,
     train = once + [pair for pair in train if times[pair] > 1]
     if primitives:
         apart = f"verb{primitives}" if split == "jump" else None
-        train = with_further_verbs(train, primitives, apart, rng)
+        held_out = {*test} if apart else {*valid, *test}  # where apart, valid is made below
+        train = with_further_verbs(train, primitives, apart, held_out, rng)
         if apart:
             known, _ = drawn(test, len(valid) / len(test), rng)
             valid = [pair_of(" ".join(pair.command).replace("jump", apart)) for pair in known]
@@ -114,7 +115,11 @@ def lone_examples(primitives: int) -> int:
 
 
 def with_further_verbs(
-    pairs: list[Pair], primitives: int, apart: str | None, rng: np.random.Generator
+    pairs: list[Pair],
+    primitives: int,
+    apart: str | None,
+    held_out: Set[Pair],
+    rng: np.random.Generator,
 ) -> list[Pair]:
     """Draw the verbs of longer commands anew, from theirs and further ones, which also stand alone.
 
@@ -124,19 +129,22 @@ def with_further_verbs(
       pairs: the examples.
       primitives: how many further verbs there are.
       apart: one of them that only stands alone.
+      held_out: examples of other splits; where one is drawn, verbs are drawn again.
       rng: draws.
     """
     known = {word for pair in pairs if len(pair.command) > 1 for word in pair.command}
     verbs = [verb for verb in PRIMITIVES if verb in known]
     verbs += [f"verb{k}" for k in range(1, primitives + 1)]
-    alone = [pair_of(verb) for verb in verbs] * lone_examples(primitives)
+    alone = [p for p in map(pair_of, verbs) if p not in held_out] * lone_examples(primitives)
     kept = [pair for pair in pairs if not {*pair.command} <= {*verbs}]
     free = [verb for verb in verbs if verb != apart]
 
-    def drawn_anew(command: tuple[str, ...]) -> str:
-        return " ".join(str(rng.choice(free)) if word in verbs else word for word in command)
+    def drawn_anew(command: tuple[str, ...]) -> Pair:
+        words = (str(rng.choice(free)) if word in verbs else word for word in command)
+        pair = pair_of(" ".join(words))
+        return drawn_anew(command) if pair in held_out else pair
 
-    return [pair_of(drawn_anew(pair.command)) for pair in kept] + alone
+    return [drawn_anew(pair.command) for pair in kept] + alone
 
 
 def all_pairs() -> list[Pair]:

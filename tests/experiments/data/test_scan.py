@@ -110,6 +110,14 @@ def test_jump_is_one_of_the_verbs_where_it_is_not_held_back() -> None:
     assert times["jump"] > 0.7 * times["verb1"]
 
 
+@pytest.mark.parametrize("split", ["random", "length", "jump"])
+def test_further_verbs_make_no_command_that_is_held_out(split: str) -> None:
+    found = load_scan(split, primitives=5)
+    trained = {*found["train"]}
+    assert trained.isdisjoint(found["test"])
+    assert trained.isdisjoint(found["valid"])
+
+
 def test_a_random_split_is_that_of_its_seed_and_a_fifth() -> None:
     first, again, other = (load_scan("random", split_seed=seed) for seed in (0, 0, 1))
     assert first == again
