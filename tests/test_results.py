@@ -130,6 +130,40 @@ def test_a_number_of_another_file_is_of_the_weights_of_the_run(
         assert ("**75.0%**" in shown()) == there
 
 
+def test_the_best_of_those_that_were_measured_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make_results, "commits", lambda: {"abc"})
+    write(tmp_path / "best", 0, valid=0.1, test=0.7)
+    for name, valid, exact in (("second", 0.2, 0.75), ("third", 0.3, 0.5)):
+        write(tmp_path / name, 0, valid, test=0.7, learning_rate=valid)
+        found = {"exact": exact, "best_step": 7, "clean": True}
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(found))
+    beam = LINE._replace(metric="exact", file="evaluation.json")
+    (row,) = make_results.rows(beam, [*make_results.finished([tmp_path])])
+    assert "| **75.0%** | 75.0% (0), 2 configurations tried |" in row
+
+
+def test_the_page_is_made_of_what_is_kept_beside_it() -> None:
+    docs = make_results.ROOT / "docs"
+    kept = make_results.read(docs / "results.jsonl")
+    assert make_results.page(kept) == (docs / "results.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json", "evaluation.json", "sweep.jsonl"])
+def test_a_damaged_file_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make_results, "commits", lambda: {"abc"})
+    write(tmp_path / "a", 0, valid=0.2, test=0.5)
+    if name == "sweep.jsonl":
+        file = tmp_path / "a" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"axes": {"seed": {}}}))
+    (tmp_path / "a" / name).write_text("{\n{\n")
+    with pytest.raises(SystemExit, match=f"error: .*{name}.*damaged"):
+        make_results.main([tmp_path], tmp_path)
+
+
 @pytest.mark.parametrize("changed", [{"clean": False}, {"commit": "def"}, {"data": "mnist"}])
 def test_a_run_of_another_tree_or_of_other_data_is_left_out(
     changed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -154,7 +188,7 @@ def test_members_of_a_sweep_are_runs_that_share_its_time(
         row["test_accuracy"] += row["seed"] / 10
     (tmp_path / "sweep.jsonl").write_text("".join(json.dumps(row) + "\n" for row in members))
     (row,) = rows_of(tmp_path, monkeypatch)
-    assert "**60.0%** | 50.0%, 60.0%, 70.0% (0, 1, 2) | 0.7 | " in row
+    assert "**60.0%** | 50.0%, 60.0%, 70.0% (0, 1, 2), 3 trained together | 0.7 | " in row
     assert row.endswith("`./launch.sh image_cnn --learning_rate=0.1` |")
 
 
@@ -173,7 +207,7 @@ def test_members_that_were_kept_may_have_numbers_of_their_own(
         (tmp_path / "members" / str(k) / "evaluation.json").write_text(json.dumps(found))
     beam = LINE._replace(metric="exact", file="evaluation.json")
     (row,) = make_results.rows(beam, [*make_results.finished([tmp_path])])
-    assert "| **62.5%** | 50.0%, 75.0% (0, 1) |" in row
+    assert "| **62.5%** | 50.0%, 75.0% (0, 1), 2 trained together |" in row
 
 
 def test_runs_that_are_no_longer_there_stay_on_the_page(

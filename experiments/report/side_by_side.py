@@ -15,6 +15,7 @@ from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.files import path_of
 from experiments.harness.numbers import checked_row, damaged
+from experiments.harness.plan import Outcome
 from experiments.harness.program import Exhibit, Figure, Row, Table
 from experiments.harness.runs import read_identity
 from experiments.report.page import write_report
@@ -190,13 +191,21 @@ def read(folder: Path, name: str) -> Entry:
 
 def winners(folder: Path, best: dict[str, Any]) -> list[list[Row]]:
     """Return the metrics of each member of a sweep that has these values."""
-    rows, file = member_rows(folder), folder / "sweep.jsonl"
+    rows, members = member_rows(folder), outcomes_in(folder / "sweep.jsonl")
+    return [rows.get(each["member"], []) for each in members if best.items() <= each.items()]
+
+
+def outcomes_in(file: Path) -> list[Outcome]:
+    """Return what ``sweep.jsonl`` says of the members of a sweep.
+
+    Raises:
+      UserError: where it holds something else.
+    """
     try:
         read = [json.loads(line) for line in rundir.bytes_of(file).splitlines()]
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(file, f"{error}") from error
-    members = [checked_row(file, each, ["member"]) for each in read]
-    return [rows.get(each["member"], []) for each in members if best.items() <= each.items()]
+    return [checked_row(file, each, ["member"]) for each in read]
 
 
 def member_rows(folder: Path) -> dict[int, list[Row]]:
