@@ -12,6 +12,7 @@ along and in windows of 256 that begin cold, as others report it.
 import argparse
 import dataclasses
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ import jax
 
 from experiments import char_lm, run
 from experiments.data.text import load_text
+from experiments.harness.errors import UserError
 from experiments.harness.runs import Run
 from experiments.shared.language import model_of
 from experiments.shared.rereading import cost, of_parts
@@ -72,7 +74,16 @@ def count(network: Network, hidden_size: int) -> int:
 
 
 def largest(network: Network, parameters: int) -> int:
-    """Return the largest hidden size, a multiple of `STEP`, with at most so many params."""
+    """Return the largest hidden size, a multiple of `STEP`, with at most so many params.
+
+    Raises:
+      UserError: where the smallest has more.
+    """
+    if (least := count(network, STEP)) > parameters:
+        raise UserError(
+            f"--parameters: expected at least {least}, those of {network.cell} x {network.layers} "
+            f"with {STEP} units, got {parameters}."
+        )
     low, high = 1, 2
     while count(network, STEP * high) <= parameters:
         low, high = high, 2 * high
@@ -105,13 +116,21 @@ def rows(runs: list[Run]) -> Iterator[str]:
 
 
 def main(flags: Sequence[str] | None = None) -> None:
-    """Train all networks twice, and print the tables."""
+    """Read the flags, and do what they ask for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--parameters", type=int, default=1_300_000)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--folder", type=Path, default=Path("runs/char_lm_table"))
     asked = parser.parse_args(flags)
+    try:
+        print_tables(asked)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def print_tables(asked: argparse.Namespace) -> None:
+    """Train all networks twice, and print the tables."""
     sizes = [largest(network, asked.parameters) for network in NETWORKS]
     equal = [
         trained(network, size, asked.epochs, asked.folder)

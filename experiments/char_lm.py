@@ -19,14 +19,12 @@ from experiments.harness.errors import UserError
 from experiments.harness.program import Program
 from experiments.shared.explain_text import explain_text
 from experiments.shared.language import BITS, LOSS, LanguageConfig, metrics, model_of, trained_on
-from experiments.shared.rereading import evaluate_command
+from experiments.shared.rereading import evaluate_command, streams_of
 from experiments.shared.tasks import tbptt_task
 from experiments.shared.writing import exhibits, sample_command
 from recurrent import losses
 from recurrent.training import tbptt
 from recurrent.training.task import HParams
-
-EVALUATION_STREAMS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +63,7 @@ def program(config: Config) -> Program:
         partial(trained_on, config, len(text.characters)),
         measure,
         tokens=len(text.train),
-        evaluation_streams=min(EVALUATION_STREAMS, shortest - 1),
+        evaluation_streams=streams_of(shortest),
     )
     parts = {"train": text.train, "valid": text.valid, "test": text.test}
     return Program(

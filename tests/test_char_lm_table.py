@@ -22,6 +22,14 @@ def test_a_network_is_the_largest_with_so_many_params(
     assert count(network, size) <= 150_000 < count(network, size + STEP)
 
 
+def test_params_that_no_network_is_small_enough_for_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(char_lm_table, "DATA", "pydoc")
+    with pytest.raises(SystemExit, match="error: --parameters: expected at least .*, got 10"):
+        char_lm_table.main(["--parameters=10"])
+
+
 @pytest.mark.long
 def test_both_tables_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -29,7 +29,7 @@ STREAMS, WINDOW = 32, 256
 LEARNT = 20  # characters between two updates of dynamic evaluation
 SQUARED = 256, 32  # window and streams of the gradients whose squares are taken
 RATES = (3e-6, 1e-5, 3e-5, 1e-4)
-DECAYS = (1e-4, 1e-3)
+DECAYS = (1e-4, 1e-3, 1e-2)
 PARTS = ("valid", "test")
 NAMES = {
     "carried": "the state carried along",
@@ -65,6 +65,7 @@ def evaluate(run: Run, flags: Evaluate) -> Iterator[str]:
         chosen, costs = learning(run, text)
         found: dict[str, Any] = {"dynamic": costs, **chosen}
         yield "rate {rate:g} and decay {decay:g}, chosen on the validation text\n".format(**chosen)
+        yield from at_an_edge(**chosen)
     else:
         models = [(model_of(each.config, len(text.characters)), each.kept) for each in runs]
         found = {
@@ -89,7 +90,7 @@ def cost(
 ) -> Callable[[Array], Average]:
     """Return what says how much tokens ``[N]`` cost the mean of the probabilities of models.
 
-    They are read as up to `STREAMS` streams side by side; sequences of one length are compiled for
+    They are read as `streams_of` them side by side; sequences of one length are compiled for
     once.
 
     Args:
@@ -115,11 +116,22 @@ def cost(
 
     @jax.jit
     def whole(params: Any, tokens: Array) -> Average:
-        streams = min(STREAMS, len(tokens) - 1)
-        found = evaluate_streams(measure, params, tokens, start, streams=streams, window=WINDOW)
+        found = evaluate_streams(
+            measure, params, tokens, start, streams=streams_of(len(tokens)), window=WINDOW
+        )
         return found["loss"]
 
     return lambda tokens: whole(params, tokens)
+
+
+def streams_of(tokens: int) -> int:
+    """Return as how many streams a text is read: each begins cold, so none is short.
+
+    Example:
+      >>> streams_of(50_000), streams_of(1000), streams_of(2)
+      (32, 3, 1)
+    """
+    return max(1, min(STREAMS, tokens // WINDOW))
 
 
 def learning(run: Run, text: Text) -> tuple[dict[str, float], Found]:
@@ -155,6 +167,14 @@ def learning(run: Run, text: Text) -> tuple[dict[str, float], Found]:
     rate, decay = min(tried, key=lambda pair: np.nan_to_num(tried[pair], nan=np.inf))
     costs = of_parts(text, lambda tokens: measure(run.kept, sizes, tokens, rate, decay))
     return {"rate": rate, "decay": decay}, costs
+
+
+def at_an_edge(rate: float, decay: float) -> Iterator[str]:
+    """Say which of the chosen numbers is the smallest or largest of those tried."""
+    for name, chosen, tried in (("rate", rate, RATES), ("decay", decay, DECAYS)):
+        if chosen in (min(tried), max(tried)):
+            which = "smallest" if chosen == min(tried) else "largest"
+            yield f"this {name} is the {which} of those tried: others may do better\n"
 
 
 def flat(found: dict[str, Any]) -> dict[str, Any]:
