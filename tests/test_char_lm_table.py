@@ -26,7 +26,7 @@ def test_params_that_no_network_is_small_enough_for_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(char_lm_table, "DATA", "pydoc")
-    with pytest.raises(SystemExit, match="error: --parameters: expected at least .*, got 10"):
+    with pytest.raises(SystemExit, match=r"error: --parameters: expected at least .*, got 10"):
         char_lm_table.main(["--parameters=10"])
 
 
