@@ -30,6 +30,7 @@ from recurrent.training.task import Metric
 
 MOST_LISTED = 16  # values that stand side by side, each with its label
 MOST_TEXTS = 80  # tiles of a heat map with their numbers
+MOST_CURVES = 500  # runs that are drawn as a line each; a page of 100,000 took minutes
 SHADES = LinearSegmentedColormap.from_list("blues", ["#e8f1f8", "#86b8dc", ACCENT, "#0c3157"])
 DIVERGED_SHADE = "#fbdcc9"
 
@@ -61,7 +62,8 @@ def all_of(
         yield Figure("heat_map", "Two fields together", caption, drawn)
     caption = _curves_caption(configurations, select, marks)
     drawn = curves(configurations, rows, select, marks)
-    yield Figure("members", "Learning curves of all runs", caption, drawn)
+    title = "Learning curves" + ("" if _drawn(configurations) else " of all runs")
+    yield Figure("members", title, caption, drawn)
     if changed := changed_fields(fields, rows):
         drawn = values_over_evaluations(configurations, rows, changed)
         yield Figure("values", "How the values changed", _values_caption(configurations), drawn)
@@ -213,7 +215,7 @@ def _curves_caption(configurations: Ranked, metric: Metric, marks: Sequence[int]
     early = any(map(_ended_early, _members(configurations)))
     compared = "Dotted lines mark where configurations were compared and the worse stopped."
     return _sentences(
-        f"Validation {metric.name} at each evaluation.",
+        f"Validation {metric.name} at each evaluation{_drawn(configurations)}.",
         (_has_winner(configurations), "The winner is blue."),
         (_any_lost(configurations), "Red crosses mark where a run diverged."),
         (early, "Dots mark where a run ended early."),
@@ -221,10 +223,17 @@ def _curves_caption(configurations: Ranked, metric: Metric, marks: Sequence[int]
     )
 
 
+def _drawn(configurations: Ranked) -> str:
+    """Say which runs are drawn, where it is not all."""
+    count = len(_worst_first(configurations))
+    many = len(_members(configurations))
+    return "" if count == many else f", of {count} of {many} runs, evenly by rank"
+
+
 def _values_caption(configurations: Ranked) -> str:
     return _sentences(
-        "The values with which each run was trained. A line jumps where a run went on from a copy "
-        "of a better one, with other values.",
+        f"The values with which each run was trained{_drawn(configurations)}. A line jumps where a "
+        "run went on from a copy of a better one, with other values.",
         (_has_winner(configurations), "The winner is blue, with a dot at its best evaluation."),
     )
 
@@ -388,10 +397,17 @@ def _own_best_first(configurations: Ranked, rows: MemberRows, metric: Metric) ->
 
 
 def _worst_first(configurations: Ranked) -> list[tuple[Outcome, bool]]:
-    """Return every member and whether it is the winner's, which is drawn above all others."""
+    """Return members and whether each is the winner's, which is drawn above all others.
+
+    Of more than `MOST_CURVES` others, so many are taken, evenly by rank.
+    """
     won = _has_winner(configurations)
     ranks = reversed(list(enumerate(configurations)))
-    return [(member, won and rank == 0) for rank, each in ranks for member in each.members]
+    members = [(member, won and rank == 0) for rank, each in ranks for member in each.members]
+    others = [each for each in members if not each[1]]
+    if len(others) > MOST_CURVES:
+        others = [others[k] for k in np.linspace(0, len(others) - 1, MOST_CURVES).astype(int)]
+    return others + [each for each in members if each[1]]
 
 
 def _has_winner(configurations: Ranked) -> bool:

@@ -5,10 +5,11 @@ Command: ./launch.sh sweep EXPERIMENT --sweep=learning_rate=log:1e-4:1e-1:8 --sw
 
 import dataclasses
 import functools
+import itertools
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -191,6 +192,7 @@ def train_all(sweep: Sweep, plans: Sequence[Plan], folder: Path) -> list[Ended]:
     tried: list[Tried] = []
     whole, done = whole_of(plans, program_count(sweep)), Whole(0, 0)
     rows = [row for rows in member_rows(folder).values() for row in rows]
+    write_outcomes = outcome_writer(folder)
     with stopping.stop_requests() as stops, progress(whole.steps) as show:
         observer_of = observers(whole, plans[0].program.select, rows, show)
         while True:
@@ -202,7 +204,7 @@ def train_all(sweep: Sweep, plans: Sequence[Plan], folder: Path) -> list[Ended]:
                 raise stopping.Stopped(int(stop), done.steps)
             own = program_folder(folder, len(programs))
             observer = observer_of(plan, done, own)._replace(
-                ended=functools.partial(write_outcomes, folder, outcomes_of(programs)),
+                ended=functools.partial(write_outcomes, outcomes_of(programs)),
                 leaving=winner.keeper(
                     plan, own, sweep.settings.search == "pbt", sweep.settings.keep_all
                 ),
@@ -213,7 +215,7 @@ def train_all(sweep: Sweep, plans: Sequence[Plan], folder: Path) -> list[Ended]:
             tried.append(Tried(static, best_score(sweep, programs[-1].outcomes)))
             own_members = len(plan.values)
             done = Whole(done.members + own_members, done.steps + own_members * plan.program.steps)
-    write_outcomes(folder, outcomes_of(programs))
+    write_outcomes(outcomes_of(programs))
     return programs
 
 
@@ -233,13 +235,21 @@ def outcomes_of(programs: Sequence[Ended]) -> list[Outcome]:
     return [outcome for each in programs for outcome in each.outcomes]
 
 
-def write_outcomes(
-    folder: Path, before: Sequence[Outcome], outcomes: Sequence[Outcome] = ()
-) -> None:
-    """Write ``sweep.jsonl``, by the first process alone."""
-    if is_first():
-        lines = [json.dumps(row) + "\n" for row in [*before, *outcomes]]
-        write_atomically(folder / "sweep.jsonl", "".join(lines))
+def outcome_writer(folder: Path) -> Callable[..., None]:
+    """Return what writes ``sweep.jsonl``, by the first process alone.
+
+    It is given the outcomes of the programs before, and of this one so far. Those of a sweep are
+    only ever added to, so each becomes a line once, however often members end.
+    """
+    lines: list[str] = []
+
+    def write(before: Sequence[Outcome], outcomes: Sequence[Outcome] = ()) -> None:
+        if is_first():
+            new = itertools.islice(itertools.chain(before, outcomes), len(lines), None)
+            lines.extend(json.dumps(row) + "\n" for row in new)
+            write_atomically(folder / "sweep.jsonl", "".join(lines))
+
+    return write
 
 
 def is_ended(folder: Path) -> bool:

@@ -194,6 +194,24 @@ def test_what_diverged_does_not_flatten_the_curves_of_the_others(
     assert np.ravel(winner.get_ydata())[-1] == values[0]
 
 
+def test_of_very_many_runs_some_are_drawn_the_winner_among_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(figures, "MOST_CURVES", 5)
+    ends = [outcome(k, LOSS, 1.0 + k, FINISHED, rate=k) for k in range(9)]
+    configurations = ranked(ends, ["rate"])
+    axes = figures.curves(configurations, rows_of(configurations, LOSS), LOSS, []).axes[0]
+    drawn = [float(np.ravel(line.get_ydata())[-1]) for line in axes.lines]
+    assert drawn == [9, 8, 6, 4, 2, 1]  # the worst first, of the eight others five
+    title, caption = next(
+        (each.heading, each.caption)
+        for each in figures.all_of(configurations, {}, [LOSS], [])
+        if each.name == "members"
+    )
+    assert title == "Learning curves"
+    assert "of 6 of 9 runs, evenly by rank" in caption
+
+
 def test_marks_are_drawn_at_the_steps_of_so_many_evaluations_of_a_member() -> None:
     configurations = swept(LOSS, [1.0], lost=2.0)
     rows = rows_of(configurations, LOSS)
