@@ -19,7 +19,10 @@ from experiments.harness.errors import UserError
 PRIMITIVES = ("walk", "look", "run", "jump")
 DIRECTIONS = ("left", "right")
 TIMES = {"twice": 2, "thrice": 3}
+JOINTS = ("and", "after")
+NO_VERBS = {*DIRECTIONS, *TIMES, *JOINTS, "opposite", "around"}
 SPLITS = ("simple", "random", "length", "jump")
+SIMPLE = {"scan/tasks_train_simple.txt": 16_728, "scan/tasks_test_simple.txt": 4_182}  # lines
 LONGEST_TRAINED = 22  # actions, in the length split
 LONE = 1467  # training examples of the jump split, a tenth, are verbs that stand alone
 TEST_SHARE = 0.2  # of all commands, in the random split
@@ -79,15 +82,29 @@ def drawn(
 
 
 def simple_split() -> tuple[list[Pair], list[Pair]]:
-    """Return the 16,728 and 4,182 commands of the files.
+    """Return the 16,728 and 4,182 commands of the files, together those of the grammar, each once.
 
     Raises:
       UserError: where they cannot be had, or hold something else.
     """
-    names = ("scan/tasks_train_simple.txt", "scan/tasks_test_simple.txt")
     files = {file.path: file for file in REMOTE_FILES["scan"]}
-    train, test = (read_pairs(read_text(fetch(files[name])), name) for name in names)
-    return train, test
+    found, seen = [], set()
+    for name, count in SIMPLE.items():
+        pairs = read_pairs(read_text(fetch(files[name])), name)
+        for number, pair in enumerate(pairs, 1):
+            if pair in seen:
+                command = " ".join(pair.command)
+                raise UserError(
+                    f"{name}, line {number}: expected each command once, got {command!r} again."
+                )
+            seen.add(pair)
+        if len(pairs) != count:
+            raise UserError(
+                f"{name}: expected {count:,} lines, got {len(pairs):,}; the file is not whole, or "
+                "another one: put the published one in its place."
+            )
+        found.append(pairs)
+    return found[0], found[1]
 
 
 def length_split() -> tuple[list[Pair], list[Pair]]:
@@ -160,11 +177,7 @@ def all_pairs() -> list[Pair]:
     ]
     verbs = [*PRIMITIVES, *turned, *around]
     phrases = [*verbs, *(f"{verb} {times}" for verb in verbs for times in TIMES)]
-    joined = (
-        f"{x} {word} {y}"
-        for word in ("and", "after")
-        for x, y in itertools.product(phrases, phrases)
-    )
+    joined = (f"{x} {word} {y}" for word in JOINTS for x, y in itertools.product(phrases, phrases))
     return [pair_of(command) for command in (*phrases, *joined)]
 
 
@@ -184,14 +197,27 @@ def pair_of(command: str) -> Pair:
 
 def actions_of(words: Sequence[str]) -> list[str]:
     """Return the actions of a command; any word that is not of the grammar may be a verb."""
-    for joint in ("and", "after"):
+    for joint in JOINTS:
         if joint in words:
             at = words.index(joint)
-            first, second = actions_of(words[:at]), actions_of(words[at + 1 :])
+            first, second = phrase_actions(words[:at]), phrase_actions(words[at + 1 :])
             return first + second if joint == "and" else second + first
+    return phrase_actions(words)
+
+
+def phrase_actions(words: Sequence[str]) -> list[str]:
+    """Return the actions of a verb with where, how and how often, of which only it is needed."""
     match [*words]:
         case [*phrase, "twice" | "thrice" as times]:
-            return actions_of(phrase) * TIMES[times]
+            return verb_actions(phrase) * TIMES[times]
+    return verb_actions(words)
+
+
+def verb_actions(words: Sequence[str]) -> list[str]:
+    """Return the actions of a verb with where and how, of which only it is needed."""
+    match [*words]:
+        case [verb, *_] if verb in NO_VERBS:
+            pass
         case [verb, ("opposite" | "around") as how, ("left" | "right") as where]:
             turn = [f"I_TURN_{where.upper()}"]
             return (turn * 2 + act(verb)) if how == "opposite" else (turn + act(verb)) * 4
@@ -208,10 +234,11 @@ def act(verb: str) -> list[str]:
 
 
 def read_pairs(text: str, name: str) -> list[Pair]:
-    """Read lines ``IN: command OUT: actions``.
+    """Read lines ``IN: command OUT: actions``, and check them against the grammar.
 
     Raises:
-      UserError: for a line of another form, with its number, and for a text without any.
+      UserError: for a line of another form, with its number, one that the grammar does not make,
+        and for a text without any.
     """
     pairs = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -219,7 +246,25 @@ def read_pairs(text: str, name: str) -> list[Pair]:
         pair = Pair(tuple(command.split()), tuple(actions.split()))
         if not line.startswith("IN: ") or not found or not all(pair):
             raise UserError(f"{name}, line {number}: expected IN: COMMAND OUT: ACTIONS.")
+        check_pair(pair, f"{name}, line {number}")
         pairs.append(pair)
     if not pairs:
         raise UserError(f"{name}: expected at least one line.")
     return pairs
+
+
+def check_pair(pair: Pair, where: str) -> None:
+    """Raise `UserError` for a command that the grammar does not make, or with other actions."""
+    command = " ".join(pair.command)
+    try:
+        known = {*pair.command} <= {*PRIMITIVES, "turn", *NO_VERBS}
+        right = pair_of(command) if known else None
+    except ValueError:
+        right = None
+    if right is None:
+        raise UserError(f"{where}: expected a command of SCAN, got {command[:60]!r}.")
+    if pair != right:
+        raise UserError(
+            f"{where}: expected the {len(right.actions)} actions that the grammar gives to "
+            f"{command!r}, got {len(pair.actions)} that end in {pair.actions[-1][:60]!r}."
+        )

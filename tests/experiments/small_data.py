@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.data import scan
+
 
 def data_folder(folder: Path) -> Path:
-    """Write songs that run up and down a scale, a few commands, and words spelt as they sound."""
+    """Write songs that run up and down a scale, SCAN's commands, and words spelt as they sound."""
     rng = np.random.default_rng(0)
     scale = 48 + np.array([0, 2, 4, 5, 7, 9, 11, 12, 14, 16, 17, 19])
 
@@ -22,11 +24,13 @@ def data_folder(folder: Path) -> Path:
     file = folder / "jsb" / "jsb-chorales-quarter.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(songs))
-    lines = [f"IN: {'walk ' * n}and run OUT: {'I_WALK ' * n}I_RUN" for n in range(1, 31)]
+    every = scan.all_pairs()
+    pairs = [every[k] for k in rng.permutation(len(every))]
+    lines = [f"IN: {' '.join(pair.command)} OUT: {' '.join(pair.actions)}" for pair in pairs]
     words = ["".join(rng.choice(list("abcdef"), size=4)) for _ in range(200)]
     texts = {
-        "scan/tasks_train_simple.txt": lines,
-        "scan/tasks_test_simple.txt": lines[:3],
+        "scan/tasks_train_simple.txt": lines[4182:],
+        "scan/tasks_test_simple.txt": lines[:4182],
         "cmudict/cmudict.dict": [f"{word} {' '.join(word.upper())}" for word in words],
     }
     for name, text in texts.items():

@@ -9,6 +9,7 @@ import pytest
 from experiments.data import scan
 from experiments.data.scan import Pair, all_pairs, load_scan, pair_of, read_pairs
 from experiments.harness.errors import UserError
+from tests.experiments.small_data import data_folder
 
 FILES = Path(os.environ.get("RECURRENT_DATA_DIR", "nowhere"), "scan")
 with_files = pytest.mark.skipif(
@@ -60,7 +61,14 @@ def test_actions_are_those_of_the_paper(command: str, actions: str) -> None:
     assert pair_of(command).actions == tuple(f"I_{word}" for word in written.split())
 
 
-@pytest.mark.parametrize("command", ["", "turn", "walk up", "twice", "walk and", "walk left right"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("", "turn", "walk up", "twice", "walk and", "walk left right", "turn twice", "left"),
+        *("walk twice twice", "walk and run and jump", "walk after run and jump", "left left"),
+        *("and left", "around", "twice around left", "walk left opposite"),
+    ],
+)
 def test_what_the_grammar_does_not_make_is_refused(command: str) -> None:
     with pytest.raises(ValueError, match="expected a command of SCAN"):
         pair_of(command)
@@ -136,8 +144,45 @@ def test_a_random_split_is_that_of_its_seed_and_a_fifth() -> None:
         ("IN:  OUT: I_WALK", "file, line 1"),
         ("IN: walk OUT: ", "file, line 1"),
         ("IN: walk OUT: I_WALK\n\n", "file, line 2"),
+        ("IN: walk left OUT: I_TURN_LE", "file, line 1: expected the 2 actions"),
+        ("IN: walk OUT: I_WALK\nIN: run twice OUT: I_RUN", "file, line 2: .*ives to 'run twice'"),
+        ("IN: walk left OUT: I_WALK I_TURN_LEFT", "file, line 1: expected the 2 actions"),
+        ("IN: wolk OUT: I_WOLK", "file, line 1: expected a command of SCAN, got 'wolk'"),
+        ("IN: walk and OUT: I_WALK", "file, line 1: expected a command of SCAN, got 'walk and'"),
     ],
 )
 def test_a_line_of_another_form_is_named(text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         read_pairs(text, "file")
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The files of a simple split, as the grammar makes them."""
+    folder = data_folder(tmp_path) / "scan"
+    monkeypatch.setenv("RECURRENT_DATA_DIR", str(tmp_path))
+    return folder / "tasks_train_simple.txt", folder / "tasks_test_simple.txt"
+
+
+def test_a_simple_split_is_read_whole(files: tuple[Path, Path]) -> None:
+    assert [*map(len, scan.simple_split())] == [16728, 4182]
+    assert files[0].read_text().count("\n") == 16728
+
+
+def test_a_simple_split_that_is_not_whole_is_refused(files: tuple[Path, Path]) -> None:
+    """Cut in the middle of a line, at the end of one, a line twice, and one of the other file."""
+    for file, count in zip(files, ("16,728", "4,182"), strict=True):
+        whole = file.read_text()
+        lines = whole.splitlines(keepends=True)
+        (other,) = {*files} - {file}
+        stranger = other.read_text().splitlines(keepends=True)[0]
+        for text, says in (
+            ("".join(lines[:100]) + lines[100].rstrip()[:-2], f"{file.name}, line 101: expected"),
+            ("".join(lines[:-1]), f"{file.name}: expected {count} lines"),
+            ("".join([*lines[:-1], lines[0]]), f"line {len(lines)}: expected each command once"),
+            ("".join([stranger, *lines[1:]]), "line 1: expected each command once"),
+        ):
+            file.write_text(text)
+            with pytest.raises(UserError, match=says):
+                scan.simple_split()
+        file.write_text(whole)
