@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.data.pronunciations import SPLITS, load_pronunciations
+from experiments.data.pronunciations import SPLITS, Dictionary, Entry, load_dictionary, splits_of
 from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.harness.runs import Command, Run
@@ -43,14 +43,21 @@ class Config(TranslatorConfig):
     learning_rate: float = 2e-3
 
 
+def splits_in(dictionary: Dictionary, config: Config) -> dict[str, list[Entry]]:
+    """Return the entries of each split."""
+    return splits_of(dictionary.entries, config.split, config.split_seed)
+
+
 def parts(config: Config) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:
     """Return the letters, the phones, and the splits as arrays."""
-    return parts_of(load_pronunciations(config.split, config.stress, config.split_seed))
+    return parts_of(splits_in(load_dictionary(config.stress), config))
 
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
-    return translation_program(config, *parts(config))
+    dictionary = load_dictionary(config.stress)
+    languages, data = parts_of(splits_in(dictionary, config))
+    return translation_program(config, languages, data, dictionary.said())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.data.scan import SPLITS, load_scan
+from experiments.data.scan import SPLITS, Pair, load_scan, said_of
 from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.harness.runs import Command, Run
@@ -47,14 +47,20 @@ class Config(TranslatorConfig):
     learning_rate: float = 4e-3
 
 
+def splits_of(config: Config) -> dict[str, list[Pair]]:
+    """Return the examples of each split."""
+    return load_scan(config.split, config.primitives, config.split_seed)
+
+
 def parts(config: Config) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:
     """Return the vocabularies, and the splits as arrays."""
-    return parts_of(load_scan(config.split, config.primitives, config.split_seed))
+    return parts_of(splits_of(config))
 
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
-    return translation_program(config, *parts(config))
+    splits = splits_of(config)
+    return translation_program(config, *parts_of(splits), said_of(splits))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -181,6 +181,17 @@ def all_pairs() -> list[Pair]:
     return [pair_of(command) for command in (*phrases, *joined)]
 
 
+def said_of(splits: dict[str, list[Pair]]) -> str:
+    """Say how many of the grammar's commands are in the splits, and what else is."""
+    found = {pair for pairs in splits.values() for pair in pairs}
+    every = {*all_pairs()}
+    others = f"; {len(found - every):,} others have further verbs" * bool(found - every)
+    return (
+        f"Of the {len(every):,} commands that the grammar makes, {len(found & every):,} are in the "
+        f"splits{others}."
+    )
+
+
 def pair_of(command: str) -> Pair:
     """Return a command with its actions.
 

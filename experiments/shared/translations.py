@@ -48,8 +48,16 @@ def translation_program(
     config: Any,
     languages: Languages,
     data: dict[str, dict[str, np.ndarray]],
+    said: str,
 ) -> Program:
-    """Return the Program that trains by teacher forcing, in batches of like lengths."""
+    """Return the Program that trains by teacher forcing, in batches of like lengths.
+
+    Args:
+      config: of the run.
+      languages: the vocabularies.
+      data: the splits.
+      said: what was read for them and what was left out, as sentences of the report.
+    """
     network = network_of(config, languages)
 
     def loss(params: Any, batch: Any, key: Array, hparams: HParams) -> Any:
@@ -68,7 +76,7 @@ def translation_program(
         LOSS,
         loss=loss,
         report=EXACT,
-        exhibits=functools.partial(exhibits, config, languages, data),
+        exhibits=functools.partial(exhibits, config, languages, data, said),
         buckets=buckets_of(data),
     )
 
@@ -141,6 +149,7 @@ def exhibits(
     config: Any,
     languages: Languages,
     data: dict[str, dict[str, np.ndarray]],
+    said: str,
     finished: Finished,
 ) -> Iterator[Exhibit]:
     """Draw attention, and list what came out most wrong and what was read.
@@ -149,6 +158,7 @@ def exhibits(
       config: of the run.
       languages: the vocabularies.
       data: the splits.
+      said: what was read for them.
       finished: the training.
     """
     rows = sorted(
@@ -172,7 +182,7 @@ def exhibits(
         for row, name in ((rows[-1], "right"), (rows[0], "wrong")):
             if (row.distance > 0) == (name == "wrong"):
                 yield attention_of(config, languages, finished.kept, row, name)
-    yield data_table(data)
+    yield data_table(data, said)
     yield padding_table(data["train"], buckets_of(data))
 
 
@@ -202,7 +212,7 @@ def attention_of(config: Any, languages: Languages, params: Any, row: Judged, na
     )
 
 
-def data_table(data: dict[str, dict[str, np.ndarray]]) -> Table:
+def data_table(data: dict[str, dict[str, np.ndarray]], said: str) -> Table:
     """List how many examples each split has."""
     rows = [
         (split, str(len(arrays["counts"])), str(len({*map(bytes, arrays["sources"])})))
@@ -211,8 +221,8 @@ def data_table(data: dict[str, dict[str, np.ndarray]]) -> Table:
     return Table(
         "data",
         "Data",
-        "Every pair that was read is in one of the splits. A source stands in several pairs where "
-        "several targets are right, or where it is repeated.",
+        f"{said} A source stands in several pairs where several targets are right, or where it is "
+        "repeated.",
         ("split", "pairs", "different sources"),
         rows,
     )
