@@ -165,8 +165,10 @@ def arrays_of(
 ) -> dict[str, np.ndarray]:
     """Return pairs (source, target) as the data of a task: ids ``[N, S]``, ``[N, T]``, and lengths.
 
-    ``"counts"`` marks what counts as an example of its own: of a source with several targets, all
-    of which are right, only the first does; a pair that occurs again does.
+    A source with several targets, all of which are right, counts once: ``"counts"`` marks its first
+    pair. ``"distinct"`` marks pairs that did not occur before, of which one at most is what a
+    network writes, and ``"shortest"`` those of them whose target does not begin with another target
+    of the source: of these, one at most is what it begins with.
 
     Raises:
       UserError: where there is no pair.
@@ -176,15 +178,39 @@ def arrays_of(
     sources, targets = zip(*pairs, strict=True)
     read, read_lengths = padded(sources, languages.sources, languages.longest_source)
     write, write_lengths = padded(targets, languages.targets, languages.longest_target)
-    first: dict[tuple[str, ...], tuple[str, ...]] = {}
-    counts = [first.setdefault(tuple(s), tuple(t)) == tuple(t) for s, t in pairs]
+    first, distinct, shortest = marks(pairs)
     return {
         "sources": read,
         "sources_lengths": read_lengths,
         "targets": write,
         "targets_lengths": write_lengths,
-        "counts": np.array(counts),
+        "counts": first,
+        "distinct": distinct,
+        "shortest": shortest,
     }
+
+
+def marks(
+    pairs: Sequence[tuple[Sequence[str], Sequence[str]]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which pairs are the first of their source, distinct, and with its shortest targets.
+
+    Example:
+      >>> [marks.astype(int).tolist() for marks in marks([("a", "xy"), ("a", "x"), ("a", "x")])]
+      [[1, 0, 0], [1, 1, 0], [0, 1, 0]]
+    """
+    targets: dict[tuple[str, ...], dict[tuple[str, ...], None]] = {}
+    first, distinct, shortest = [], [], []
+    for source, target in pairs:
+        known = targets.setdefault(tuple(source), {})
+        first.append(not known)
+        distinct.append(tuple(target) not in known)
+        known[tuple(target)] = None
+    for (source, target), new in zip(pairs, distinct, strict=True):
+        others = targets[tuple(source)]
+        begins = any(tuple(target[:k]) in others for k in range(len(target)))
+        shortest.append(new and not begins)
+    return np.array(first), np.array(distinct), np.array(shortest)
 
 
 def buckets_of(data: dict[str, dict[str, np.ndarray]]) -> Buckets:
@@ -223,7 +249,9 @@ def metrics(logits: Array, batch: Any, ends: bool = True) -> Metrics:
     """Return the cost of a word, and the share of the sources that are translated exactly.
 
     A sequence is exact if each of its words, its end included, is the likeliest after the words
-    before it: that is what greedy decoding writes, so it need not be run.
+    before it: that is what greedy decoding writes, so it need not be run. Without ends, it is exact
+    if what greedy decoding writes begins with it. A source with several targets counts once, and is
+    right if any of them is exact.
 
     Args:
       logits: ``[T, B, V]``.
@@ -234,7 +262,8 @@ def metrics(logits: Array, batch: Any, ends: bool = True) -> Metrics:
     steps = jnp.arange(len(targets))[:, None]
     real = (steps < batch["targets_lengths"] - (not ends)) & batch["mask"]
     right = (jnp.argmax(logits, -1) == targets) & ~jnp.isnan(logits).any(-1)
-    exact = (right | ~real).all(0) & batch["mask"]
+    once = batch["distinct" if ends else "shortest"]  # of several that are exact, one counts
+    exact = (right | ~real).all(0) & once & batch["mask"]
     counts = batch["counts"] & batch["mask"]
     return {
         "loss": losses.cross_entropy(logits, targets, real),

@@ -98,13 +98,21 @@ class Judged(NamedTuple):
     distance: int
 
 
-def judged(examples: Sequence[Example], written: Written) -> list[Judged]:
-    """Compare what was written with the nearest of the targets that are right."""
+def judged(examples: Sequence[Example], written: Written, ends: bool = True) -> list[Judged]:
+    """Compare what was written with the nearest of the targets that are right.
+
+    Args:
+      examples: N.
+      written: for each of them.
+      ends: whether the end was written too; if not, what was written is cut to the length of each
+        target that it is compared with.
+    """
     rows = []
-    for example, found in zip(examples, written.words, strict=True):
-        distances = [edit_distance(found, target) for target in example.targets]
+    for example, words in zip(examples, written.words, strict=True):
+        cut = [words if ends else words[: len(target)] for target in example.targets]
+        distances = [*map(edit_distance, cut, example.targets)]
         best = int(np.argmin(distances))
-        rows.append(Judged(example.source, found, example.targets[best], distances[best]))
+        rows.append(Judged(example.source, cut[best], example.targets[best], distances[best]))
     return rows
 
 
@@ -138,11 +146,7 @@ def translated(
         beam=beam,
         longest=round(MARGIN * languages.longest_target),
     )
-    if not config.ends:  # the true length is given
-        of_one = [max(map(len, each.targets)) for each in examples]
-        cut = [words[:length] for words, length in zip(written.words, of_one, strict=True)]
-        written = written._replace(words=cut)
-    return judged(examples, written)
+    return judged(examples, written, config.ends)
 
 
 def exhibits(

@@ -49,7 +49,37 @@ def test_pairs_become_arrays_in_which_a_source_counts_once() -> None:
     assert arrays["targets_lengths"].tolist() == [3, 2, 4, 2]
     assert arrays["counts"].tolist() == [True, True, False, True]
     twice = translating.arrays_of([*PAIRS, PAIRS[0], PAIRS[2]], LANGUAGES)
-    assert twice["counts"].tolist() == [True, True, False, True, True, False]
+    assert twice["counts"].tolist() == [True, True, False, True, False, False]
+    assert twice["distinct"].tolist() == [True, True, True, True, False, False]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_source_with_any_targets_counts_once_where_one_of_them_is_written(ends: bool) -> None:
+    """Whatever a network writes, the metrics say what a loop over the sources finds."""
+    rng = np.random.default_rng(0)
+    some = [tuple(rng.choice(["A", "B"], size=rng.integers(0, 4))) for _ in range(200)]
+    pairs = [((source,), some[rng.integers(len(some))]) for source in "ab" * 4]
+    pairs += [(("a", "b"), target) for target in (("A", "B"), ("A",), ("A",), ("A", "B", "A"))]
+    arrays = translating.arrays_of(pairs, LANGUAGES) | {"mask": np.ones(len(pairs), bool)}
+    known: dict[Any, set[Any]] = {}
+    for source, target in pairs:
+        known.setdefault(source, set()).add(target)
+    for _ in range(50):
+        says = {source: tuple(rng.choice(["A", "B"], size=rng.integers(0, 4))) for source in known}
+        written = [[*translating.padded([says[s]], LANGUAGES.targets, 4)[0][0]] for s, _ in pairs]
+        found = translating.metrics(jax.nn.one_hot(np.array(written).T, 4), arrays, ends)["exact"]
+        right = {
+            source: any(
+                target == (said if ends else said[: len(target)]) for target in known[source]
+            )
+            for source, said in says.items()
+        }
+        assert float(found.weight) == len(known) == 3
+        assert float(found.total) == sum(right.values())
+        examples = [Example(source, [*targets], 0) for source, targets in known.items()]
+        words = translating.Written([[*says[e.source]] for e in examples], np.zeros(3))
+        rows = translations.judged(examples, words, ends)
+        assert [row.distance == 0 for row in rows] == [*right.values()]
 
 
 def test_a_split_without_pairs_is_refused() -> None:
@@ -84,7 +114,8 @@ def test_what_counts_as_exact_is_what_greedy_decoding_writes(fields: Any, seed: 
     ids, ends = translating.padded(targets, LANGUAGES.targets, 7)
     arrays = {
         **{"sources": sources, "sources_lengths": lengths, "targets": ids},
-        **{"targets_lengths": ends, "counts": np.ones(12, bool), "mask": np.ones(12, bool)},
+        **{"targets_lengths": ends, "counts": np.ones(12, bool)},
+        **{"distinct": np.ones(12, bool), "mask": np.ones(12, bool)},
     }
     # a sequence without an end, cut at the longest, cannot be right
     same = [a == b and len(a) < 6 for a, b in zip(found, targets, strict=True)]
