@@ -39,6 +39,7 @@ from recurrent.training.task import HParams, Metrics
 SHOWN = 25  # of the worst, in the table
 DECODED = 5000  # examples of the test split, for the table
 STOP = "end"
+BEAM = 5  # of evaluate, where none is asked for
 MARGIN = 1.5  # how much longer than the longest target a network may write
 
 Sentence = Sequence[str]
@@ -184,7 +185,7 @@ def exhibits(
         )
     if config.attention != "last":
         for row, name in ((rows[-1], "right"), (rows[0], "wrong")):
-            if (row.distance > 0) == (name == "wrong"):
+            if (row.distance > 0) == (name == "wrong") and (config.ends or row.true):
                 yield attention_of(config, languages, finished.kept, row, name)
     yield data_table(data, said)
     yield padding_table(data["train"], buckets_of(data))
@@ -205,6 +206,8 @@ def attention_of(config: Any, languages: Languages, params: Any, row: Judged, na
     from experiments.figures.attention import attention_map
 
     weights, likeliest = attended(config, languages, params, row.source, row.true)
+    true = [*row.true, STOP][: None if config.ends else -1]
+    weights, likeliest = weights[:, : len(true)], likeliest[: len(true)]
     message = f"Where it looks while it writes what it gets {name}"
     return Figure(
         f"attention_{name}",
@@ -212,7 +215,7 @@ def attention_of(config: Any, languages: Languages, params: Any, row: Judged, na
         f"Read: {in_one(row.source)}. Right: {in_one(row.true)}. A column for each word "
         "that it finds likeliest after the right ones, in red where it is another; dark is where "
         "it looks.",
-        attention_map(message, weights, [*row.source, STOP], likeliest, [*row.true, STOP]),
+        attention_map(message, weights, [*row.source, STOP], likeliest, true),
     )
 
 
@@ -272,7 +275,12 @@ def attended(
 class Evaluate:
     """Hold the flags of ``./launch.sh evaluate``."""
 
-    beam: int = option(5, "sequences kept at each word; 1 is greedy", minimum=1, maximum=1000)
+    beam: int = option(
+        0,
+        f"sequences kept at each word; 1 is greedy; 0 for {BEAM}, or 1 after --noends",
+        minimum=0,
+        maximum=1000,
+    )
     split: str = option("test", "which part of the data", choices=("valid", "test"))
     most: int = option(0, "how many examples, evenly spread; 0 for all", minimum=0)
 
@@ -290,24 +298,23 @@ def evaluate_command(parts: Callable[[Any], tuple[Languages, dict[str, Any]]]) -
                 f"--beam: the run in {run.folder} was trained with --noends, so sequences have the "
                 "true length and no beam; give --beam=1."
             )
+        beam = flags.beam or (BEAM if run.config.ends else 1)
         languages, data = parts(run.config)
         begun = time.monotonic()
-        rows = translated(
-            run.config, languages, run.kept, data[flags.split], flags.beam, flags.most
-        )
+        rows = translated(run.config, languages, run.kept, data[flags.split], beam, flags.most)
         found = {
             "split": flags.split,
-            "beam": flags.beam,
+            "beam": beam,
             "examples": len(rows),
             "exact": float(np.mean([row.distance == 0 for row in rows])),
             "error_rate": error_rate((row.found, row.true) for row in rows),
             "seconds": round(time.monotonic() - begun, 3),
         }
         if not flags.most:
-            leave_evaluation(run, f"evaluation-{flags.split}-beam{flags.beam}", found)
+            leave_evaluation(run, f"evaluation-{flags.split}-beam{beam}", found)
         yield (
             f"{found['exact']:.2%} of {len(rows)} right, error rate {found['error_rate']:.2%}, "
-            f"{found['seconds']:.1f} s with compiling"
+            f"{found['seconds']:.1f} s with compiling, beam {beam}"
         )
 
     return Command(Evaluate, evaluate, "translate a whole split by beam search")

@@ -14,6 +14,7 @@ from experiments import __main__
 from experiments.data.vocabulary import vocabulary_of
 from experiments.figures.attention import attention_map
 from experiments.harness.errors import UserError
+from experiments.harness.program import Finished
 from experiments.shared import translating, translations
 from experiments.shared.translating import Languages, TranslatorConfig
 from experiments.shared.translations import Example
@@ -253,6 +254,19 @@ def test_weights_of_attention_are_drawn_for_each_word() -> None:
         attention_map("message", weights, ["a", "b"], words, words)
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_end_is_drawn_where_one_is_written(ends: bool) -> None:
+    _, params = network()
+    config = dataclasses.replace(SMALL, ends=ends)
+    row = translations.Judged(("a", "b"), ("A",), ("A", "B"), 1)
+    drawn = translations.attention_of(config, LANGUAGES, params, row, "wrong").figure
+    assert len(drawn.axes[0].get_xticks()) == 2 + ends
+    finished = Finished(params, {}, [], 0)
+    data = dict.fromkeys(("train", "test"), translating.arrays_of([(("a",), ())], LANGUAGES))
+    names = [e.name for e in translations.exhibits(config, LANGUAGES, data, "said", finished)]
+    assert ("attention_right" in names or "attention_wrong" in names) == ends
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -334,11 +348,13 @@ def test_without_ends_the_true_length_is_given(
     run = tmp_path / "run"
     flags = ["--split=length", "--noends", "--attention=last", *FLAGS, f"--workdir={run}"]
     assert __main__.main(["scan_commands", *flags]) == 0
-    assert __main__.main(["evaluate", str(run), "--beam=1", "--split=valid"]) == 0
+    assert __main__.main(["evaluate", str(run), "--split=valid"]) == 0
     found = json.loads((run / "evaluation-valid-beam1.json").read_text())
     result = json.loads((run / "result.json").read_text())
     assert found["exact"] == pytest.approx(result["valid_exact"], abs=1e-6)
     capfd.readouterr()
+    assert __main__.main(["evaluate", str(run), "--beam=2"]) == 2
+    assert "--beam: the run in" in capfd.readouterr().err
     assert __main__.main(["predict", str(run), "--command=walk twice"]) == 2
     assert "trained with --noends" in capfd.readouterr().err
 
