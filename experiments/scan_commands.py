@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.data.scan import SPLITS, Pair, load_scan, said_of
+from experiments.data.scan import SPLITS, Pair, load_scan, said_of, verdict
 from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.harness.runs import Command, Run
@@ -72,11 +72,11 @@ class Predict:
 
 
 def predict(run: Run, flags: Predict) -> Iterator[str]:
-    """Write the actions of a command."""
+    """Write the actions of a command, and whether they are right."""
     languages, _ = parts(run.config)
-    yield " ".join(
-        translate(run, languages, flags.command.lower().split(), "--command", flags.beam)
-    )
+    command = flags.command.lower().split()
+    actions = translate(run, languages, command, "--command", flags.beam)
+    yield f"{' '.join(actions)}\n{verdict(command, actions)}"
 
 
 commands = {

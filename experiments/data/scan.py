@@ -206,6 +206,22 @@ def pair_of(command: str) -> Pair:
     return Pair(words, tuple(actions_of(words)))
 
 
+def verdict(command: Sequence[str], actions: Sequence[str]) -> str:
+    """Say whether these are the actions of a command, and what the grammar says if not.
+
+    Example:
+      >>> verdict(["walk", "left"], ["I_WALK"])
+      'wrong; the grammar says: I_TURN_LEFT I_WALK'
+      >>> verdict(["walk", "and"], ["I_WALK"])
+      'the grammar makes no such command'
+    """
+    try:
+        right = actions_of(command)
+    except ValueError:
+        return "the grammar makes no such command"
+    return "right" if [*actions] == right else f"wrong; the grammar says: {' '.join(right)}"
+
+
 def actions_of(words: Sequence[str]) -> list[str]:
     """Return the actions of a command; any word that is not of the grammar may be a verb."""
     for joint in JOINTS:

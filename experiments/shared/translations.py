@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -321,7 +322,7 @@ def evaluate_command(parts: Callable[[Any], tuple[Languages, dict[str, Any]]]) -
 
 
 def translate(run: Run, languages: Languages, words: Sentence, flag: str, beam: int) -> list[str]:
-    """Translate a sentence of a user's.
+    """Translate a sentence of a user's, and warn where what is written has no end.
 
     Raises:
       UserError: as `ids_of` does, and for a network that writes no end.
@@ -334,4 +335,10 @@ def translate(run: Run, languages: Languages, words: Sentence, flag: str, beam: 
     ids, length = ids_of(words, languages, flag)
     longest = round(MARGIN * languages.longest_target)
     network = network_of(run.config, languages)
-    return write(network, run.kept, languages, ids, length, beam=beam, longest=longest).words[0]
+    (found,) = write(network, run.kept, languages, ids, length, beam=beam, longest=longest).words
+    if len(found) == longest:
+        print(
+            f"warning: {flag}: what it writes came to no end, and was cut after {longest} words.",
+            file=sys.stderr,
+        )
+    return found

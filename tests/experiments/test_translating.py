@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import __main__
-from experiments.data.vocabulary import vocabulary_of
+from experiments.data.vocabulary import END, vocabulary_of
 from experiments.figures.attention import attention_map
 from experiments.harness.errors import UserError
 from experiments.harness.program import Finished
@@ -262,7 +263,8 @@ def test_an_end_is_drawn_where_one_is_written(ends: bool) -> None:
     drawn = translations.attention_of(config, LANGUAGES, params, row, "wrong").figure
     assert len(drawn.axes[0].get_xticks()) == 2 + ends
     finished = Finished(params, {}, [], 0)
-    data = dict.fromkeys(("train", "test"), translating.arrays_of([(("a",), ())], LANGUAGES))
+    arrays = translating.arrays_of([(("a",), ())], LANGUAGES)
+    data = {"train": arrays, "test": arrays}
     names = [e.name for e in translations.exhibits(config, LANGUAGES, data, "said", finished)]
     assert ("attention_right" in names or "attention_wrong" in names) == ends
 
@@ -278,6 +280,22 @@ def test_an_end_is_drawn_where_one_is_written(ends: bool) -> None:
 def test_words_that_cannot_be_read_are_refused(words: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         translating.ids_of(words, LANGUAGES, "--word")
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize("stops", [True, False])
+def test_what_came_to_no_end_is_said_to_be_cut(
+    beam: int, stops: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, params = network()
+    bias = params["decoder"]["readout"]["bias"]
+    end = jnp.arange(len(bias)) == END
+    params["decoder"]["readout"]["bias"] = jnp.where(end == stops, 100.0, -100.0)
+    run: Any = SimpleNamespace(config=SMALL, kept=params, folder="run")
+    found = translations.translate(run, LANGUAGES, ("a", "b"), "--word", beam)
+    assert len(found) == (0 if stops else 6)  # half as many again as the longest
+    said = "warning: --word: what it writes came to no end, and was cut after 6 words.\n"
+    assert capfd.readouterr().err == ("" if stops else said)
 
 
 # Whole runs
@@ -304,9 +322,14 @@ def test_commands_are_learned_evaluated_and_carried_out(
     assert found["exact"] == pytest.approx(result["valid_exact"], abs=1e-6)
     capfd.readouterr()
     assert __main__.main(["predict", str(run), "--command=walk twice"]) == 0
-    assert {*capfd.readouterr().out.split()} <= {"?"} | {
+    actions, said = capfd.readouterr().out.splitlines()
+    assert {*actions.split()} <= {"?"} | {
         *("I_WALK", "I_RUN", "I_LOOK", "I_JUMP", "I_TURN_LEFT", "I_TURN_RIGHT")
     }
+    right = "I_WALK I_WALK"
+    assert said == ("right" if actions == right else f"wrong; the grammar says: {right}")
+    assert __main__.main(["predict", str(run), "--command=walk twice left"]) == 0
+    assert capfd.readouterr().out.endswith("\nthe grammar makes no such command\n")
     for wrong in ("", "walk home", "walk " * 20):
         assert __main__.main(["predict", str(run), f"--command={wrong}"]) == 2
         assert capfd.readouterr().err.startswith("error: --command: expected")

@@ -72,6 +72,15 @@ def test_actions_are_those_of_the_paper(command: str, actions: str) -> None:
 def test_what_the_grammar_does_not_make_is_refused(command: str) -> None:
     with pytest.raises(ValueError, match="expected a command of SCAN"):
         pair_of(command)
+    assert scan.verdict(command.split(), ["I_WALK"]) == "the grammar makes no such command"
+
+
+def test_what_was_written_is_judged_by_the_grammar() -> None:
+    command = ["jump", "left", "after", "verb3", "twice"]
+    right = "I_VERB3 I_VERB3 I_TURN_LEFT I_JUMP"
+    assert scan.verdict(command, right.split()) == "right"
+    for wrong in ("", "I_JUMP", f"{right} I_JUMP", right.removesuffix(" I_JUMP")):
+        assert scan.verdict(command, wrong.split()) == f"wrong; the grammar says: {right}"
 
 
 def test_lengths_and_jumps_are_held_back() -> None:
