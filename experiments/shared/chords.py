@@ -85,7 +85,7 @@ def independent(features: int, *, as_they_are: bool = False) -> Head:
     """Return a head in which each key sounds with a probability of its own.
 
     Equation: ``-log p = -sum_k y_k log s(z_k) + (1 - y_k) log(1 - s(z_k))``, z linear, or the
-    features as they are.
+    features as they are. A drawn chord keeps the `VOICES` likeliest of the keys that were drawn.
     """
     same = recurrent.Layer(lambda key: {}, lambda params, xs: xs)
     readout = same if as_they_are else recurrent.dense(features, KEYS)
@@ -99,8 +99,8 @@ def independent(features: int, *, as_they_are: bool = False) -> Head:
     def draw(params: Any, x: Array, key: Array, temperature: float) -> Array:
         logits = readout.apply(params, x) / temperature
         sounds = jax.random.bernoulli(key, jax.nn.sigmoid(logits))
-        keys = jnp.sort(jnp.where(sounds, jnp.arange(KEYS), NONE))
-        return keys[:VOICES]
+        best, keys = jax.lax.top_k(jnp.where(sounds, logits, NEVER), VOICES)
+        return jnp.sort(jnp.where(best > NEVER, keys, NONE))
 
     return Head(readout.init, nats, draw)
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 import recurrent
-from experiments.data.chorales import LOWEST, NONE, Songs, load_chorales
+from experiments.data.chorales import LOWEST, NONE, VOICES, Songs, load_chorales
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.files import path_of
@@ -137,5 +137,6 @@ def exhibits(
     )
     midi = continued(network, finished.kept, song[:GIVEN], COMPOSED, temperature=0.8, seed=0)
     said = "The same chorale, continued by the network"
-    yield Figure("continuation", "What it composes", said, piano_roll(said, midi, given=GIVEN))
+    kept = f"{said}. Of the keys that it draws for a frame, the {VOICES} likeliest sound."
+    yield Figure("continuation", "What it composes", kept, piano_roll(said, midi, given=GIVEN))
     yield Audio("continuation_played", "Listen", said, sound_of(midi, TEMPO), RATE)

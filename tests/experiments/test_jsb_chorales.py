@@ -144,6 +144,32 @@ def test_the_independent_head_is_the_sum_of_binary_cross_entropies() -> None:
         )
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_of_more_keys_than_voices_the_likeliest_are_kept(temperature: float) -> None:
+    head = chords.independent(KEYS, as_they_are=True)
+    likely = {20: 60.0, 30: 95.0, 40: 70.0, 50: 80.0, 60: 50.0, 87: 90.0}  # all of them certain
+    logits = np.full(KEYS, -90.0)
+    logits[[*likely]] = [*likely.values()]
+    xs = jnp.asarray(logits, jnp.float32)
+    for seed in range(5):
+        drawn = head.draw({}, xs, jax.random.key(seed), temperature)
+        assert drawn.tolist() == [30, 40, 50, 87]
+    few = jnp.where(xs > 85, xs, -90.0)
+    assert head.draw({}, few, jax.random.key(0), temperature).tolist() == [30, 87, NONE, NONE]
+    assert head.draw({}, few - 200, jax.random.key(0), 1.0).tolist() == [NONE] * VOICES
+
+
+def test_keys_are_drawn_as_often_as_they_are_probable() -> None:
+    head = chords.independent(KEYS, as_they_are=True)
+    p = np.zeros(KEYS)
+    p[[0, 40, 87]] = [0.2, 0.5, 0.9]
+    xs = jnp.asarray(np.log(p + 1e-12) - np.log(1 - p), jnp.float32)
+    drawn = jax.vmap(lambda key: head.draw({}, xs, key, 1.0))(
+        jax.random.split(jax.random.key(0), 20_000)
+    )
+    np.testing.assert_allclose(np.asarray(chords.roll(drawn)).mean(0), p, atol=5 * 0.5 / 141)
+
+
 def test_frames_count_alike_or_songs_do_and_padding_does_not() -> None:
     nats = np.array([[1.0, 5.0], [2.0, 9e9], [6.0, np.inf]])  # [T - 1, B]
     batch = {"lengths": jnp.array([4, 2]), "mask": jnp.array([True, True])}
