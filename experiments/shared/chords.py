@@ -76,9 +76,15 @@ def metrics(nats: Array, batch: dict[str, Array]) -> Metrics:
 
 
 def transposed(key: Array, pitches: Array, most: int) -> Array:
-    """Shift each song ``[B, T, V]`` by up to ``most`` semitones."""
-    by = jax.random.randint(key, (len(pitches), 1, 1), -most, most + 1)
-    return jnp.where(pitches == NONE, NONE, jnp.clip(pitches + by, 0, KEYS - 1))
+    """Shift each song ``[B, T, V]`` by up to ``most`` semitones, as far as all its keys stay keys.
+
+    All shifts that are possible are as probable.
+    """
+    lowest = pitches.min((1, 2), keepdims=True, initial=NONE)
+    highest = jnp.where(pitches == NONE, -1, pitches).max((1, 2), keepdims=True)
+    down, up = jnp.minimum(most, lowest), jnp.minimum(most, KEYS - 1 - highest)
+    by = jax.random.randint(key, lowest.shape, -down, up + 1)
+    return jnp.where(pitches == NONE, NONE, pitches + by)
 
 
 def independent(features: int, *, as_they_are: bool = False) -> Head:

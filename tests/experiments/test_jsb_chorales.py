@@ -188,6 +188,33 @@ def test_a_song_is_shifted_as_a_whole() -> None:
     assert (moved[..., 1:] == NONE).all()
 
 
+def test_a_song_at_an_end_of_the_keyboard_is_shifted_so_far_as_its_keys_reach() -> None:
+    """At both ends, near the upper one in one frame alone, over all keys, and without any."""
+    songs = {
+        (0, 12): [[0, 1, 2, 3], [5, NONE, NONE, NONE]],
+        (-12, 0): [[80, 85, 86, 87], [40, NONE, NONE, NONE]],
+        (-3, 1): [[3, NONE, NONE, NONE], [50, 86, NONE, NONE]],
+        (0, 0): [[0, 87, NONE, NONE], [NONE] * 4],
+        (-12, 12): [[40, 41, NONE, NONE], [42, NONE, NONE, NONE]],
+    }
+    many = 400
+    for (down, up), song in songs.items():
+        given = np.array(song)
+        moved = np.asarray(
+            chords.transposed(jax.random.key(0), jnp.tile(jnp.array(song), (many, 1, 1)), 12)
+        )
+        by = moved[:, 0, 0] - given[0, 0]
+        assert {*by.tolist()} == {*range(down, up + 1)}
+        expected = np.where(given == NONE, NONE, given + by[:, None, None])
+        np.testing.assert_array_equal(moved, expected)
+    silence = jnp.full((3, 2, VOICES), NONE)
+    assert (chords.transposed(jax.random.key(0), silence, 12) == NONE).all()
+    mixed = jnp.array([*songs.values()])
+    moved = chords.transposed(jax.random.key(1), mixed, 12)
+    assert ((moved >= 0) & (moved <= NONE)).all()
+    assert ((moved == NONE) == (mixed == NONE)).all()
+
+
 # Sound
 
 
