@@ -1,5 +1,6 @@
 """Find the cell that a flag names: one of the library's, or one from a user's file."""
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,9 @@ from experiments.harness.mistakes import in_words
 from experiments.harness.user_files import load_function, place_of
 from experiments.shared import causality
 from recurrent import Cell
-from recurrent.errors import ReturnError
+from recurrent.errors import ArgumentError, ReturnError
+
+FARTHEST = 65  # from a size that a cell cannot have, where one that it can is looked for
 
 
 def library_cells() -> dict[str, Callable[..., Cell]]:
@@ -59,12 +62,17 @@ def make_cell(
       **options: of the function that builds it.
 
     Raises:
-      UserError: as `cell_factory` does, and where the function refuses the sizes or returns
-        something else, or a cell that is not causal though it must be.
+      UserError: as `cell_factory` does, and where the function refuses the sizes (with those near
+        by that it takes, for one of the library's) or returns something else, or a cell that is
+        not causal though it must be.
     """
     try:
         cell = cell_factory(name)(input_size, hidden_size, **options)
     except Exception as error:  # whatever the user's own function raises
+        if near := near_sizes(name, input_size, hidden_size, options):
+            raise UserError(
+                f"--hidden_size: {name} cannot have {hidden_size}; take {' or '.join(near)}."
+            ) from error
         sizes = f"with input_size={input_size}, hidden_size={hidden_size}"
         raise UserError(failed("", name, error, sizes)) from error
     if not isinstance(cell, Cell):
@@ -81,6 +89,21 @@ def make_cell(
     if causal:
         check_causal(name, cell, causal)
     return cell
+
+
+def near_sizes(name: str, input_size: int, hidden_size: int, options: dict[str, Any]) -> list[str]:
+    """Return the sizes next below and above that one of the library's cells can have, if any."""
+    if ":" in name or name not in library_cells():
+        return []
+
+    def fits(size: int) -> bool:
+        with contextlib.suppress(ArgumentError, TypeError):
+            return isinstance(library_cells()[name](input_size, size, **options), Cell)
+        return False
+
+    below = filter(fits, range(hidden_size - 1, max(0, hidden_size - FARTHEST), -1))
+    above = filter(fits, range(hidden_size + 1, hidden_size + FARTHEST))
+    return [str(found) for sizes in (below, above) if (found := next(sizes, None))]
 
 
 def check_causal(name: str, cell: Cell, steps: int) -> None:

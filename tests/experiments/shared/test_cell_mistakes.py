@@ -185,3 +185,26 @@ def test_a_sound_cell_foretells(tmp_path: Path, text: str) -> None:
 def test_what_need_not_foretell_may_look_ahead_and_lack_a_step(tmp_path: Path) -> None:
     make(tmp_path, BOTH_WAYS)
     make(tmp_path, WITHOUT_STEP)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "near"),
+    [
+        ("griffin", 7, "8"),
+        ("griffin", 12, "8 or 16"),  # its 4 heads of 3 are odd, which cannot be rotated
+        ("transformer", 1, "8"),
+        ("attention_cell", 1001, "1000 or 1008"),
+    ],
+)
+def test_a_size_that_a_cell_cannot_have_is_named_with_those_that_it_can(
+    name: str, size: int, near: str
+) -> None:
+    """Of the cells with 4 heads, each of which must have an even size."""
+    with pytest.raises(UserError) as raised:
+        make_cell(name, 5, size)
+    assert str(raised.value) == f"--hidden_size: {name} cannot have {size}; take {near}."
+
+
+def test_other_mistakes_are_not_taken_for_those_of_a_size() -> None:
+    with pytest.raises(UserError, match=r"^--cell: gru with input_size=0"):
+        make_cell("gru", 0, 7)
