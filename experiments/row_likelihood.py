@@ -1,6 +1,7 @@
 """How probable does a network that draws digits row by row find those that it has not seen?
 
 Command: ./launch.sh row_likelihood [--data=digits] [--cell=gru]
+         ./launch.sh sample RUN_DIRECTORY [--count=25] [--output=drawn.png] [--complete]
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.shared.cell_flag import cell_option, make_cell
 from experiments.shared.drawing import LOSS, SEEN, Model, exhibits, init, nats
+from experiments.shared.drawing_sheets import sample_command
 from experiments.shared.tasks import MinibatchConfig, minibatch_program
 from recurrent.losses import masked_average
 from recurrent.training.task import HParams, Metrics
@@ -45,11 +47,7 @@ class Config(MinibatchConfig):
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
-    splits = load_images(config.data, config.split_seed)._asdict()
-    data = {
-        name: inked(split.images, [config.ink_seed, k])
-        for k, (name, split) in enumerate(splits.items())
-    }
+    data = inked_splits(config)
     model = model_of(config)
 
     def loss(params: Any, batch: Any, key: Array, hparams: HParams) -> tuple[Array, Metrics]:
@@ -71,6 +69,15 @@ def program(config: Config) -> Program:
         loss=loss,
         exhibits=partial(exhibits, model, data["test"]),
     )
+
+
+def inked_splits(config: Config) -> dict[str, np.ndarray]:
+    """Return the images of each split, zeros and ones ``[N, H, W]``."""
+    splits = load_images(config.data, config.split_seed)._asdict()
+    return {
+        name: inked(split.images, [config.ink_seed, k])
+        for k, (name, split) in enumerate(splits.items())
+    }
 
 
 def inked(images: np.ndarray, seed: list[int]) -> np.ndarray:
@@ -97,3 +104,6 @@ def model_of(config: Config) -> Model:
         pixels=recurrent.gru(1 + SEEN + config.context_size, config.pixel_size),
         readout=recurrent.dense(config.pixel_size, 1),
     )
+
+
+commands = {"sample": sample_command(model_of, lambda config: inked_splits(config)["test"])}

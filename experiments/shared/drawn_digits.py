@@ -1,7 +1,6 @@
 """Show what a generator draws, where it fails, and whether it copies training images."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,8 +12,6 @@ from jax import Array
 
 from experiments.data.images import Splits
 from experiments.harness.config import option
-from experiments.harness.errors import UserError
-from experiments.harness.files import path_of
 from experiments.harness.program import Exhibit, Figure, Finished, Table
 from experiments.harness.runs import Command, Run
 from experiments.shared.adversaries import Players, as_bytes
@@ -29,6 +26,7 @@ from experiments.shared.judging import (
     judged,
     readout,
 )
+from experiments.shared.sheets import png_path, sheet, write_png
 
 COMPARED = 1_000  # images whose nearest training image is looked for
 ACROSS = 10  # images in a row of a figure
@@ -55,39 +53,13 @@ def sample_command(players_of: Callable[[Any], Players]) -> Command:
     """Return the command, for an experiment whose networks are ``players_of(config)``."""
 
     def sample(run: Run, flags: Sample) -> Iterator[str]:
-        file = path_of(flags.output, "--output: ")
-        if file.suffix.lower() != ".png":
-            raise UserError(f"--output: expected a file that ends in .png, got {flags.output!r}.")
+        file = png_path(flags.output)
         players = players_of(run.config)
         images = jax.jit(lambda: draw(players, run.kept.generator, flags.count, flags.seed))()
         write_png(file, sheet(np.asarray(images)))
         yield f"{flags.output}: {flags.count} digits"
 
     return Command(Sample, sample, "draw digits into a PNG file")
-
-
-def sheet(images: np.ndarray) -> np.ndarray:
-    """Lay images ``[N, H, W]`` out in rows, about as many as there are columns."""
-    count, height, width = images.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = -(-count // columns)
-    full = np.zeros((rows * columns, height, width), images.dtype)
-    full[:count] = images
-    return full.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, -1)
-
-
-def write_png(file: Any, image: np.ndarray) -> None:
-    """Write an image, ink black on white.
-
-    Raises:
-      UserError: where the file cannot be written.
-    """
-    from PIL import Image
-
-    try:
-        Image.fromarray(255 - image).save(file, format="PNG")
-    except OSError as error:
-        raise UserError(f"--output: {file} cannot be written: {error.strerror}.") from error
 
 
 class Drawn(NamedTuple):

@@ -15,7 +15,7 @@ import pytest
 from experiments import __main__, digit_gan
 from experiments.data.images import ImageSet, Splits
 from experiments.harness.errors import UserError
-from experiments.shared import drawn_digits, generators, judging
+from experiments.shared import drawn_digits, generators, judging, sheets
 from experiments.shared.adversaries import Game, Players, game_task
 from recurrent.frechet import fit_gaussian
 from recurrent.training import Task
@@ -235,7 +235,7 @@ def test_the_nearest_image_is_that_of_a_loop() -> None:
 
 
 def test_images_lie_on_a_sheet_row_by_row() -> None:
-    found = drawn_digits.sheet(np.arange(1, 6)[:, None, None] * np.ones((1, 2, 3), int))
+    found = sheets.sheet(np.arange(1, 6)[:, None, None] * np.ones((1, 2, 3), int))
     assert found[::2, ::3].tolist() == [[1, 2, 3], [4, 5, 0]]
 
 

@@ -3,18 +3,22 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import recurrent
 from experiments import __main__
+from experiments.harness.errors import UserError
 from experiments.row_likelihood import inked
 from experiments.shared import drawing
 from experiments.shared.drawing import SEEN, Model
+from experiments.shared.drawing_sheets import sample_command
 
 HEIGHT, WIDTH = 3, 4
 
@@ -82,8 +86,49 @@ def test_gray_is_the_probability_of_ink() -> None:
     assert (found != inked(gray, [0, 2])).any()
 
 
+def test_a_run_draws_into_a_file(model: Model, params: Any, tmp_path: Path) -> None:
+    """New images from nothing, and halves of given ones beside what they were."""
+    test = all_images()[1234:4000:55].astype(np.uint8)
+    command = sample_command(lambda config: model, lambda config: test)
+    run: Any = SimpleNamespace(config=None, kept=params)
+    file = tmp_path / "drawn.png"
+
+    def sheet(**flags: Any) -> np.ndarray:
+        given = command.flags(count=5, output=str(file), **flags)
+        assert "".join(command.run(run, given)).startswith(f"{file}: 5 ")
+        return 1 - np.asarray(Image.open(file)) / 255  # ink 1
+
+    found = sheet(seed=3)
+    nothing = jnp.zeros((5, 0, WIDTH))
+    expected = np.asarray(drawing.drawn(model, params, nothing, HEIGHT, jax.random.key(3)))
+    assert found.shape == (2 * HEIGHT, 3 * WIDTH)
+    for k in range(5):
+        row, column = divmod(k, 3)
+        place = found[row * HEIGHT :, column * WIDTH :]
+        np.testing.assert_array_equal(place[:HEIGHT, :WIDTH], expected[k])
+    assert (sheet(seed=3) == found).all()
+    assert (sheet(seed=4) != found).any()
+
+    found = sheet(complete=True)
+    wide = found.shape[1] // 3
+    for k in range(5):
+        row, column = divmod(k, 3)
+        pair = found[row * HEIGHT : (row + 1) * HEIGHT, column * wide : (column + 1) * wide]
+        whole, drawn = pair[:, 2 : 2 + WIDTH], pair[:, 4 + WIDTH : 4 + 2 * WIDTH]
+        np.testing.assert_array_equal(whole, test[k])
+        np.testing.assert_array_equal(drawn[: HEIGHT // 2], test[k, : HEIGHT // 2])
+        assert {*np.unique(drawn)} <= {0, 1}
+    for flags, says in (
+        ({"output": "drawn.jpg"}, "--output: expected a file that ends in .png"),
+        ({"output": str(tmp_path / "no" / "x.png")}, "--output: .* cannot be written"),
+        ({"output": str(file), "count": 999, "complete": True}, "--count: expected at most 51"),
+    ):
+        with pytest.raises(UserError, match=says):
+            list(command.run(run, command.flags(**flags)))
+
+
 @pytest.mark.long
-def test_it_trains_and_draws(tmp_path: Path) -> None:
+def test_it_trains_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     flags = ["--data=digits", "--epochs=2", "--hidden_size=8", "--pixel_size=8"]
     assert __main__.main(["row_likelihood", *flags, f"--workdir={run}"]) == 0
@@ -92,3 +137,10 @@ def test_it_trains_and_draws(tmp_path: Path) -> None:
     assert {file.name for file in (run / "figures").iterdir()} >= {
         *("learning_curves.png", "samples.png", "completions.png", "surprise.png")
     }
+    capfd.readouterr()
+    for flags in ([], ["--complete"]):
+        file = tmp_path / "drawn.png"
+        command = ["sample", str(run), "--count=4", f"--output={file}", *flags]
+        assert __main__.main(command) == 0
+        assert capfd.readouterr().out.startswith(f"{file}: 4 ")
+        assert file.read_bytes().startswith(b"\x89PNG")
