@@ -91,7 +91,7 @@ def program(config: Config) -> Program:
         LOSS,
         loss=loss,
         buckets=buckets_of(splits),
-        exhibits=lambda finished: exhibits(network(config), nats, splits["test"], finished),
+        exhibits=lambda finished: exhibits(network(config), nats, splits, finished),
     )
 
 

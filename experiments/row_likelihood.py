@@ -67,7 +67,7 @@ def program(config: Config) -> Program:
         measure,
         LOSS,
         loss=loss,
-        exhibits=partial(exhibits, model, data["test"]),
+        exhibits=partial(exhibits, model, data),
     )
 
 

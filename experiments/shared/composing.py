@@ -10,13 +10,14 @@ import numpy as np
 from jax import Array
 
 import recurrent
-from experiments.data.chorales import LOWEST, NONE, VOICES, Songs, load_chorales
+from experiments.data.chorales import LOWEST, NONE, VOICES, Songs, buckets_of, load_chorales
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.files import path_of
-from experiments.harness.program import Audio, Exhibit, Figure, Finished
+from experiments.harness.program import Audio, Exhibit, Figure, Finished, Table
 from experiments.harness.runs import Command, Run
 from experiments.shared import chords
+from experiments.shared.data_tables import data_table, padding_table
 from recurrent.training.task import Metric
 
 GIVEN, COMPOSED = 16, 64  # frames
@@ -103,14 +104,14 @@ def midi_of(pitches: np.ndarray) -> np.ndarray:
 
 
 def exhibits(
-    network: Network, nats: Callable[..., Array], test: Songs, finished: Finished
+    network: Network, nats: Callable[..., Array], splits: dict[str, Songs], finished: Finished
 ) -> Iterator[Exhibit]:
-    """Draw and play a continuation, and show where a real chorale surprised the network.
+    """Draw and play a continuation, show where a real chorale surprised it, and count the data.
 
     Args:
       network: without dropout.
       nats: ``(params, pitches [T, B, V], hparams, key) -> [T - 1, B]``.
-      test: the songs of the test split.
+      splits: the songs.
       finished: the training.
     """
     from experiments.figures.curves import learning_curves
@@ -123,6 +124,7 @@ def exhibits(
         "Nats a frame after each epoch. Training is measured with dropout on.",
         learning_curves(finished.rows, [LOSS], finished.best_step),
     )
+    test = splits["test"]
     song = test.pitches[0, : int(test.lengths[0])]
     cost = nats(finished.kept, jnp.asarray(song)[:, None], finished.hparams, None)[:, 0]
     yield Figure(
@@ -140,3 +142,18 @@ def exhibits(
     kept = f"{said}. Of the keys that it draws for a frame, the {VOICES} likeliest sound."
     yield Figure("continuation", "What it composes", kept, piano_roll(said, midi, given=GIVEN))
     yield Audio("continuation_played", "Listen", said, sound_of(midi, TEMPO), RATE)
+    yield counted(splits)
+    yield padding_table(splits["train"]._asdict(), buckets_of(splits))
+
+
+def counted(splits: dict[str, Songs]) -> Table:
+    """List how many songs, frames and pitches each split has."""
+    return data_table(
+        "All songs of the file are in one of the splits, as it has them. A frame is a quarter "
+        "note; the first one of each song is only read.",
+        ("songs", "frames", "sounding pitches"),
+        {
+            name: (len(own.lengths), int(own.lengths.sum()), int((own.pitches != NONE).sum()))
+            for name, own in splits.items()
+        },
+    )

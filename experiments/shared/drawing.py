@@ -10,7 +10,8 @@ import numpy as np
 from jax import Array, lax
 
 import recurrent
-from experiments.harness.program import Exhibit, Figure, Finished
+from experiments.harness.program import Exhibit, Figure, Finished, Table
+from experiments.shared.data_tables import data_table
 from recurrent.training.task import Metric
 
 ABOVE, BESIDE = 2, 3  # rows above a pixel that it sees, and columns to either side of it
@@ -130,14 +131,15 @@ def drawn_row(model: Model, params: Any, given: Array, key: Array) -> Array:
     return lax.scan(pixel, (state, jnp.zeros(batch)), (given, keys))[1].T
 
 
-def exhibits(model: Model, test: np.ndarray, finished: Finished) -> Iterator[Exhibit]:
-    """Draw new images, completions of half images, and the test images that cost most.
+def exhibits(model: Model, data: dict[str, np.ndarray], finished: Finished) -> Iterator[Exhibit]:
+    """Draw new images, completions of half images, the test images that cost most, and count all.
 
     Args:
       model: the network.
-      test: zeros and ones ``[N, H, W]``.
+      data: of each split, zeros and ones ``[N, H, W]``.
       finished: the training.
     """
+    test = data["test"]
     height = test.shape[1]
     draw = jax.jit(lambda top, key: drawn(model, finished.kept, top, height, key))
     yield samples(draw, test.shape[2])
@@ -145,6 +147,18 @@ def exhibits(model: Model, test: np.ndarray, finished: Finished) -> Iterator[Exh
     some = test[:1000]
     costs = jax.jit(partial(nats, model))(finished.kept, jnp.asarray(some, jnp.float32))
     yield surprises(some, np.asarray(costs))
+    yield counted(data)
+
+
+def counted(data: dict[str, np.ndarray]) -> Table:
+    """List how many images each split has, and how many of their pixels are black."""
+    height, width = data["test"].shape[1:]
+    return data_table(
+        f"Images of {height} x {width} pixels, each black with the probability of its gray, drawn "
+        "once with --ink_seed. All images of the data are in one of the splits.",
+        ("images", "pixels", "black pixels"),
+        {name: (len(own), own.size, int(own.sum())) for name, own in data.items()},
+    )
 
 
 def samples(draw: Callable[..., Array], width: int) -> Figure:

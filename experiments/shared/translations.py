@@ -18,6 +18,7 @@ from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.program import Exhibit, Figure, Finished, Program, Table
 from experiments.harness.runs import Command, Run
+from experiments.shared.data_tables import data_table, padding_table
 from experiments.shared.error_rates import edit_distance, error_rate
 from experiments.shared.evaluations import leave_evaluation
 from experiments.shared.tasks import minibatch_program
@@ -34,7 +35,6 @@ from experiments.shared.translating import (
     network_of,
     write,
 )
-from recurrent.training.bucketing import Buckets
 from recurrent.training.task import HParams, Metrics
 
 SHOWN = 25  # of the worst, in the table
@@ -188,7 +188,8 @@ def exhibits(
         for row, name in ((rows[-1], "right"), (rows[0], "wrong")):
             if (row.distance > 0) == (name == "wrong") and (config.ends or row.true):
                 yield attention_of(config, languages, finished.kept, row, name)
-    yield data_table(data, said)
+    several = "A source stands in several pairs where several targets are right, or it is repeated."
+    yield data_table(f"{said} {several}", ("pairs", "different sources"), counts_of(data))
     yield padding_table(data["train"], buckets_of(data))
 
 
@@ -220,40 +221,12 @@ def attention_of(config: Any, languages: Languages, params: Any, row: Judged, na
     )
 
 
-def data_table(data: dict[str, dict[str, np.ndarray]], said: str) -> Table:
-    """List how many examples each split has."""
-    rows = [
-        (split, str(len(arrays["counts"])), str(len({*map(bytes, arrays["sources"])})))
+def counts_of(data: dict[str, dict[str, np.ndarray]]) -> dict[str, tuple[int, int]]:
+    """Return how many pairs and how many different sources each split has."""
+    return {
+        split: (len(arrays["counts"]), len({*map(bytes, arrays["sources"])}))
         for split, arrays in data.items()
-    ]
-    return Table(
-        "data",
-        "Data",
-        f"{said} A source stands in several pairs where several targets are right, or where it is "
-        "repeated.",
-        ("split", "pairs", "different sources"),
-        rows,
-    )
-
-
-def padding_table(data: dict[str, np.ndarray], buckets: Buckets) -> Table:
-    """List how much of what the decoder computes in training is padding, bucket by bucket."""
-    lengths = data[buckets.lengths]
-    place = np.searchsorted(buckets.limits, lengths)
-    rows = []
-    for bucket, limit in enumerate(buckets.limits):
-        inside = lengths[place == bucket]
-        share = 1 - inside.mean() / limit if inside.size else 0
-        rows.append((str(limit), str(inside.size), f"{share:.0%}"))
-    whole = 1 - lengths.mean() / buckets.limits[-1]
-    return Table(
-        "padding",
-        "Padding",
-        "Batches hold examples of like length and are cut to the smallest of these sizes. If all "
-        f"had one size, {whole:.0%} of the steps would be padding.",
-        ("steps", "training examples", "padding"),
-        rows,
-    )
+    }
 
 
 def attended(

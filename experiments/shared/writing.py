@@ -16,6 +16,7 @@ from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.program import Exhibit, Figure, Finished
 from experiments.harness.runs import Command, Run
+from experiments.shared.data_tables import data_table
 from experiments.shared.language import BITS, LOSS, model_of
 from recurrent import decoding
 
@@ -78,7 +79,7 @@ sample_command = Command(Sample, sample, "write text with a trained run")
 
 
 def exhibits(model: recurrent.Cell, text: Text, finished: Finished) -> Iterator[Exhibit]:
-    """Draw learning curves, and the beginning of the test text by how much each character cost."""
+    """Draw learning curves and how much each character of a text cost, and count the data."""
     from experiments.figures.curves import learning_curves
     from experiments.figures.text import colored_text
 
@@ -100,4 +101,12 @@ def exhibits(model: recurrent.Cell, text: Text, finished: Finished) -> Iterator[
             "".join(text.characters[k] for k in text.test[1 : len(logits) + 1]),
             -np.asarray(log_probs) / math.log(2),
         ),
+    )
+    parts = {"train": text.train, "valid": text.valid, "test": text.test}
+    yield data_table(
+        f"The text has {sum(map(len, parts.values())):,} characters, {len(text.characters)} "
+        "different ones; its three parts follow one another, and nothing is left out. The first "
+        "character of each part is only read.",
+        ("characters", "different characters"),
+        {name: (len(part), len(np.unique(part))) for name, part in parts.items()},
     )

@@ -270,7 +270,8 @@ def test_it_trains_and_composes(
     result = json.loads((run / "result.json").read_text())
     assert 0 < result["test_loss"] < KEYS
     assert {file.name for file in (run / "figures").iterdir()} >= {
-        *("learning_curves.png", "surprise.png", "continuation.png", "continuation_played.wav")
+        *("learning_curves.png", "surprise.png", "continuation.png", "continuation_played.wav"),
+        *("data.csv", "padding.csv"),
     }
     pytest.importorskip("mido")
     flags = [f"--midi={folder / 'song.mid'}", "--given=2", "--frames=5"]

@@ -135,7 +135,7 @@ def test_it_trains_and_draws(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     result = json.loads((run / "result.json").read_text())
     assert result["test_loss"] < 64 * np.log(2)
     assert {file.name for file in (run / "figures").iterdir()} >= {
-        *("learning_curves.png", "samples.png", "completions.png", "surprise.png")
+        *("learning_curves.png", "samples.png", "completions.png", "surprise.png", "data.csv")
     }
     capfd.readouterr()
     for flags in ([], ["--complete"]):
