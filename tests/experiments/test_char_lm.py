@@ -266,7 +266,7 @@ def test_a_finished_run_leaves_bits_and_figures(finished: Path) -> None:
     assert result["report"] == "bits"
     assert result["evaluations"] == 3
     figures = {path.name for path in (finished / "figures").iterdir()}
-    assert figures == {"learning_curves.png", "surprise.png"}
+    assert figures == {"learning_curves.png", "surprise.png", "data.csv"}
     assert "bits a character" in (finished / "report.html").read_text()
 
 
