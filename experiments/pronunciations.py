@@ -57,7 +57,7 @@ def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
     dictionary = load_dictionary(config.stress)
     languages, data = parts_of(splits_in(dictionary, config))
-    return translation_program(config, languages, data, dictionary.said())
+    return translation_program(config, languages, data, dictionary.said)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ Command: ./launch.sh scan_commands [--split=simple|random|length|jump] [--primit
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def parts(config: Config) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
     splits = splits_of(config)
-    return translation_program(config, *parts_of(splits), said_of(splits))
+    return translation_program(config, *parts_of(splits), partial(said_of, splits))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """What devices say to each other is counted from the compiled program."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from docs import many_members
 from docs.scaling_table import Messages, bytes_of_shape, cost_of, messages_of
 from experiments import sequential_digits
 from recurrent.training.population import Layout
@@ -48,3 +51,11 @@ def test_a_shared_batch_sends_each_gradient_once_a_step_and_members_send_none() 
     assert 0 <= sum(shared.messages.step) - params < 100
     assert members.messages.step == []
     assert members.state == alone.state
+
+
+def test_the_training_of_next_to_nothing_is_a_line_whose_slope_is_two() -> None:
+    program = many_members.program(many_members.Config())
+    for slope in (2.0, -1.0):
+        found = program.task.evaluate({"slope": jnp.float32(slope)}, {}, program.data["valid"])
+        expected = (slope - 2) ** 2 * np.mean(np.square(program.data["valid"]["x"]))
+        assert float(found["error"].mean) == pytest.approx(expected, rel=1e-6)

@@ -90,8 +90,8 @@ def cost(
 ) -> Callable[[Array], Average]:
     """Return what says how much tokens ``[N]`` cost the mean of the probabilities of models.
 
-    They are read as `streams_of` them side by side; sequences of one length are compiled for
-    once.
+    How many streams they are read as, side by side, `streams_of` says; sequences of one length are
+    compiled for once.
 
     Args:
       models: networks with their params.

@@ -50,7 +50,7 @@ def translation_program(
     config: Any,
     languages: Languages,
     data: dict[str, dict[str, np.ndarray]],
-    said: str,
+    said: Callable[[], str],
 ) -> Program:
     """Return the Program that trains by teacher forcing, in batches of like lengths.
 
@@ -58,7 +58,7 @@ def translation_program(
       config: of the run.
       languages: the vocabularies.
       data: the splits.
-      said: what was read for them and what was left out, as sentences of the report.
+      said: tells what was read for them and what was left out, as sentences of the report.
     """
     network = network_of(config, languages)
 
@@ -155,7 +155,7 @@ def exhibits(
     config: Any,
     languages: Languages,
     data: dict[str, dict[str, np.ndarray]],
-    said: str,
+    said: Callable[[], str],
     finished: Finished,
 ) -> Iterator[Exhibit]:
     """Draw attention, and list what came out most wrong and what was read.
@@ -164,7 +164,7 @@ def exhibits(
       config: of the run.
       languages: the vocabularies.
       data: the splits.
-      said: what was read for them.
+      said: tells what was read for them.
       finished: the training.
     """
     rows = sorted(
@@ -189,7 +189,7 @@ def exhibits(
             if (row.distance > 0) == (name == "wrong") and (config.ends or row.true):
                 yield attention_of(config, languages, finished.kept, row, name)
     several = "A source stands in several pairs where several targets are right, or it is repeated."
-    yield data_table(f"{said} {several}", ("pairs", "different sources"), counts_of(data))
+    yield data_table(f"{said()} {several}", ("pairs", "different sources"), counts_of(data))
     yield padding_table(data["train"], buckets_of(data))
 
 

@@ -30,7 +30,7 @@ from recurrent.training.task import Metric
 
 MOST_LISTED = 16  # values that stand side by side, each with its label
 MOST_TEXTS = 80  # tiles of a heat map with their numbers
-MOST_CURVES = 500  # runs that are drawn as a line each; a page of 100,000 took minutes
+MOST_CURVES = 500  # runs that are drawn as a line each
 SHADES = LinearSegmentedColormap.from_list("blues", ["#e8f1f8", "#86b8dc", ACCENT, "#0c3157"])
 DIVERGED_SHADE = "#fbdcc9"
 

@@ -265,7 +265,8 @@ def test_an_end_is_drawn_where_one_is_written(ends: bool) -> None:
     finished = Finished(params, {}, [], 0)
     arrays = translating.arrays_of([(("a",), ())], LANGUAGES)
     data = {"train": arrays, "test": arrays}
-    names = [e.name for e in translations.exhibits(config, LANGUAGES, data, "said", finished)]
+    shown = translations.exhibits(config, LANGUAGES, data, lambda: "said", finished)
+    names = [each.name for each in shown]
     assert ("attention_right" in names or "attention_wrong" in names) == ends
 
 
