@@ -288,6 +288,29 @@ def page(runs: Sequence[Found]) -> str:
 
 def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
     """Yield the row of a line, unless no run belongs to it."""
+    within = tried(line, runs)
+    if not within:
+        return
+    best = within[0]
+    values = [number(run, line) for run in best.values()]
+    config = next(iter(best.values())).config
+    of_what = "" if line.over == "seed" else f"{line.over} "
+    among = f", {len(within)} configurations tried" if len(within) > 1 else ""
+    yield (
+        f"| `{line.experiment}`: {line.what} | {line.published} | "
+        f"**{line.form.format(statistics.mean(values))}** | "
+        f"{', '.join(map(line.form.format, values))} "
+        f"({of_what}{', '.join(map(str, best))}){among}{together(best.values())} | "
+        f"{minutes_of([*best.values()]):.1f} | "
+        f"`{command(line.experiment, config, line.over)}` |\n"
+    )
+
+
+def tried(line: Line, runs: Sequence[Found]) -> list[dict[int, Found]]:
+    """Return the configurations of a line, each as its runs by seed, the best on validation first.
+
+    Left out are those that took longer than the line allows, or have its number not of every seed.
+    """
     groups: dict[str, dict[int, Found]] = {}
     for run in runs:
         if belongs(run, line):
@@ -296,26 +319,12 @@ def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
             group = groups.setdefault(json.dumps(others, sort_keys=True), {})
             group[own] = max(group.get(own, run), run, key=ended)
     within = [
-        each
+        dict(sorted(each.items()))
         for each in groups.values()
         if minutes_of([*each.values()]) <= line.minutes
-        and all(has_number(run, line) for run in each.values())  # of every seed, or of none
+        and all(has_number(run, line) for run in each.values())
     ]
-    if not within:
-        return
-    best = dict(sorted(max(within, key=lambda group: score([*group.values()])).items()))
-    values = [number(run, line) for run in best.values()]
-    config = next(iter(best.values())).config
-    of_what = "" if line.over == "seed" else f"{line.over} "
-    tried = f", {len(within)} configurations tried" if len(within) > 1 else ""
-    yield (
-        f"| `{line.experiment}`: {line.what} | {line.published} | "
-        f"**{line.form.format(statistics.mean(values))}** | "
-        f"{', '.join(map(line.form.format, values))} "
-        f"({of_what}{', '.join(map(str, best))}){tried}{together(best.values())} | "
-        f"{minutes_of([*best.values()]):.1f} | "
-        f"`{command(line.experiment, config, line.over)}` |\n"
-    )
+    return sorted(within, key=lambda group: score([*group.values()]), reverse=True)
 
 
 @functools.cache

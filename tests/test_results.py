@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from docs import make_results
+from docs import make_results, make_tried
 from docs.make_results import Line
 
 LINE = Line("image_cnn", "digits", {"data": "digits"}, "test_accuracy", "{:.1%}", "99 % (a paper)")
@@ -244,3 +244,27 @@ def test_each_line_names_fields_that_there_are() -> None:
         for name, value in line.fields.items():
             for each in make_results.allowed(value):
                 assert type(getattr(config, name)) is type(each), (line.experiment, name)
+
+
+def test_what_was_tried_is_of_the_runs_that_are_kept() -> None:
+    runs = make_results.read(make_results.ROOT / "docs" / "results.jsonl")
+    assert (make_results.ROOT / "docs" / "tried.md").read_text() == make_tried.page(runs)
+
+
+def test_every_configuration_is_shown_by_its_validation_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", 1, valid=0.3, test=0.90)
+    write(tmp_path / "b", 0, valid=0.1, test=0.80)
+    write(tmp_path / "c", 0, valid=0.25, test=0.999, learning_rate=0.1)
+    monkeypatch.setattr(make_results, "commits", lambda: {"abc"})
+    shown = make_tried.section(LINE, "A note.", [*make_results.finished([tmp_path])])
+    assert shown.splitlines()[3:] == [
+        "A note.",
+        "",
+        "| flags | validation | test, by seed | minutes |",
+        "|---|---|---|---|",
+        "| `as by default` | loss 0.2 | 80.0%, 90.0% (mean 85.0%) | 2.0 |",
+        "| `--learning_rate=0.1` | loss 0.25 | 99.9% | 2.0 |",
+    ]
+    assert make_tried.section(LINE, "A note.", []) == ""

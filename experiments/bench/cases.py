@@ -1,6 +1,6 @@
 """Define what is compared: cells, shapes, forms and measurements, with their work in FLOP."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 CELLS = {"lstm": "LSTM", "gru": "GRU", "elman": "Elman"}
@@ -59,12 +59,12 @@ class Case(NamedTuple):
         return f"{self.cell} {self.shape} {self.form}"
 
 
-def cases() -> list[Case]:
+def cases(shapes: Sequence[Shape] = SHAPES) -> list[Case]:
     """Return the cases of a full run.
 
     They are each cell in each shape, then one case of two layers and one of two directions.
     """
-    plain = [Case(cell, shape) for cell in CELLS for shape in SHAPES]
+    plain = [Case(cell, shape) for cell in CELLS for shape in shapes]
     return [
         *plain,
         Case("lstm", Shape(64, 64, 8, 64), "two-layers"),

@@ -49,7 +49,8 @@ class Settings:
         "words separated by commas, such as lstm,backward,28x32x28x128; a row is measured if it "
         "matches a word of every kind that is given\n"
         + "\n".join(
-            f"{'':24}{kind}: {', '.join(words)}" for kind, words in selection.WORDS.items()
+            f"{'':24}{kind}: {', '.join(words)}{', or others' * (kind == 'shape')}"
+            for kind, words in selection.WORDS.items()
         ),
         check=selection.read,
     )
@@ -193,7 +194,7 @@ def jobs(
 
     few = slice(1 if settings.quick else None)
     if has(wanted, part="table"):
-        for case in quick_cases() if settings.quick else cases():
+        for case in quick_cases() if settings.quick else cases(selection.shapes(wanted)):
             if has(wanted, cell=case.cell, shape=str(case.shape), form=case.form):
                 yield "table", str(case), partial(table_rows, settings, wanted, modules, case)
     if has(wanted, part="ablation"):

@@ -243,6 +243,7 @@ def test_no_compiled_step_of_a_second_derivative_copies_an_array_of_all_steps(na
     assert copies_in_compiled_loops(37, jax.grad(penalty), params, xs) == []
 
 
+@on_a_cpu
 def test_the_guard_against_copies_finds_a_copy_of_all_steps() -> None:
     """Show that the tests of `copies_in_compiled_loops` can fail."""
 
@@ -285,6 +286,7 @@ def test_an_array_overwritten_by_a_loop_is_not_differentiated(factory: Any) -> N
     assert of_all_steps(jax.grad(penalty)) == once
 
 
+@on_a_cpu
 def test_the_guard_of_linear_work_finds_quadratic_work() -> None:
     def gradient(xs: Any) -> Any:
         def loss(xs: Any) -> Any:

@@ -34,7 +34,7 @@ from experiments.bench import (
     with_scan,
     with_sharded,
 )
-from experiments.bench.cases import CELLS, Case, Shape, cases, flop
+from experiments.bench.cases import CELLS, SHAPES, Case, Shape, cases, flop
 from experiments.bench.program import jax_program
 from experiments.bench.weights import Weights, draw, each
 from experiments.harness.errors import UserError
@@ -188,7 +188,7 @@ def test_the_weights_of_cudnn_are_laid_out_as_jax_unpacks_them() -> None:
         assert network.params.size == rnn.get_num_params_in_lstm(*sizes)
         for ours, back in zip(weights, network.weights(network.params), strict=True):
             jax.tree.map(np.testing.assert_array_equal, ours, back)
-    assert not with_cudnn.suits(case)
+    assert with_cudnn.suits(case) == (jax.default_backend() == "gpu")
 
 
 @pytest.mark.parametrize("name", ["ours, vmap", "ours, lax.map", "ours, one by one"])
@@ -373,6 +373,21 @@ def test_every_case_can_be_selected_by_words() -> None:
         words = f"{case.cell},{case.shape},{case.form}"
         chosen = selection.read(words)
         assert selection.has(chosen, cell=case.cell, shape=str(case.shape), form=case.form)
+
+
+def test_a_shape_that_is_not_listed_is_measured_where_it_is_named() -> None:
+    wanted = selection.read("lstm,7x3x2x5,28x32x28x128")
+    assert selection.shapes(wanted) == (*SHAPES, Shape(7, 3, 2, 5))
+    settings = comparison.Settings(only="lstm,backward,7x3x2x5")
+    titles = [title for _, title, _ in comparison.check(settings)]
+    assert titles == ["lstm 7x3x2x5 one-layer"]
+    assert selection.shapes(selection.read("")) == SHAPES
+
+
+@pytest.mark.parametrize("word", ["7x3x2", "7x3x2x5x1", "0x3x2x5", "07x3x2x5", "axbxcxd"])
+def test_what_is_no_shape_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match="other sizes TxBxIxH"):
+        selection.read(word)
 
 
 def test_the_error_for_a_misspelled_word_lists_all_words(capfd: pytest.CaptureFixture[str]) -> None:

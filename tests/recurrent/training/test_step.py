@@ -413,7 +413,8 @@ def test_an_average_of_narrow_weights_follows_them() -> None:
         return apply_gradients(optax.sgd(0.0), state, {"w": jnp.bfloat16(0)}, 0.999)[0]
 
     state = jax.lax.fori_loop(0, 5000, step, state)
-    np.testing.assert_allclose(state.average["w"], 1.25 - 0.25 * 0.999**5000, rtol=1e-5)
+    rounding = 1e-5 if jax.default_backend() == "cpu" else 1e-4  # of 5,000 steps, 3.5e-5 on a GPU
+    np.testing.assert_allclose(state.average["w"], 1.25 - 0.25 * 0.999**5000, rtol=rounding)
     assert state.weights["w"].dtype == jnp.bfloat16
 
 

@@ -1,0 +1,101 @@
+"""Make docs/tried.md from docs/results.jsonl: `.venv/bin/python -m docs.make_tried`.
+
+Each table is a line of docs/results.md whose figure is short of what was hoped for, with every
+configuration of it that was run, so that nobody need try them again.
+"""
+
+import statistics
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from docs.make_results import (
+    LINES,
+    ROOT,
+    Found,
+    Line,
+    command,
+    minutes_of,
+    number,
+    read,
+    score,
+    tried,
+)
+
+HEAD = """\
+# What was tried, and where it ends
+
+Made by `docs/make_tried.py` from [results.jsonl](results.jsonl), the trainings behind
+[results](results.md). Lines of that page that are short of what was hoped for, with all
+configurations of them that stand there, the best on validation first: by it, and never by the test,
+one was chosen. What a sentence says of tries without a row was seen in trainings that are not kept.
+"""
+NOTES = {
+    ("char_lm", "tiny Shakespeare, state carried, at most 10 minutes"): (
+        "Hoped for: 1.43. A million letters are few: the training loss goes on falling where the "
+        "validation loss has stopped, so what helps is noise, averaging, and the GRU, which "
+        "learns the same in fewer minutes."
+    ),
+    ("jsb_chorales", "keys independent of each other, one network for all keys"): (
+        "Hoped for: 8.0. One network reads the neighbourhood of each key, so that it learns each "
+        "chord in all transpositions. Keys that are drawn apart from each other cannot say that a "
+        "chord has four voices, and a joint head over its pitches can: it needs 4.9."
+    ),
+    ("scan_commands", "simple, with attention"): (
+        "Hoped for: 100 % with each of five seeds. What is wrong are the shortest commands, which "
+        "few others resemble, and repetitions within long outputs, where attention has to count "
+        "like steps. A decoder that gets the last state of the encoder alone has no such trouble, "
+        "see the next table."
+    ),
+    ("scan_commands", "simple, without attention"): "",
+    ("scan_commands", "length, with attention"): (
+        "Hoped for: a mean of 25 %. Outputs of 24 to 48 actions after training on at most 22: "
+        "the network has learned when to end. Seeds differ by 6 percentage points."
+    ),
+    ("scan_commands", "length, no end written, true length given"): "Hoped for: 58 %.",
+    ("scan_commands", "jump, 100 further verbs in training"): (
+        "Hoped for: 99 %. What decides it is how far apart the words' vectors begin: with the "
+        "usual standard deviation, 1 over the root of their size, a verb that training shows "
+        "alone is read as `turn`, the word that says nothing, and under 1 % are right. Begun "
+        "at 1 it is the more epochs the better, and training is not done after 60."
+    ),
+    ("long_memory", "adding, T = 10,000, lru"): (
+        "Hoped for: 1e-3. 1,200 steps of 16 sequences are too few at that length; what was "
+        "published took 4,000 of 50."
+    ),
+}
+
+
+def page(runs: Sequence[Found]) -> str:
+    """Return the whole page."""
+    lines = {(line.experiment, line.what): line for line in LINES}
+    return HEAD + "".join(section(lines[key], note, runs) for key, note in NOTES.items())
+
+
+def section(line: Line, note: str, runs: Sequence[Found]) -> str:
+    """Return the part of a line, empty without a run."""
+    made = [*rows(line, runs)]
+    head = "| flags | validation | test, by seed | minutes |\n|---|---|---|---|\n"
+    title = f"\n## `{line.experiment}`: {line.what}\n\n"
+    said = textwrap.fill(note, 100) + "\n\n" if note else ""
+    return title + said + head + "".join(made) if made else ""
+
+
+def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
+    """Yield a row a configuration, the best on validation first."""
+    for each in tried(line, runs):
+        one = next(iter(each.values()))
+        flags = command(line.experiment, one.config, line.over).split()[2:]
+        values = ", ".join(line.form.format(number(run, line)) for run in each.values())
+        mean = statistics.mean(number(run, line) for run in each.values())
+        of_all = f" (mean {line.form.format(mean)})" if len(each) > 1 else ""
+        yield (
+            f"| `{' '.join(flags) or 'as by default'}` | "
+            f"{one.result['select']} {abs(score([*each.values()])):.4g} | {values}{of_all} | "
+            f"{minutes_of([*each.values()]):.1f} |\n"
+        )
+
+
+if __name__ == "__main__":
+    docs: Path = ROOT / "docs"
+    (docs / "tried.md").write_text(page(read(docs / "results.jsonl")), encoding="utf-8")
