@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 import recurrent
 from experiments.data.vocabulary import END, Vocabulary, padded, vocabulary_of
@@ -44,11 +44,6 @@ class TranslatorConfig(MinibatchConfig):
         "are longer than what training adds, as with 1, what is learned of some words holds for "
         "others that are seen less",
         minimum=0,
-    )
-    fixed_vectors: bool = option(
-        False,
-        "whether the vectors of words stay as drawn: a network that has to read what it cannot "
-        "change reads others alike",
     )
     attention: str = option(
         "additive",
@@ -137,15 +132,6 @@ def network_of(
     )
     shape = (languages.sources.size,) if weighted else ()
     return recurrent.encoder_decoder(recurrent.stack(*read, input_shape=shape), decoder)
-
-
-def with_fixed_vectors(params: Any) -> Any:
-    """Return the params of a network of `network_of`, whose vectors of words have no gradient."""
-    parts = {"encoder": "layer_0", "decoder": "embedding"}
-    return {
-        part: params[part] | {vectors: lax.stop_gradient(params[part][vectors])}
-        for part, vectors in parts.items()
-    }
 
 
 def make_attention(config: Any, asked: int, context: int) -> Attention:

@@ -33,7 +33,6 @@ from experiments.shared.translating import (
     logits_of,
     metrics,
     network_of,
-    with_fixed_vectors,
     write,
 )
 from recurrent.training.task import HParams, Metrics
@@ -65,8 +64,6 @@ def translation_program(
 
     def loss(params: Any, batch: Any, key: Array, hparams: HParams) -> Any:
         trained = network_of(config, languages, hparams["dropout"], key)
-        if config.fixed_vectors:
-            params = with_fixed_vectors(params)
         found = metrics(logits_of(trained, params, batch), batch, config.ends)
         return found["loss"].mean, found
 

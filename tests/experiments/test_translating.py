@@ -155,20 +155,6 @@ def test_vectors_of_words_are_as_long_as_asked() -> None:
         np.testing.assert_allclose(other, own * SMALL.embedding_size**0.5, rtol=1e-6)
 
 
-def test_fixed_vectors_of_words_are_those_that_training_leaves_alone() -> None:
-    net, params = network()
-    given = batch()
-
-    def loss(params: Any) -> Any:
-        fixed = translating.with_fixed_vectors(params)
-        return translating.metrics(translating.logits_of(net, fixed, given), given)["loss"].mean
-
-    moved = jax.tree.map(lambda gradient: bool(gradient.any()), jax.grad(loss)(params))
-    assert not moved["encoder"].pop("layer_0")["kernel"]
-    assert not moved["decoder"].pop("embedding")["kernel"]
-    assert all(jax.tree.leaves(moved))
-
-
 def test_a_first_layer_that_asks_needs_one_above_it() -> None:
     with pytest.raises(UserError, match="--query: first needs a layer above"):
         network(query="first")
