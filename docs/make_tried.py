@@ -1,4 +1,4 @@
-"""Make docs/tried.md from docs/results.jsonl: `.venv/bin/python -m docs.make_tried`.
+"""Say for docs/tried.md what was tried; `docs/make_results.py` writes it beside docs/results.md.
 
 Each table is a line of docs/results.md whose figure is short of what was hoped for, with every
 configuration of it that was run, so that nobody need try them again.
@@ -7,17 +7,14 @@ configuration of it that was run, so that nobody need try them again.
 import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from docs.make_results import (
     LINES,
-    ROOT,
     Found,
     Line,
     command,
     minutes_of,
     number,
-    read,
     score,
     tried,
 )
@@ -25,7 +22,7 @@ from docs.make_results import (
 HEAD = """\
 # What was tried, and where it ends
 
-Made by `docs/make_tried.py` from [results.jsonl](results.jsonl), the trainings behind
+Made by `docs/make_results.py` from [results.jsonl](results.jsonl), the trainings behind
 [results](results.md). Lines of that page that are short of what was hoped for, with all
 configurations of them that stand there, the best on validation first: by it, and never by the test,
 one was chosen. What a sentence says of tries without a row was seen in trainings that are not kept.
@@ -72,7 +69,14 @@ NOTES = {
 def page(runs: Sequence[Found]) -> str:
     """Return the whole page."""
     lines = {(line.experiment, line.what): line for line in LINES}
-    return HEAD + "".join(section(lines[key], note, runs) for key, note in NOTES.items())
+    parts = (section(lines[key], note, runs) for key, note in NOTES.items())
+    return HEAD + "".join(parts) + missing(runs)
+
+
+def missing(runs: Sequence[Found]) -> str:
+    """Return the lines of the page of results that no run belongs to, as a list."""
+    names = [f"- `{line.experiment}`: {line.what}\n" for line in LINES if not tried(line, runs)]
+    return "\n## Without a run so far\n\n" + "".join(names) if names else ""
 
 
 def section(line: Line, note: str, runs: Sequence[Found]) -> str:
@@ -97,8 +101,3 @@ def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
             f"{one.result['select']} {abs(score([*each.values()])):.4g} | {values}{of_all} | "
             f"{minutes_of([*each.values()]):.1f} |\n"
         )
-
-
-if __name__ == "__main__":
-    docs: Path = ROOT / "docs"
-    (docs / "tried.md").write_text(page(read(docs / "results.jsonl")), encoding="utf-8")

@@ -34,7 +34,8 @@ class Config(TranslatorConfig):
     )
     primitives: int = option(
         0,
-        "further verbs in the training commands, each as often as theirs, as in Patel et al. 2022",
+        "further verbs in the training commands, each as often as theirs, as in Patel et al. 2022; "
+        "with --split=jump one of them stands alone, and what it comes to chooses",
         minimum=0,
         maximum=1000,
     )

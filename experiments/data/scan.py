@@ -140,7 +140,8 @@ def with_further_verbs(
 ) -> list[Pair]:
     """Draw the verbs of longer commands anew, from theirs and further ones, which also stand alone.
 
-    Then all of these verbs are equally frequent, and there are about as many examples as before.
+    Then all of these verbs are equally frequent. There are as many longer commands as before, and
+    each verb alone as often as `lone_examples` says.
 
     Args:
       pairs: the examples.

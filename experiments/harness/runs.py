@@ -172,11 +172,22 @@ def read_config(folder: Path, found: Experiment) -> Any:
     missing = [name for name in known if name not in fields]
     if missing:
         raise UserError(
-            f"The run in {folder} is of another version: it does not say {', '.join(missing)}."
+            f"The run in {folder} is of another version: it does not say {', '.join(missing)}. Use "
+            f"the code that it was trained with{of_commit(identity['origin'])}."
         )
     base = Path(identity["origin"].get("working_directory", ""))
     fields = with_absolute_paths(cls, fields, base)
     return cls(**config.fields_from_json(f"{folder / 'config.json'}", cls, fields))
+
+
+def of_commit(origin: dict[str, Any]) -> str:
+    """Return which code that was, for a sentence; nothing where it is not known.
+
+    Example:
+      >>> of_commit({"commit": "0ad262b53"})
+      ', commit 0ad262b53'
+    """
+    return f", commit {origin['commit']}" if isinstance(origin.get("commit"), str) else ""
 
 
 def check_sources(folder: Path, found: Experiment, asked: Any) -> None:

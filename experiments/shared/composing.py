@@ -55,6 +55,8 @@ def compose_command(network: Callable[[Any], Network]) -> Command:
     def compose(run: Run, flags: Compose) -> Iterator[str]:
         from experiments.shared.music import write_midi
 
+        if not flags.midi.lower().endswith((".mid", ".midi")):
+            raise UserError(f"--midi: expected a name that ends in .mid, got {flags.midi}.")
         songs = load_chorales()["test"]
         if flags.song >= len(songs.lengths):
             raise UserError(f"--song: expected at most {len(songs.lengths) - 1}, got {flags.song}.")

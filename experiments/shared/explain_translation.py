@@ -23,7 +23,7 @@ from experiments.harness.runs import Command, Run
 from experiments.shared.explainable import Example, Explainable, Network, leaving_out
 from experiments.shared.explaining import ExplainFlags, explain_command
 from experiments.shared.translating import Languages, encoded, network_of
-from experiments.shared.translations import STOP, attended, in_one, translate
+from experiments.shared.translations import STOP, attended, in_one, longest_written, translate
 
 BACKGROUND = 8  # training examples
 
@@ -50,7 +50,7 @@ def explain_translation(
         languages, data = parts(run.config)
         source = words(flags.text.lower())
         written = translate(run, languages, source, "--text", beam=1)
-        check_step(flags.step, written)
+        check_step(flags.step, written, ended=len(written) < longest_written(languages))
         return of_translation(
             run.config, languages, run.kept, data["train"]["sources"], source, written, flags.step
         )
@@ -58,12 +58,13 @@ def explain_translation(
     return explain_command(ExplainTranslation, explainable)
 
 
-def check_step(step: int, written: Sequence[str]) -> None:
-    """Raise `UserError` for a step after the end of what was written."""
-    if step > len(written) + 1:
+def check_step(step: int, written: Sequence[str], ended: bool = True) -> None:
+    """Raise `UserError` for a step after what was written, whose end counts where it has one."""
+    most, what = len(written) + ended, "the end" if ended else "the last word, for it has no end,"
+    if step > most:
         raise UserError(
-            f"--step: expected at most {len(written) + 1}, the end of what is written, "
-            f"{' '.join(written)!r}; got {step}."
+            f"--step: expected at most {most}, {what} of what is written, {' '.join(written)!r}; "
+            f"got {step}."
         )
 
 

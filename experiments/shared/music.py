@@ -31,6 +31,8 @@ def write_midi(file: Path, midi: np.ndarray, beats_a_minute: float) -> None:
     for time, kind, pitch in sorted(events):  # at a time, what ends comes before what begins
         track.append(mido.Message(kind, note=pitch, velocity=VELOCITY, time=(time - now) * TICKS))
         now = time
+    rest = (len(midi) - now) * TICKS
+    track.append(mido.MetaMessage("end_of_track", time=rest))
     try:
         mido.MidiFile(tracks=[track], ticks_per_beat=TICKS).save(file)
     except OSError as error:

@@ -5,6 +5,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from experiments.harness.errors import UserError
 from experiments.harness.program import Exhibit, Figure, Finished, Program, Table
 from experiments.harness.runs import Command, Run
 from experiments.shared.data_tables import data_table, padding_table
-from experiments.shared.error_rates import edit_distance, error_rate
+from experiments.shared.error_rates import aligned, edit_distance, error_rate
 from experiments.shared.evaluations import leave_evaluation
 from experiments.shared.tasks import minibatch_program
 from experiments.shared.translating import (
@@ -146,9 +147,14 @@ def translated(
         data["sources"][first],
         data["sources_lengths"][first],
         beam=beam,
-        longest=round(MARGIN * languages.longest_target),
+        longest=longest_written(languages),
     )
     return judged(examples, written, config.ends)
+
+
+def longest_written(languages: Languages) -> int:
+    """Return after how many words what is written is cut, where it has come to no end."""
+    return round(MARGIN * languages.longest_target)
 
 
 def exhibits(
@@ -172,15 +178,18 @@ def exhibits(
         key=lambda row: -row.distance,
     )
     wrong = [row for row in rows if row.distance]
+    if rows:
+        yield by_length(rows)
     if wrong:
         yield Table(
             "worst",
             "What it gets most wrong",
             f"Of {len(rows)} examples of the test split, {len(wrong)} came out wrong; those with "
-            "the most words to change come first.",
+            "the most words to change come first. What is wrong of the written stands in brackets, "
+            "empty where something is missing.",
             ("read", "written", "right", "changes"),
             [
-                (*map(in_one, (row.source, row.found, row.true)), str(row.distance))
+                (in_one(row.source), marked(row), in_one(row.true), str(row.distance))
                 for row in wrong[:SHOWN]
             ],
         )
@@ -191,6 +200,34 @@ def exhibits(
     several = "A source stands in several pairs where several targets are right, or it is repeated."
     yield data_table(f"{said()} {several}", ("pairs", "different sources"), counts_of(data))
     yield padding_table(data["train"], buckets_of(data))
+
+
+def marked(row: Judged) -> str:
+    """Return what was written, with what is wrong of it in brackets, empty where words are missing.
+
+    Example:
+      >>> marked(Judged(["jump", "twice"], ["JUMP", "RUN", "UP"], ["JUMP", "JUMP"], 2))
+      'JUMP [RUN] [UP]'
+      >>> marked(Judged("ab", "x", "xy", 1))
+      'x []'
+    """
+    pairs = aligned(row.found, row.true)
+    return " ".join(one if one == other else f"[{one or ''}]" for one, other in pairs)
+
+
+def by_length(rows: Sequence[Judged]) -> Figure:
+    """Draw the share that came out right against the length of what is right, in up to 12 bars."""
+    from experiments.figures.bars import bars
+
+    lengths = np.array([len(row.true) for row in rows])
+    right = np.array([row.distance == 0 for row in rows])
+    edges = np.unique(np.linspace(lengths.min(), lengths.max() + 1, 13).astype(int))
+    parts = [(low, high - 1, (low <= lengths) & (lengths < high)) for low, high in pairwise(edges)]
+    kept = [(low, high, right[those].mean()) for low, high, those in parts if those.any()]
+    message = f"Right of {len(rows)}, by the length of what is to be written"
+    names = [f"{low}" if low == high else f"{low} to {high}" for low, high, _ in kept]
+    figure = bars(message, np.array([share for *_, share in kept]), names, 1.0)
+    return Figure("by_length", message, "In words; the line is at all of them.", figure)
 
 
 def in_one(words: Sentence) -> str:
@@ -306,7 +343,7 @@ def translate(run: Run, languages: Languages, words: Sentence, flag: str, beam: 
             "to stop."
         )
     ids, length = ids_of(words, languages, flag)
-    longest = round(MARGIN * languages.longest_target)
+    longest = longest_written(languages)
     network = network_of(run.config, languages)
     (found,) = write(network, run.kept, languages, ids, length, beam=beam, longest=longest).words
     if len(found) == longest:

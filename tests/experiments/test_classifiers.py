@@ -461,8 +461,11 @@ def test_a_config_with_an_unknown_or_impossible_field_is_not_loaded(
 def test_a_config_without_a_field_of_the_experiment_is_not_loaded(untrained: Path):
     identity = read(untrained, "config.json")
     del identity["config"]["order"], identity["config"]["seed"]
+    identity["origin"] = {"commit": "0ad262b53"}
     (untrained / "config.json").write_text(json.dumps(identity))
     with pytest.raises(UserError, match="is of another version: it does not say seed, order"):
+        load_run(untrained)
+    with pytest.raises(UserError, match="that it was trained with, commit 0ad262b53"):
         load_run(untrained)
 
 

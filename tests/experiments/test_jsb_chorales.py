@@ -233,6 +233,8 @@ def test_a_midi_file_holds_the_notes(tmp_path: Path) -> None:
         *((1.5, "note_off", 62), (1.5, "note_off", 64)),
         *((2, "note_on", 62), (2.5, "note_off", 62)),
     ]
+    music.write_midi(tmp_path / "rests.mid", np.array([[60], [-1], [-1], [-1]]), 60)
+    assert mido.MidiFile(tmp_path / "rests.mid").length == pytest.approx(4)
 
 
 def test_a_note_sounds_at_its_frequency() -> None:
@@ -278,7 +280,12 @@ def test_it_trains_and_composes(
     assert __main__.main(["compose", str(run), *flags]) == 0
     assert "2 quarter notes by Bach, then 5 of its own" in capfd.readouterr().out
     assert (folder / "song.mid").read_bytes().startswith(b"MThd")
-    for wrong in (["--song=99"], ["--temperature=0"], [f"--midi={folder / 'no' / 'x.mid'}"]):
+    for wrong in (
+        ["--song=99"],
+        ["--temperature=0"],
+        [f"--midi={folder / 'no' / 'x.mid'}"],
+        ["--midi=a.txt"],
+    ):
         assert __main__.main(["compose", str(run), *flags, *wrong]) == 2
         assert capfd.readouterr().err.startswith(f"error: {wrong[0].split('=')[0]}")
 

@@ -167,16 +167,18 @@ def test_nothing_is_right_where_logits_are_no_numbers() -> None:
     assert float(translating.metrics(logits.at[0].set(jnp.nan), given)["exact"].total) == 0
 
 
-def test_more_padding_changes_no_bit_of_the_loss() -> None:
+def test_more_padding_changes_no_bit_of_the_logits_and_the_loss_to_rounding() -> None:
     net, params = network()
     given = batch()
     wide = {
         side: jnp.pad(given[side], ((0, 0), (0, 9)), constant_values=1)
         for side in ("sources", "targets")
     }
+    logits = [translating.logits_of(net, params, each) for each in (given, given | wide)]
+    np.testing.assert_array_equal(logits[0], logits[1][: len(logits[0])])
     found = [
-        translating.metrics(translating.logits_of(net, params, each), each)
-        for each in (given, given | wide)
+        translating.metrics(each, batch)
+        for each, batch in zip(logits, (given, given | wide), strict=True)
     ]
     assert float(found[0]["exact"].total) == float(found[1]["exact"].total)
     np.testing.assert_allclose(found[0]["loss"].total, found[1]["loss"].total, rtol=1e-6)
@@ -253,6 +255,17 @@ def test_weights_of_attention_are_drawn_for_each_word() -> None:
     attention_map("message", weights, ["a$", "_b", "end"], words, ["A"] * 3).canvas.draw()
     with pytest.raises(ArgumentError, match=r"weights: expected \[2, 3\]"):
         attention_map("message", weights, ["a", "b"], words, words)
+
+
+def test_the_share_that_is_right_is_drawn_for_each_length() -> None:
+    lengths, wrong = (1, 1, 2, 30), (False, True, False, False)
+    rows = [
+        translations.Judged("a", "B" * length, "B" * length, int(is_wrong))
+        for length, is_wrong in zip(lengths, wrong, strict=True)
+    ]
+    axes = translations.by_length(rows).figure.axes[0]
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([2 / 3, 1])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1 to 2", "28 to 30"]
 
 
 @pytest.mark.parametrize("ends", [True, False])

@@ -103,6 +103,9 @@ def test_a_step_after_the_end_is_refused() -> None:
     check_step(3, WRITTEN)
     with pytest.raises(UserError, match=r"--step: expected at most 3, .*'RUN LEFT'; got"):
         check_step(4, WRITTEN)
+    check_step(2, WRITTEN, ended=False)
+    with pytest.raises(UserError, match="--step: expected at most 2, the last word, for it has no"):
+        check_step(3, WRITTEN, ended=False)
 
 
 @pytest.fixture(scope="module")
