@@ -124,7 +124,7 @@ LINES = (
         )
     ),
     *(
-        Line("char_lm", f"tiny Shakespeare, second half, state carried, dropout alone, {cell} x {layers}",
+        Line("char_lm", f"tiny Shakespeare, second half, carried, dropout alone, {cell} x {layers}",
              {"data": "shakespeare", "text": "", "cell": cell, "layers": layers,
               "variational": False, "average": 0.0},
              "test_loss", "{:.4f} nats", "-")
