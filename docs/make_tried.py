@@ -41,8 +41,8 @@ NOTES = {
     ("scan_commands", "simple, with attention"): (
         "Hoped for: 100 % with each of five seeds. What is wrong are the shortest commands, which "
         "few others resemble, and repetitions within long outputs, where attention has to count "
-        "like steps. A decoder that gets the last state of the encoder alone has no such trouble, "
-        "see the next table."
+        "like steps. A decoder that gets the last state of the encoder alone learns it in fewer "
+        "epochs, see the next table; a beam of 5 mends half of what it still gets wrong."
     ),
     ("scan_commands", "simple, without attention"): "",
     ("scan_commands", "length, with attention"): (
