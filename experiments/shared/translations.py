@@ -225,7 +225,7 @@ def by_length(rows: Sequence[Judged]) -> Figure:
     parts = [(low, high - 1, (low <= lengths) & (lengths < high)) for low, high in pairwise(edges)]
     kept = [(low, high, right[those].mean()) for low, high, those in parts if those.any()]
     message = f"Right of {len(rows)}, by the length of what is to be written"
-    names = [f"{low}" if low == high else f"{low} to {high}" for low, high, _ in kept]
+    names = [f"{low}" if low == high else f"{low}-{high}" for low, high, _ in kept]
     figure = bars(message, np.array([share for *_, share in kept]), names, 1.0)
     return Figure("by_length", message, "In words; the line is at all of them.", figure)
 

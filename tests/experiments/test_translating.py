@@ -265,7 +265,7 @@ def test_the_share_that_is_right_is_drawn_for_each_length() -> None:
     ]
     axes: Any = translations.by_length(rows).figure.axes[0]
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([2 / 3, 1])
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1 to 2", "28 to 30"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1-2", "28-30"]
 
 
 @pytest.mark.parametrize("ends", [True, False])
