@@ -50,8 +50,8 @@ def read(text: str) -> Selection:
 
 
 def is_shape(word: str) -> bool:
-    """Return whether a word is four positive sizes, as in 28x32x28x128."""
-    return re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3}", word) is not None
+    """Return whether a word is four sizes from 1 to 999,999, as in 28x32x28x128."""
+    return re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5}){3}", word) is not None
 
 
 def shapes(selection: Selection) -> tuple[Shape, ...]:

@@ -384,7 +384,9 @@ def test_a_shape_that_is_not_listed_is_measured_where_it_is_named() -> None:
     assert selection.shapes(selection.read("")) == SHAPES
 
 
-@pytest.mark.parametrize("word", ["7x3x2", "7x3x2x5x1", "0x3x2x5", "07x3x2x5", "axbxcxd"])
+@pytest.mark.parametrize(
+    "word", ["7x3x2", "7x3x2x5x1", "0x3x2x5", "07x3x2x5", "axbxcxd", "7x3x2x1000000"]
+)
 def test_what_is_no_shape_is_refused(word: str) -> None:
     with pytest.raises(UserError, match="other sizes TxBxIxH"):
         selection.read(word)
