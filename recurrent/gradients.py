@@ -249,7 +249,7 @@ def singular_values(jacobians: Any) -> Array:
     Example:
       >>> import jax.numpy as jnp
       >>> from recurrent.gradients import singular_values
-      >>> singular_values(jnp.array([[[0.0, -3.0], [2.0, 0.0]]])).round(3).tolist()
+      >>> singular_values(jnp.array([[[0.0, -3.0], [2.0, 0.0]]])).round().tolist()
       [[3.0, 2.0]]
     """
     return jnp.linalg.svd(_precise(_square(jacobians)), compute_uv=False)
