@@ -29,12 +29,11 @@ one was chosen. What a sentence says of tries without a row was seen in training
 """
 NOTES = {
     ("char_lm", "tiny Shakespeare, state carried, at most 10 minutes"): (
-        "Hoped for: 1.43. A million letters are few: the training loss goes on falling where the "
-        "validation loss has stopped, so what helps is noise, averaging, and the GRU, which "
-        "learns the same in fewer minutes."
+        "Hoped for: 1.43. Three times the minutes, 32 epochs with more noise, reach 1.4430. A GRU, "
+        "ahead of an LSTM in 3 minutes, gains nothing from 8."
     ),
     ("jsb_chorales", "keys independent of each other, one network for all keys"): (
-        "Hoped for: 8.0. One network reads the neighbourhood of each key, so that it learns each "
+        "Hoped for: 8.0. One network reads the neighborhood of each key, so that it learns each "
         "chord in all transpositions. Keys that are drawn apart from each other cannot say that a "
         "chord has four voices, and a joint head over its pitches can: it needs 4.9."
     ),

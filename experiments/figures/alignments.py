@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from experiments.figures.style import (
     ACCENT,
@@ -87,7 +88,12 @@ def draw_strip(axes: Axes, strip: Strip, x: float, y: float, *, text: float, cma
 
 
 def rates_by_length(
-    message: str, lengths: np.ndarray, exact: np.ndarray, rate_of_one: float
+    message: str,
+    lengths: np.ndarray,
+    exact: np.ndarray,
+    rate_of_one: float,
+    whole: str = "string",
+    parts: str = "digits",
 ) -> Figure:
     """Draw the share of strings that are exact against their length, and what alone would give.
 
@@ -96,6 +102,8 @@ def rates_by_length(
       lengths: of the strings, ``[N]``.
       exact: which of them were read without a mistake, ``[N]``.
       rate_of_one: the share of single symbols that are wrong; the line is ``(1 - rate) ** length``.
+      whole: what a string is called.
+      parts: what its symbols are called.
     """
     figure = titled_figure(2.6, message)
     axes = figure.subplots()
@@ -104,11 +112,11 @@ def rates_by_length(
     counts = np.array([(lengths == length).sum() for length in known])
     low, high = wilson(shares, counts)
     axes.vlines(known, 100 * low, 100 * high, color=ACCENT, linewidth=1.2)
-    axes.plot(known, 100 * shares, "o", color=ACCENT, label="strings right, with 95 % interval")
+    axes.plot(known, 100 * shares, "o", color=ACCENT, label=f"{whole}s right, with 95 % interval")
     expected = 100 * (1 - min(rate_of_one, 1)) ** known
     axes.plot(known, expected, color=MUTED, linewidth=1, label="if mistakes fell independently")
-    axes.set_xticks(known)
-    axes.set_xlabel("digits in the string", color=MUTED)
+    axes.xaxis.set_major_locator(MaxNLocator(20, integer=True))
+    axes.set_xlabel(f"{parts} in the {whole}", color=MUTED)
     axes.set_ylabel("%", color=MUTED, rotation=0)
     axes.grid(color=FAINT, linewidth=0.5)
     axes.spines[:].set_visible(False)

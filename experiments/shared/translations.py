@@ -5,7 +5,6 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -216,18 +215,19 @@ def marked(row: Judged) -> str:
 
 
 def by_length(rows: Sequence[Judged]) -> Figure:
-    """Draw the share that came out right against the length of what is right, in up to 12 bars."""
-    from experiments.figures.bars import bars
+    """Draw the share that came out right against the length of what is right."""
+    from experiments.figures.alignments import rates_by_length
 
     lengths = np.array([len(row.true) for row in rows])
-    right = np.array([row.distance == 0 for row in rows])
-    edges = np.unique(np.linspace(lengths.min(), lengths.max() + 1, 13).astype(int))
-    parts = [(low, high - 1, (low <= lengths) & (lengths < high)) for low, high in pairwise(edges)]
-    kept = [(low, high, right[those].mean()) for low, high, those in parts if those.any()]
-    message = f"Right of {len(rows)}, by the length of what is to be written"
-    names = [f"{low}" if low == high else f"{low}-{high}" for low, high, _ in kept]
-    figure = bars(message, np.array([share for *_, share in kept]), names, 1.0)
-    return Figure("by_length", message, "In words; the line is at all of them.", figure)
+    exact = np.array([row.distance == 0 for row in rows])
+    rate = error_rate((row.found, row.true) for row in rows)
+    message = f"{exact.mean():.2%} of {len(rows)} right; {rate:.2%} of words wrong"
+    return Figure(
+        "by_length",
+        "Longer sentences",
+        "A sentence is right if each of its words is; its length is that of what is right.",
+        rates_by_length(message, lengths, exact, rate, "sentence", "words"),
+    )
 
 
 def in_one(words: Sentence) -> str:
