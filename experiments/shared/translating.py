@@ -57,6 +57,11 @@ class TranslatorConfig(MinibatchConfig):
         "trains faster and needs 2 --layers",
         choices=("top", "first"),
     )
+    direct: bool = option(
+        False,
+        "whether what the decoder finds has the words' vectors too, beside the states of the "
+        "encoder, so that a word is carried over as it is",
+    )
     dropout: float = option(
         0.2, "share of features dropped after each layer", traced=True, minimum=0, below=1
     )
@@ -104,14 +109,17 @@ def network_of(
     vectors = recurrent.embedding(languages.sources.size, width, kernel_init=drawn)
     if weighted:
         vectors = vectors._replace(apply=lambda params, weights: weights @ params["kernel"])
-    read: list[Any] = [vectors]
-    read.append(recurrent.step_dropout(width, dropout, next(keys)))
+    dropped = recurrent.step_dropout(width, dropout, next(keys))
+    read: list[Any] = []
     context = width
     for _ in range(config.layers):
         both = [make_cell(config.cell, context, size) for _ in range(2)]
         read.append(recurrent.bidirectional(*both))
         context = recurrent.output_shape(read[-1])[-1]
         read.append(recurrent.step_dropout(context, dropout, next(keys)))
+    if config.direct:
+        read = [recurrent.dense_connection(recurrent.stack(*read))]
+        context += width
     longest = max(languages.longest_source, languages.longest_target) if key is None else 0
 
     def pile(layers: int, inputs: int) -> recurrent.Cell:
@@ -131,7 +139,8 @@ def network_of(
         cell, attend, languages.targets.size, query=asking, embedding_init=drawn
     )
     shape = (languages.sources.size,) if weighted else ()
-    return recurrent.encoder_decoder(recurrent.stack(*read, input_shape=shape), decoder)
+    encoder = recurrent.stack(vectors, dropped, *read, input_shape=shape)
+    return recurrent.encoder_decoder(encoder, decoder)
 
 
 def make_attention(config: Any, asked: int, context: int) -> Attention:

@@ -155,6 +155,21 @@ def test_vectors_of_words_are_as_long_as_asked() -> None:
         np.testing.assert_allclose(other, own * SMALL.embedding_size**0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("fields", [{}, {"query": "first", "layers": 2}, {"attention": "last"}])
+def test_the_words_vectors_stand_before_the_states_where_asked(fields: dict[str, Any]) -> None:
+    net, params = network(direct=True, **fields)
+    given, size = batch(), SMALL.embedding_size
+    lengths = given["sources_lengths"]
+    memory, _ = translating.encoded(net, params, given["sources"], lengths)
+    words = np.asarray(params["encoder"]["layer_0"]["kernel"])[np.asarray(given["sources"])]
+    assert memory.values.shape[-1] == size + 2 * SMALL.hidden_size
+    if fields.get("attention") == "last":
+        words = words[np.arange(len(words)), np.asarray(lengths) - 1][:, None]
+        lengths = jnp.ones_like(lengths)
+    for k, length in enumerate(lengths.tolist()):
+        np.testing.assert_array_equal(memory.values[:length, k, :size], words[k, :length])
+
+
 def test_a_first_layer_that_asks_needs_one_above_it() -> None:
     with pytest.raises(UserError, match="--query: first needs a layer above"):
         network(query="first")
