@@ -9,6 +9,7 @@ from docs import char_lm_table
 from docs.char_lm_table import NETWORKS, STEP, count, largest
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "network",
     [NETWORKS[0], *(pytest.param(each, marks=pytest.mark.long) for each in NETWORKS[1:])],

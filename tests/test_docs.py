@@ -13,6 +13,7 @@ from recurrent import unroll
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.long
 def test_the_page_of_cells_is_current() -> None:
     page = (ROOT / "docs" / "cells.md").read_text()
     assert page == make_cells.page(), "run .venv/bin/python -m docs.make_cells > docs/cells.md"

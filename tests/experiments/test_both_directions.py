@@ -80,6 +80,7 @@ def both_ways() -> Cell:
     return bidirectional(elman(WIDTH, HIDDEN), elman(WIDTH, HIDDEN))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("cell", "outputs", "size"),
     [
@@ -163,6 +164,7 @@ def test_a_language_model_refuses_a_cell_that_sees_the_next_character(
         char_lm.program(config)
 
 
+@pytest.mark.long
 def test_a_language_model_takes_the_same_cell_where_it_reads_forwards(file: Path) -> None:
     """Moving any token moves no logits before it, and those after it."""
     model = char_lm.model_of(char_lm.Config(cell=f"{file}:above", **SMALL), 5)

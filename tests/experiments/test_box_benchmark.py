@@ -14,6 +14,7 @@ from experiments.shared.box_maps import Found, drawn, methods_of, scores_of, tab
 from recurrent.layers import init_all
 
 
+@pytest.mark.long
 def test_splits_differ_and_are_the_same_for_a_seed() -> None:
     first, again = drawn("rare_time", 1), drawn("rare_time", 1)
     jax.tree.map(np.testing.assert_array_equal, first, again)

@@ -121,6 +121,7 @@ def values_of(config: char_lm.Config) -> dict[str, Any]:
     return {name: value[0] for name, value in hparams_of(config).items()}
 
 
+@pytest.mark.long
 def test_a_readout_of_zeros_expects_every_character_equally() -> None:
     """The cross-entropy is then the logarithm of the number of characters."""
     own = char_lm.Config(hidden_size=4)
@@ -223,6 +224,7 @@ def test_tied_weights_are_one_table(file: Path) -> None:
     assert np.isfinite(loss_of(own, params)[0])
 
 
+@pytest.mark.long
 def test_variational_masks_are_renewed_for_each_window(file: Path) -> None:
     own = config(file, variational=True)
     params = char_lm.model_of(own, 9).init(jax.random.key(0))
@@ -234,6 +236,7 @@ def test_variational_masks_are_renewed_for_each_window(file: Path) -> None:
     assert 0 < masks[0].mean() < 1
 
 
+@pytest.mark.long
 def test_dropped_weights_are_those_of_the_state(file: Path) -> None:
     own = config(file, weight_drop=0.5, hidden_size=32)
     params = char_lm.model_of(own, 9).init(jax.random.key(0))
@@ -270,6 +273,7 @@ def test_a_finished_run_leaves_bits_and_figures(finished: Path) -> None:
     assert "bits a character" in (finished / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_a_loaded_run_has_the_weights_that_were_kept_at_the_best_evaluation(
     finished: Path,
 ) -> None:
@@ -351,6 +355,7 @@ def test_a_longer_text_begins_with_the_shorter_one(wild: Run) -> None:
         assert text == longest[: 4 + characters]
 
 
+@pytest.mark.long
 def test_every_piece_of_a_text_is_drawn_with_another_key(wild: Run) -> None:
     """Where all characters are as likely after any text, only the key tells pieces apart."""
     flat = wild._replace(kept=jax.tree.map(jnp.zeros_like, wild.kept))
@@ -486,6 +491,7 @@ def test_a_text_that_has_changed_since_the_training_is_not_sampled_from(
     assert f"{file} cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_text_of_one_line_is_continued_from_its_first_character(tmp_path: Path) -> None:
     file = tmp_path / "line.txt"
     file.write_text("cab " * 300)

@@ -38,6 +38,7 @@ def trained(name: str, folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RATES)
 def test_a_run_keeps_its_best_in_the_direction_of_its_metric(name: str, tmp_path: Path) -> None:
     result = trained(name, tmp_path)

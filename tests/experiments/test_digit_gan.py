@@ -117,6 +117,7 @@ def test_a_step_that_is_not_finite_changes_neither_player_and_is_counted() -> No
     assert int(task.failures(mended)) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind",
     ["conv", *(pytest.param(each, marks=pytest.mark.long) for each in ("rows", "noise"))],
@@ -190,6 +191,7 @@ def one_sided(digit: int) -> Any:
     return params | {"Dense_1": {"kernel": jnp.zeros((128, 10)), "bias": bias}}
 
 
+@pytest.mark.long
 def test_a_collapsed_generator_shows_in_the_divergence() -> None:
     params = one_sided(3)
     real = fit_gaussian(judging.features_of(params, jnp.asarray(IMAGES)))
@@ -255,6 +257,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.long
 def test_the_classifier_is_trained_once(quick: None, capfd: pytest.CaptureFixture[str]) -> None:
     config, splits = judging.JudgedConfig(), Splits(split(67), split(40), split(50))
     first = judging.classifier(config, splits)

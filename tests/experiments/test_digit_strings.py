@@ -61,6 +61,7 @@ def composed_by_hand(images: Any, count: int, gaps: Any, drops: Any) -> np.ndarr
     return strip[:, : end + MARGIN]
 
 
+@pytest.mark.long
 def test_strips_are_those_of_a_loop_over_pixels() -> None:
     data = digit_strips.strings_of(blocks(72), [3])
     strips, widths = compose(
@@ -157,6 +158,7 @@ def test_an_impossible_string_is_an_error_but_has_no_cost() -> None:
     assert float(broken["exact"].mean) == 0
 
 
+@pytest.mark.long
 def test_more_padding_changes_no_reading_and_no_cost() -> None:
     model = transcribing.transcriber("gru", 6, 10, (2, 3, 4), features=8)
     params = jax.jit(partial(transcribing.init, model, HEIGHT))(jax.random.key(0))
@@ -208,6 +210,7 @@ def looks_like(found: Photo, other: Photo) -> float:
     return float(np.corrcoef(strips[0].ravel(), strips[1].ravel())[0, 1])
 
 
+@pytest.mark.long
 def test_a_picture_is_the_same_strip_in_any_color_size_and_light(
     writing: np.ndarray, tmp_path: Path
 ) -> None:

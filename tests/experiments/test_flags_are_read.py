@@ -16,6 +16,10 @@ from tests.experiments.small_data import data_folder
 
 READ_BY_THE_LOOP = {"patience", "steps_per_call"}
 EXPERIMENTS = {name: catalogue.load(name).module for name in catalogue.experiments()}
+LONG = {
+    *("box_benchmark", "digit_gan", "digit_strings", "pronunciations", "scan_commands"),
+    *("spoken_digits", "time_series"),
+}
 
 
 class Reading(dict):
@@ -73,7 +77,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_folder(tmp_path_factory.mktemp("data"))
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in EXPERIMENTS]
+)
 def test_every_flag_of_an_experiment_is_read(
     name: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def test_what_is_held_is_the_last_pulse() -> None:
         np.testing.assert_array_equal(held(jnp.asarray(pulses)), last_pulses(pulses))
 
 
+@pytest.mark.long
 def test_pulses_come_at_the_first_step_and_then_as_often_as_they_should() -> None:
     problem = flip_flop(3, 50)
     xs, targets = numbered(problem, jnp.arange(2000))
@@ -78,6 +79,7 @@ def latches(bits: int) -> tuple[Study, Any]:
     return Study(flip_flop(bits, 20), cell, network), params
 
 
+@pytest.mark.long
 def test_all_points_of_a_system_of_known_ones_are_found() -> None:
     """Each line rests at 0 or at either root of h = tanh(2 h): 3^2 points of two lines."""
     study, params = latches(2)

@@ -71,6 +71,7 @@ def test_the_run_lies_beside_the_file_and_says_what_code_it_is_of(trained: Path)
         assert isinstance(result["clean"], bool)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", ["idea.py", "parts.py"])
 def test_an_edited_file_never_gives_the_old_figure(
     idea: Path, capfd: pytest.CaptureFixture[str], file: str
@@ -239,6 +240,7 @@ def test_training_starts_from_the_weights_of_another_run(
     assert "there is no" in refused(capfd, str(idea / "idea.py"), "--init_from=/nowhere").lower()
 
 
+@pytest.mark.long
 def test_fields_come_from_the_config_of_a_run(
     idea: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -377,6 +379,7 @@ def test_the_worked_experiments_learn(file: Path, tmp_path: Path) -> None:
     assert rows[-1][name] < 0.7 * rows[0][name]
 
 
+@pytest.mark.long
 def test_an_edited_csv_is_noticed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file, csv = shutil.copy(worked("forecast"), tmp_path), tmp_path / "wave.csv"
     csv.write_text("value\n" + "\n".join(str(x % 7) for x in range(300)))
@@ -431,6 +434,7 @@ def test_a_swept_field_that_the_program_reads_from_its_config_is_refused(
     assert "reads it from its Config" in refused(capfd, *sweep)
 
 
+@pytest.mark.long
 def test_other_data_give_another_run_wherever_they_were_read_from(
     idea: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -446,6 +450,7 @@ def test_other_data_give_another_run_wherever_they_were_read_from(
     assert "What the experiment reads as its data has changed since" in refused(capfd, *command)
 
 
+@pytest.mark.long
 def test_a_module_that_was_edited_since_its_import_is_read_anew(idea: Path) -> None:
     module = load_run(idea / "runs" / "idea" / "base").experiment.module
     first = run(module, idea / "first", **FIELDS)
@@ -455,6 +460,7 @@ def test_a_module_that_was_edited_since_its_import_is_read_anew(idea: Path) -> N
     assert first.result["test_error"] != second.result["test_error"]
 
 
+@pytest.mark.long
 def test_what_is_imported_by_its_name_at_run_time_is_noticed(
     idea: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -75,6 +75,7 @@ def chord_of(keys: tuple[int, ...]) -> list[int]:
     return [*keys, *[NONE] * (VOICES - len(keys))]
 
 
+@pytest.mark.long
 def test_the_joint_head_gives_all_chords_a_probability_of_one_together() -> None:
     """Over a piano whose upper keys cannot sound, so that all its chords can be listed."""
     few, rng = 7, np.random.default_rng(0)
@@ -188,6 +189,7 @@ def test_a_song_is_shifted_as_a_whole() -> None:
     assert (moved[..., 1:] == NONE).all()
 
 
+@pytest.mark.long
 def test_a_song_at_an_end_of_the_keyboard_is_shifted_so_far_as_its_keys_reach() -> None:
     """At both ends, near the upper one in one frame alone, over all keys, and without any."""
     songs = {
@@ -303,6 +305,7 @@ def test_a_cell_that_looks_ahead_is_refused(
     assert "looks ahead" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_what_is_composed_follows_what_is_given() -> None:
     from experiments.jsb_chorales import Config, network
 

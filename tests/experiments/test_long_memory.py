@@ -20,6 +20,7 @@ from experiments.shared.remembering import PROBLEMS, adding, copy, numbered, rec
 from experiments.shared.time_scales import time_scales
 
 
+@pytest.mark.long
 def test_the_sum_is_that_of_the_two_marked_numbers() -> None:
     xs, targets = map(np.asarray, numbered(adding(7), jnp.arange(3000)))
     values, marks = xs[..., 0], xs[..., 1]
@@ -33,6 +34,7 @@ def test_the_sum_is_that_of_the_two_marked_numbers() -> None:
     np.testing.assert_allclose(values.mean(), 0.5, atol=0.01)
 
 
+@pytest.mark.long
 def test_without_memory_the_squared_error_of_a_sum_is_a_sixth() -> None:
     problem = adding(5)
     _, targets = numbered(problem, jnp.arange(20_000))
@@ -54,6 +56,7 @@ def test_copies_have_the_published_layout() -> None:
     np.testing.assert_array_equal(np.unique(symbols), np.arange(1, 9))
 
 
+@pytest.mark.long
 def test_without_memory_a_copy_costs_ten_logarithms_of_eight() -> None:
     problem = copy(1000)
     _, symbols = numbered(problem, jnp.arange(50))
@@ -67,6 +70,7 @@ def test_without_memory_a_copy_costs_ten_logarithms_of_eight() -> None:
     assert float(found["right"].mean) == 0
 
 
+@pytest.mark.long
 def test_only_the_first_step_shows_what_is_to_be_recalled() -> None:
     problem = recall(4)
     xs, symbols = map(np.asarray, numbered(problem, jnp.arange(4000)))
@@ -79,6 +83,7 @@ def test_only_the_first_step_shows_what_is_to_be_recalled() -> None:
     assert float(found["loss"].mean) == pytest.approx(math.log(8), rel=1e-5) == problem.nothing
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_right_answers_cost_nothing_and_padding_is_left_out(name: str) -> None:
     problem = PROBLEMS[name](6)
@@ -110,6 +115,7 @@ def test_every_cell_takes_its_time_scales(name: str) -> None:
     jax.eval_shape(cell.init, jax.random.key(0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["gru", "lstm", "lru"])
 def test_what_is_read_first_lasts_longer_with_time_scales(name: str) -> None:
     """The states of two sequences that differ at the first step alone still differ."""

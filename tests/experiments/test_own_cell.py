@@ -77,6 +77,7 @@ def given() -> tuple[Any, ...]:
     return params, Hidden(jnp.asarray(state)), xs, *flags
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_masks_and_resets_of_a_new_cell_equal_a_numpy_loop():
     params, state, xs, mask, reset = given()
@@ -86,6 +87,7 @@ def test_masks_and_resets_of_a_new_cell_equal_a_numpy_loop():
     np.testing.assert_allclose(last.hidden, expected_last, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_a_new_cells_backward_pass_is_the_fast_one_and_equals_autodiff_of_the_scan():
     params, state, xs, mask, reset = given()
@@ -111,6 +113,7 @@ def weights_carried(function: Any, *args: Any) -> int:
     return sum((SIZE, 3 * SIZE) in loop.carried for loop in loops(function, *args))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_a_new_cell_stacks_streams_and_goes_both_ways():
     cell = stack(

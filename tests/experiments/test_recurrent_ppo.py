@@ -88,6 +88,7 @@ def test_minibatches_are_whole_sequences_and_each_is_in_an_epoch_once() -> None:
     assert (rows[:2] != rows[2:]).any()
 
 
+@pytest.mark.long
 def test_the_loss_is_that_of_the_paper() -> None:
     config = dataclasses.replace(SMALL, value_clip=0.1, entropy_cost=0.02)
     agent, task, given = agent_of(config), program(config).task, hparams(config)
@@ -131,6 +132,7 @@ def logits_by_hand(agent: Any, params: Any, batch: Any) -> tuple[np.ndarray, np.
     return logits, values[..., 0]
 
 
+@pytest.mark.long
 def test_a_training_gone_on_with_from_a_checkpoint_has_the_same_bits(
     trainer: Any, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def small(**fields: Any) -> Config:
     return Config(hidden_size=8, **{"examples": 60, "epochs": 2, **fields})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["images", "words"])
 def test_no_remedy_and_evaluation_are_the_plain_network(kind: str, text: str) -> None:
     job = job_of(small(text=text if kind == "words" else ""))

@@ -43,12 +43,14 @@ def all_images() -> np.ndarray:
     return np.array(pixels, np.float32).reshape(-1, HEIGHT, WIDTH)
 
 
+@pytest.mark.long
 def test_the_probabilities_of_all_images_add_up_to_one(model: Model, params: Any) -> None:
     nats = np.asarray(drawing.nats(model, params, jnp.asarray(all_images())), float)
     assert np.exp(-nats).sum() == pytest.approx(1, abs=1e-5)
     assert np.exp(-nats).max() > 4 / 2 ** (HEIGHT * WIDTH)  # far from uniform
 
 
+@pytest.mark.long
 def test_images_are_drawn_as_often_as_they_are_probable(model: Model, params: Any) -> None:
     count = 60_000
     drawn = np.asarray(
@@ -63,6 +65,7 @@ def test_images_are_drawn_as_often_as_they_are_probable(model: Model, params: An
     assert (np.abs(shares / count - p) <= bound).all()
 
 
+@pytest.mark.long
 def test_what_is_given_is_kept_and_the_rest_depends_on_it(model: Model, params: Any) -> None:
     """The rest is drawn as often as it is probable, given the first row."""
     count = 20_000
@@ -86,6 +89,7 @@ def test_gray_is_the_probability_of_ink() -> None:
     assert (found != inked(gray, [0, 2])).any()
 
 
+@pytest.mark.long
 def test_a_run_draws_into_a_file(model: Model, params: Any, tmp_path: Path) -> None:
     """New images from nothing, and halves of given ones beside what they were."""
     test = all_images()[1234:4000:55].astype(np.uint8)

@@ -36,6 +36,7 @@ def refusal(capfd: pytest.CaptureFixture[str], *flags: str) -> str:
     return capfd.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_flags_that_do_not_go_together_are_refused(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

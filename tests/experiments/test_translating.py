@@ -55,6 +55,7 @@ def test_pairs_become_arrays_in_which_a_source_counts_once() -> None:
     assert twice["distinct"].tolist() == [True, True, True, True, False, False]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_source_with_any_targets_counts_once_where_one_of_them_is_written(ends: bool) -> None:
     """Whatever a network writes, the metrics say what a loop over the sources finds."""
@@ -89,6 +90,7 @@ def test_a_split_without_pairs_is_refused() -> None:
         translating.arrays_of([], LANGUAGES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fields",
     [
@@ -182,6 +184,7 @@ def test_nothing_is_right_where_logits_are_no_numbers() -> None:
     assert float(translating.metrics(logits.at[0].set(jnp.nan), given)["exact"].total) == 0
 
 
+@pytest.mark.long
 def test_more_padding_changes_no_bit_of_the_logits_and_the_loss_to_rounding() -> None:
     net, params = network()
     given = batch()
@@ -199,6 +202,7 @@ def test_more_padding_changes_no_bit_of_the_logits_and_the_loss_to_rounding() ->
     np.testing.assert_allclose(found[0]["loss"].total, found[1]["loss"].total, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_beam_of_all_sequences_finds_the_likeliest() -> None:
     net, params = network()
     given = batch()
@@ -215,6 +219,7 @@ def test_a_beam_of_all_sequences_finds_the_likeliest() -> None:
     assert (beams[64].scores >= beams[1].scores - 1e-5).all()
 
 
+@pytest.mark.long
 def test_sources_in_many_parts_are_written_like_each_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -261,6 +266,7 @@ def test_the_nearest_of_the_right_targets_counts() -> None:
     ]
 
 
+@pytest.mark.long
 def test_weights_of_attention_are_drawn_for_each_word() -> None:
     _, params = network()
     weights, words = translations.attended(SMALL, LANGUAGES, params, ("a", "b"), ("A", "B"))
@@ -285,6 +291,7 @@ def test_the_share_that_is_right_is_drawn_for_each_length() -> None:
     assert alone.get_ydata().tolist() == [100, 100, 100]  # no word differs from the right ones
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ends", [True, False])
 def test_an_end_is_drawn_where_one_is_written(ends: bool) -> None:
     _, params = network()
@@ -413,6 +420,7 @@ def test_without_ends_the_true_length_is_given(
     assert "trained with --noends" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_a_cell_that_looks_ahead_is_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ from experiments.shared.scaled_start import scaled
 from experiments.vanishing_gradients import Config, cell_of, program
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("gain", [0.5, 1.0, 1.3])
 @pytest.mark.parametrize("start", ["orthogonal", "identity"])
 def test_a_linear_network_has_the_rates_of_its_gain(start: str, gain: float) -> None:
@@ -35,6 +36,7 @@ def test_a_linear_network_has_the_rates_of_its_gain(start: str, gain: float) -> 
     assert float(found["exponent_median"].mean) == pytest.approx(math.log(gain), abs=1e-4)
 
 
+@pytest.mark.long
 def test_what_is_remembered_is_counted_over_the_whole_spectrum() -> None:
     """Of a diagonal network the exponents are the logarithms of its factors."""
     cell = recurrent.elman(2, 4, activation=lambda z: z)

@@ -61,6 +61,7 @@ def killed_after(folder: Path, evaluations: int) -> None:
         trained(folder, end)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("emptied", "words"),
     [
@@ -91,6 +92,7 @@ def test_the_best_alone_tells_that_there_was_a_training(tmp_path: Path):
         trained(tmp_path)
 
 
+@pytest.mark.long
 def test_a_run_killed_right_after_its_first_row_goes_on(tmp_path: Path):
     """There is a checkpoint before there is a row."""
     killed_after(tmp_path / "killed", 1)

@@ -141,7 +141,12 @@ CELLS: dict[str, Callable[[int, int], Cell]] = {
 }
 
 
-# Cells that differ little from another one are tested only with `-m slow`.
+# Cells of a kind that another one stands for are tested with `-m long`, those that differ little
+# from another one only with `-m slow`.
+LONG = {
+    *("antisymmetric_rnn", "indrnn", "ugrnn", "minimal_gated_unit", "lstm_peepholes", "lstmp"),
+    *("layer_norm_lstm", "diagonal_s5", "convolutional_lstm", "own_gate", "deep"),
+}
 SLOW = {
     *("elman_relu", "elman_sigmoid", "lstm_without_forget_bias", "lstm_coupled"),
     *("gru_reset_before", "layer_norm_gru", "slstm_heads", "mlstm_heads", "min_lstm", "griffin"),
@@ -153,8 +158,8 @@ OPTIMIZED = {"slstm_heads"}
 
 def marks(name: str) -> list[pytest.MarkDecorator]:
     """Return the marks of a cell's tests."""
-    slow, optimized = pytest.mark.slow, pytest.mark.optimized
-    return [slow] * (name in SLOW) + [optimized] * (name in OPTIMIZED)
+    known = {"long": LONG, "slow": SLOW, "optimized": OPTIMIZED}
+    return [getattr(pytest.mark, mark) for mark, names in known.items() if name in names]
 
 
 PARAMETERS = [pytest.param(name, marks=marks(name)) for name in CELLS]

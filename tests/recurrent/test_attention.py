@@ -485,6 +485,7 @@ def test_attention_cell_auto_equals_scan_in_values_and_gradients(window: int) ->
     assert_close(run("auto"), run("scan"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window", [3, 40])
 def test_attention_cell_in_pieces_with_a_carried_cache_equals_the_whole_sequence(
     window: int,
@@ -545,6 +546,7 @@ def test_padding_affects_no_values_or_gradients_of_the_attention_cell(window: in
     chex.assert_trees_all_equal(other, zeros)
 
 
+@pytest.mark.long
 def test_attention_cell_in_bfloat16_is_close_to_float64() -> None:
     cell = small_cell(window=4)
     params, xs = init(cell), normal(TIME, BATCH, 4)

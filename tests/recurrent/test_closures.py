@@ -167,6 +167,7 @@ def test_forward_mode_by_the_number_says_which_method_supports_it() -> None:
     np.testing.assert_allclose(slope, finite_difference(scan), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_deer_differentiates_by_a_number_where_it_falls_back_to_the_loop() -> None:
     params = leaky(NUMBER).init(jax.random.key(0))
     xs = np.random.default_rng(0).normal(size=(TIME, BATCH, SIZE))

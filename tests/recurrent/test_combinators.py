@@ -309,6 +309,7 @@ def test_for_each_equals_one_run_for_each_input(options: Any) -> None:
         assert_close((jax.tree.map(lambda leaf, k=k: leaf[:, k], state), ys[:, :, k]), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{}, {"mask": MASK}, {"mask": MASK, "reset": RESET}])
 def test_a_tied_embedding_equals_a_stack_whose_readout_is_its_transpose(options: Any) -> None:
     inner = stack(gru(INPUT, 3), dense(3, INPUT))
@@ -765,6 +766,7 @@ def test_a_carried_state_keeps_the_variational_dropout_mask_until_a_reset() -> N
     assert np.any(fresh != ys[0])
 
 
+@pytest.mark.long
 def test_dropout_rates_and_keys_may_be_traced_and_vmapped() -> None:
     inner = elman(INPUT, 3)
     params, xs = random_params(inner), random_inputs(TIME, BATCH, INPUT)

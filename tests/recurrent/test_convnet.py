@@ -99,6 +99,7 @@ def test_a_convnet_drops_nothing_without_a_key_or_at_rate_zero() -> None:
     assert (noisy[0] != plain).all()
 
 
+@pytest.mark.long
 def test_every_convnet_gradient_is_finite_and_nonzero() -> None:
     model, params, images = network((8, 8, 1))
 

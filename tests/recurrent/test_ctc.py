@@ -201,6 +201,7 @@ def test_prefix_beam_search_widens_bfloat16() -> None:
     assert_same_labels(beams, 0, expected, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_prefix_beam_search_traces_once_under_jit_and_runs_without_jit() -> None:
     traces = []
 

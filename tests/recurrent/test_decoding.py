@@ -250,6 +250,7 @@ def test_a_longer_sample_starts_with_the_shorter_sample() -> None:
     np.testing.assert_array_equal(run(9).tokens[:5], run(5).tokens)
 
 
+@pytest.mark.long
 def test_sampled_log_probs_and_gradients_equal_teacher_forcing() -> None:
     with jax.enable_x64(True):
         params, start, step, teacher_forced = lstm_language_model()
@@ -371,6 +372,7 @@ def attention_log_probs(embedding: Any, kernel: Any, first: int) -> reference.Ne
     return log_probs
 
 
+@pytest.mark.long
 def test_greedy_sampling_and_beam_search_take_a_cache_with_a_shared_position() -> None:
     rng = np.random.default_rng(2)
     embedding, kernel = rng.normal(size=(VOCABULARY, 5)), 3 * rng.normal(size=(5, VOCABULARY))
@@ -809,6 +811,7 @@ def test_the_reference_lists_every_complete_sequence_once() -> None:
 NANS = [np.array(bits, np.uint32).view(np.float32) for bits in (0x7FC00000, 0xFFC00000)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("nan", NANS)
 @pytest.mark.parametrize("stop_token", [None, 2])
 def test_a_model_that_gives_nan_has_no_score_that_looks_sound(

@@ -80,6 +80,7 @@ def test_the_gradient_of_an_empty_batch_is_zero(name: str) -> None:
         np.testing.assert_array_equal(leaf, 0)
 
 
+@pytest.mark.long
 def test_a_step_takes_an_empty_batch() -> None:
     for make in CELLS.values():
         cell = make(INPUT, HIDDEN)
@@ -107,6 +108,7 @@ def test_the_delta_rule_takes_an_empty_batch() -> None:
     assert (state.shape, ys.shape) == ((0, 2, 2), (5, 0, 2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", SHAPES)
 def test_attention_takes_empty_batches_and_sequences(shape: tuple[int, ...]) -> None:
     layer = multi_head_attention(4, 2, causal=True, rotary_base=100.0)

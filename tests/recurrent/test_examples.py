@@ -18,13 +18,31 @@ MODULES = [
     for found in pkgutil.walk_packages(recurrent.__path__, "recurrent.")
 ]
 WITH_EXAMPLES = [each for each in [*MODULES, config] if ">>> " in inspect.getsource(each)]
+# Those whose examples take a second or more.
+LONG = {
+    *("adversarial", "attention", "cell", "cells.classic", "combinators", "ctc", "decoding"),
+    *("explain.attention_maps", "explain.boxes", "explain.faithfulness", "explain.lime"),
+    *("explain.occlusion", "explain.randomization", "explain.saliency", "explain.scores"),
+    *("explain.shapley", "fixed_points", "gradients", "images", "losses", "regularization"),
+    *("training.minibatch", "training.optimizers", "training.step"),
+}
 
 
-@pytest.mark.parametrize("module", WITH_EXAMPLES, ids=lambda module: module.__name__)
+def marks(module: ModuleType) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.long] * (module.__name__.removeprefix("recurrent.") in LONG)
+
+
+@pytest.mark.parametrize(
+    "module", [pytest.param(each, id=each.__name__, marks=marks(each)) for each in WITH_EXAMPLES]
+)
 def test_docstring_examples_print_the_documented_output(module: ModuleType) -> None:
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.attempted
     assert not result.failed
+
+
+def test_those_that_take_long_are_modules_with_examples() -> None:
+    assert {f"recurrent.{name}" for name in LONG} <= {each.__name__ for each in WITH_EXAMPLES}
 
 
 def public_functions() -> dict[str, Any]:

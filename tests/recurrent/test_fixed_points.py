@@ -57,6 +57,7 @@ def test_the_points_of_a_double_well_are_found_and_told_apart() -> None:
     np.testing.assert_allclose(found.input_jacobians, [[[1], [0]]] * 3, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_constant_input_moves_and_removes_points() -> None:
     """Of ``a - a^3 + 10 x``, whose only root at x = .1 is 1.3247, the plastic number."""
     found = find_fixed_points(double_well(), {}, jnp.full(1, 0.1), starts())
@@ -64,6 +65,7 @@ def test_a_constant_input_moves_and_removes_points() -> None:
     np.testing.assert_allclose(fixed, [1.3247180], atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_slow_point_is_not_called_fixed() -> None:
     """Where the input has only just removed two points, q has a minimum above zero."""
     edge = 2 / 3 / np.sqrt(3)  # of a - a^3, at a = 1 / sqrt(3)
@@ -74,6 +76,7 @@ def test_a_slow_point_is_not_called_fixed() -> None:
     assert slow[0] == pytest.approx(1 / np.sqrt(3), abs=0.02)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "make",
     [
@@ -118,6 +121,7 @@ def test_points_of_cells_stay_where_they_are(make: Callable[..., Cell]) -> None:
             assert (away < 1e-6) == bool(stable)
 
 
+@pytest.mark.long
 def test_equal_points_count_once_and_outliers_are_left_out() -> None:
     """The cubic map has its roots alone, also from starts that Newton's method throws far away."""
     many = find_fixed_points(double_well(0.9), {}, jnp.zeros(1), starts(200, 1.2))
@@ -155,6 +159,7 @@ def test_wrong_starts_are_refused() -> None:
         find_fixed_points(cell, params, jnp.ones(2), state, tolerance=0.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "count"),
     [
@@ -176,6 +181,7 @@ def test_the_initial_state_alone_leads_to_a_point(make: Callable[..., Cell], cou
     )
 
 
+@pytest.mark.long
 def test_a_cell_that_never_rests_has_no_points() -> None:
     def step(params: Any, state: Any, x: Any) -> Any:
         return state + 1.0 + x, state
@@ -198,6 +204,7 @@ def test_starts_that_are_not_finite_are_refused() -> None:
         find_fixed_points(cell, params, jnp.full(2, jnp.inf), cell.initial_state(params, (5,)))
 
 
+@pytest.mark.long
 def test_narrow_states_are_refused() -> None:
     cell = recurrent.elman(2, 3)
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), cell.init(jax.random.key(0)))

@@ -39,6 +39,7 @@ def linear(kernel: Any) -> tuple[Cell, Any]:
     return cell, params | {"recurrent": params["recurrent"] | {"kernel": kernel}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [recurrent.lstm, recurrent.gru, recurrent.lru, recurrent.slstm])
 def test_state_gradients_are_those_of_the_steps_that_are_left(make: Callable[..., Cell]) -> None:
     cell = make(INPUT, HIDDEN)
@@ -113,6 +114,7 @@ def test_an_orthogonal_matrix_lets_gradients_through_at_any_lag() -> None:
     np.testing.assert_allclose(sizes, 1, rtol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("activation", ["tanh", "linear"])
 def test_gradients_fall_by_lag_at_the_rate_of_the_largest_exponent(activation: str) -> None:
     """Both measure the same rate, one backwards from the last output, one forwards."""
@@ -142,6 +144,7 @@ def test_the_exponent_of_a_linear_cell_is_the_log_of_its_spectral_radius() -> No
         np.testing.assert_allclose(found, np.log([0.9, 0.5, 0.2]), rtol=0, atol=1e-10)
 
 
+@pytest.mark.long
 def test_one_exponent_by_products_with_vectors_is_that_of_all_by_jacobians() -> None:
     with jax.enable_x64(True):
         cell = recurrent.gru(INPUT, HIDDEN)
@@ -187,6 +190,7 @@ def test_the_henon_map_has_its_published_exponents() -> None:
     assert float(found.sum()) == pytest.approx(math.log(0.3), abs=1e-4)  # the area shrinks so
 
 
+@pytest.mark.long
 def test_a_batch_gives_what_its_sequences_give_alone() -> None:
     cell = recurrent.lstm(INPUT, HIDDEN)
     params, xs = cell.init(jax.random.key(0)), inputs()
@@ -231,6 +235,7 @@ def test_gradients_of_any_size_have_their_logs(factor: float) -> None:
     np.testing.assert_allclose(logs, np.broadcast_to(expected, (300, 2)), rtol=1e-4)
 
 
+@pytest.mark.long
 def test_sizes_by_lag_are_those_of_backpropagation_down_to_the_smallest_numbers() -> None:
     cell, params = linear(0.5 * jnp.eye(2))
     xs, key = jnp.ones((121, 1, 2)), jax.random.key(0)
@@ -284,6 +289,7 @@ def test_narrow_states_have_exponents(count: int | None) -> None:
     np.testing.assert_allclose(spectral_radius(jacobians)[0], 0.5)
 
 
+@pytest.mark.long
 def test_tokens_are_read_too() -> None:
     cell = recurrent.stack(recurrent.embedding(5, 3), recurrent.elman(3, 4), input_shape=())
     params = cell.init(jax.random.key(0))
@@ -308,6 +314,7 @@ def test_inputs_that_are_no_sequence_are_refused(xs: Any, said: str) -> None:
             function(cell, params, xs, jax.random.key(0))
 
 
+@pytest.mark.long
 def test_lists_are_sequences() -> None:
     cell, params = linear(0.5 * jnp.eye(2))
     found = state_gradients(cell, params, [[1.0, 1.0]] * 3, lambda ys: ys[-1].sum())

@@ -23,6 +23,7 @@ def distorted(image: Any, turn: float = 0.0, scale: Any = EVEN, shift: Any = (0.
     )
 
 
+@pytest.mark.long
 def test_affine_maps_without_distortion_are_the_identity() -> None:
     np.testing.assert_allclose(distorted(IMAGE), IMAGE, atol=1e-6)
     images = np.stack([IMAGE, IMAGE[::-1]])

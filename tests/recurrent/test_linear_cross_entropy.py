@@ -70,6 +70,7 @@ def test_chunked_cross_entropy_equals_optax_on_whole_logits_in_value_and_gradien
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_mask_and_bias_are_optional_in_linear_cross_entropy() -> None:
     given = {"kernel": KERNEL}, HIDDEN, LABELS
@@ -101,6 +102,7 @@ def test_low_precision_operands_lose_at_most_one_rounding_each(
         )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_vmapped_readouts_equal_each_readout_alone() -> None:
     many = jax.tree.map(lambda leaf: np.stack([leaf, 2 * leaf, -leaf]), PARAMS)
@@ -137,6 +139,7 @@ def test_cross_entropy_summed_in_a_scan_over_time_equals_the_whole_sequence() ->
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_second_derivatives_of_linear_cross_entropy_equal_finite_differences() -> None:
     def loss(kernel: Any, hidden: Any) -> Any:
@@ -211,6 +214,7 @@ def test_a_label_outside_the_vocabulary_gives_nan_values_and_gradients(label: in
         np.testing.assert_array_equal(np.isnan(d_hidden).all(axis=-1), labels != LABELS)
 
 
+@pytest.mark.long
 def test_tied_weights_get_the_gradients_of_embedding_and_readout() -> None:
     cell = stack(embedding(VOCABULARY, SIZE), gru(SIZE, SIZE), input_shape=())
     params = cell.init(jax.random.key(0))

@@ -287,6 +287,7 @@ def test_float32_errors_stay_below_twice_the_stated_errors(method: Any, dtype: A
         assert error < 2 * stated
 
 
+@pytest.mark.long
 def test_vmap_and_jit_do_not_change_linear_scan() -> None:
     a, b, h0 = problem(10, 4, 3)
     for method in METHODS:

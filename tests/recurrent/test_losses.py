@@ -189,6 +189,7 @@ def test_labels_of_any_width_count_as_the_same_classes(dtype: Any, classes: int)
     np.testing.assert_allclose([plain, linear], expected, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("smoothing", [0.0, jnp.float32(0)])
 def test_a_class_that_is_impossible_costs_nothing_without_smoothing(smoothing: Any) -> None:
     z = np.array([0.0, 1.0, -np.inf], np.float32)
@@ -282,6 +283,7 @@ def test_a_mask_of_another_shape_is_no_average(mask: Any) -> None:
         masked_average(jnp.ones(3), mask)
 
 
+@pytest.mark.long
 def test_lists_are_masks_and_labels_too() -> None:
     assert accuracy(jnp.eye(3), [0, 1, 1], [True, True, False]) == (2, 2)
     assert losses.cross_entropy(jnp.eye(3), [0, 1, 1], [True, False, True]).weight == 2

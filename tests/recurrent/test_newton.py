@@ -184,6 +184,7 @@ def test_a_diagonal_linear_cell_needs_one_sweep_of_the_diagonal_form() -> None:
     assert info.iterations == 1
 
 
+@pytest.mark.long
 def test_the_fast_jacobian_diagonal_of_a_gated_cell_equals_the_generic_diagonal() -> None:
     cell = lstm(INPUT, HIDDEN)
     params, xs = params_of(cell), noise(50, 2, INPUT)
@@ -224,6 +225,7 @@ def test_an_expanding_cell_falls_back_to_the_serial_loop_and_reports_the_fallbac
     assert info.iterations <= 20
 
 
+@pytest.mark.long
 def test_gradients_after_a_fallback_equal_the_serial_loop() -> None:
     """Let products of Jacobians overflow at later steps, which do not enter the gradient."""
     cell = plain_cell(lambda a, h, x: jnp.sin(h @ a + x), 3)
@@ -363,6 +365,7 @@ def test_an_overflowing_cell_falls_back_to_the_serial_loop() -> None:
     chex.assert_trees_all_close((state, ys), expected, rtol=1e-9)
 
 
+@pytest.mark.long
 def test_parallel_cells_compose_with_stack_and_bidirectional() -> None:
     def pair(wrap: Callable[[Cell], Cell]) -> Cell:
         layer = bidirectional(wrap(gru(INPUT, 2)), wrap(elman(INPUT, 2)))

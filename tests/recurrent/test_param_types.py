@@ -112,6 +112,7 @@ def test_a_learned_state_is_read_in_the_type_of_the_cell(types: tuple[str, str])
         assert unroll(cell, params, XS, reset=reset, method=method)[1].dtype == types[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("input_feeding", [True, False])
 def test_a_decoder_takes_params_and_memories_of_two_types(input_feeding: bool) -> None:
     sizes = (3 + 5, 5) if input_feeding else (3 + 4, 5)

@@ -171,6 +171,7 @@ def test_layers_of_a_stack_are_told_apart_and_what_has_no_gate_has_none() -> Non
     assert saturation(linear, linear.init(jax.random.key(0)), xs) == {}
 
 
+@pytest.mark.long
 def test_it_goes_on_from_a_state_and_is_compiled_mapped_and_differentiated() -> None:
     cell = recurrent.gru(D, H)
     params, xs = given(cell)

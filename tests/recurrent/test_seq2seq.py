@@ -135,6 +135,7 @@ def test_vectors_of_tokens_are_drawn_as_asked() -> None:
     np.testing.assert_array_equal(drawn, np.full((4, INPUT), 2.0))
 
 
+@pytest.mark.long
 def test_teacher_forcing_a_decoder_equals_the_numpy_equations(name: str) -> None:
     model = DECODERS[name]
     params, tokens, values = init(model), tokens_like(TIME), normal(SOURCE, BATCH, MEMORY)
@@ -157,6 +158,7 @@ def test_decoder_steps_equal_the_whole_sequence(name: str) -> None:
     assert_close(model.sequence(params, memory, start, tokens), (state, jnp.stack(logits)))
 
 
+@pytest.mark.long
 def test_gradients_of_decoder_steps_equal_those_of_the_whole_sequence(name: str) -> None:
     model = DECODERS[name]
     params, values, tokens = init(model), normal(SOURCE, BATCH, MEMORY), tokens_like(TIME)
@@ -206,6 +208,7 @@ def test_greedy_decoding_equals_feeding_back_the_most_probable_token(name: str) 
         np.testing.assert_array_equal(found.tokens[:, b], fed[1:])
 
 
+@pytest.mark.long
 def test_one_beam_equals_greedy_and_beam_scores_equal_sequence_log_probs() -> None:
     model = DECODERS["input feeding"]
     params = init(model)
@@ -251,6 +254,7 @@ def input_feeding_decoder() -> Decoder:
     return decoder(cell, attention, VOCABULARY, input_feeding=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attention", [additive_attention(HIDDEN, HIDDEN, 6), last_context(4, 4)])
 def test_padding_affects_no_loss_or_gradients_of_an_encoder_decoder(attention: Any) -> None:
     model = decoder(gru(EMBEDDING + HIDDEN, HIDDEN), attention, VOCABULARY)

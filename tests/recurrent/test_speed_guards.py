@@ -298,6 +298,7 @@ def test_the_guard_of_linear_work_finds_quadratic_work() -> None:
     assert 3.5 < (most - more) / (more - few) < 4.5
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 def test_eight_times_the_steps_take_less_than_twenty_times_as_long() -> None:
     """Compare the shortest of several alternating runs; quadratic time would be a factor of 64."""
@@ -316,6 +317,7 @@ def test_eight_times_the_steps_take_less_than_twenty_times_as_long() -> None:
     assert min(long) < 20 * min(short)
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 def test_remat_takes_a_tenth_of_the_memory_of_sixteen_thousand_steps() -> None:
     cell = lstm(8, 32)
@@ -370,6 +372,7 @@ def test_training_steps_reuse_the_memory_of_the_donated_state() -> None:
     assert int(after.step) == 4
 
 
+@pytest.mark.long
 def test_a_sweep_over_all_traced_fields_compiles_an_experiment_once() -> None:
     config = sequential_digits.Config(hidden_size=3, batch_size=8, warmup_epochs=0)
     program = sequential_digits.program(config)
@@ -395,6 +398,7 @@ def test_a_sweep_over_all_traced_fields_compiles_an_experiment_once() -> None:
     np.testing.assert_allclose(np.abs(moves).max(), 0.2, rtol=1e-2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["lstm", "griffin"])
 def test_a_classifier_computes_logits_of_the_last_step_only(name: str) -> None:
     steps, batch = 8, 3

@@ -211,6 +211,7 @@ def gated_perceptron(params: Any, x: np.ndarray) -> np.ndarray:
     return affine(params["output"], gelu(affine(params["input"], x)) * affine(params["gate"], x))
 
 
+@pytest.mark.long
 def test_griffin_blocks_equal_the_numpy_equations() -> None:
     """Use Griffin with an LSTM as its recurrence; other tests check the LSTM itself."""
     cell = griffin(4, SIZE, depth=3, heads=3, window=4, mixer=lstm)
@@ -271,6 +272,7 @@ def test_masks_and_resets_split_the_unmasked_steps_into_separate_sequences(name:
     np.testing.assert_array_equal(np.asarray(ys)[~MASK], 0)
 
 
+@pytest.mark.long
 def test_padding_affects_no_values_or_gradients_of_griffin() -> None:
     cell = CELLS["griffin"]
 
@@ -326,6 +328,7 @@ def test_image_columns_run_from_left_to_right() -> None:
         np.testing.assert_array_equal(columns[t], images[:, :, 2 * t : 2 * t + 2])
 
 
+@pytest.mark.long
 def test_a_convnet_of_image_columns_feeds_a_recurrent_network() -> None:
     network, cell = ConvNet(classes=None), gru(128, 3)
     images = normal(BATCH, 8, 12, 1)

@@ -317,6 +317,7 @@ def test_replacing_the_step_of_a_cell_drops_the_sequence_function() -> None:
     assert cell._replace(init=mute.init).sequence is cell.sequence
 
 
+@pytest.mark.long
 def test_forward_mode_is_an_error_that_suggests_scan() -> None:
     cell = lstm(INPUT, 4)
     params, xs = cell.init(jax.random.key(0)), jnp.ones((TIME, BATCH, INPUT))

@@ -251,6 +251,7 @@ def test_missing_unexpected_and_nan_arrays_do_not_verify() -> None:
             verify.error(found, right)
 
 
+@pytest.mark.long
 def test_a_library_that_fails_has_a_row_and_is_not_timed() -> None:
     from experiments.bench.compare import compare
 
@@ -318,6 +319,7 @@ def test_memory_growth_is_the_peak_of_a_call() -> None:
     assert grown == pytest.approx(64 * 2**20, rel=0.05)
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 def test_flop_of_an_lstm_equals_the_count_of_xla() -> None:
     case = Case("lstm", Shape(3, 8, 64, 64))

@@ -99,6 +99,7 @@ def test_lengths_and_jumps_are_held_back() -> None:
     assert len(jumps["train"] + jumps["valid"]) == 14670
 
 
+@pytest.mark.long
 def test_further_verbs_stand_alone_and_in_commands_as_often_as_known_ones() -> None:
     found, before = load_scan("jump", primitives=3), load_scan("jump")
     assert found["test"] == before["test"]
@@ -131,6 +132,7 @@ def test_further_verbs_stand_alone_and_in_commands_as_often_as_known_ones() -> N
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.long
 def test_jump_is_one_of_the_verbs_where_it_is_not_held_back() -> None:
     found = load_scan("length", primitives=20)
     times = Counter(word for p in found["train"] if len(p.command) > 1 for word in p.command)
@@ -145,6 +147,7 @@ def test_further_verbs_make_no_command_that_is_held_out(split: str) -> None:
     assert trained.isdisjoint(found["valid"])
 
 
+@pytest.mark.long
 def test_a_random_split_is_that_of_its_seed_and_a_fifth() -> None:
     first, again, other = (load_scan("random", split_seed=seed) for seed in (0, 0, 1))
     assert first == again
@@ -188,6 +191,7 @@ def test_a_simple_split_is_read_whole(files: tuple[Path, Path]) -> None:
     assert files[0].read_text().count("\n") == 16728
 
 
+@pytest.mark.long
 def test_a_simple_split_that_is_not_whole_is_refused(files: tuple[Path, Path]) -> None:
     """Cut in the middle of a line, at the end of one, a line twice, and one of the other file."""
     for file, count in zip(files, ("16,728", "4,182"), strict=True):

@@ -103,6 +103,7 @@ def test_an_exhibit_that_fails_costs_no_result(
     assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.long
 def test_the_progress_of_a_task_shows_validation_where_training_has_no_such_metric(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

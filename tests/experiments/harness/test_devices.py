@@ -54,6 +54,7 @@ def test_two_devices_train_as_one_does(tmp_path: Path) -> None:
     assert two[0]["train_loss"] == pytest.approx(one[0]["train_loss"], rel=1e-4)
 
 
+@pytest.mark.long
 @two_devices
 def test_devices_share_each_batch_and_hold_the_weights_whole() -> None:
     plan = plan_of_run(program(), CONFIG, check_devices(2, CONFIG))

@@ -227,6 +227,7 @@ def test_the_length_of_calls_changes_no_row(whole: tuple[Trained, Path], tmp_pat
         np.testing.assert_allclose(list(row.values()), list(expected.values()), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_row_holds_the_means_since_the_last_evaluation(whole: tuple[Trained, Path]):
     """By hand, in float64: the losses before each step, and of the weights at the evaluation."""
     program = program_of()
@@ -453,6 +454,7 @@ def test_who_reads_a_run_leaves_alone_what_it_is_saving(tmp_path: Path):
 # The best that is kept
 
 
+@pytest.mark.long
 @pytest.mark.fault("R10")
 def test_the_weights_of_the_best_evaluation_are_kept_through_a_stop(tmp_path: Path):
     """The training passes the weights that fit the validation data on its way to its own."""
@@ -547,6 +549,7 @@ def test_patience_counts_through_a_stop(tmp_path: Path, stop: int):
 # Bad steps and divergence
 
 
+@pytest.mark.long
 @pytest.mark.fault("N1")
 def test_nineteen_bad_steps_change_no_weight_or_moment_and_training_goes_on(
     tmp_path: Path, record_property: Callable[[str, Any], None]
@@ -600,6 +603,7 @@ def diverging(monkeypatch: pytest.MonkeyPatch, folder: Path) -> single.Trained:
     return single.train(with_bad_steps(range(8, 99)), LONG, folder)
 
 
+@pytest.mark.long
 @pytest.mark.fault("N2")
 def test_the_checkpoints_of_a_run_that_diverged_hold_finite_weights_and_end_the_same_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -794,6 +798,7 @@ def test_a_diverged_run_ends_the_command_with_status_3_and_leaves_no_result(
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.long
 def test_a_resume_says_where_it_goes_on_and_counts_its_progress_from_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -198,6 +198,7 @@ def test_flags_that_make_no_group_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_refusal_by_all_processes_is_printed_once(tmp_path: Path) -> None:
     run = ["sequential_digits", "--batch_size=33", "--processes=2"]
     status, said = ended(*run, f"--workdir={tmp_path / 'run'}")
@@ -217,6 +218,7 @@ def by_hand(*own: list[str]) -> list[tuple[int, str]]:
     return [(process.returncode, out + errors) for process, (out, errors) in pairs]
 
 
+@pytest.mark.long
 @pytest.mark.fault("D3")
 def test_processes_that_were_asked_for_different_things_do_not_train(tmp_path: Path) -> None:
     where = f"--workdir={tmp_path / 'run'}"

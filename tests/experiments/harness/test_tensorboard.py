@@ -86,6 +86,7 @@ def test_an_end_that_is_written_again_hides_no_row(tmp_path: Path) -> None:
     assert ("valid/loss", 30) in before
 
 
+@pytest.mark.long
 def test_a_run_shows_its_config(tmp_path: Path) -> None:
     config = FitConfig(evaluations=2, seed=3)
     outcome = train(fit(config), config, tmp_path).outcome

@@ -60,6 +60,7 @@ def counted(request: pytest.FixtureRequest) -> tuple[Agent, Kept, Any]:
     return agent, kept, run()
 
 
+@pytest.mark.long
 def test_the_network_sees_the_observation_the_action_before_and_the_start(counted: Any) -> None:
     _, _, steps = counted
     taken = np.array([0, 1, 2, 3, 0, 1, 2, 3, 0])
@@ -123,6 +124,7 @@ def by_hand(agent: Agent, kept: Kept, key: Any, greedy: bool) -> tuple[float, in
     return total, t
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("greedy", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_episodes_are_those_of_a_loop_and_do_not_depend_on_each_other(greedy: bool) -> None:
     agent = agent_of(cart_pole(), lambda size: recurrent.elman(size, 5))
@@ -136,6 +138,7 @@ def test_episodes_are_those_of_a_loop_and_do_not_depend_on_each_other(greedy: bo
     assert (alone.returns[0], alone.lengths[0]) == (found.returns[2], found.lengths[2])
 
 
+@pytest.mark.long
 def test_what_is_watched_is_what_was_played() -> None:
     agent = agent_of(cart_pole(), lambda size: recurrent.elman(size, 5))
     kept, keys = kept_of(agent), jax.random.split(jax.random.key(6), 5)

@@ -40,6 +40,7 @@ def test_blocks_are_norm_cell_and_gated_perceptron() -> None:
     np.testing.assert_allclose(np.asarray(found), expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.long
 def test_a_pyramid_averages_steps_between_its_blocks() -> None:
     one = block("gru", 4)
     layers = pyramid(2, [one] * 3, 3)
@@ -62,6 +63,7 @@ def test_steps_are_averaged_whatever_is_left_over(pool: int) -> None:
     np.testing.assert_allclose(averaged_steps(jnp.asarray(xs), pool), expected, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_pyramid_without_pooling_is_the_deep_cell() -> None:
     blocks = [block("lru", 4)] * 2
     layers, cell = pyramid(2, blocks, 1), deep(2, blocks)
@@ -77,6 +79,7 @@ def test_a_pyramid_without_pooling_is_the_deep_cell() -> None:
     np.testing.assert_allclose(layers.apply(own, xs), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_readout_of_the_mean_of_all_steps_names_the_digit() -> None:
     config = Config(order="permuted", cell="min_gru", hidden_size=4, blocks=2, pool=3)
     model = model_of(config, (8, 8))

@@ -82,6 +82,7 @@ def test_the_page_shows_everything_once(found: Any) -> None:
     assert names == ["input", "maps", "curves", "methods", "sanity", "checks", "agreement"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tied", [False, True])
 def test_one_hot_vectors_are_tokens(tied: bool) -> None:
     config = Config(hidden_size=4, embedding_size=3, layers=2, tied=tied)

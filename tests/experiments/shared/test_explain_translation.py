@@ -61,6 +61,7 @@ def test_the_network_of_a_word_is_one_and_the_same() -> None:
     assert one == other
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.long), 3])
 @pytest.mark.parametrize(
     "more",
@@ -78,6 +79,7 @@ def test_what_is_explained_is_what_decoding_computes(more: dict[str, Any], step:
     assert it.answers[it.target] == [*WRITTEN, "end"][step - 1]
 
 
+@pytest.mark.long
 def test_nothing_read_is_finite() -> None:
     it = explainable()
     xs, lengths = jnp.asarray(it.example.xs), jnp.array([0])

@@ -86,6 +86,7 @@ def found() -> dict[int, tuple[Explainable, Explained]]:
     return {n: (explainable(n), computed(explainable(n), flags)[1]) for n in (8, 5, 3)}
 
 
+@pytest.mark.long
 def test_padding_gets_exactly_nothing_in_any_method(found: Any) -> None:
     for length, (_, each) in found.items():
         for name, values in each.maps.by_name.items():
@@ -195,6 +196,7 @@ def test_every_method_is_tried_on_networks_without_any_trained_layer(found: Any)
     assert {values.shape for values in each.random.values()} == {(2, drawn)}
 
 
+@pytest.mark.long
 def test_likeness_is_that_of_scipy_with_signs_and_without() -> None:
     maps = np.random.default_rng(0).normal(size=(4, 1, STEPS, FEATURES)).astype(np.float32)
     network = Network(NETWORK, draw, ("head", "body"))

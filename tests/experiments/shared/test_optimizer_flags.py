@@ -38,6 +38,7 @@ def followed(made: optax.GradientTransformation, gradients: np.ndarray) -> np.nd
     return params["kernel"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "accumulate", [2, *(pytest.param(count, marks=pytest.mark.long) for count in (1, 4))]
 )

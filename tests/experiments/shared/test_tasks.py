@@ -109,6 +109,7 @@ def train_metrics(name: str, **fields: Any) -> set[str]:
     return set(jax.eval_shape(train, states)[1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "layers"),
     [

@@ -149,6 +149,7 @@ def test_a_new_network_foretells_the_mean_of_the_naive_forecasts_and_quantiles_r
     ).all()
 
 
+@pytest.mark.long
 def test_forecasts_are_in_the_units_of_the_values() -> None:
     """Ten times the values, and some more: ten times the forecasts, and some more."""
     one = panel(columns=1)
@@ -185,6 +186,7 @@ def test_steps_side_by_side_share_their_coverage_where_windows_are_few() -> None
     np.testing.assert_allclose(share, [inside[:, :5].mean(), inside[:, 5:].mean()])
 
 
+@pytest.mark.long
 def test_examples_that_fill_up_a_batch_have_features_and_gradients_of_zero() -> None:
     reader = Reader("gru", 2, 3, 1)
     params = reader.model().init(jax.random.key(0))
@@ -208,6 +210,7 @@ def test_a_season_that_does_not_fit_is_none_which_is_said(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.long
 def test_cases_are_mixed_as_the_equation_says_and_never_with_what_fills_up() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(6, 4, 2)).astype(np.float32)

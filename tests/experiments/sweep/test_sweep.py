@@ -106,6 +106,7 @@ def test_a_member_that_diverges_leaves_the_others_bitwise_as_they_were(
     assert last[0].endswith(f"diverged at step {STEPS}")
 
 
+@pytest.mark.long
 def test_where_every_member_diverges_none_is_the_best(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +130,7 @@ def test_fewer_slots_change_nothing_but_the_order(tmp_path: Path) -> None:
         assert swept(tmp_path / str(slots), *texts, settings=settings) == all_at_once
 
 
+@pytest.mark.long
 def test_static_fields_are_trained_one_program_after_the_other(tmp_path: Path) -> None:
     rows = swept(tmp_path / "both", "degree=1,2", RATES)
     for degree in (1, 2):
@@ -210,6 +212,7 @@ def test_halving_lets_the_best_go_on(tmp_path: Path) -> None:
         assert rows[2 * k : 2 * k + 2] == grid[2 * k : 2 * k + 2]
 
 
+@pytest.mark.long
 def test_halving_in_few_slots_gives_those_to_the_next(tmp_path: Path) -> None:
     settings = Settings(search="halving", reduction=3, slots=2, draws=9, layout="1x1")
     rows = swept(tmp_path / "sweep", "learning_rate=log:1e-3:1", settings=settings)
@@ -305,6 +308,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(
     assert len(calls) == EVALUATIONS
 
 
+@pytest.mark.long
 def test_a_stop_does_not_wait_for_the_next_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -327,6 +331,7 @@ def test_a_stop_does_not_wait_for_the_next_evaluation(
     assert member_rows(folder) == member_rows(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_it_goes_on_on_another_number_of_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +344,7 @@ def test_it_goes_on_on_another_number_of_devices(
     assert swept(tmp_path / "moved", RATES, "seed=0:3") == whole
 
 
+@pytest.mark.long
 def test_a_swept_number_of_evaluations_is_not_that_of_evaluations_done(tmp_path: Path) -> None:
     rows = swept(tmp_path, "evaluations=30,40", "learning_rate=0.1,0.3", base=FitConfig(patience=2))
     assert [row["evaluations"] for row in rows] == [30, 30, 40, 40]
@@ -487,6 +493,7 @@ def test_the_largest_proposal_must_fit_into_memory(
     assert "members at a time need about" in words
 
 
+@pytest.mark.long
 def test_an_ended_sweep_is_not_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -572,6 +579,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     assert words in refusal(tmp_path, Settings(**settings), RATES, "seed=0:3")
 
 
+@pytest.mark.long
 def test_more_members_than_memory_are_refused_or_trained_in_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -590,6 +598,7 @@ def test_more_members_than_memory_are_refused_or_trained_in_turns(
 PBT = Settings(search="pbt", interval=2, layout="1x1")
 
 
+@pytest.mark.long
 def test_pbt_lets_the_worst_go_on_from_the_best(tmp_path: Path) -> None:
     texts = "learning_rate=0.00001,0.0001,0.001,0.3", "seed=0:2"
     rows = swept(tmp_path / "pbt", *texts, settings=PBT)
@@ -630,6 +639,7 @@ def test_pbt_ranks_each_member_alone(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "the values at the best, from the start" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_pbt_lets_a_diverged_member_go_on_from_another(tmp_path: Path) -> None:
     texts = ("learning_rate=0.001,0.01,0.03,0.1,1e10,1e11,1e12",)
     rows = swept(tmp_path, *texts, settings=PBT)
@@ -651,6 +661,7 @@ def test_pbt_of_one_value_keeps_it(tmp_path: Path) -> None:
     assert all(row["status"] == "finished" for row in rows)
 
 
+@pytest.mark.long
 def test_population_based_training_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = "learning_rate=log:1e-4:0.3:6", "seed=0:2"
     whole = swept(tmp_path / "whole", *texts, settings=PBT)

@@ -534,6 +534,7 @@ def test_indrnn_is_an_elman_network_with_a_diagonal_kernel() -> None:
     assert_close(outputs(cell, params, state, xs), expected)
 
 
+@pytest.mark.long
 def test_slstm_heads_do_not_mix() -> None:
     cell, params, state, xs = case_of("slstm, exponential, heads")
     step = jax.jacfwd(lambda h: cell.step(params, state._replace(hidden=h), xs[0])[1].sum(0))
@@ -579,6 +580,7 @@ def test_orthogonal_rnn_keeps_the_norms_of_states_and_gradients(size: int) -> No
     assert np.abs(h - first).max() > 0.1
 
 
+@pytest.mark.long
 def test_orthogonal_rnn_turns_by_uniform_angles_at_first() -> None:
     size = 301
     cell = orthogonal_rnn(1, size)

@@ -354,6 +354,7 @@ def test_s5_equals_the_equivalent_dense_real_system() -> None:
     np.testing.assert_allclose(ys, wanted, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.long
 def test_s5_matrices_start_lecun_normal_in_an_orthonormal_basis() -> None:
     wide, tall = diagonal_s5(1000, 3, state_size=8), diagonal_s5(3, 1000, state_size=8)
     b, _ = complex_kernels(jax.jit(wide.init)(jax.random.key(0)))

@@ -40,6 +40,7 @@ def test_maps_of_inner_layers_are_enlarged_to_the_inputs() -> None:
     assert explain.grad_cam(pool, lambda a: a.sum((1, 2, 3)), xs).shape == (2, 6, 8)
 
 
+@pytest.mark.long
 def test_padding_has_no_say_in_the_weights_of_channels() -> None:
     xs = np.random.default_rng(0).normal(size=(1, 6, 2)).astype(np.float32)
     features = lambda xs, mask: jnp.tanh(xs) + 1  # 1 in padding  # noqa: E731
@@ -49,6 +50,7 @@ def test_padding_has_no_say_in_the_weights_of_channels() -> None:
     np.testing.assert_allclose(padded[:, :4], alone, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("lengths", "rotary_base"), [(None, None), ([6, 3], 100.0)])
 def test_the_weights_are_those_that_the_attention_uses(lengths: Any, rotary_base: Any) -> None:
     options: dict[str, Any] = {"causal": True, "window": 4, "rotary_base": rotary_base}
@@ -78,6 +80,7 @@ def test_the_weights_are_those_of_the_attention_cell() -> None:
     np.testing.assert_allclose(ys, expected.swapaxes(0, 1), atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "lengths"),
     [
@@ -132,6 +135,7 @@ def test_rollout_is_the_product_of_the_layers() -> None:
     np.testing.assert_allclose(padded.sum(-1), [[1, 1, 1, 0]] * 2, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("each_step", [True, False])
 def test_two_steps_are_the_published_loops(each_step: bool) -> None:
     w = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
@@ -175,6 +179,7 @@ def test_ridge_regression_is_that_of_scikit_learn() -> None:
     assert float(found[2]) == pytest.approx(score, abs=1e-5)
 
 
+@pytest.mark.long
 def test_the_local_fit_says_where_a_linear_model_explains_little() -> None:
     xs = jnp.ones((1, 6))
     run = jax.jit(

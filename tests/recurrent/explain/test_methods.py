@@ -198,6 +198,7 @@ def test_smoothing_a_kink_gives_the_probability_of_its_side() -> None:
     np.testing.assert_allclose(found, [[0.1587, 0.8413, 0.6915]], atol=0.02)
 
 
+@pytest.mark.long
 def test_a_held_step_is_as_if_it_were_not_in_the_sequence() -> None:
     f, xs = network(), inputs(fill=0.7)
     found = explain.held_steps(f, xs, [STEPS] * 3)

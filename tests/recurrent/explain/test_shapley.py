@@ -137,6 +137,7 @@ def test_narrow_numbers_are_added_up_in_float32_and_come_back(dtype: str) -> Non
         np.testing.assert_allclose(np.float32(each.map), [[1, -2, 4]] * 2, atol=0.05)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "method",
     [

@@ -79,6 +79,7 @@ def test_random_orders_lie_between_the_best_and_the_worst_map() -> None:
     assert len(np.unique(np.asarray(best.random_deletion)[0, :, 10, 0])) > 1
 
 
+@pytest.mark.long
 def test_rank_correlation_is_that_of_scipy_with_ties() -> None:
     rng = np.random.default_rng(0)
     maps = rng.integers(0, 4, (3, 2, 6, 2)).astype(np.float32)
@@ -176,6 +177,7 @@ def params_of(seed: int) -> Any:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cascading", [True, False])
 def test_layers_are_made_random_from_the_output_down_or_one_by_one(cascading: bool) -> None:
     xs = jax.random.normal(jax.random.key(9), (2, 6))
@@ -210,6 +212,7 @@ def test_layers_are_made_random_from_the_output_down_or_one_by_one(cascading: bo
             assert float(found.cosine[row, b]) == pytest.approx(cosine, abs=1e-5)
 
 
+@pytest.mark.long
 def test_sensitivity_is_the_largest_change_of_the_map() -> None:
     xs = jnp.array([[3.0, 4.0], [0.0, 1.0]])
     linear = lambda xs: explain.gradient(lambda xs: 2 * xs.sum(1), xs)  # noqa: E731
@@ -223,6 +226,7 @@ def test_sensitivity_is_the_largest_change_of_the_map() -> None:
     np.testing.assert_allclose(relative, found / jnp.array([5.0, 1.0]), rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", explain.BOXES)
 def test_data_have_the_signal_in_the_box_alone(name: str) -> None:
     data = explain.box_data(jax.random.key(0), 60, explain.BOXES[name])
@@ -262,6 +266,7 @@ def by_loops(saliency: Any, inside: Any, share: float) -> tuple[float, float]:
     return hit / flat[kept].sum(), hit / (hit + missed)
 
 
+@pytest.mark.long
 def test_precision_and_recall_are_weighted_by_saliency() -> None:
     rng = np.random.default_rng(0)
     maps = rng.normal(size=(3, 8, 6)).astype(np.float32)

@@ -90,6 +90,7 @@ def test_what_has_no_sizes_is_refused(lengths: Any, count: int) -> None:
         bucket_sizes(lengths, count)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("longest", [1, 3, 4, 7, 8, 12])
 def test_values_and_gradients_are_those_without_buckets(longest: int) -> None:
     batch = made([1, longest, 1]) | {"mask": jnp.array([True, True, False])}
@@ -136,6 +137,7 @@ def test_a_batch_is_cut_to_the_first_limit_that_holds_it() -> None:
         assert float(seen((), made([1, longest]))) == limit
 
 
+@pytest.mark.long
 def test_more_padding_changes_no_bit() -> None:
     lengths = data()["lengths"]
     params = CELL.init(jax.random.key(0))
@@ -161,6 +163,7 @@ def test_an_epoch_has_every_example_once_among_those_of_like_length() -> None:
     assert (rows != others).any()
 
 
+@pytest.mark.long
 def test_training_on_whole_epochs_equals_training_without_buckets() -> None:
     """One batch holds all examples, so both see the same."""
     hparams, examples = {"seed": 3}, data()
@@ -174,6 +177,7 @@ def test_training_on_whole_epochs_equals_training_without_buckets() -> None:
     chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_each_bucket_is_traced_once_in_a_population_too() -> None:
     traced: list[int] = []
 
@@ -207,6 +211,7 @@ def test_each_bucket_is_traced_once_in_a_population_too() -> None:
     chex.assert_trees_all_close(second, alone.params, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs two devices, as conftest has")
 def test_devices_that_share_batches_train_alike() -> None:
     own, hparams, examples = task(BUCKETS, 8), {"seed": 3}, data()

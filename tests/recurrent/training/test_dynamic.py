@@ -40,6 +40,7 @@ def windows() -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("optimizer", [optax.sgd(0.3), optax.adam(0.1)])
 def test_it_equals_a_loop_that_scores_each_window_and_then_learns_from_it(optimizer: Any) -> None:
     params, state, carry = PARAMS, optimizer.init(PARAMS), start(PARAMS, 1)

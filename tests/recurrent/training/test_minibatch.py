@@ -203,6 +203,7 @@ def test_steps_in_one_call_equal_steps_in_two_bit_for_bit() -> None:
     assert metrics["gradient_norm"].weight == STEPS
 
 
+@pytest.mark.long
 def test_an_epoch_with_one_bad_batch_counts_the_others() -> None:
     task, hparams = line_task(), {"seed": 7, "learning_rate": 0.01}
     good = line_data()
@@ -272,6 +273,7 @@ def test_hyperparameters_reach_the_loss_the_measure_and_the_optimizer() -> None:
     assert task.evaluate(task.keep(state), hparams, data)["seen"] == (60, 4)
 
 
+@pytest.mark.long
 def test_a_task_evaluates_the_average_of_its_params_where_it_keeps_one() -> None:
     decay, hparams, data = 0.7, {"seed": 7, "learning_rate": 0.1}, line_data()
     plain, averaged = line_task(), line_task(average_decay=decay)

@@ -566,6 +566,7 @@ def test_a_norm_in_float64_may_be_beyond_its_range_too(size: float) -> None:
     np.testing.assert_allclose(np.log2(norm) - np.log2(factor), np.log2(size) + 1, rtol=1e-14)
 
 
+@pytest.mark.long
 def test_a_matrix_with_the_name_of_a_gate_or_a_rate_is_a_kernel() -> None:
     square = jnp.ones((2, 2))
     names = ["input", "output", "forget", "rate", "input_kernel", "state_kernel", "scale_weight"]

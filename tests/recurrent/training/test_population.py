@@ -138,6 +138,7 @@ def alone(rate: float, seed: int, epochs: int = 3) -> tuple[Any, list[float]]:
 # Members beside one another.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_member_trains_as_it_would_alone(layout: Layout) -> None:
     members, rows = population_of(RATES, layout)
@@ -165,6 +166,7 @@ def test_a_member_that_diverges_leaves_the_others_bitwise_as_they_were(layout: L
         np.testing.assert_array_equal(one[:-1], other[:-1])
 
 
+@pytest.mark.long
 def test_taken_one_by_one_a_member_does_not_depend_on_how_many_there_are() -> None:
     few, many = (population_of(rates, Layout())[0] for rates in (RATES[:2], RATES))
     for one, other in zip(*map(jax.tree.leaves, map(keyless, (few, many))), strict=True):
@@ -274,6 +276,7 @@ def test_a_member_counts_its_own_steps_whatever_the_task_does_in_one(updates: in
     assert member.step.dtype == jnp.int32
 
 
+@pytest.mark.long
 def test_a_member_counts_skipped_steps_as_steps_and_the_state_knows_its_own() -> None:
     broken = {**TRAIN, "y": jnp.full(SIZE, jnp.nan)}
     member = begin(TASK, member_of(hparams_of(RATES), 0))
@@ -312,6 +315,7 @@ def test_a_member_that_has_ended_takes_no_step_and_counts_in_no_metric(status: i
     assert (int(judgement.status), int(judgement.evaluations_since_best)) == (status, 0)
 
 
+@pytest.mark.long
 def test_steps_without_a_finite_gradient_end_members_and_change_no_params() -> None:
     broken = {**TRAIN, "y": jnp.full(SIZE, jnp.nan)}
     members = jax.vmap(partial(begin, TASK))(hparams_of(RATES))
@@ -414,6 +418,7 @@ def test_ended_finishes_members_in_training_and_no_others() -> None:
     chex.assert_trees_all_equal(after._replace(status=statuses), members)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", [Layout(1, 1), Layout(1, 4)])
 def test_early_stopping_keeps_the_best_params_and_ends_a_member(layout: Layout) -> None:
     rates = [0.0, 0.01, 0.0, 0.03]

@@ -109,6 +109,7 @@ def test_the_state_starts_at_zero_and_may_be_donated() -> None:
     assert int(state.step) == 2
 
 
+@pytest.mark.long
 def test_the_initial_carry_is_made_from_the_params() -> None:
     state = init_state(line_init, optax.sgd(0.1), KEY, lambda params: 2 * params["kernel"])
     np.testing.assert_array_equal(state.carry, 2 * state.params["kernel"])
@@ -192,6 +193,7 @@ def test_further_arguments_reach_the_loss_and_are_not_differentiated(loss_scale:
     assert (float(after.params), metrics["seen"]) == (3 - 0.5 * 24, (4, 2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss_scale", [0.0, 64.0])
 def test_a_step_is_its_two_parts_bit_for_bit(loss_scale: float) -> None:
     sgd = optimizer("sgd", 0.1, clip_norm=1.0)
@@ -523,6 +525,7 @@ def test_norms_of_layers_are_those_of_a_loop_over_what_lies_side_by_side() -> No
     assert list(layer_norms(jnp.ones(4))) == ["gradient_norm/params"]
 
 
+@pytest.mark.long
 def test_logging_layers_moves_no_bit_and_a_skipped_step_counts_in_none_of_them() -> None:
     adam, data = optimizer("adam", 0.1), line_data()
     plain = state = init_state(line_init, adam, KEY)

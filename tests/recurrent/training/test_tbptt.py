@@ -134,6 +134,7 @@ def inputs_of(key: Any, epochs: int) -> list[np.ndarray]:
 # The state that is carried.
 
 
+@pytest.mark.long
 def test_the_state_goes_on_from_window_to_window_and_begins_anew_with_an_epoch() -> None:
     state, carries = trained(0.0, [1] * (2 * STEPS))
     read = inputs_of(state.key, epochs=2)
@@ -167,6 +168,7 @@ def test_gradients_stay_in_the_window_and_do_not_enter_the_carried_state() -> No
     assert max(jax.tree.leaves(far)) > 1e-4, "through both windows it is another gradient"
 
 
+@pytest.mark.long
 def test_calls_of_any_length_give_the_same() -> None:
     one, _ = trained(0.1, [STEPS, STEPS])
     other, _ = trained(0.1, [1, 2, 1, 3, 1])
@@ -244,6 +246,7 @@ def test_a_task_scales_its_loss_where_it_is_told_to() -> None:
     assert state.scale == (256, STEPS)
 
 
+@pytest.mark.long
 @two_devices
 def test_two_devices_that_share_the_streams_train_as_one_does() -> None:
     def run(layout: Layout) -> tuple[TrainState, str]:
