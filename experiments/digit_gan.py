@@ -18,11 +18,13 @@ from experiments.shared import generators
 from experiments.shared.adversaries import LOSSES, Kept, PlayerConfig, Players, game_task
 from experiments.shared.cell_flag import cell_option
 from experiments.shared.drawn_digits import draw, exhibits, sample_command
+from experiments.shared.idle_flags import check_idle
 from experiments.shared.judging import FRECHET, RATIO, JudgedConfig, judged, references
 from experiments.shared.optimizer_flags import optimizer_of
 from recurrent.training.task import HParams, Metrics
 
 FRAMES = 10  # of the film, at most
+OF_KINDS = {"channels": "conv"} | dict.fromkeys(("cell", "hidden_size", "feedback"), "rows")
 DISCRIMINATOR: Any = prefixed(PlayerConfig, "discriminator_")
 
 
@@ -66,6 +68,8 @@ class Config(JudgedConfig, DISCRIMINATOR, PlayerConfig, RunConfig):
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
+    others = {name: kind for name, kind in OF_KINDS.items() if kind != config.generator}
+    check_idle(config, {name: f"--generator={kind}" for name, kind in others.items()})
     splits = load_images(config.data, config.split_seed)
     players, length = players_of(config), (config.evaluations, config.steps_per_evaluation)
     optimizers = optimizer_of(config, *length), optimizer_of(config, *length, "discriminator_")
@@ -104,11 +108,10 @@ def players_of(config: Config) -> Players:
             feedback=config.feedback,
         ),
     }
+    judge = generators.discriminator(size[0], config.discriminator_channels, config.smooth)
     return Players(
         generator=kinds[config.generator](),
-        discriminator=generators.discriminator(
-            size[0], config.discriminator_channels, config.smooth
-        ),
+        discriminator=judge,
         noise_size=config.noise_size,
         loss=config.loss,
         smooth=config.smooth,

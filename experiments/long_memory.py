@@ -42,9 +42,8 @@ def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
     problem = PROBLEMS[config.problem](config.length)
     network = network_of(config, problem)
-    return memory_program(
-        config, problem, network, partial(exhibits, problem, network, config.problem)
-    )
+    shown = partial(exhibits, problem, network, config.problem, config.batch_size)
+    return memory_program(config, problem, network, shown)
 
 
 def network_of(config: Config, problem: Problem) -> recurrent.Cell:

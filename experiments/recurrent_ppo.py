@@ -11,11 +11,12 @@ from functools import partial
 import numpy as np
 
 from experiments.environments.environment import stacked
-from experiments.environments.named import ENVIRONMENTS
+from experiments.environments.named import ENVIRONMENTS, OF_LENGTH
 from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.shared.acting import Agent
 from experiments.shared.cell_flag import cell_option
+from experiments.shared.idle_flags import check_idle
 from experiments.shared.playing import exhibits, play_command
 from experiments.shared.policies import policy_agent
 from experiments.shared.proximal import ProximalConfig, length_of, proximal_task
@@ -53,6 +54,10 @@ class Config(ProximalConfig):
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
+    if config.environment not in OF_LENGTH:
+        check_idle(config, {"length": f"--environment={' or '.join(OF_LENGTH)}"})
+    if config.memory == "none":
+        check_idle(config, {"cell": "--memory=recurrent"})
     length, agent = length_of(config), agent_of(config)
     greedy = config.evaluated == "greedy"
     rollout = config.environments * config.horizon

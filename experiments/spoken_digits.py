@@ -21,6 +21,7 @@ from experiments.harness.program import Program
 from experiments.shared import spoken, transcribing
 from experiments.shared.cell_flag import cell_option
 from experiments.shared.explain_sound import explain_sound
+from experiments.shared.idle_flags import check_idle
 from experiments.shared.listening import exhibits, listen_command
 from experiments.shared.tasks import MinibatchConfig, minibatch_program
 from experiments.shared.transcribing import EXACT, LOSS, Transcriber
@@ -50,7 +51,8 @@ class Config(MinibatchConfig):
     joined: int = option(3, "of the longest string in training, if more", minimum=1, maximum=20)
     snr: float = option(
         60.0,
-        "power of the speech over that of white noise in evaluation, dB; at 60 it is not heard",
+        "power of the speech, without silences, over that of white noise in evaluation, dB; at 60 "
+        "it is not heard",
         traced=True,
         minimum=-20,
         maximum=100,
@@ -75,6 +77,8 @@ class Config(MinibatchConfig):
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
+    if config.split != "speaker":
+        check_idle(config, {"held_out": "--split=speaker"})
     found = load_recordings()
     data, speakers = spoken.splits_of(found, config.split, config.digits, config.split_seed)
     model, longest = model_of(config), max(config.digits, config.joined)
@@ -98,11 +102,7 @@ def program(config: Config) -> Program:
         return transcribing.metrics(logits, frames, batch["classes"], batch["counts"], mask)
 
     return minibatch_program(
-        config,
-        data,
-        partial(transcribing.init, model, spoken.BANDS),
-        measure,
-        LOSS,
+        *(config, data, partial(transcribing.init, model, spoken.BANDS), measure, LOSS),
         loss=loss,
         report=EXACT,
         exhibits=partial(exhibits, model, data["test"], speakers, found.names),

@@ -2,6 +2,7 @@
 
 import calendar
 import datetime
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ DAY = 86400.0
 SPARSEST = 10  # steps of a grid for each row that stands on it
 IN_SECONDS = {7 * DAY: 52, DAY: 7}  # steps of a season, by the seconds of a step
 IN_MONTHS = {1: 12, 3: 4}
+COMPACT = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(\d\d)?")  # 20240131, or the month 202401
 
 
 class Grid(NamedTuple):
@@ -74,6 +76,7 @@ def gridded(words: list[str], lines: list[int], where: str) -> tuple[Grid, np.nd
 
     Args:
       words: numbers, or dates and times in the form of ISO 8601; without a time zone they are UTC.
+        Where all are of the form 20240131, or 202401 for a month, they are dates too.
       lines: of the file, for messages.
       where: names file and column, for messages.
 
@@ -90,7 +93,7 @@ def gridded(words: list[str], lines: list[int], where: str) -> tuple[Grid, np.nd
             f"{where}: {words[order[twice[0]]]!r} stands in lines {first} and {second}; "
             "give each time once."
         )
-    said = []
+    said = conversions(words, dates, where)
     if (order != np.arange(len(order))).any():
         said.append(f"{where}: rows are out of order, and were sorted by time.")
     grid = grid_of(ordered, dates)
@@ -110,19 +113,31 @@ def gridded(words: list[str], lines: list[int], where: str) -> tuple[Grid, np.nd
     return grid, found, said
 
 
+def conversions(words: list[str], dates: int, where: str) -> list[str]:
+    """Return sentences about times that will be shown in another form than they have."""
+    said = []
+    if dates and COMPACT.fullmatch(words[0]):
+        said.append(f"{where}: {words[0]} and the like are read as dates, not as numbers.")
+    if dates and any(map(has_zone, words)):
+        said.append(f"{where}: times of other zones are shown in UTC.")
+    return said
+
+
 def values_of(words: list[str], lines: list[int], where: str) -> tuple[np.ndarray, int]:
     """Return times as numbers, and the characters that a date has; 0 where they are numbers."""
     numbers = [number_of(word) for word in words]
-    if None not in numbers:
-        return np.array(numbers, float), 0
     seconds = [seconds_of(word) for word in words]
+    compact = None not in seconds and all(map(COMPACT.fullmatch, words))
+    if None not in numbers and not compact:
+        return np.array(numbers, float), 0
     for word, line, number, second in zip(words, lines, numbers, seconds, strict=True):
-        if second is None or number is not None:
+        if second is None or (number is not None and not compact):
             raise UserError(
                 f"{where}, line {line}: expected a date such as 2024-01-31 or 2024-01-31 12:00, "
                 f"or a number in every line, got {word[:40]!r}."
             )
-    return np.array(seconds, float), min(19, max(map(len, words)))
+    written = max(map(len, words))
+    return np.array(seconds, float), (7 if written == 6 else 10) if compact else min(19, written)
 
 
 def seconds_of(word: str) -> float | None:
@@ -132,13 +147,28 @@ def seconds_of(word: str) -> float | None:
       >>> seconds_of("1970-01-02"), seconds_of("1970-01-01T01:00:00+01:00"), seconds_of("1970-02")
       (86400.0, 0.0, 2678400.0)
     """
-    whole = f"{word}-01" if len(word) == 7 and word[4:5] == "-" else word
-    try:
-        found = datetime.datetime.fromisoformat(whole)
-    except ValueError:
+    found = moment_of(word)
+    if found is None:
         return None
     zoned = found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
     return (zoned - EPOCH).total_seconds()
+
+
+def moment_of(word: str) -> datetime.datetime | None:
+    """Return a date, with its zone if it has one; None for what is none."""
+    if len(word) == 6 and COMPACT.fullmatch(word):
+        word = f"{word[:4]}-{word[4:]}"
+    whole = f"{word}-01" if len(word) == 7 and word[4:5] == "-" else word
+    try:
+        return datetime.datetime.fromisoformat(whole)
+    except ValueError:
+        return None
+
+
+def has_zone(word: str) -> bool:
+    """Return whether a date has a zone that is not UTC."""
+    found = moment_of(word)
+    return bool(found and found.utcoffset())
 
 
 def grid_of(ordered: np.ndarray, dates: int) -> Grid:

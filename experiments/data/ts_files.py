@@ -14,7 +14,7 @@ from experiments.harness.errors import UserError
 from experiments.harness.files import check_regular
 
 LARGEST = 2**28  # bytes
-MISSING = "?"
+MISSING = {"?", "nan"}  # in lower case
 
 
 class Cases(NamedTuple):
@@ -104,7 +104,7 @@ def numbers_of(text: str, where: str) -> np.ndarray:
       UserError: for another text, and for none.
     """
     words = [word.strip() for word in text.split(",")]
-    found = [np.nan if word == MISSING else number_of(word) for word in words]
+    found = [np.nan if word.lower() in MISSING else number_of(word) for word in words]
     for word, value in zip(words, found, strict=True):
         if value is None:
             raise UserError(f"{where}: expected numbers separated by commas, got {word[:40]!r}.")

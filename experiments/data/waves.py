@@ -60,8 +60,8 @@ def check_header(sound: Any, text: str | Path, flag: str, longest: float) -> Non
     rate, channels = sound.samplerate, sound.channels
     if not LOWEST_RATE <= rate <= HIGHEST_RATE or not 1 <= channels <= MOST_CHANNELS:
         raise UserError(
-            f"{flag}{text} says that it has {channels} channels of {rate} samples a second; "
-            f"expected {LOWEST_RATE} to {HIGHEST_RATE}."
+            f"{flag}{text} says that it has {rate} samples a second in each of {channels} "
+            f"channels; expected {LOWEST_RATE} to {HIGHEST_RATE}, in 1 to {MOST_CHANNELS}."
         )
     if sound.frames > longest * rate:
         raise UserError(
@@ -72,18 +72,30 @@ def check_header(sound: Any, text: str | Path, flag: str, longest: float) -> Non
 
 def shortened(file: Path, sound: Any, found: int, text: str | Path) -> list[str]:
     """Return a note where a WAV file is shorter than its header says."""
-    with open(file, "rb") as stream:
-        head = stream.read(2**16)
-    place = head.find(b"data") if head[:4] == b"RIFF" else -1
-    if place < 0 or len(head) < place + 8:
-        return []
-    said, held = int.from_bytes(head[place + 4 : place + 8], "little"), file.stat().st_size
-    if said <= held - place - 8 or said == 2**32 - 1:
+    said, start = data_chunk(file)
+    held = file.stat().st_size - start
+    if start == 0 or said <= held or said == 2**32 - 1:
         return []
     return [
-        f"{text} is cut off: its header says {said} bytes of samples, {held - place - 8} are "
+        f"{text} is cut off: its header says {said} bytes of samples, {held} are "
         f"there; the {found / sound.samplerate:.2f} s that are left are read."
     ]
+
+
+def data_chunk(file: Path) -> tuple[int, int]:
+    """Return how many bytes of samples a WAV file says it has, and where they begin; 0, 0 if none.
+
+    Its chunks are a name of four bytes, a size, and as many bytes, filled up to an even number.
+    """
+    with open(file, "rb") as stream:
+        if stream.read(12)[:4] != b"RIFF":
+            return 0, 0
+        while len(head := stream.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                return size, stream.tell()
+            stream.seek(size + size % 2, 1)
+    return 0, 0
 
 
 def resampled(wave: Wave, rate: int) -> np.ndarray:

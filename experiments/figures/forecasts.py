@@ -98,7 +98,7 @@ def by_step(
     Args:
       errors: MASE by the name of a forecast, [h]; the first is ours.
       coverage: by the share in per cent that a band should hold, steps ahead and the share that it
-        held there.
+        held there; a single one is drawn as that of all steps.
     """
     ours, *others = ((name, float(np.mean(each))) for name, each in errors.items())
     best, least = min(others, key=lambda each: each[1])
@@ -110,17 +110,14 @@ def by_step(
         style = "o--" if "seasonal" in name else "o-"  # without a season it is the naive one
         left.plot(ahead, each, style, color=color, linewidth=wide, markersize=3, label=name)
     panel_title(left, "Error as MASE")
-    for color, (share, (ahead, held)) in zip(
-        (ACCENT, COLORS[2], ALARM), coverage.items(), strict=False
-    ):
-        right.axhline(share / 100, color=color, linewidth=0.8, linestyle="--")
-        right.plot(ahead, held, "o-", color=color, markersize=3, label=f"{share} % band")
+    lines = len(next(iter(coverage.values()))[0]) > 1
+    (coverage_lines if lines else coverage_bars)(right, coverage)
     panel_title(right, "Share within the band; dashed: as it should be")
     right.set_ylim(0, 1.04)
     percent_ticks(right)
+    left.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    left.set_xlabel("steps ahead", color=MUTED)
     for axes in (left, right):
-        axes.set_xlabel("steps ahead", color=MUTED)
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         quiet(axes)
         axes.legend(
             frameon=False, fontsize=8, labelcolor=INK, ncols=4, loc="upper center",
@@ -128,3 +125,27 @@ def by_step(
         )  # fmt: skip
     left.set_ylim(bottom=0)
     return figure
+
+
+def coverage_lines(axes: Axes, coverage: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Draw by steps ahead what each band held, over a dashed line of what it should hold."""
+    for color, (share, (ahead, held)) in zip(
+        (ACCENT, COLORS[2], ALARM), coverage.items(), strict=False
+    ):
+        axes.axhline(share / 100, color=color, linewidth=0.8, linestyle="--")
+        axes.plot(ahead, held, "o-", color=color, markersize=3, label=f"{share} % band")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.set_xlabel("steps ahead", color=MUTED)
+
+
+def coverage_bars(axes: Axes, coverage: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Draw what each band held at all steps as a bar, with a dashed line where it should end."""
+    for place, (share, (_, held)) in enumerate(coverage.items()):
+        axes.bar(place, held[0], 0.6, color=ACCENT, label="held" if place == 0 else None)
+        label = "should hold" if place == 0 else None
+        axes.plot([place - 0.4, place + 0.4], 2 * [share / 100], "--", color=INK, label=label)
+        inside = held[0] > 0.1  # else there is no room
+        height, color = (held[0] / 2, "white") if inside else (held[0] + 0.04, INK)
+        text = plain(f"{held[0]:.0%}")
+        axes.text(place, height, text, color=color, ha="center", va="center")
+    axes.set_xticks(range(len(coverage)), [f"{share} % band" for share in coverage])

@@ -116,17 +116,15 @@ def chosen_sound(run: Run, flags: ExplainSound) -> tuple[np.ndarray, str]:
     test = run.program.data["test"]
     check_index(flags.index, len(test["counts"]))
     one = {name: jnp.asarray(each[flags.index : flags.index + 1]) for name, each in test.items()}
-    sound, totals = spoken.sounded(one)
+    sound = spoken.sounded(one)
     said = spelt(one["classes"][0][: int(one["counts"][0])].tolist())
-    return np.asarray(sound[0, : int(totals[0])]), f"test recording {flags.index}, {said!r}"
+    samples = np.asarray(sound.samples[0, : int(sound.total[0])])
+    return samples, f"test recording {flags.index}, {said!r}"
 
 
 def features(sound: np.ndarray) -> np.ndarray:
     """Return the spectrogram ``[T, F]`` of samples ``[W]``, as the network reads it."""
-    totals = jnp.array([len(sound)])
-    clean = spoken.noisy(jnp.asarray(sound[None]), totals, CLEAN, jnp.zeros((1, len(sound))))
-    strips, frames = spoken.features_of(clean, totals)
-    return np.asarray(strips[0, :, : int(frames[0])]).T
+    return spoken.heard_alone(sound).T
 
 
 def others(run: Run, size: int) -> np.ndarray:

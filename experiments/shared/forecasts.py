@@ -13,6 +13,7 @@ from experiments.shared.windows import NAIVE, Place, Prepared, Settings, Windows
 
 AT_ONCE = 1000  # windows
 FEWEST = 20  # values behind a share
+POINTS = 3  # of a line, at least; else there is one share for all steps
 SHOWN = 4  # horizons of history in a figure, at least
 RIVALS = NAIVE[:3]
 
@@ -116,8 +117,8 @@ def steps_ahead(found: Judged) -> Figure:
     return Figure(
         "by_step",
         "Errors and coverage by step ahead",
-        "Means over the test windows, of coverage over steps side by side where windows are few. A "
-        "band that holds less than it should is too narrow.",
+        "Means over the test windows, of coverage over steps side by side, or all of them, where "
+        "windows are few. A band that holds less than it should is too narrow.",
         by_step(errors, coverage),
     )
 
@@ -131,9 +132,13 @@ def inside_band(found: Judged, share: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_steps(inside: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps ahead, and the share of values inside there, of `FEWEST` values or more each."""
+    """Return steps ahead, and the share of values inside there, of `FEWEST` values or more each.
+
+    Where that makes fewer than `POINTS`, there is one share, of all values.
+    """
     horizon = known.shape[1]
-    width = min(horizon, -(-FEWEST // len(known)))
+    width = -(-FEWEST // len(known))
+    width = width if horizon >= POINTS * width else horizon
     starts = np.arange(0, horizon - width + 1, width)
     count = np.add.reduceat(known.sum(0), starts)
     share = np.add.reduceat(inside.sum(0), starts) / np.maximum(count, 1)

@@ -96,8 +96,8 @@ def misheard(
     wrong = [k for k, each in enumerate(readings) if each.classes != list(truths[k])]
     for k in sorted(wrong, key=lambda k: -readings[k].probability)[:HEARD]:
         one = {name: jnp.asarray(test[name][k : k + 1]) for name in test}
-        sound, totals = spoken.sounded(one)
-        samples = np.asarray(sound[0, : int(totals[0])])
+        sound = spoken.sounded(one)
+        samples = np.asarray(sound.samples[0, : int(sound.total[0])])
         there, found = spelt(truths[k]), spelt(readings[k].classes)
         yield Audio(
             f"misheard_{there}_{k}",
@@ -124,10 +124,7 @@ def listen_command(model_of: Callable[[Any], Transcriber]) -> Command:
             raise UserError("predict: expected --wav=FILE.")
         sound, notes = prepared(flags.wav)
         yield from (f"{note}\n" for note in notes)
-        totals = jnp.array([len(sound)])
-        clean = spoken.noisy(jnp.asarray(sound[None]), totals, 60.0, jnp.zeros((1, len(sound))))
-        strips, frames = spoken.features_of(clean, totals)
-        strip = np.asarray(strips[0, :, : int(frames[0])])
+        strip = spoken.heard_alone(sound)
         found = transcribing.read_one(model_of(run.config), run.kept, strip, flags.beam)
         yield f"{spelt(found.classes) or 'no digit'}  (probability {found.probability:.4f})"
 
@@ -141,12 +138,16 @@ def prepared(text: str) -> tuple[np.ndarray, list[str]]:
       UserError: where it cannot be read, or nothing is to be heard.
     """
     wave, notes = read_wave(text, "--wav: ", longest=LONGEST)
-    samples = resampled(wave, RATE)
+    samples = resampled(wave._replace(samples=leveled(wave.samples)), RATE)
     if wave.rate != RATE:
         notes.append(f"{text} has {wave.rate} samples a second; resampled to {RATE}.")
-    samples = samples - samples.mean()
+    if len(samples) < spoken.WINDOW:
+        raise UserError(
+            f"--wav: {text} is too short: {1000 * len(samples) / RATE:.0f} ms; expected at least "
+            f"{1000 * spoken.WINDOW // RATE} ms."
+        )
     loud = np.abs(samples) > QUIET * np.abs(samples).max()
-    if len(samples) < spoken.WINDOW or not loud.any():
+    if not loud.any():
         raise UserError(f"--wav: nothing is to be heard in {text}.")
     first, last = np.flatnonzero(loud)[[0, -1]]
     seconds = (last + 1 - first) / RATE
@@ -154,3 +155,17 @@ def prepared(text: str) -> tuple[np.ndarray, list[str]]:
         notes.append(f"The silence around the speech was cut off; {seconds:.2f} s are left.")
     padding = spoken.EDGE + spoken.WINDOW
     return np.pad(samples[first : last + 1], padding).astype(np.float32), notes
+
+
+def leveled(samples: np.ndarray) -> np.ndarray:
+    """Return samples whose mean is 0 and the loudest of which is 1, or all 0, in float32.
+
+    Example:
+      >>> leveled(np.array([3e30, 1e30, 2e30])).tolist()
+      [1.0, -1.0, 0.0]
+    """
+    highest = np.abs(samples).max()
+    wide = samples.astype(np.float64) / (highest or 1)  # its own size first: 1e-40 squared is none
+    wide -= wide.mean()
+    loudest = np.abs(wide).max()
+    return (wide / loudest if loudest > 1e-6 else 0 * wide).astype(np.float32)

@@ -17,6 +17,7 @@ MOST_PIXELS = 50_000_000
 LARGEST_SIDE = 1500  # pixels at which a picture is looked at
 LONGEST = 4000  # columns of a strip
 FAINTEST = 0.06  # of the range from black to white, by which ink must differ from its paper
+FRAMED = 0.6  # of the upper or lower side; what covers more of it is no writing
 SPECK = 0.04  # of the area of the largest piece of ink, below which a piece is left out
 SHARE_OF_SPREAD = 6.0  # by how many spreads of the paper ink must differ from it
 
@@ -42,9 +43,14 @@ def read_photo(text: str, flag: str, *, height: int, ink_height: int, margin: in
       UserError: for what cannot be read as an image, is too large, or has no writing on it.
     """
     pixels, notes = read_pixels(text, flag)
-    ink = ink_of(pixels)
+    ink = ink_of(pixels, notes)
     if ink is None:
         raise UserError(f"{flag}{text} shows no writing: all of it is of about one color.")
+    if (lines := lines_in(ink)) > 1:
+        raise UserError(
+            f"{flag}{text} shows {lines} lines of writing, one below another; expected one: cut "
+            "the picture to it."
+        )
     strip = scaled(ink, ink_height)
     if strip.shape[1] > LONGEST:
         raise UserError(
@@ -134,11 +140,12 @@ def on_paper(image: Any, notes: list[str]) -> Any:
     return paper
 
 
-def ink_of(pixels: np.ndarray) -> np.ndarray | None:
+def ink_of(pixels: np.ndarray, notes: list[str]) -> np.ndarray | None:
     """Return how much ink there is, from 0 to 1, cut to the writing; None where there is none.
 
     Args:
       pixels: colors ``[H, W, 3]``, from 0 to 1.
+      notes: what is left out is added to these.
     """
     from scipy import ndimage
 
@@ -149,7 +156,11 @@ def ink_of(pixels: np.ndarray) -> np.ndarray | None:
     pieces, count = ndimage.label(inked, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
     if not count:
         return None
-    areas = np.bincount(pieces.ravel())[1:]
+    frame = framing(pieces)
+    if 0 < len(frame) < count:  # where nothing else is there, it is the writing
+        notes.append("What lies along its edge is taken for its surroundings, and left out.")
+        pieces = np.where(np.isin(pieces, frame), 0, pieces)
+    areas = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
     large = np.isin(pieces, 1 + np.flatnonzero(areas >= SPECK * areas.max()))
     rows, columns = np.flatnonzero(large.any(1)), np.flatnonzero(large.any(0))
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -157,6 +168,34 @@ def ink_of(pixels: np.ndarray) -> np.ndarray | None:
     floor = min(2.5 * quiet, 0.5 * threshold)
     near = ndimage.binary_dilation(large, iterations=2)[box]  # what belongs to the writing
     return np.clip((apart[box] - floor) / (full - floor), 0, 1) * near
+
+
+def framing(pieces: np.ndarray) -> list[int]:
+    """Return the numbers of pieces ``[H, W]`` that are no writing, such as the edge of a table.
+
+    They cover most of the upper or lower side of the picture, or all of another: the stroke of a 1
+    may lie along most of that.
+    """
+    sides = (FRAMED, pieces[0]), (FRAMED, pieces[-1]), (1.0, pieces[:, 0]), (1.0, pieces[:, -1])
+    found = set()
+    for share, side in sides:
+        found |= {*np.flatnonzero(np.bincount(side) >= share * len(side)).tolist()}
+    return sorted(found - {0})
+
+
+def lines_in(ink: np.ndarray) -> int:
+    """Return how many lines of writing lie one below another, with blank rows between.
+
+    A piece less than half as high as the highest line, such as a dot, is none.
+
+    Example:
+      >>> lines_in(np.array([[1.0], [1.0], [0.0], [1.0], [1.0], [0.0], [1.0]]))
+      2
+    """
+    filled = np.pad((ink > 0.1).any(1), 1).astype(int)
+    starts, ends = (np.flatnonzero(np.diff(filled) == change) for change in (1, -1))
+    heights = ends - starts
+    return int((2 * heights > heights.max(initial=0)).sum())
 
 
 def paper(pixels: np.ndarray) -> np.ndarray:

@@ -5,11 +5,11 @@ from typing import Any
 
 from experiments.data.classified import CLASSIFIED, Classified, load_classified
 from experiments.data.forecast import M1_YEARLY, Panel, load_csv, load_m1_yearly
-from experiments.harness.config import options
 from experiments.harness.errors import UserError
+from experiments.shared.idle_flags import check_idle
 from experiments.shared.windows import Settings, settings_of
 
-OF_CLASSES = ("resample", "valid_share")
+OF_CLASSES = ("resample", "valid_share", "mixup")
 OF_FORECASTS = ("horizon", "season", "folds", "context")
 OF_CSV = ("target", "time", "covariates")
 CSV_FOLDS = 4
@@ -24,9 +24,7 @@ def check_fields(config: Any) -> None:
     """Raise `UserError` for a flag that has no meaning with the data of the others."""
     idle = OF_CLASSES if forecasts(config) else OF_FORECASTS
     idle += ("data",) if config.csv else OF_CSV
-    for name in idle:
-        if getattr(config, name) != options(config)[name].default:
-            raise UserError(f"--{name}: it goes with {partner_of(name)}; leave it out.")
+    check_idle(config, {name: partner_of(name) for name in idle})
 
 
 def partner_of(name: str) -> str:

@@ -4,7 +4,7 @@ Axis letters: B strings, N digits of the longest, L samples of a recording, W of
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,20 @@ SIZES = 3  # of batches
 NOBODY = -1  # who is never held out
 
 Strings = dict[str, np.ndarray]
+
+
+class Sound(NamedTuple):
+    """Hold the sound of strings.
+
+    Attributes:
+      samples: ``[B, W]``, 0 beyond the end of each.
+      total: samples of each, ``[B]``.
+      speech: how many of these are of recordings, not of the silence around them, ``[B]``.
+    """
+
+    samples: Array
+    total: Array
+    speech: Array
 
 
 def splits_of(
@@ -145,8 +159,8 @@ def joined_anew(key: Array, batch: Any, digits: int) -> Any:
     }
 
 
-def sounded(batch: Any, rates: Any = 1.0) -> tuple[Array, Array]:
-    """Return the sound of strings ``[B, W]``, and the samples of each ``[B]``.
+def sounded(batch: Any, rates: Any = 1.0) -> Sound:
+    """Return the sound of strings.
 
     Args:
       batch: as `strings_of` has it.
@@ -171,7 +185,7 @@ def sounded(batch: Any, rates: Any = 1.0) -> tuple[Array, Array]:
     beside = [jnp.minimum(low + k, longest - 1) + which * longest for k in (0, 1)]
     below, above = (jnp.take_along_axis(flat, each, 1).astype(jnp.float32) for each in beside)
     sound = jnp.where(inside, below + (at - low) * (above - below), 0)
-    return sound / 2**15, batch["silences"][:, 0] + steps.sum(1)
+    return Sound(sound / 2**15, batch["silences"][:, 0] + steps.sum(1), durations.sum(1))
 
 
 def taken(values: Any, which: Array) -> Any:
@@ -179,20 +193,21 @@ def taken(values: Any, which: Array) -> Any:
     return values if isinstance(values, float) else jnp.take_along_axis(values, which, 1)
 
 
-def noisy(sound: Array, totals: Array, snr: Any, noise: Array) -> Array:
-    """Return sound ``[B, W]`` of a mean power of 1 with noise of the same shape added to it.
+def noisy(sound: Sound, snr: Any, noise: Any) -> Array:
+    """Return sound of a mean power of 1, silences included, with noise added to it, ``[B, W]``.
 
     Args:
-      sound: 0 beyond the end of each.
-      totals: samples of each, ``[B]``.
-      snr: the power of the sound over that of the noise, dB, ``[B]`` or one for all.
-      noise: of power 1.
+      sound: of the strings.
+      snr: the power of the speech, without the silence around it, over that of the noise, dB,
+        ``[B]`` or one for all.
+      noise: of power 1, ``[B, W]``, or 0.
     """
-    real = jnp.arange(sound.shape[1]) < totals[:, None]
-    power = jnp.square(sound).sum(1) / jnp.maximum(totals, 1)
-    level = 10 ** (-jnp.asarray(snr) / 20)
-    scaled = sound / jnp.sqrt(jnp.maximum(power, 1e-12))[:, None]
-    return jnp.where(real, scaled + jnp.broadcast_to(level, totals.shape)[:, None] * noise, 0)
+    real = jnp.arange(sound.samples.shape[1]) < sound.total[:, None]
+    power = jnp.square(sound.samples).sum(1) / jnp.maximum(sound.total, 1)
+    louder = sound.total / jnp.maximum(sound.speech, 1)  # the power of the speech alone, over 1
+    level = jnp.sqrt(louder) * 10 ** (-jnp.asarray(snr) / 20)
+    scaled = sound.samples / jnp.sqrt(jnp.maximum(power, 1e-12))[:, None]
+    return jnp.where(real, scaled + level[:, None] * noise, 0)
 
 
 def features_of(sound: Array, totals: Array) -> tuple[Array, Array]:
@@ -216,11 +231,19 @@ def features_of(sound: Array, totals: Array) -> tuple[Array, Array]:
 
 def heard(batch: Any, snr: Any) -> tuple[Array, Array]:
     """Return the features of strings as they are, with white noise that each string has its own."""
-    sound, totals = sounded(batch)
+    sound = sounded(batch)
     keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(0), number))(batch["ids"])
     # As long in each bucket, so that the noise of a string does not depend on those beside it.
-    noise = jax.vmap(lambda key: jax.random.normal(key, sound.shape[1:]))(keys)
-    return features_of(noisy(sound, totals, snr, noise), totals)
+    noise = jax.vmap(lambda key: jax.random.normal(key, sound.samples.shape[1:]))(keys)
+    return features_of(noisy(sound, snr, noise), sound.total)
+
+
+def heard_alone(samples: np.ndarray) -> np.ndarray:
+    """Return the features ``[BANDS, T]`` of one recording ``[W]`` as it is."""
+    total = jnp.array([len(samples)])
+    sound = noisy(Sound(jnp.asarray(samples[None]), total, total), MOST_SNR, 0.0)
+    features, frames = features_of(sound, total)
+    return np.asarray(features[0, :, : int(frames[0])])
 
 
 def distorted(key: Array, batch: Any, hparams: HParams) -> tuple[Array, Array]:
@@ -236,11 +259,11 @@ def distorted(key: Array, batch: Any, hparams: HParams) -> tuple[Array, Array]:
     shape = batch["lengths"].shape
     spread = jnp.log1p(hparams["speed"])
     rates = jnp.exp(spread * jax.random.uniform(speed, shape, minval=-1))
-    sound, totals = sounded(batch, rates)
+    sound = sounded(batch, rates)
     least = jnp.minimum(hparams["snr"], QUIETEST) - 5
     snr = jax.random.uniform(level, shape[:1], minval=least, maxval=MOST_SNR)
-    sound = noisy(sound, totals, snr, jax.random.normal(noise, sound.shape))
-    features, frames = features_of(sound, totals)
+    loud = noisy(sound, snr, jax.random.normal(noise, sound.samples.shape))
+    features, frames = features_of(loud, sound.total)
     louder, tilt = jax.random.normal(shift, (2, shape[0], 1, 1))
     features += LOUDER * louder + TILT * tilt * jnp.linspace(-1, 1, BANDS)[:, None]
     longest = jnp.minimum(TIME_MASK, frames // 5)

@@ -249,6 +249,33 @@ def test_what_was_done_to_a_picture_is_said(writing: np.ndarray, tmp_path: Path)
     assert looks_like(found, photo_of(writing, tmp_path / "plain.png")) > 0.95
 
 
+@pytest.mark.parametrize("side", ["top", "bottom", "left", "right"])
+def test_what_lies_along_an_edge_is_left_out_and_said(
+    writing: np.ndarray, tmp_path: Path, side: str
+) -> None:
+    page = np.pad(writing, 20)
+    dark = {"top": np.s_[:9], "bottom": np.s_[-9:], "left": np.s_[:, :9], "right": np.s_[:, -9:]}
+    framed = page.copy()
+    framed[dark[side]] = 1
+    found = photo_of(framed, tmp_path / "framed.png")
+    assert found.notes == ["What lies along its edge is taken for its surroundings, and left out."]
+    assert looks_like(found, photo_of(page, tmp_path / "page.png")) > 0.95
+
+
+def test_a_single_stroke_is_writing_wherever_it_lies(tmp_path: Path) -> None:
+    stroke = np.zeros((30, 20))
+    stroke[:, :4] = 1
+    found = photo_of(stroke, tmp_path / "one.png")
+    assert not found.notes
+    assert found.strip.max() == 1
+
+
+def test_two_lines_of_writing_are_refused(writing: np.ndarray, tmp_path: Path) -> None:
+    page = np.concatenate([np.pad(writing, 8)] * 2)
+    with pytest.raises(UserError, match="shows 2 lines of writing, one below another"):
+        photo_of(page, tmp_path / "two.png")
+
+
 def test_pictures_that_cannot_be_read_are_one_clear_line(tmp_path: Path) -> None:
     whole = tmp_path / "whole.png"
     Image.fromarray(np.eye(50, dtype=np.uint8) * 255).save(whole)

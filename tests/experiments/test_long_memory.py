@@ -16,6 +16,7 @@ from experiments.harness.errors import UserError
 from experiments.long_memory import Config, network_of
 from experiments.shared.cell_flag import library_cells, make_cell
 from experiments.shared.memory import numbers
+from experiments.shared.remembered import SHOWN, answered
 from experiments.shared.remembering import PROBLEMS, adding, copy, numbered, recall
 from experiments.shared.time_scales import time_scales
 
@@ -165,3 +166,15 @@ def test_it_trains_and_draws_what_it_remembers(tmp_path: Path, flags: list[str])
     problem = PROBLEMS[flags[0].rpartition("=")[2]](6)
     assert result["test_loss"] < problem.nothing + 0.01
     assert (run / "figures" / "progress.png").exists()
+
+
+@pytest.mark.parametrize("together", [7, 500, 3000])
+def test_answers_are_the_same_however_many_are_given_together(together: int) -> None:
+    problem = copy(4)
+    network = network_of(Config(problem="copy", length=4, hidden_size=3), problem)
+    params = network.init(jax.random.key(0))
+    xs, expected = numbered(problem, SHOWN + jnp.arange(SHOWN))
+    ys, targets = answered(problem, network, params, together)
+    np.testing.assert_array_equal(targets, expected)
+    whole = recurrent.unroll(network, params, xs)[1]
+    np.testing.assert_allclose(ys, whole[-10:], atol=1e-6)

@@ -99,7 +99,7 @@ def test_joined_strings_are_of_one_speaker_and_none_is_padding() -> None:
 
 def test_strings_sound_like_their_recordings_with_silence_between() -> None:
     rows = spoken.splits_of(numbered(), "speaker", 3, 0)[0]["test"]
-    sound, totals = map(np.asarray, sounded(rows))
+    sound, totals, speech = map(np.asarray, sounded(rows))
     for k, count in enumerate(rows["counts"]):
         parts = [np.zeros(rows["silences"][k, 0])]
         for n in range(count):
@@ -107,6 +107,7 @@ def test_strings_sound_like_their_recordings_with_silence_between() -> None:
             parts.append(np.zeros(rows["silences"][k, n + 1]))
         expected = np.concatenate(parts)
         assert totals[k] == len(expected)
+        assert speech[k] == rows["lengths"][k, :count].sum()
         np.testing.assert_allclose(sound[k, : totals[k]], expected, atol=1e-6)
         assert not sound[k, totals[k] :].any()
 
@@ -116,7 +117,7 @@ def test_a_faster_digit_is_what_numpy_interpolates() -> None:
     rng = np.random.default_rng(0)
     rows["samples"] = rng.integers(-9999, 9999, rows["samples"].shape).astype(np.int16)
     rates = rng.uniform(0.8, 1.25, rows["lengths"].shape).astype(np.float32)
-    sound, totals = map(np.asarray, sounded(rows, rates))
+    sound, totals, _ = map(np.asarray, sounded(rows, rates))
     for k, count in enumerate(rows["counts"]):
         start = rows["silences"][k, 0]
         for n in range(count):
@@ -130,17 +131,33 @@ def test_a_faster_digit_is_what_numpy_interpolates() -> None:
 
 
 def test_noise_has_the_power_that_the_ratio_says() -> None:
+    """Of the speech: the silence around it does not count."""
     rng = np.random.default_rng(0)
-    totals = np.array([20000, 9000])
-    real = np.arange(20000) < totals[:, None]
-    sound = 0.03 * rng.normal(size=(2, 20000)) * real
+    totals, speech = np.array([20000, 9000]), np.array([5000, 9000])
+    places = np.arange(20000)
+    real = places < totals[:, None]
+    sound = 0.03 * rng.normal(size=(2, 20000)) * (places < speech[:, None])
     noise = rng.normal(size=(2, 20000))
-    found = np.asarray(jax.jit(spoken.noisy)(sound, totals, jnp.array([10.0, -3.0]), noise))
+    given = spoken.Sound(sound, totals, speech)
+    found = np.asarray(jax.jit(spoken.noisy)(given, jnp.array([10.0, -3.0]), noise))
     assert not found[~real].any()
     for k, ratio in enumerate((10, 0.501187)):
         clean = sound[k] / np.sqrt(np.square(sound[k]).sum() / totals[k])
         left = (found[k] - clean)[: totals[k]]
-        assert np.square(left).mean() == pytest.approx(1 / ratio, rel=0.05)
+        spoken_power = np.square(clean).sum() / speech[k]
+        assert spoken_power / np.square(left).mean() == pytest.approx(ratio, rel=0.05)
+
+
+def test_training_hears_noise_as_loud_as_evaluation_will() -> None:
+    """What the noise adds to the quietest frames shows, where nothing else is changed."""
+    rows = spoken.splits_of(numbered(), "official", 1, 0)[0]["train"]
+    rows = {name: jnp.asarray(each[:20]) for name, each in rows.items()}
+    levels = []
+    for snr in (0.0, 60.0):
+        hparams = {"speed": 0.0, "snr": snr}
+        features, _ = jax.jit(spoken.distorted)(jax.random.key(0), rows, hparams)
+        levels.append(np.quantile(np.asarray(features[:, :, :8]), 0.2))
+    assert levels[0] > levels[1] + 0.5
 
 
 def test_what_a_string_sounds_like_does_not_depend_on_those_beside_it() -> None:
@@ -180,10 +197,32 @@ def test_a_recording_of_a_user_is_trimmed_and_resampled_and_it_is_said(tmp_path:
         f"{path} has 22050 samples a second; resampled to 8000.",
         "The silence around the speech was cut off; 1.00 s are left.",
     ]
-    for name, samples in {"zero": np.zeros(8000), "short": np.ones(100)}.items():
+    silent = {"zero": np.zeros(8000), "constant": np.full(8000, 0.5)}
+    for name, samples in silent.items():
         soundfile.write(tmp_path / f"{name}.wav", samples, 8000)
         with pytest.raises(UserError, match="nothing is to be heard"):
             listening.prepared(str(tmp_path / f"{name}.wav"))
+    soundfile.write(tmp_path / "short.wav", tone[:100], 8000)
+    with pytest.raises(UserError, match="is too short: 12 ms; expected at least 25 ms"):
+        listening.prepared(str(tmp_path / "short.wav"))
+
+
+@pytest.mark.parametrize(("size", "offset"), [(1e30, 0.0), (1e-7, 0.0), (0.01, 0.8), (1e-40, 0.0)])
+def test_a_recording_is_the_same_in_any_unit_and_with_any_offset(
+    tmp_path: Path, size: float, offset: float
+) -> None:
+    """Float files may have any; an offset of 0.8 under a faint voice hides where it begins."""
+    tone = np.sin(2 * np.pi * 500 * np.arange(22050) / 22050)
+    voice = np.concatenate([np.zeros(22050), tone, np.zeros(11025)])
+    plain, other = tmp_path / "plain.wav", tmp_path / "other.wav"
+    soundfile.write(plain, 0.5 * voice, 22050, subtype="FLOAT")
+    soundfile.write(other, size * voice + offset, 22050, subtype="FLOAT")
+    strips = []
+    for path in (plain, other):
+        sound, notes = listening.prepared(str(path))
+        assert notes[-1].endswith("; 1.00 s are left.")
+        strips.append(spoken.heard_alone(sound))
+    np.testing.assert_allclose(*strips, atol=0.02)
 
 
 SMALL = ["--epochs=2", "--hidden_size=8", "--channels=2", "--batch_size=16"]

@@ -99,6 +99,35 @@ def test_the_spacing_of_times_gives_season_and_next_time(
     assert [found.text(k) for k in range(3)] == words
 
 
+@pytest.mark.parametrize(
+    ("words", "season", "next_words", "first"),
+    [
+        (["20240228", "20240229", "20240301"], 7, "2024-03-02", "2024-02-28"),
+        (["20231130", "20231231", "20240131"], 12, "2024-02-29", "2023-11-30"),
+        (["202311", "202312", "202401"], 12, "2024-02", "2023-11"),
+    ],
+)
+def test_dates_without_signs_are_dates_which_is_said(
+    words: list[str], season: int, next_words: str, first: str
+) -> None:
+    found, steps, said = grid(*words)
+    assert steps.tolist() == [0, 1, 2]
+    assert said == [f"file, column t: {words[0]} and the like are read as dates, not as numbers."]
+    assert (found.season, found.text(3), found.text(0)) == (season, next_words, first)
+
+
+@pytest.mark.parametrize("words", [["20240228", "20240229", "20240230"], ["202411", "202413"]])
+def test_numbers_that_are_not_all_dates_are_numbers(words: list[str]) -> None:
+    assert grid(*words)[0].unit == "number"
+
+
+def test_times_of_a_zone_are_shown_in_utc_which_is_said() -> None:
+    found, _, said = grid("2024-03-01T00:00+01:00", "2024-03-01T01:00+01:00")
+    assert found.text(0) == "2024-02-29 23:00:00"
+    assert said == ["file, column t: times of other zones are shown in UTC."]
+    assert not grid("2024-03-01T00:00Z", "2024-03-01T01:00+00:00")[2]
+
+
 def test_gaps_are_missing_steps_and_rows_are_sorted_which_is_said() -> None:
     _, steps, said = grid("2024-01-05", "2024-01-01", "2024-01-02", "2024-01-03")
     assert steps.tolist() == [4, 0, 1, 2]

@@ -122,6 +122,23 @@ def test_what_is_left_of_a_truncated_file_is_read_and_it_is_said(tmp_path: Path)
     assert "8000 bytes of samples, 2000 are there; the 0.12 s that are left" in notes[0]
 
 
+@pytest.mark.parametrize("size", [12, 70_001])
+def test_what_a_comment_says_is_not_taken_for_samples(tmp_path: Path, size: int) -> None:
+    """A chunk before the samples may hold the word data, or be longer than is read at once."""
+    path = tmp_path / "a.wav"
+    write(path, TONE)
+    whole = path.read_bytes()
+    words = b"data\xff\xff\xff\x00".ljust(size, b"x")
+    chunk = b"JUNK" + size.to_bytes(4, "little") + words + b"\0" * (size % 2)
+    riff = (len(whole) + len(chunk) - 8).to_bytes(4, "little")
+    path.write_bytes(whole[:4] + riff + whole[8:36] + chunk + whole[36:])
+    wave, notes = read_wave(path, longest=1)
+    assert notes == []
+    np.testing.assert_allclose(wave.samples, TONE, atol=1e-4)
+    path.write_bytes(path.read_bytes()[: -len(TONE)])  # half of its samples, of two bytes each
+    assert "8000 bytes of samples, 4000 are there" in read_wave(path, longest=1)[1][0]
+
+
 def test_recordings_that_cannot_be_read_are_one_clear_line(tmp_path: Path) -> None:
     write(tmp_path / "empty.wav", np.zeros(0))
     write(tmp_path / "long.wav", np.zeros(8001))

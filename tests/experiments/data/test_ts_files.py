@@ -24,6 +24,8 @@ def test_cases_have_their_channels_lengths_and_classes(tmp_path: Path) -> None:
     assert found.labels == ["b", "a"]
     np.testing.assert_array_equal(found.values[0], [[1, -15], [2, 0], [np.nan, 3]])
     np.testing.assert_array_equal(found.values[1], [[7, 8]])
+    missing = read_ts(written(tmp_path, HEAD + "1,NaN,nan:?,5,6:b\n")).values[0]
+    np.testing.assert_array_equal(missing, [[1, np.nan], [np.nan, 5], [np.nan, 6]])
 
 
 def test_cases_without_classes_are_read(tmp_path: Path) -> None:

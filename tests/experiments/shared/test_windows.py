@@ -180,10 +180,18 @@ def test_padding_and_company_do_not_change_what_is_read_of_a_series() -> None:
 
 
 def test_steps_side_by_side_share_their_coverage_where_windows_are_few() -> None:
+    inside = np.arange(4 * 17).reshape(4, 17) % 3 == 0
+    ahead, share = forecasts.by_steps(inside, np.ones((4, 17), bool))
+    assert ahead.tolist() == [3.0, 8.0, 14.0]
+    parts = inside[:, :5], inside[:, 5:10], inside[:, 10:]
+    np.testing.assert_allclose(share, [part.mean() for part in parts])
+
+
+def test_all_steps_share_their_coverage_where_a_line_would_have_two_points() -> None:
     inside = np.arange(4 * 12).reshape(4, 12) % 3 == 0
     ahead, share = forecasts.by_steps(inside, np.ones((4, 12), bool))
-    assert ahead.tolist() == [3.0, 9.0]
-    np.testing.assert_allclose(share, [inside[:, :5].mean(), inside[:, 5:].mean()])
+    assert ahead.tolist() == [6.5]
+    np.testing.assert_allclose(share, [inside.mean()])
 
 
 @pytest.mark.long
