@@ -83,7 +83,7 @@ def load_csv(
     columns = read_columns(path, names, time)
     grid, steps, said = ROWS, np.arange(len(columns.lines)), []
     if time:
-        grid, steps, said = gridded(columns.times, columns.lines, f"{path}, column {time}")
+        grid, steps, said = gridded(columns.times, columns.lines, f"--csv: {path}, column {time}")
     for line in said:
         print(line, file=sys.stderr)
     values = np.full((int(steps.max()) + 1, len(names)), np.nan)

@@ -107,7 +107,8 @@ def gridded(words: list[str], lines: list[int], where: str) -> tuple[Grid, np.nd
             "empty; give rows at even distances."
         )
     if missing := steps[-1] + 1 - len(words):
-        said.append(f"{where}: {missing:,} steps have no row, and count as missing.")
+        gone = "step has no row, and counts" if missing == 1 else "steps have no row, and count"
+        said.append(f"{where}: {missing:,} {gone} as missing.")
     found = np.empty(len(words), np.int64)
     found[order] = steps
     return grid, found, said

@@ -7,7 +7,7 @@ from experiments.data.classified import CLASSIFIED, Classified, load_classified
 from experiments.data.forecast import M1_YEARLY, Panel, load_csv, load_m1_yearly
 from experiments.harness.errors import UserError
 from experiments.shared.idle_flags import check_idle
-from experiments.shared.windows import Settings, settings_of
+from experiments.shared.windows import Settings, check_lengths, settings_of
 
 OF_CLASSES = ("resample", "valid_share", "mixup")
 OF_FORECASTS = ("horizon", "season", "folds", "context")
@@ -42,19 +42,28 @@ def classified(config: Any) -> Classified:
 
 
 def panel_of(config: Any) -> Panel:
-    """Return the series to forecast.
+    """Return the series to forecast, without a season that does not fit.
+
+    Raises:
+      UserError: as `loaded` does, and for series that are too short.
+    """
+    panel, folds = loaded(config), folds_of(config)
+    check_lengths(panel, folds)
+    return with_fitting_season(panel, folds)
+
+
+def loaded(config: Any) -> Panel:
+    """Return the series of a Config as they are.
 
     Raises:
       UserError: as the readers do, and where a horizon is missing.
     """
     if not config.csv:
-        panel = load_m1_yearly(config.horizon, config.season)
-    elif not config.horizon:
+        return load_m1_yearly(config.horizon, config.season)
+    if not config.horizon:
         raise UserError("--horizon: say how many steps are to be forecast, as in --horizon=12.")
-    else:
-        columns = (config.target, config.time, config.covariates)
-        panel = load_csv(config.csv, *columns, horizon=config.horizon, season=config.season)
-    return with_fitting_season(panel, folds_of(config))
+    columns = (config.target, config.time, config.covariates)
+    return load_csv(config.csv, *columns, horizon=config.horizon, season=config.season)
 
 
 def with_fitting_season(panel: Panel, folds: int) -> Panel:

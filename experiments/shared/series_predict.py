@@ -18,7 +18,7 @@ from experiments.harness.runs import Run
 from experiments.shared.forecasting import MIDDLE, QUANTILES
 from experiments.shared.forecasts import next_steps
 from experiments.shared.series_classes import class_probabilities, inputs_of, namer_of
-from experiments.shared.series_jobs import classified, forecasts, panel_of, settings_for
+from experiments.shared.series_jobs import classified, forecasts, loaded, panel_of, settings_for
 
 ORDER = (MIDDLE, *(k for k in range(len(QUANTILES)) if k != MIDDLE))  # the median first
 
@@ -56,7 +56,7 @@ def forecast_rows(run: Run, file: str) -> Iterator[Sequence[str]]:
     if file:
         if not run.config.csv:
             raise UserError(f"--csv: the run in {run.folder} was trained on {run.config.data}.")
-        panel = panel_of(dataclasses.replace(run.config, csv=file, season=trained.season))
+        panel = loaded(dataclasses.replace(run.config, csv=file, season=trained.season))
         steps = [(each.grid.unit, each.grid.step) for each in (trained, panel)]
         if steps[0] != steps[1]:
             said = [f"{step:g} {unit}" for unit, step in steps]

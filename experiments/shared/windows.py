@@ -92,21 +92,28 @@ def places_of(panel: Panel, folds: int) -> dict[str, list[Place]]:
     Raises:
       UserError: for a series that is too short.
     """
+    check_lengths(panel, folds)
     found: dict[str, list[Place]] = {"train": [], "valid": [], "test": []}
     h, reach = panel.horizon, folds * panel.horizon
     for number, values in enumerate(panel.values):
         total = len(values)
         test, first = total - reach, total - 2 * reach
-        if first < LEAST:
-            raise UserError(
-                f"{panel.names[number]}: expected at least {2 * reach + LEAST} steps, for {folds} "
-                f"test windows of {h}, as many for validation and some to learn from, got {total}; "
-                "take a smaller --horizon or --folds, or a longer series."
-            )
         found["train"] += [Place(number, origin, first) for origin in range(2, first)]
         found["valid"] += [Place(number, origin, test) for origin in range(first, test - h + 1)]
         found["test"] += [Place(number, origin, total) for origin in range(test, total, h)]
     return found | {"train": thinned(found["train"])}
+
+
+def check_lengths(panel: Panel, folds: int) -> None:
+    """Raise `UserError` for a series too short for its test and validation windows."""
+    h, least = panel.horizon, 2 * folds * panel.horizon + LEAST
+    for name, values in zip(panel.names, panel.values, strict=True):
+        if len(values) < least:
+            raise UserError(
+                f"{name}: expected at least {least} steps, for test windows of {folds} x {h} "
+                f"steps, as many for validation and some to learn from, got {len(values)}; "
+                "take a smaller --horizon or --folds, or a longer series."
+            )
 
 
 def thinned(places: list[Place]) -> list[Place]:

@@ -133,7 +133,7 @@ def test_gaps_are_missing_steps_and_rows_are_sorted_which_is_said() -> None:
     assert steps.tolist() == [4, 0, 1, 2]
     assert len(said) == 2
     assert "sorted by time" in said[0]
-    assert "1 steps have no row" in said[1]
+    assert "1 step has no row, and counts as missing" in said[1]
 
 
 def test_uneven_times_count_as_rows_in_their_order_which_is_said() -> None:
@@ -177,7 +177,7 @@ def test_a_series_has_its_covariates_and_its_gaps(
     out, err = capsys.readouterr()
     assert out == ""
     assert "sorted by time" in err
-    assert "1 steps have no row" in err
+    assert "1 step has no row, and counts as missing" in err
     assert load_csv(str(file), "y", "d", horizon=1, season=3).season == 3
     for columns in (("", "d"), ("y", "y"), ("y", "d", "x,y")):
         with pytest.raises(UserError, match="--target"):
