@@ -114,6 +114,23 @@ def of_windows(errors: Array, known: Array, weight: Array) -> Average:
     return masked_average(mean * weight, known.any(-1))
 
 
+def training_loss(
+    model: Forecaster, params: Any, batch: Any, key: Array, hparams: HParams
+) -> tuple[Array, Metrics]:
+    """Return the quantile loss with noise on what is read and dropout, and the metrics.
+
+    Each window weighs as the root of its unit in that of errors, between its own unit, in which all
+    weigh alike, and theirs.
+    """
+    keys = jax.random.split(key)
+    noise = hparams["noise"] * jax.random.normal(keys[0], batch["past"].shape)
+    heard = batch | {"past": batch["past"] + noise}
+    found = quantiles(model, params, heard, hparams["dropout"], keys[1])
+    known = batch["known"] & batch["mask"][:, None]
+    cost = of_windows(pinball(found, batch["future"]), known, jnp.sqrt(batch["ratio"]))
+    return cost.mean, metrics(found, batch)
+
+
 def forecasting_program(
     config: Any,
     data: dict[str, dict[str, np.ndarray]],
@@ -128,17 +145,6 @@ def forecasting_program(
     """
     model = model_for(config, data["train"])
 
-    def loss(params: Any, batch: Any, key: Array, hparams: HParams) -> tuple[Array, Metrics]:
-        keys = jax.random.split(key)
-        noise = hparams["noise"] * jax.random.normal(keys[0], batch["past"].shape)
-        heard = batch | {"past": batch["past"] + noise}
-        found = quantiles(model, params, heard, hparams["dropout"], keys[1])
-        # between a window's own unit, in which all weigh alike, and that of errors
-        weight = jnp.sqrt(batch["ratio"])
-        known = batch["known"] & batch["mask"][:, None]
-        cost = of_windows(pinball(found, batch["future"]), known, weight)
-        return cost.mean, metrics(found, batch)
-
     def measure(params: Any, batch: Any, hparams: HParams) -> Metrics:
         return metrics(quantiles(model, params, batch), batch)
 
@@ -148,7 +154,7 @@ def forecasting_program(
         partial(init, model),
         measure,
         LOSS,
-        loss=loss,
+        loss=partial(training_loss, model),
         report=MASE,
         exhibits=exhibits,
         buckets=buckets_of(data),

@@ -10,13 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import recurrent
 from experiments import __main__, recurrent_ppo
 from experiments.harness.checkpoint import checkpoints, restore, save
 from experiments.harness.config import hparams_of
 from experiments.harness.errors import UserError
 from experiments.recurrent_ppo import Config, agent_of, program
-from experiments.shared import playing, proximal
-from experiments.shared.proximal import chosen, experience, orders, proximal_loss
+from experiments.shared import acting, playing, proximal
+from experiments.shared.policies import policy_agent
+from experiments.shared.proximal import (
+    chosen,
+    experience,
+    orders,
+    proximal_loss,
+    proximal_task,
+)
+from tests.experiments.countdown import countdown
 
 SMALL = Config(
     environment="memory_chain",
@@ -116,6 +125,45 @@ def test_the_loss_is_that_of_the_paper() -> None:
     assert float(total) == pytest.approx(surrogate + 0.5 * error - 0.02 * entropy, rel=1e-4)
     assert float(metrics["entropy"].mean) == pytest.approx(entropy, rel=1e-5)
     assert float(metrics["clipped"].mean) == pytest.approx((abs(ratio - 1) > 0.2).mean())
+
+
+@pytest.mark.parametrize("ends", ["terminated", "truncated"])
+def test_advantages_are_those_of_a_loop_over_the_steps(ends: str) -> None:
+    """Of two rollouts, over whose boundary an episode goes on; rewards are divided by the spread
+    of their discounted sums up to now."""
+    config = dataclasses.replace(SMALL, discount=0.9, decay=0.7)
+    agent, given = policy_agent(config, countdown(3, ends)), hparams(config)
+    sums, seen = np.zeros(config.environments), []
+
+    @jax.jit
+    def both(learner: Any, key: Any) -> Any:
+        kept = acting.Kept(learner.training.params, learner.moments)
+        _, steps = acting.rollout(agent, kept, learner.actors, key, config.horizon)
+        later = acting.next_values(agent, kept, steps)
+        return steps, later, *experience(config, agent, learner, key, given)[:2]
+
+    learner = proximal_task(config, agent, greedy=True).init(given)
+    for seed in (1, 2):
+        steps, later, learner, batch = both(learner, jax.random.key(seed))
+        rewards, *flags = (np.asarray(x) for x in steps.transition[1:4])
+        terminated, truncated = flags
+        assert {"terminated": terminated, "truncated": truncated}[ends].any()
+        for t in range(config.horizon):
+            sums = 0.9 * sums + rewards[t]
+            seen += sums.tolist()
+            sums = np.where(terminated[t] | truncated[t], 0, sums)
+        advantage, expected = np.zeros(config.environments), []
+        for t in reversed(range(config.horizon)):
+            bootstrap = np.where(terminated[t], 0, later[t])
+            delta = rewards[t] / np.std(seen) + 0.9 * bootstrap - steps.value[t]
+            goes_on = ~(terminated[t] | truncated[t])
+            advantage = delta + 0.9 * 0.7 * goes_on * advantage
+            expected.append(advantage)
+        np.testing.assert_allclose(batch.advantage, expected[::-1], rtol=1e-4, atol=1e-5)
+
+
+def test_episodes_that_choose_are_not_those_of_the_test() -> None:
+    assert not {*recurrent_ppo.VALIDATION.tolist()} & {*recurrent_ppo.TEST.tolist()}
 
 
 def logits_by_hand(agent: Any, params: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -263,6 +311,16 @@ def test_without_memory_the_chain_is_a_guess() -> None:
     assert abs(float(metrics["return"].mean)) < 0.4
     assert not jax.tree.leaves(agent.core.initial_state(state.training.params["core"], (1,)))
     assert recurrent_ppo.Config().memory == "recurrent"
+
+
+@pytest.mark.parametrize(("memory", "same"), [("none", True), ("recurrent", False)])
+def test_what_was_seen_reaches_later_actions_by_the_memory_alone(memory: str, same: bool) -> None:
+    agent = agent_of(dataclasses.replace(SMALL, memory=memory))
+    params = acting.init(agent, jax.random.key(0))["core"]
+    xs = jax.random.normal(jax.random.key(1), (5, 1, *agent.core.input_shape))
+    ys, others = (recurrent.unroll(agent.core, params, x)[1] for x in (xs, xs.at[0].add(1)))
+    assert not np.array_equal(ys[0], others[0])
+    assert np.array_equal(ys[-1], others[-1]) == same
 
 
 @pytest.mark.long

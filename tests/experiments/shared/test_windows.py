@@ -237,3 +237,63 @@ def test_cases_are_mixed_as_the_equation_says_and_never_with_what_fills_up() -> 
     unmixed, _, share = mixed(jax.random.key(0), batch, 0.0)
     np.testing.assert_array_equal(unmixed["values"], values)
     assert not share.any()
+
+
+def in_values(found: windows.Windows, seed: int = 0) -> np.ndarray:
+    """Rising quantiles about the last value of each window, in values."""
+    rng = np.random.default_rng(seed)
+    shape = len(found.last), H, len(forecasting.QUANTILES)
+    return found.last[:, None, None] + np.sort(3 * rng.normal(size=shape), axis=-1)
+
+
+def in_units(values: np.ndarray, found: windows.Windows) -> np.ndarray:
+    return (values - found.last[:, None, None]) / found.scale[:, None, None]
+
+
+def test_a_band_lies_between_the_quantiles_that_its_share_says() -> None:
+    levels = forecasting.QUANTILES
+    assert levels[forecasting.MIDDLE] == 0.5
+    for share, (low, high) in forecasting.BANDS.items():
+        assert levels[high] - levels[low] == pytest.approx(share / 100)
+        assert levels[high] + levels[low] == pytest.approx(1)
+
+
+def test_coverage_and_errors_of_metrics_and_report_are_those_that_are_counted() -> None:
+    found = arrays_of(panel())["test"]
+    values = in_values(found)
+    batch = found.arrays | {"mask": np.ones(len(values), bool)}
+    metrics = forecasting.metrics(jnp.asarray(in_units(values, found)), batch)
+    judged = forecasts.judged(values, found)
+    units = windows.units_of(panel(), FOLDS)
+    inside, mases = {share: [] for share in forecasting.BANDS}, []
+    for place, row in zip(found.places, values, strict=True):
+        truth = panel().values[place.series][place.origin : place.origin + H, 0]
+        known = np.isfinite(truth)
+        for share, (low, high) in forecasting.BANDS.items():
+            lies = (row[: len(truth), low] <= truth) & (truth <= row[: len(truth), high])
+            inside[share] += lies[known].tolist()
+        errors = np.abs(row[: len(truth), forecasting.MIDDLE] - truth)[known]
+        mases.append(errors.mean() / units[place.series])
+    for share, lies in inside.items():
+        assert float(metrics[f"coverage_{share}"].mean) == pytest.approx(np.mean(lies), abs=1e-6)
+        within, known = forecasts.inside_band(judged, share)
+        assert within.sum() / known.sum() == pytest.approx(np.mean(lies))
+    assert float(metrics["mase"].mean) == pytest.approx(np.mean(mases), rel=1e-4)
+    np.testing.assert_allclose(forecasts.mase_of(judged.errors["ours"]), mases, rtol=1e-4)
+
+
+def test_a_window_weighs_in_training_as_the_root_of_its_unit() -> None:
+    found = arrays_of(panel())["test"]
+    model = forecasting.model_for(Config(hidden_size=3, layers=1), found.arrays)
+    params = forecasting.init(model, jax.random.key(0))
+    batch = found.arrays | {"mask": np.ones(len(found.last), bool)}
+    hparams = {"noise": 0.0, "dropout": 0.0}
+    loss, _ = forecasting.training_loss(model, params, batch, jax.random.key(0), hparams)
+    quantiles = np.asarray(forecasting.quantiles(model, params, batch), float)
+    costs = []
+    for k, row in enumerate(quantiles):
+        known = batch["known"][k]
+        e = (batch["future"][k][:, None] - row)[known]
+        q = np.array(forecasting.QUANTILES)
+        costs.append(2 * np.maximum(q * e, (q - 1) * e).mean() * batch["ratio"][k] ** 0.5)
+    assert float(loss) == pytest.approx(np.mean(costs), rel=1e-4)
