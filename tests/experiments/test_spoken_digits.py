@@ -138,7 +138,7 @@ def test_noise_has_the_power_that_the_ratio_says() -> None:
     real = places < totals[:, None]
     sound = 0.03 * rng.normal(size=(2, 20000)) * (places < speech[:, None])
     noise = rng.normal(size=(2, 20000))
-    given = spoken.Sound(sound, totals, speech)
+    given = spoken.Sound(*map(jnp.asarray, (sound, totals, speech)))
     found = np.asarray(jax.jit(spoken.noisy)(given, jnp.array([10.0, -3.0]), noise))
     assert not found[~real].any()
     for k, ratio in enumerate((10, 0.501187)):
