@@ -150,6 +150,35 @@ def affine(params: Params, x: Array, compute_dtype: Any = None) -> Array:
     return z + params["bias"] if "bias" in params else z
 
 
+def joined_affine(
+    maps: Maps, of_input: Params, of_recurrent: Params
+) -> Callable[[Array, Array], Array] | None:
+    """Return ``(x, h) -> zx + zh`` of two dense maps as one product; None for other maps.
+
+    Args:
+      maps: of x and of h, with results of one size.
+      of_input: the params of the first.
+      of_recurrent: those of the second.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> of_input = {"kernel": jnp.array([[1.0, 2.0]]), "bias": jnp.array([0.5, 0.0])}
+      >>> of_recurrent = {"kernel": jnp.array([[10.0, 0.0], [0.0, 10.0]])}
+      >>> both = joined_affine(dense_maps(), of_input, of_recurrent)
+      >>> both(jnp.array([3.0]), jnp.array([1.0, 2.0])).tolist()
+      [13.5, 26.0]
+    """
+    first, second = (each.apply for each in (maps.input, maps.recurrent))
+    if not all(isinstance(each, partial) and each.func is affine for each in (first, second)):
+        return None
+    if first.keywords != second.keywords:
+        return None
+    kernel = jnp.concatenate([of_input["kernel"], of_recurrent["kernel"]])
+    biases = [params["bias"] for params in (of_input, of_recurrent) if "bias" in params]
+    params = {"kernel": kernel} | ({"bias": sum(biases[1:], biases[0])} if biases else {})
+    return lambda x, h: first(params, jnp.concatenate([x, h], axis=-1))
+
+
 def product(a: Array, b: Array, dtype: Any = None, precision: Any = None, axes: Any = 1) -> Array:
     """Apply `jax.numpy.tensordot` to operands cast to ``dtype``, accumulating in ``b``'s type."""
     if dtype is None:

@@ -21,7 +21,14 @@ from recurrent.cell import (
 )
 from recurrent.closures import closed_over
 from recurrent.errors import ArgumentError
-from recurrent.linear_map import CPU_CACHE_SIZE, LinearMap, Maps, derived_map, is_single_row
+from recurrent.linear_map import (
+    CPU_CACHE_SIZE,
+    LinearMap,
+    Maps,
+    derived_map,
+    is_single_row,
+    joined_affine,
+)
 
 Gate = Callable[..., Any]
 
@@ -32,6 +39,8 @@ Blocks = list[Array]
 # loop takes as long: with four steps in a turn an H100 needs 0.5 to 0.7 of the time. Longer turns
 # take longer to compile and are no faster.
 UNROLL = 4
+# Rows of a step on a CPU up to which a second product costs more by its call than by its work.
+FEW_ROWS = 8
 
 
 class GateVJP(NamedTuple):
@@ -234,17 +243,21 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
     h, which is the output of the step before.
     """
 
-    def body(project, state, step):
+    def apart(project):
+        return lambda x, h: (project(x), maps.recurrent.apply(weights.recurrent, h))
+
+    def body(products, state, step):
         state = state if step.fresh is None else where_flag(step.fresh, initial, state)
-        zx, zh = project(step.x), maps.recurrent.apply(weights.recurrent, state.hidden)
+        zx, zh = products(step.x, state.hidden)
         new, sums, own = forward(*split_blocks(maps, zx, zh), state)
         new = new if step.real is None else where_flag(step.real, new, state)
         kept = (state._replace(hidden=None), (_joined(sums), _joined(own))) if keeps else ()
         return new, (new.hidden, *kept)
 
     def project_inside(state, steps):
-        project = partial(maps.input.apply, weights.input)
-        return lax.scan(partial(body, project), state, steps, reverse=reverse)
+        together = _together(forward, maps, weights, state, steps)
+        products = together or apart(partial(maps.input.apply, weights.input))
+        return lax.scan(partial(body, products), state, steps, reverse=reverse)
 
     def project_outside(state, steps):
         zx = maps.input.apply(weights.input, steps.x)  # [T, ..., D] -> [T, ..., blocks * H]
@@ -252,7 +265,7 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
         def of_step(state, inputs):
             t, step = inputs
             project = partial(_apart, t) if maps.input_blocks > 1 else lambda z: z
-            return body(project, state, step)
+            return body(apart(project), state, step)
 
         inputs = jnp.arange(zx.shape[0]), steps._replace(x=zx)
         return lax.scan(of_step, state, inputs, reverse=reverse)
@@ -262,7 +275,7 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
 
         def of_step(carry, inputs):
             (state, zx), (t, step) = carry, inputs
-            new, (h, before, (sums, own)) = body(partial(_at, zx), state, step._replace(x=t))
+            new, (h, before, (sums, own)) = body(apart(partial(_at, zx)), state, step._replace(x=t))
             return (new, _put(zx, sums, t)), (h, before, own)  # sums overwrite the zx just read
 
         inputs = jnp.arange(zx.shape[0]), steps._replace(x=None)
@@ -271,13 +284,40 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
 
     def on_accelerator(state, steps):
         zx = maps.input.apply(weights.input, steps.x)  # [T, ..., D] -> [T, ..., blocks * H]
-        of_step, inputs = partial(body, lambda z: z), steps._replace(x=zx)
+        of_step, inputs = partial(body, apart(lambda z: z)), steps._replace(x=zx)
         return lax.scan(of_step, state, inputs, reverse=reverse, unroll=_unroll(zx))
 
     outside = project_outside_and_keep if keeps else project_outside
     on_cpu = outside if _is_read_once(weights, state, steps.x) else project_inside
     last, stacked = lax.platform_dependent(state, steps, cpu=on_cpu, default=on_accelerator)
     return last, *stacked
+
+
+def _together(forward, maps, weights, state, steps):
+    """Return ``(x, h) -> (zx + zh, 0)`` by one product; None where two are to be taken.
+
+    That needs dense maps, and a gate that uses zx and zh only as their sum. It saves a call in each
+    step, which is felt with few rows, and the sum of the results; it costs a copy of x and h, so
+    that with more rows it is faster where the results are larger than these.
+    """
+    kernels = weights.input["kernel"], weights.recurrent["kernel"]
+    types = {each.dtype for each in (*kernels, steps.x, state.hidden)}
+    if len(types) > 1 or maps.input_blocks != maps.recurrent_blocks:
+        return None
+    rows = math.prod(state.hidden.shape[:-1])
+    few = is_known(rows) and rows <= FEW_ROWS
+    joined = joined_affine(maps, weights.input, weights.recurrent)
+    if joined is None or not (few or kernels[0].shape[-1] > sum(map(len, kernels))):
+        return None
+    of_x, of_h = _shapes_of_blocks(maps, weights, state, steps.x[0])
+    if len(_sums_alone(forward, of_x, of_h, state)) < len(of_x):
+        return None
+
+    def products(x, h):
+        z = joined(x, h)
+        return z, jnp.zeros_like(z)
+
+    return products
 
 
 def _is_read_once(weights: Weights, state: Any, x: Array) -> bool:
@@ -462,8 +502,13 @@ def _shared_blocks(gate, maps, weights, state, steps) -> frozenset[int]:
 
     For these only the sum need be kept, and zx and zh have the same gradient.
     """
-    of_x, of_h = _shapes_of_blocks(maps, weights, state, steps.x[0])
-    trace = jax.make_jaxpr(partial(gate, weights.gate))(of_x, of_h, state).jaxpr
+    blocks = _shapes_of_blocks(maps, weights, state, steps.x[0])
+    return _sums_alone(partial(gate, weights.gate), *blocks, state)
+
+
+def _sums_alone(gate, of_x, of_h, state) -> frozenset[int]:
+    """Return the indices of the blocks whose zx and zh a function uses only as their sum."""
+    trace = jax.make_jaxpr(gate)(of_x, of_h, state).jaxpr
     pairs = zip(trace.invars[: len(of_x)], trace.invars[len(of_x) :][: len(of_h)], strict=False)
     return frozenset(k for k, pair in enumerate(pairs) if _is_sum_alone(trace, pair))
 

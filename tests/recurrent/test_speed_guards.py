@@ -1,6 +1,7 @@
 """Guard the speed of training by counting operations; only one test reads a clock."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from tests.recurrent.cases import (
     values_and_gradients,
 )
 from tests.recurrent.traces import (
+    compiled_loops,
     copies_in_compiled_loops,
     equations,
     inside,
@@ -85,32 +87,44 @@ def test_a_plain_scan_carries_the_gradients_of_its_kernels() -> None:
 @pytest.mark.long
 @pytest.mark.optimized
 @on_a_cpu
-@pytest.mark.parametrize("factory", [elman, lstm, gru])
-def test_a_compiled_step_does_two_products_forward_and_one_backward(factory: Any) -> None:
-    """Count products: of x and h forward, of h backward; a plain scan adds x and both kernels."""
+@pytest.mark.parametrize(
+    ("factory", "batch", "forward"),
+    [(elman, 16, 2), (elman, 8, 1), (lstm, 16, 1), (lstm, 8, 1), (gru, 16, 2), (gru, 8, 2)],
+)
+def test_a_compiled_step_does_one_or_two_products_forward_and_one_backward(
+    factory: Any, batch: int, forward: int
+) -> None:
+    """Count products: of x and h forward, at once where that pays, of h backward; a plain scan has
+    two, and adds x and both kernels."""
     cell = factory(32, 128)
-    params, xs = given(cell, 50, batch=16)
-    assert products_in_compiled_loops(gradient_of(cell), params, xs) == [2, 1]
+    params, xs = given(cell, 50, batch=batch)
+    assert products_in_compiled_loops(gradient_of(cell), params, xs) == [forward, 1]
     assert products_in_compiled_loops(gradient_of(cell, method="scan"), params, xs) == [2, 4]
 
 
 @pytest.mark.long
 @pytest.mark.optimized
 @on_a_cpu
+@pytest.mark.parametrize(("factory", "columns"), [(lstm, 512), (gru, 384)])
 @pytest.mark.parametrize(
-    ("inputs", "batch", "steps", "each"),
+    ("inputs", "batch", "steps", "inside"),
     [
-        *[(64, 1, 50, 1), (63, 1, 50, 2), (64, 2, 50, 2), (64, 1, 2**21 // 512 + 1, 2)],
-        *[(128, 16, 50, 1), (127, 16, 50, 2), (128, 16, 2**21 // (16 * 512) + 1, 2)],
+        *[(64, 1, 50, False), (63, 1, 50, True), (64, 2, 50, True), (64, 1, None, True)],
+        *[(128, 16, 50, False), (127, 16, 50, True), (128, 16, None, True)],
     ],
 )
 def test_a_tall_input_kernel_is_multiplied_before_the_loop_for_short_sequences(
-    inputs: int, batch: int, steps: int, each: int
+    inputs: int, batch: int, steps: int | None, inside: bool, factory: Any, columns: int
 ) -> None:
-    """Leave one product in a step where the inputs are multiplied before the loop, else two."""
-    cell = lstm(inputs, 128)
-    params, xs = given(cell, steps, batch)
-    assert products_in_compiled_loops(gradient_of(cell), params, xs) == [each, 1]
+    """Require no product by it in a step: neither its own, as a GRU's, nor one with the recurrent
+    kernel, as an LSTM's. Without a number of steps they are just too many."""
+    cell = factory(inputs, 128)
+    params, xs = given(cell, steps or 2**21 // (batch * columns) + 1, batch)
+    forward, _ = compiled_loops(gradient_of(cell), params, xs)
+    products = len(re.findall(r" dot\(", forward))
+    assert products == (2 if inside and factory is gru else 1)
+    joined = f"[{inputs + 128},{columns}]" in forward
+    assert joined == (inside and factory is lstm)
 
 
 @pytest.mark.long
