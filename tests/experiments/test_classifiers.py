@@ -372,6 +372,7 @@ def test_a_run_that_diverges_says_at_which_step_and_leaves_no_result(
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.long
 def test_overwrite_deletes_the_earlier_run_where_another_configuration_is_refused(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

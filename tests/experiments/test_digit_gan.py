@@ -169,6 +169,7 @@ def test_an_image_depends_on_its_own_noise_alone(kind: str) -> None:
     assert float(jnp.abs(images[0] - images[1]).max()) > 1e-3
 
 
+@pytest.mark.long
 def test_rows_are_those_of_a_loop_over_the_cell() -> None:
     import recurrent
 

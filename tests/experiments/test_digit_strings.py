@@ -137,6 +137,7 @@ def test_costs_are_those_of_all_paths_and_impossible_strings_are_known() -> None
     assert costs[4] > 9e4
 
 
+@pytest.mark.long
 def test_an_impossible_string_is_an_error_but_has_no_cost() -> None:
     logits = jnp.zeros((4, 3, 11)).at[:, :, 3].set(5)  # reads the class 2 everywhere
     classes, counts = jnp.array([[2, 0], [2, 2], [2, 0]]), jnp.array([1, 2, 1])

@@ -151,6 +151,7 @@ def test_a_command_of_a_run_wants_its_run(capfd: pytest.CaptureFixture[str]) -> 
     assert "give its run" not in refused(capfd, "sequential_digit"), "it says what was meant"
 
 
+@pytest.mark.long
 def test_the_page_shows_how_to_predict(
     idea: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

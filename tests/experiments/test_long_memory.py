@@ -103,6 +103,7 @@ def test_right_answers_cost_nothing_and_padding_is_left_out(name: str) -> None:
     assert float(found["right"].mean) == 1
 
 
+@pytest.mark.long
 def test_no_sequence_is_in_two_splits_of_those_that_are_held_out() -> None:
     data = numbers(10)
     assert not set(data["valid"]["number"].tolist()) & set(data["test"]["number"].tolist())
@@ -145,6 +146,7 @@ def test_blocks_need_a_cell_that_keeps_the_size(tmp_path: Path) -> None:
         network_of(Config(cell=f"{file}:wide", blocks=2), adding(9))
 
 
+@pytest.mark.long
 def test_a_cell_that_looks_ahead_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "both.py"
     file.write_text(

@@ -229,6 +229,7 @@ def test_without_an_experiment_the_default_one_is_run(
     assert seen == [("sequential_digits", arguments)]
 
 
+@pytest.mark.long
 @given(st.data())
 def test_flags_arrive_as_typed_values(data: st.DataObject):
     strategies = {

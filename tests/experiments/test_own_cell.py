@@ -179,6 +179,7 @@ def test_the_sum_that_a_gate_reads_is_kept_once_and_has_one_gradient(
     assert all(shape == (BATCH, SIZE) for shape in others)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_a_part_that_a_gate_uses_beside_the_sum_is_kept_apart() -> None:
     """Here both parts have one gradient, though the sum alone does not determine the gate."""
@@ -215,6 +216,7 @@ def squared_backward(zx: Any, zh: Any, before: Any, d_new: Any) -> Any:
     return [d_h * zh[0] ** 2], [2 * d_h * zx[0] * zh[0]], d_new
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_a_gate_with_its_own_backward_pass_has_the_gradients_of_the_scan() -> None:
     vjp = GateVJP(squared_forward, squared_backward, frozenset())
@@ -238,6 +240,7 @@ def test_a_backward_pass_of_its_own_is_refused_for_a_gate_with_params() -> None:
         gated(squared, 4, 5, gates=1, gate_vjp=vjp, gate_params=lambda key: {"gain": key})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "change"),
     [

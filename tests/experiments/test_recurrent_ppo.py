@@ -303,6 +303,7 @@ def test_it_learns_what_a_memory_or_frames_are_needed_for(
     assert result["test_return"] == 1
 
 
+@pytest.mark.long
 def test_without_memory_the_chain_is_a_guess() -> None:
     config = dataclasses.replace(SMALL, memory="none")
     agent, found = agent_of(config), program(config)

@@ -133,6 +133,7 @@ def test_windows_hold_each_pair_of_neighbors_once() -> None:
     np.testing.assert_array_equal(pairs, np.stack([tokens[:-1], tokens[1:]], 1))
 
 
+@pytest.mark.long
 def test_the_loss_counts_real_words_alone(text: str) -> None:
     config = small(text=text)
     job = job_of(config)

@@ -157,6 +157,7 @@ def test_vectors_of_words_are_as_long_as_asked() -> None:
         np.testing.assert_allclose(other, own * SMALL.embedding_size**0.5, rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fields", [{}, {"query": "first", "layers": 2}, {"attention": "last"}])
 def test_the_words_vectors_stand_before_the_states_where_asked(fields: dict[str, Any]) -> None:
     net, params = network(direct=True, **fields)
@@ -320,6 +321,7 @@ def test_words_that_cannot_be_read_are_refused(words: list[str], says: str) -> N
         translating.ids_of(words, LANGUAGES, "--word")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("beam", [1, 3])
 @pytest.mark.parametrize("stops", [True, False])
 def test_what_came_to_no_end_is_said_to_be_cut(

@@ -83,6 +83,7 @@ def test_a_run_whose_latest_checkpoints_are_gone_is_refused_and_left_alone(
     assert files(tmp_path) == before
 
 
+@pytest.mark.long
 @pytest.mark.fault("R3")
 def test_the_best_alone_tells_that_there_was_a_training(tmp_path: Path):
     trained(tmp_path)
@@ -104,6 +105,7 @@ def test_a_run_killed_right_after_its_first_row_goes_on(tmp_path: Path):
     assert rows[0] == rows[1]
 
 
+@pytest.mark.long
 @pytest.mark.fault("R3")
 def test_a_damaged_best_is_written_again_by_the_run_that_has_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -110,6 +110,7 @@ def test_the_spectral_norm_of_zeros_is_zero_and_of_equal_values_that_one() -> No
     np.testing.assert_allclose(spectral_norm(3 * jnp.eye(5)), 3, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_normalized_kernels_have_norm_one_and_biases_stay() -> None:
     rng = np.random.default_rng(2)
     params = {

@@ -293,6 +293,7 @@ def test_causal_self_attention_with_rotary_positions_equals_a_numpy_loop() -> No
         assert_close(ys[t, b], reference_heads(params, xs[t, b], [*xs[: t + 1, b]], 4, 100.0))
 
 
+@pytest.mark.long
 def test_multi_head_attention_in_float32_is_close_to_float64() -> None:
     attention = multi_head_attention(8, 2, causal=True, window=4, rotary_base=1e4)
     params, xs = init(attention), normal(TIME, BATCH, 8)

@@ -143,6 +143,7 @@ def test_the_number_may_be_swept_and_differentiated_twice() -> None:
     np.testing.assert_allclose(second, expected, rtol=1e-8)
 
 
+@pytest.mark.long
 def test_the_params_keep_their_gradients_beside_those_of_the_number() -> None:
     xs = np.random.default_rng(0).normal(size=(TIME, BATCH, SIZE))
     params = lstm(SIZE, SIZE).init(jax.random.key(0))

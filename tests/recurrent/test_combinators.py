@@ -463,6 +463,7 @@ def test_bidirectional_sequences_packed_with_padding_do_not_mix(two_ways, revers
         assert_close(ys[piece], run(cell, params, xs[piece], reverse=reverse)[1])
 
 
+@pytest.mark.long
 def test_bidirectional_states_and_gradients_equal_two_separate_runs(two_ways) -> None:
     forward, backward, params, xs = two_ways
     cell = bidirectional(forward, backward)
@@ -829,6 +830,7 @@ def test_zoneout_in_evaluation_mixes_by_the_rates() -> None:
     assert_close(state.cell, lstm_state(h, c))
 
 
+@pytest.mark.long
 def test_zoneout_at_rate_zero_is_the_plain_cell_and_at_rate_one_holds_the_state() -> None:
     inner = elman(INPUT, 3)
     params, xs = random_params(inner), random_inputs(TIME, BATCH, INPUT)
@@ -872,6 +874,7 @@ def test_renewed_masks_change_no_other_part_of_a_state() -> None:
     assert (renewed.layers[0].layers[1].keep != state.layers[0].layers[1].keep).any()
 
 
+@pytest.mark.long
 def test_weight_drop_masks_only_the_recurrent_kernel() -> None:
     inner = lstm(INPUT, 32)
     cell = weight_drop(inner, 0.25, jax.random.key(0))
@@ -885,6 +888,7 @@ def test_weight_drop_masks_only_the_recurrent_kernel() -> None:
     assert_close(run(cell, params, xs), run(inner, by_hand, xs))
 
 
+@pytest.mark.long
 def test_weight_drop_by_rows_drops_entries_of_h_for_all_gates() -> None:
     inner = gru(INPUT, 16)
     cell = weight_drop(inner, 0.5, jax.random.key(0), unit="row")
@@ -898,6 +902,7 @@ def test_weight_drop_by_rows_drops_entries_of_h_for_all_gates() -> None:
     assert_close(run(cell, params, xs), run(inner, by_hand, xs))
 
 
+@pytest.mark.long
 def test_weight_drop_masks_every_layer_separately_and_only_the_chosen_kernels() -> None:
     inner = stack(elman(8, 8), elman(8, 8))
     params = random_params(inner)

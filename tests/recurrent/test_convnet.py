@@ -87,6 +87,7 @@ def test_a_convnet_gives_one_logit_for_each_class() -> None:
     assert jax.eval_shape(model.apply, params, images).shape == (3, 7)
 
 
+@pytest.mark.long
 def test_a_convnet_drops_nothing_without_a_key_or_at_rate_zero() -> None:
     model, params, images = network((8, 8, 1))
     apply = jax.jit(model.apply)

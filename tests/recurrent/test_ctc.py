@@ -238,6 +238,7 @@ def optax_loss(log_probs: Any, lengths: Any, labels: Any, label_lengths: Any, bl
     )
 
 
+@pytest.mark.long
 def test_exact_prefix_log_probs_equal_minus_the_ctc_loss() -> None:
     blank = 3
     with jax.enable_x64(True):

@@ -275,6 +275,7 @@ def test_sampled_log_probs_and_gradients_equal_teacher_forcing() -> None:
         assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.long
 def test_sampling_with_all_options_traced_compiles_once() -> None:
     params, start, step, _ = lstm_language_model()
     model = partial(step, params)
@@ -639,6 +640,7 @@ def test_every_leaf_of_a_state_tree_follows_the_beam() -> None:
     )
 
 
+@pytest.mark.long
 def test_beam_search_is_traced_once_for_all_penalties_and_weights() -> None:
     params, start, step, _ = lstm_language_model()
     traces = []

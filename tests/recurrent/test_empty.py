@@ -92,6 +92,7 @@ def test_a_step_takes_an_empty_batch() -> None:
         assert jax.eval_shape(step, jnp.zeros((0, INPUT))).shape == (0, HIDDEN)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["serial", "chunked", "associative"])
 @pytest.mark.parametrize("shape", [(5, 0), (5, 0, 3), (0, 3)])
 def test_a_linear_scan_takes_empty_axes(method: Any, shape: tuple[int, ...]) -> None:
@@ -136,6 +137,7 @@ def test_a_decoder_and_both_directions_take_an_empty_batch() -> None:
     assert jax.eval_shape(logits, *given).shape == (5, 0, 9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", [(0,), (4, 0), (0, 3)])
 def test_losses_of_no_entries_are_zero_and_so_are_their_gradients(shape: tuple[int, ...]) -> None:
     params, labels = {"kernel": jnp.ones((4, 5))}, jnp.zeros(shape, int)
@@ -162,6 +164,7 @@ def test_networks_of_images_take_none() -> None:
     assert dropout(images, 0.5, KEY).shape == images.shape
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", ["row", "pixel", "permuted"])
 def test_a_reader_of_images_takes_none(order: str) -> None:
     time, features = (8, 6) if order == "row" else (48, 1)

@@ -18,7 +18,7 @@ MODULES = [
     for found in pkgutil.walk_packages(recurrent.__path__, "recurrent.")
 ]
 WITH_EXAMPLES = [each for each in [*MODULES, config] if ">>> " in inspect.getsource(each)]
-# Those whose examples take a second or more.
+# Those whose examples take more than about a second.
 LONG = {
     *("adversarial", "attention", "cell", "cells.classic", "combinators", "ctc", "decoding"),
     *("explain.attention_maps", "explain.boxes", "explain.faithfulness", "explain.lime"),

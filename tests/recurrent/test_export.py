@@ -187,6 +187,7 @@ def state_names(tree: Any) -> set[str]:
     return own.union(*map(state_names, parts))
 
 
+@pytest.mark.long
 def test_the_state_of_every_cell_is_registered() -> None:
     registered = {each.__name__ for each in STATES}
     for make in CELLS.values():

@@ -132,6 +132,7 @@ def test_equal_points_count_once_and_outliers_are_left_out() -> None:
     np.testing.assert_allclose(one.states.across, [[1.0]], atol=1e-6)
 
 
+@pytest.mark.long
 def test_points_of_a_line_are_found_though_its_jacobian_is_singular() -> None:
     """Of ``a' = a, u' = u / 2 - u^3 / 8`` every point with u = 0 is fixed."""
 

@@ -106,6 +106,7 @@ def test_singular_values_and_radius_are_those_of_numpy() -> None:
     np.testing.assert_allclose(spectral_radius(jacobians), radii, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_an_orthogonal_matrix_lets_gradients_through_at_any_lag() -> None:
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
     cell, params = linear(turn.astype(np.float32))
@@ -226,6 +227,7 @@ def test_what_has_no_jacobian_is_refused() -> None:
         spectral_radius(jnp.ones((3, 2)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factor", [1e-3, 0.5, 2.0, 1e3])
 def test_gradients_of_any_size_have_their_logs(factor: float) -> None:
     """In float32, where factor^300 is 0 or infinite from lag 13 or 128 on."""

@@ -80,6 +80,7 @@ def random_maps(**amounts: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(steps, axis=-1) / 4, origin / size
 
 
+@pytest.mark.long
 def test_random_rotations_span_the_whole_range_and_stay_inside() -> None:
     matrices, shifts = random_maps(rotation=20.0)
     angles = np.degrees(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))

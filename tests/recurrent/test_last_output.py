@@ -28,6 +28,7 @@ def test_it_is_that_of_a_loop(shape: tuple[int, ...], dtype: Any) -> None:
     np.testing.assert_array_equal(jax.jit(last_output)(ys, lengths), by_loop(ys, lengths))
 
 
+@pytest.mark.long
 def test_a_sequence_among_longer_ones_ends_as_it_does_alone() -> None:
     cell = lstm(SIZE, 4)
     params, xs = cell.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (TIME, 2, SIZE))

@@ -232,6 +232,7 @@ def test_tied_weights_get_the_gradients_of_embedding_and_readout() -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.optimized
 def test_linear_cross_entropy_gradients_need_a_fiftieth_of_the_memory_of_whole_logits() -> None:
     """Use XLA's planned memory for 4096 rows and a vocabulary of 50,257."""

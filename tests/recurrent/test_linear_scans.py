@@ -198,6 +198,7 @@ def test_a_reset_of_linear_scan_replaces_the_state_before_the_step(
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_linear_scan_gradients_with_resets_equal_autodiff_of_a_serial_scan(method: Any) -> None:
     a, b, h0 = problem(13, 3)

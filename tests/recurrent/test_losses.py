@@ -86,6 +86,7 @@ def test_cross_entropy_gradient_equals_finite_differences() -> None:
     check_grads(loss, (LOGITS,), order=1, modes=["fwd", "rev"], atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fill", [np.nan, np.inf, -np.inf, 1e30])
 @pytest.mark.fault("N6")
 def test_masked_logits_affect_no_values_or_gradients(fill: float) -> None:

@@ -92,6 +92,7 @@ def test_products_in_a_compute_dtype_accumulate_in_the_wider_type(size: str) -> 
     np.testing.assert_array_equal(ys, expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jacobian", ["full", "diagonal"])
 def test_deer_takes_params_of_two_types(jacobian: Any) -> None:
     cell = gru(INPUT, HIDDEN)

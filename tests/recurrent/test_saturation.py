@@ -90,6 +90,7 @@ LOOPS: dict[str, tuple[Cell, Callable[..., None], set[str]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LOOPS)
 def test_shares_near_the_bounds_are_those_of_a_loop(name: str) -> None:
     cell, loop, between_minus_one_and_one = LOOPS[name]

@@ -228,6 +228,7 @@ def test_one_beam_equals_greedy_and_beam_scores_equal_sequence_log_probs() -> No
 # With an encoder.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hand_over", [False, True])
 def test_encoder_decoder_equals_an_encoder_followed_by_a_decoder(hand_over: bool) -> None:
     encoder, model = lstm(INPUT, HIDDEN), input_feeding_decoder()

@@ -86,6 +86,7 @@ def test_between_the_centers_the_filters_add_up_to_one() -> None:
     np.testing.assert_allclose(found[between], 1)
 
 
+@pytest.mark.long
 def test_a_batch_is_what_each_sound_is_alone_and_later_sound_changes_no_frame_before() -> None:
     sizes = {"rate": 8000, "window": 100, "hop": 40, "bands": 8}
     sound = jnp.asarray(np.random.default_rng(0).normal(size=(2, 500)), jnp.float32)

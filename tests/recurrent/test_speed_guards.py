@@ -149,6 +149,7 @@ def test_a_compiled_step_multiplies_by_no_transposed_kernel(factory: Any, member
     assert turned(method="scan")[1] > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("hidden", "turns"), [(64, True), (936, True), (960, False)])
 def test_for_a_single_row_the_backward_loop_transposes_only_small_kernels(
     hidden: int, turns: bool
@@ -431,6 +432,7 @@ def test_a_classifier_computes_logits_of_the_last_step_only(name: str) -> None:
 # Imports.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "light"), [("recurrent", {"jax", "optax"}), ("experiments.__main__", set())]
 )

@@ -61,6 +61,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 # Layers.
 
 
+@pytest.mark.long
 def test_layer_norm_equals_flax_in_values_and_gradients() -> None:
     norm, reference = layer_norm(SIZE), nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)
     params, x = init(norm), 3 + normal(TIME, BATCH, SIZE)
@@ -257,6 +258,7 @@ def test_transformers_auto_equals_scan_in_values_and_gradients(name: str) -> Non
     assert_close(run("auto"), run("scan"), 1e-11)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CELLS)
 def test_masks_and_resets_split_the_unmasked_steps_into_separate_sequences(name: str) -> None:
     cell = CELLS[name]

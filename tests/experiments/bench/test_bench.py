@@ -308,6 +308,7 @@ def test_all_programs_run_in_every_round() -> None:
     )  # one warm-up; per round, untimed and timed ones
 
 
+@pytest.mark.long
 def test_memory_growth_is_the_peak_of_a_call() -> None:
     def run() -> None:
         for _ in range(3):
@@ -416,6 +417,7 @@ def test_words_for_rows_of_a_table_that_is_not_measured_are_an_error() -> None:
     assert selection.has(selection.read("long,table,gru"), part="long", cell="gru")
 
 
+@pytest.mark.long
 def test_large_and_small_gradients_are_summed_over_devices() -> None:
     here = with_sharded.mesh(with_sharded.devices(4))
     sizes = {"large": (2, with_sharded.SMALL), "small": (2, 3)}
@@ -561,6 +563,7 @@ def test_a_quick_run_writes_all_results(tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / "ratios_backward.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("small")
 def test_results_so_far_are_kept_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -639,6 +639,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.long
 @pytest.mark.fault("R6")
 def test_a_save_that_cannot_make_its_folder_ends_with_a_sentence():
     with tempfile.TemporaryDirectory() as base:  # which others may enter, other than tmp_path

@@ -76,6 +76,7 @@ def test_a_task_without_training_metrics_and_with_python_numbers_trains(tmp_path
     assert trained.finished.rows[-1] == {"step": 10, "evaluation": 2, "valid_size": 10.0}
 
 
+@pytest.mark.long
 def test_an_evaluation_that_counted_nothing_is_never_the_best(tmp_path: Path) -> None:
     """A loss of nothing is not a loss of zero."""
     task = PROGRAM.task._replace(
@@ -86,6 +87,7 @@ def test_an_evaluation_that_counted_nothing_is_never_the_best(tmp_path: Path) ->
     assert trained.outcome["status"] == "finished"
 
 
+@pytest.mark.long
 def test_an_exhibit_that_fails_costs_no_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -220,6 +220,7 @@ def test_a_run_is_tested_once_with_what_it_kept(whole: tuple[Trained, Path]):
     assert state.outcomes[0]["test_loss"] == pytest.approx(float(tested["loss"].mean), rel=1e-6)
 
 
+@pytest.mark.long
 def test_the_length_of_calls_changes_no_row(whole: tuple[Trained, Path], tmp_path: Path):
     run(tmp_path, program_of(), dataclasses.replace(CONFIG, steps_per_call=200))
     for row, expected in zip(rows_in(tmp_path), rows_in(whole[1]), strict=True):
@@ -520,6 +521,7 @@ def test_a_best_that_is_newer_than_the_latest_is_no_obstacle(
 PATIENT = dataclasses.replace(LONG, patience=2)
 
 
+@pytest.mark.long
 @pytest.mark.fault("R10")
 def test_patience_ends_a_run_and_a_resume_knows_it(tmp_path: Path):
     program = aimed_at(program_of(LONG), first_weights(program_of(LONG)))
@@ -620,6 +622,7 @@ def test_the_checkpoints_of_a_run_that_diverged_hold_finite_weights_and_end_the_
     assert (tmp_path / METRICS).read_bytes() == rows
 
 
+@pytest.mark.long
 def test_a_run_stopped_between_its_divergence_and_the_next_evaluation_says_it_when_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -721,6 +724,7 @@ def asked_of(folder: Path, config: FitConfig = CONFIG) -> single.Asked:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"]
 )

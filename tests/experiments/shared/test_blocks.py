@@ -15,6 +15,7 @@ from experiments.sequential_digits import Config, model_of, reader
 from experiments.shared.blocks import averaged_steps, block, deep, pyramid
 
 
+@pytest.mark.long
 def test_blocks_are_norm_cell_and_gated_perceptron() -> None:
     network = deep(2, [block("min_gru", 4)] * 2)
     params = network.init(jax.random.key(0))

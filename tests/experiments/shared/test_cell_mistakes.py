@@ -187,6 +187,7 @@ def test_what_need_not_foretell_may_look_ahead_and_lack_a_step(tmp_path: Path) -
     make(tmp_path, WITHOUT_STEP)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "size", "near"),
     [

@@ -50,6 +50,7 @@ def test_pairs_and_their_sources_are_counted() -> None:
     assert translations.counts_of(data) == {"train": (4, 2), "test": (1, 1)}
 
 
+@pytest.mark.long
 def test_characters_are_counted() -> None:
     tokens = np.array([0, 1, 1, 0], np.int32)
     text = Text("abc", np.array([2, *tokens], np.int32), tokens, tokens[:3])

@@ -282,6 +282,7 @@ def test_the_page_shows_everything_once(found: Any) -> None:
     assert verdicts <= {"passes", "does not pass"}
 
 
+@pytest.mark.long
 def test_steps_that_are_left_out_hold_the_state() -> None:
     cell = recurrent.gru(2, 3)
     params = cell.init(jax.random.key(0))

@@ -60,6 +60,7 @@ def test_what_is_read_does_not_move_with_what_comes() -> None:
             assert not each[first - place.origin :].any()
 
 
+@pytest.mark.long
 def test_errors_are_those_of_the_definition() -> None:
     """MASE by loops over the values, of the naive, seasonal naive and drift forecasts."""
     series = panel(columns=1)

@@ -95,6 +95,7 @@ def test_a_grid_has_every_combination_once() -> None:
     assert points[1] == {"learning_rate": 0.1, "cell": "lstm", "seed": 1}
 
 
+@pytest.mark.long
 @given(st.integers(0, 1000))
 def test_draws_stay_within_their_range_and_share_their_seeds(seed: int) -> None:
     texts = ["learning_rate=log:1e-4:1e-1", "hidden_size=linear:3:9", "cell=lstm,gru", "seed=0:2"]

@@ -631,6 +631,7 @@ def test_pbt_lets_the_worst_go_on_from_the_best(tmp_path: Path) -> None:
     assert worst[0] < worst[1]
 
 
+@pytest.mark.long
 def test_pbt_ranks_each_member_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = swept(tmp_path, "learning_rate=0.1", "seed=0:4", settings=PBT)
     result = json.loads((tmp_path / "result.json").read_text())
@@ -649,12 +650,14 @@ def test_pbt_lets_a_diverged_member_go_on_from_another(tmp_path: Path) -> None:
     assert max(row["learning_rate"] for row in rows) <= 1
 
 
+@pytest.mark.long
 def test_pbt_of_members_that_all_diverge_ends(tmp_path: Path) -> None:
     asked = sweep_of("learning_rate=1e10,1e11", settings=PBT)
     assert run.main(asked, tmp_path, overwrite=False) == 3
     assert {row["status"] for row in rows_in(tmp_path)} == {"diverged"}
 
 
+@pytest.mark.long
 def test_pbt_of_one_value_keeps_it(tmp_path: Path) -> None:
     rows = swept(tmp_path, "learning_rate=0.1", "seed=0:4", settings=PBT)
     assert {row["learning_rate"] for row in rows} == {0.1}

@@ -139,6 +139,7 @@ def test_initial_states_are_zeros_in_named_fields() -> None:
         np.testing.assert_array_equal(leaf, np.zeros((BATCH, HIDDEN)))
 
 
+@pytest.mark.long
 def test_each_initializer_draws_the_weights_of_the_same_name() -> None:
     cell = gru(
         INPUT, HIDDEN, input_init=normal(1), recurrent_init=normal(100), bias_init=normal(1e4)

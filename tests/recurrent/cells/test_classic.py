@@ -564,6 +564,7 @@ def test_antisymmetric_rnn_rates_lie_between_minus_diffusion_and_zero() -> None:
 # Memories of thousands of steps.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [6, 7])
 def test_orthogonal_rnn_keeps_the_norms_of_states_and_gradients(size: int) -> None:
     cell = orthogonal_rnn(D, size)
@@ -649,6 +650,7 @@ def test_huge_gates_give_finite_values_and_gradients(name: str) -> None:
             assert gates == "gates" or np.abs(ys).max() <= 1
 
 
+@pytest.mark.long
 def test_mlstm_recalls_the_value_written_under_a_key() -> None:
     """Write pairs of one-hot keys and random values, and read each value by its key."""
     cell = mlstm(H, H, key_size=H, chunk_size=2)
@@ -801,6 +803,7 @@ def test_inputs_are_cast_to_the_type_of_the_params(name: str, dtype: Any) -> Non
         assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(dtype)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["slstm, exponential, heads", "mlstm, exponential, heads"])
 def test_exponential_gates_in_bfloat16_are_close_to_float64(name: str) -> None:
     cell, params, _, xs = case_of(name)

@@ -288,6 +288,7 @@ def test_lru_eigenvalues_fill_a_ring_evenly() -> None:
     np.testing.assert_allclose(gain**2 + radius**2, 1, rtol=1e-10)
 
 
+@pytest.mark.long
 def test_lru_states_under_white_noise_have_unit_variance() -> None:
     cell = lru(16, 2, state_size=200, min_radius=0.5, max_radius=0.95)
     params = cell.init(jax.random.key(1))

@@ -119,6 +119,7 @@ def test_the_weights_of_a_transformer_ask_for_sequences() -> None:
         explain.transformer_attention(params, jnp.ones((5, 3)), heads=2)
 
 
+@pytest.mark.long
 def test_rollout_is_the_product_of_the_layers() -> None:
     rng = np.random.default_rng(0)
     layers = [rng.dirichlet(np.ones(4), size=(2, 3, 4)).astype(np.float32) for _ in range(3)]
@@ -164,6 +165,7 @@ def test_two_steps_are_the_published_loops(each_step: bool) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_ridge_regression_is_that_of_scikit_learn() -> None:
     from sklearn.linear_model import Ridge
 

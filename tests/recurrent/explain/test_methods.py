@@ -110,6 +110,7 @@ def test_another_batch_size_changes_results_by_rounding_alone() -> None:
     np.testing.assert_allclose(all_at_once, one, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_product_is_shared_by_its_factors() -> None:
     def f(xs: Any) -> Any:
         return xs[:, 0] * xs[:, 1]

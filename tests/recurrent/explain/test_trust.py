@@ -18,6 +18,7 @@ def smooth(xs: Any) -> Any:
     return numbers.tanh(flat @ numbers.linspace(-0.5, 1.0, flat.shape[1]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("insert", [False, True])
 def test_curves_follow_the_order_of_the_map(insert: bool) -> None:
     rng = np.random.default_rng(0)
@@ -108,6 +109,7 @@ def test_a_map_with_nan_is_ranked_as_nan() -> None:
     assert float(explain.rank_correlation(padded, padded, lengths=[2])[0]) == pytest.approx(1)
 
 
+@pytest.mark.long
 def test_a_map_with_nan_has_no_score() -> None:
     maps = jnp.ones((2, 3, 2)).at[0, 1].set(jnp.nan).at[1, 0, 0].set(4.0)
     inside = jnp.zeros((2, 3, 2), bool).at[:, 0].set(True)
@@ -243,6 +245,7 @@ def test_data_have_the_signal_in_the_box_alone(name: str) -> None:
     assert 15 < labels.sum() < 45
 
 
+@pytest.mark.long
 def test_noise_can_hang_together_over_time() -> None:
     data = explain.box_data(
         jax.random.key(0), 40, explain.Box(1, 1, (0, 0)), signal=0.0, autoregression=0.9

@@ -32,6 +32,7 @@ def test_an_update_is_that_of_the_mean_by_the_weights_of_its_batches() -> None:
     np.testing.assert_allclose(found, [0, 0, -(8 + 16 + 24) / 20, 0, 0, -1.0], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_equal_weights_are_optax_s_own_accumulation() -> None:
     gradients = np.random.default_rng(0).normal(size=12)
     theirs = optax.MultiSteps(optax.adam(0.1), 4)
@@ -67,6 +68,7 @@ def test_a_skipped_batch_counts_in_no_update() -> None:
     assert (float(state.params), int(state.opt_state.updates)) == (-2.0, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [12, 10])
 def test_batches_of_a_part_filled_epoch_make_the_step_of_the_whole_data(size: int) -> None:
     """Two batches of 6, or of 6 and 4, are one of all of the data."""

@@ -150,6 +150,7 @@ def test_more_padding_changes_no_bit() -> None:
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.long
 def test_an_epoch_has_every_example_once_among_those_of_like_length() -> None:
     lengths = data()["lengths"]
     rows, real = epoch_order(jax.random.key(0), EXAMPLES, 4, lengths)

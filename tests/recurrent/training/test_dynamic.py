@@ -66,6 +66,7 @@ def test_without_updates_it_is_plain_evaluation() -> None:
     chex.assert_trees_all_close(found, plain, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_squares_are_means_over_windows() -> None:
     carry, squares = start(PARAMS, 1), []
     for batch in windows():

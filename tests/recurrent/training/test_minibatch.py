@@ -104,6 +104,7 @@ def visits(epochs: int, seed: int = 7, momentum: float = 0.0) -> np.ndarray:
     return -np.asarray(state.params)
 
 
+@pytest.mark.long
 def test_an_epoch_visits_every_example_once() -> None:
     assert steps_per_epoch(SIZE, BATCH) == STEPS
     np.testing.assert_array_equal(visits(1), 1)
@@ -294,6 +295,7 @@ def test_a_task_evaluates_the_average_of_its_params_where_it_keeps_one() -> None
     np.testing.assert_allclose(error, ((line - y) ** 2).mean(), rtol=1e-4)
 
 
+@pytest.mark.long
 def test_a_task_scales_its_loss_where_it_is_told_to() -> None:
     hparams, data = {"seed": 7, "learning_rate": 0.1}, line_data()
     plain, scaled = line_task(), line_task(loss_scale=1024.0)
@@ -304,6 +306,7 @@ def test_a_task_scales_its_loss_where_it_is_told_to() -> None:
     assert state.scale == ()
 
 
+@pytest.mark.long
 @pytest.mark.fault("N7")
 def test_one_compilation_serves_all_hyperparameters() -> None:
     traces, task = [], line_task()

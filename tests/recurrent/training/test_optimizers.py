@@ -502,6 +502,7 @@ def global_norm(tree: Any) -> Any:
     return size / factor
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
 @pytest.mark.fault("N3")
 def test_a_norm_whose_squares_are_no_numbers_of_float32_is_clipped(size: float) -> None:

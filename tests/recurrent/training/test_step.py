@@ -78,6 +78,7 @@ def keyless(state: TrainState) -> TrainState:
     return state._replace(key=jax.random.key_data(state.key))
 
 
+@pytest.mark.long
 def test_a_step_equals_optax_by_hand() -> None:
     data = line_data()
     transformation = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1))
@@ -496,6 +497,7 @@ def test_complex_params_go_downhill_in_both_parts(loss_scale: float) -> None:
     np.testing.assert_allclose(metrics["gradient_norm"].mean, 2 * abs(3 - 1j - target), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_norms_of_layers_are_those_of_a_loop_over_what_lies_side_by_side() -> None:
     rng = np.random.default_rng(0)
     draw = rng.normal

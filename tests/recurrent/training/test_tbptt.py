@@ -223,6 +223,7 @@ def test_the_loss_sees_another_key_at_each_step_and_the_hyperparameters() -> Non
     np.testing.assert_allclose(state.params["a"], -STEPS * 5.0 * 0.1, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_task_keeps_the_average_of_its_params_where_it_is_told_to() -> None:
     decay = 0.2
     averaged = task_of(CELL.init, cell_start, cell_loss, average_decay=decay)
