@@ -51,14 +51,15 @@ NOTES = {
     ),
     ("scan_commands", "length, no end written, true length given"): "Hoped for: 58 %.",
     ("scan_commands", "jump, 100 further verbs in training"): (
-        "Hoped for: 99 %. What decides it is how far apart the words' vectors begin: with the "
+        "Hoped for: 99 %. Two things decide it. How far apart the words' vectors begin: with the "
         "usual standard deviation, 1 over the root of their size, a verb that training shows "
-        "alone is read as `turn`, the word that says nothing, and under 1 % are right. Begun "
-        "at 1 it is the more epochs the better, and the verb is right as often as what was "
-        "trained on, so that what is missing is training: the action of another verb for one of "
-        "many is what is left. Vectors that stay as drawn gave 43 % "
-        "after 20 epochs, where trained ones give 46; with two layers, the first one asking, they "
-        "learned 92 % of the training commands and 8 % of those of a verb that stood alone."
+        "alone is read as `turn`, the word that says nothing, and under 1 % are right. And that "
+        "vectors are carried over as they are, beside the encoder's states, to a decoder whose "
+        "first layer asks: it learns more of the training in fewer steps, and without it 92 % of "
+        "the training commands came with 8 % of the lone verb's. Then dropout: with 0.1 a run "
+        "that was stopped after 25 epochs had 84 % of the training commands and 39 % of the lone "
+        "verb's, with 0.35 80 and 89 %. Vectors that stay as drawn gave 43 % where trained ones "
+        "gave 46."
     ),
     ("long_memory", "adding, T = 10,000, lru"): (
         "Hoped for: 1e-3. 1,200 steps of 16 sequences are too few at that length; what was "
