@@ -24,7 +24,6 @@ from experiments.shared.optimizer_flags import optimizer_of
 from recurrent.training.task import HParams, Metrics
 
 FRAMES = 10  # of the film, at most
-OF_KINDS = {"channels": "conv"} | dict.fromkeys(("cell", "hidden_size", "feedback"), "rows")
 DISCRIMINATOR: Any = prefixed(PlayerConfig, "discriminator_")
 
 
@@ -68,7 +67,7 @@ class Config(JudgedConfig, DISCRIMINATOR, PlayerConfig, RunConfig):
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
-    others = {name: kind for name, kind in OF_KINDS.items() if kind != config.generator}
+    others = {name: kind for name, kind in generators.FIELDS.items() if kind != config.generator}
     check_idle(config, {name: f"--generator={kind}" for name, kind in others.items()})
     splits = load_images(config.data, config.split_seed)
     players, length = players_of(config), (config.evaluations, config.steps_per_evaluation)

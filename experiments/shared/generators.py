@@ -14,6 +14,8 @@ from recurrent.adversarial import spectrally_normalized
 from recurrent.layers import init_all
 
 KINDS = ("conv", "rows")
+# fields of a Config that one of them alone reads
+FIELDS = {"channels": "conv", "cell": "rows", "hidden_size": "rows", "feedback": "rows"}
 
 
 def of_flax(module: Any, example: Array) -> Network:
