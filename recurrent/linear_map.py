@@ -168,10 +168,10 @@ def joined_affine(
       >>> both(jnp.array([3.0]), jnp.array([1.0, 2.0])).tolist()
       [13.5, 26.0]
     """
-    first, second = (each.apply for each in (maps.input, maps.recurrent))
-    if not all(isinstance(each, partial) and each.func is affine for each in (first, second)):
+    first, second = maps.input.apply, maps.recurrent.apply
+    if not (isinstance(first, partial) and isinstance(second, partial)):
         return None
-    if first.keywords != second.keywords:
+    if not (first.func is second.func is affine and first.keywords == second.keywords):
         return None
     kernel = jnp.concatenate([of_input["kernel"], of_recurrent["kernel"]])
     biases = [params["bias"] for params in (of_input, of_recurrent) if "bias" in params]

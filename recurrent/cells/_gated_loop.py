@@ -502,8 +502,8 @@ def _shared_blocks(gate, maps, weights, state, steps) -> frozenset[int]:
 
     For these only the sum need be kept, and zx and zh have the same gradient.
     """
-    blocks = _shapes_of_blocks(maps, weights, state, steps.x[0])
-    return _sums_alone(partial(gate, weights.gate), *blocks, state)
+    of_x, of_h = _shapes_of_blocks(maps, weights, state, steps.x[0])
+    return _sums_alone(partial(gate, weights.gate), of_x, of_h, state)
 
 
 def _sums_alone(gate, of_x, of_h, state) -> frozenset[int]:
