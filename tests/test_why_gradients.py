@@ -9,6 +9,7 @@ import recurrent
 from docs import why_gradients
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factor", [0.9, 1.05])
 def test_a_linear_network_of_turns_loses_a_known_share_each_step(factor: float) -> None:
     def scaled(key: jax.Array, shape: tuple[int, ...], dtype: object = jnp.float32) -> jax.Array:

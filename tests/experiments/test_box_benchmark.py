@@ -23,6 +23,7 @@ def test_splits_differ_and_are_the_same_for_a_seed() -> None:
     assert (first["test"]["inside"].sum((1, 2)) == 6 * 40).all()
 
 
+@pytest.mark.long
 def test_a_map_of_the_box_is_perfect_and_comes_first() -> None:
     inside = np.zeros((2, 4, 4), bool)
     inside[:, 1:3, 1:3] = True
@@ -55,6 +56,7 @@ def test_maps_are_those_of_a_linear_function(name: str) -> None:
     np.testing.assert_allclose(methods[name](xs), expected, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["lstm", "cnn", "attention"])
 def test_networks_read_the_first_step(model: str) -> None:
     parts = parts_of(Config(model=model, hidden_size=8))

@@ -215,6 +215,7 @@ def test_the_divergence_from_equal_shares(shares: list[float], expected: float) 
     assert float(judging.class_kl(jnp.array(shares))) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.long
 def test_images_are_judged_alike_however_they_are_batched(monkeypatch: Any) -> None:
     params = judging.initial((8, 8), jax.random.key(0))
     whole = judging.judge(jnp.asarray(IMAGES) / 255.0, params, None)
@@ -301,6 +302,7 @@ def test_it_trains_sweeps_and_draws(
         assert said in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_a_classifier_that_is_none_is_refused(quick: None, tmp_path: Path) -> None:
     config = digit_gan.Config(data="digits", classifier=str(tmp_path))
     with pytest.raises(UserError, match=r"^--classifier: There is no trained run in"):

@@ -90,6 +90,7 @@ def test_a_string_too_wide_is_pushed_together_and_none_of_its_digits_lost() -> N
     assert {*np.unique(strips)} >= {*range(100, 100 + LONGEST)}
 
 
+@pytest.mark.long
 def test_training_strings_are_other_ones_of_the_same_digits() -> None:
     batch = jax.tree.map(jnp.asarray, digit_strips.strings_of(blocks(120), [0]))
     real = np.arange(LONGEST) < np.asarray(batch["counts"])[:, None]

@@ -172,6 +172,7 @@ def test_the_page_shows_how_to_predict(
     np.testing.assert_allclose(names["predictions"][2], guessed, atol=1e-4)
 
 
+@pytest.mark.long
 def test_the_winner_of_a_sweep_is_used_as_a_run(
     idea: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,7 @@ def test_the_joint_head_gives_all_chords_a_probability_of_one_together() -> None
     assert (np.abs(found - p) <= 5 * np.sqrt(p / len(seeds)) + 1e-4).all()
 
 
+@pytest.mark.long
 def test_a_key_sees_what_a_loop_over_the_sounding_keys_finds() -> None:
     rng = np.random.default_rng(0)
     sounding = np.sort(rng.choice(KEYS, size=(5, VOICES), replace=False), axis=1)
@@ -181,6 +182,7 @@ def test_frames_count_alike_or_songs_do_and_padding_does_not() -> None:
     assert float(without["loss"].mean) == float(without["song"].mean) == 3
 
 
+@pytest.mark.long
 def test_a_song_is_shifted_as_a_whole() -> None:
     pitches = jnp.full((50, 3, VOICES), NONE).at[:, :, 0].set(40)
     moved = np.asarray(chords.transposed(jax.random.key(0), pitches, 2))
@@ -292,6 +294,7 @@ def test_it_trains_and_composes(
         assert capfd.readouterr().err.startswith(f"error: {wrong[0].split('=')[0]}")
 
 
+@pytest.mark.long
 def test_a_cell_that_looks_ahead_is_refused(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

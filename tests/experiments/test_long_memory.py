@@ -111,6 +111,7 @@ def test_no_sequence_is_in_two_splits_of_those_that_are_held_out() -> None:
     assert len(np.unique(np.asarray(xs[..., 0]), axis=1).T) == 500
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", library_cells())
 def test_every_cell_takes_its_time_scales(name: str) -> None:
     cell = make_cell(name, 8, 8, **time_scales(name, 50))

@@ -382,6 +382,7 @@ def test_a_cell_from_no_python_file_is_refused(
 # The run directory
 
 
+@pytest.mark.long
 @pytest.mark.fault("R5")
 def test_a_workdir_that_is_a_file_is_refused(capfd: pytest.CaptureFixture[str], tmp_path: Path):
     (tmp_path / "file").write_text("text")

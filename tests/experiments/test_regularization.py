@@ -70,6 +70,7 @@ def test_dropout_is_drawn_at_each_step_and_the_variational_one_once() -> None:
     assert (same == 0).mean() == pytest.approx(0.25, abs=0.1)
 
 
+@pytest.mark.long
 def test_dropped_units_are_read_by_no_gate_and_dropped_weights_are_single() -> None:
     """By what an LSTM answers at its second step, which reads h of the first."""
     cell = recurrent.lstm(1, 30)
@@ -97,6 +98,7 @@ def test_dropped_units_are_read_by_no_gate_and_dropped_weights_are_single() -> N
     assert np.abs(single - read({})).max() > 1e-3
 
 
+@pytest.mark.long
 def test_dropped_words_are_not_seen_anywhere_in_a_batch(text: str) -> None:
     config = small(text=text)
     job = job_of(config)

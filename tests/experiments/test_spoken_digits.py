@@ -74,6 +74,7 @@ def test_no_string_of_who_is_held_out_counts_before_the_test(held_out: int) -> N
         assert values(data[name], counted[name]) == all_of(found, chosen)
 
 
+@pytest.mark.long
 def test_joined_strings_are_of_one_speaker_and_none_is_padding() -> None:
     found = numbered()
     rows = spoken.splits_of(found, "speaker", 1, 0)[0]["train"]
@@ -160,6 +161,7 @@ def test_training_hears_noise_as_loud_as_evaluation_will() -> None:
     assert levels[0] > levels[1] + 0.5
 
 
+@pytest.mark.long
 def test_what_a_string_sounds_like_does_not_depend_on_those_beside_it() -> None:
     """Neither its noise nor its features, though batches are cut to other lengths."""
     rows = spoken.splits_of(numbered(), "speaker", 2, 0)[0]["test"]

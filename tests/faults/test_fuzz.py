@@ -132,6 +132,7 @@ def assert_nothing_foreign(found: dict[str, list[tuple[str, Any]]], record: Reco
     record("foreign exceptions", 0)
 
 
+@pytest.mark.long
 @pytest.mark.fault("S9")
 def test_no_reader_raises_what_is_not_the_projects_own(tmp_path: Path, record_property: Record):
     assert_nothing_foreign(fuzz_files(tmp_path, 60) | fuzz_words(60), record_property)

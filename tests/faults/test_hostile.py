@@ -225,6 +225,7 @@ def changed_json(file: Path, change: Any) -> bytes:
     return json.dumps(found | change if isinstance(change, dict) and change else change).encode()
 
 
+@pytest.mark.long
 @pytest.mark.fault("S6")
 def test_hostile_metadata_of_a_checkpoint_are_refused_and_write_nothing(
     tmp_path: Path, record_property: Record

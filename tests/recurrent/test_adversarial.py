@@ -67,6 +67,7 @@ def test_extreme_logits_leave_losses_and_slopes_finite() -> None:
         assert all(jnp.isfinite(each).all() for each in jax.grad(loss, (0, 1))(far, far))
 
 
+@pytest.mark.long
 def test_r1_of_a_quadratic_discriminator_is_its_closed_form() -> None:
     """The slope of ``x' A x / 2 + b' x`` is ``A x + b``, of which each example has its own."""
     rng = np.random.default_rng(0)
@@ -104,6 +105,7 @@ def test_the_spectral_norm_is_the_largest_singular_value(
         np.testing.assert_allclose(slope, np.outer(u[:, 0], v[0]), atol=2e-3)
 
 
+@pytest.mark.long
 def test_the_spectral_norm_of_zeros_is_zero_and_of_equal_values_that_one() -> None:
     assert float(spectral_norm(jnp.zeros((3, 2)))) == 0
     assert np.isfinite(jax.grad(spectral_norm)(jnp.zeros((3, 2)))).all()

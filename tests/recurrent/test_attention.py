@@ -98,6 +98,7 @@ def reference_attention(
     return np.asarray(contexts), weights
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mask", [None, SOURCE_MASK], ids=["whole", "masked"])
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_attention_equals_a_numpy_loop(name: str, mask: Any) -> None:
@@ -147,6 +148,7 @@ def test_padded_memory_affects_no_values_or_gradients(name: str) -> None:
         chex.assert_trees_all_equal(other, zeros)
 
 
+@pytest.mark.long
 def test_attention_takes_two_batch_axes_or_none() -> None:
     attention = ATTENTIONS["additive"]
     params = init(attention)
@@ -275,6 +277,7 @@ def test_self_attention_equals_a_numpy_loop(causal: bool, window: int | None, ma
         assert_close(ys[t, b], expected * mask[t, b])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mask", [None, SOURCE_MASK], ids=["whole", "masked"])
 def test_cross_attention_equals_a_numpy_loop(mask: Any) -> None:
     attention = multi_head_attention(6, 3, memory_size=5, bias=True)
@@ -285,6 +288,7 @@ def test_cross_attention_equals_a_numpy_loop(mask: Any) -> None:
         assert_close(ys[t, b], reference_heads(params, xs[t, b], [*memory[real[:, b], b]], 2, None))
 
 
+@pytest.mark.long
 def test_causal_self_attention_with_rotary_positions_equals_a_numpy_loop() -> None:
     attention = multi_head_attention(8, 2, causal=True, rotary_base=100.0)
     params, xs = init(attention), normal(TIME, BATCH, 8)
@@ -530,6 +534,7 @@ def test_a_reset_of_the_attention_cell_starts_a_separate_sequence() -> None:
     assert_close((state, ys), (expected_state, jnp.concatenate([first, second])))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window", [3, 40])
 def test_padding_affects_no_values_or_gradients_of_the_attention_cell(window: int) -> None:
     cell = small_cell(window=window)

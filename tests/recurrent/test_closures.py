@@ -160,6 +160,7 @@ def test_the_params_keep_their_gradients_beside_those_of_the_number() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.long
 def test_forward_mode_by_the_number_says_which_method_supports_it() -> None:
     with pytest.raises(TypeError, match='take method="scan"'):
         jax.jvp(loss_of(CLOSED_OVER["lstm"]), (NUMBER,), (1.0,))

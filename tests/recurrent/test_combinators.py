@@ -184,6 +184,7 @@ def test_combinators_auto_equals_scan_in_values_and_gradients(name: str) -> None
     assert_close(differentiate("auto"), differentiate("scan"))
 
 
+@pytest.mark.long
 def test_stepping_through_a_sequence_equals_unroll(name: str) -> None:
     params, state, xs = inputs_of(name)
     assert_close(runner(name)(params, state, xs), loop(name, state, xs))
@@ -242,6 +243,7 @@ def test_a_population_equals_its_members(name: str) -> None:
 # One combinator at a time, compared with a composition by hand.
 
 
+@pytest.mark.long
 def test_a_stack_runs_one_part_after_the_other() -> None:
     bottom, norm, top = gru(INPUT, 3), layer_norm(3), lstm(3, 5)
     cell = stack(bottom, norm, top)
@@ -420,6 +422,7 @@ def two_ways() -> tuple[Cell, Cell, Any, np.ndarray]:
         return forward, backward, params, random_inputs(TIME, BATCH, INPUT)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reverse", [False, True])
 def test_bidirectional_equals_a_loop_in_each_direction_over_each_example(
     two_ways, reverse: bool
@@ -630,6 +633,7 @@ def test_the_gradient_of_a_learned_state_is_the_sum_over_examples_and_resets() -
     assert_close(jax.jit(jax.grad(whole))(params)["state"]["hidden"], expected)
 
 
+@pytest.mark.long
 def test_a_learned_state_of_a_stack_has_flat_names_and_skips_integers_and_masks() -> None:
     inner = stack(variational_dropout(INPUT, 0.5, jax.random.key(0)), lstm(INPUT, 3), gru(3, 2))
     cell = learned_state(inner)
@@ -859,6 +863,7 @@ def kernel_gradients(cell: Cell, params: Any, size: int) -> Any:
     return jax.grad(loss)(params)
 
 
+@pytest.mark.long
 def test_renewed_masks_change_no_other_part_of_a_state() -> None:
     def cell(seed: int) -> Cell:
         keys = jax.random.split(jax.random.key(seed))
@@ -927,6 +932,7 @@ def test_weight_drop_masks_every_layer_separately_and_only_the_chosen_kernels() 
     assert all(jax.tree.map(np.all, kept(None, recurrent_kernels)).values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("build", "message"),
     [

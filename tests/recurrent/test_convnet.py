@@ -73,6 +73,7 @@ def reference(params: Any, images: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0) @ layers["Dense_1"]["kernel"] + layers["Dense_1"]["bias"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_convnet_logits_equal_scipy(size: tuple[int, int, int]) -> None:
     model, params, images = network(size)
@@ -190,6 +191,7 @@ def strip_reference(params: Any, strip: np.ndarray) -> np.ndarray:
     return np.maximum(x.reshape(len(x), -1) @ dense["kernel"] + dense["bias"], 0)
 
 
+@pytest.mark.long
 def test_frames_of_strips_equal_scipy_whatever_the_width_of_the_array() -> None:
     model, widths = StripNet((2, 3, 4), features=5), np.array([20, 13, 4, 1])
     rng = np.random.default_rng(0)

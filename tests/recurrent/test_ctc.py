@@ -79,6 +79,7 @@ def test_ctc_greedy_collapses_the_best_path(blank: int) -> None:
     assert found.labels.shape == (5, 12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("path", "labels"),
     [
@@ -170,6 +171,7 @@ def test_a_vocabulary_of_only_the_blank_gives_empty_labels() -> None:
     assert found_labels(beams, 0) == {(): 0.0}
 
 
+@pytest.mark.long
 def test_ctc_decoding_ignores_padding() -> None:
     log_probs = random_log_probs(2, (8, 3, 4))
     lengths = np.array([8, 5, 0])
@@ -184,6 +186,7 @@ def test_ctc_decoding_ignores_padding() -> None:
         assert_same_labels(spoilt[0], row, expected)
 
 
+@pytest.mark.long
 def test_prefix_beam_search_of_long_sequences_stays_finite_in_float32() -> None:
     log_probs = random_log_probs(4, (300, 1, 6), scale=3.0)
     beams = jitted_search(log_probs.astype(np.float32), np.array([300]), beam_size=6)
@@ -194,6 +197,7 @@ def test_prefix_beam_search_of_long_sequences_stays_finite_in_float32() -> None:
     assert tuple(beams.labels[0, 0, : beams.lengths[0, 0]].tolist()) == expected[0][0]
 
 
+@pytest.mark.long
 def test_prefix_beam_search_widens_bfloat16() -> None:
     log_probs = jnp.asarray(random_log_probs(4, (30, 1, 6)), jnp.bfloat16)
     beams = jax.tree.map(np.asarray, jitted_search(log_probs, np.array([30]), beam_size=6))
@@ -313,6 +317,7 @@ def test_a_ctc_beam_size_below_one_is_an_error(beam_size: int) -> None:
         ctc_prefix_beam(np.zeros((4, 2, 3)), [4, 2], beam_size=beam_size)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000])  # NaN without and with its sign
 def test_a_frame_of_nan_gives_no_scores_that_look_sound(bits: int) -> None:
     nan = np.array(bits, np.uint32).view(np.float32)

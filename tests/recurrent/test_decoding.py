@@ -564,6 +564,7 @@ def test_a_finished_batch_element_does_not_change_while_others_search() -> None:
         assert_same_beams(together, row, expected)
 
 
+@pytest.mark.long
 def test_beam_scores_of_a_recurrent_network_equal_teacher_forcing() -> None:
     with jax.enable_x64(True):
         params, start, step, teacher_forced = lstm_language_model()
@@ -605,6 +606,7 @@ def test_the_step_of_beam_search_may_close_over_batched_arrays() -> None:
         assert_same_beams(jax.tree.map(np.asarray, beams), row, expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_every_leaf_of_a_state_tree_follows_the_beam() -> None:
     table = tree_logits(1, BATCH, VOCABULARY, 5)
     plain = tree_step(table)
@@ -833,6 +835,7 @@ def test_a_model_that_gives_nan_has_no_score_that_looks_sound(
     assert np.isnan(nothing.scores[0]).all()
 
 
+@pytest.mark.long
 def test_a_prefix_that_is_impossible_stays_so_whatever_the_model_gives_for_it() -> None:
     """Only token 1 may follow 0; what the model says after 0 or 2 again is NaN."""
     table = jnp.array([[-jnp.inf, 0.0, -jnp.inf], [0.0, -jnp.inf, -jnp.inf], [jnp.nan] * 3])
@@ -861,6 +864,7 @@ def test_a_row_without_a_distribution_becomes_nan(row: list[float]) -> None:
     assert np.isnan(filter_logits(jnp.array(row))).all()
 
 
+@pytest.mark.long
 def test_a_vocabulary_of_no_token_is_explained() -> None:
     def step(state: Any, tokens: Any) -> Any:
         return state, jnp.zeros((tokens.shape[0], 0))

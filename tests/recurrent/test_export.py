@@ -196,6 +196,7 @@ def test_the_state_of_every_cell_is_registered() -> None:
         assert state_names(state) - {"Leaky"} <= registered
 
 
+@pytest.mark.long
 def test_states_are_written_and_read_as_they_are() -> None:
     cell = zoneout(lstm(2, 3), 0.5, None)
     params = cell.init(KEY)

@@ -136,6 +136,7 @@ def test_gradients_fall_by_lag_at_the_rate_of_the_largest_exponent(activation: s
     assert slope == pytest.approx(exponent, rel=0.1)
 
 
+@pytest.mark.long
 def test_the_exponent_of_a_linear_cell_is_the_log_of_its_spectral_radius() -> None:
     with jax.enable_x64(True):
         kernel = np.array([[0.9, 5.0, -1.0], [0.0, 0.5, 2.0], [0.0, 0.0, -0.2]])
@@ -256,6 +257,7 @@ def test_a_gradient_that_is_stopped_has_the_log_of_zero() -> None:
     assert np.isneginf(logs).all()
 
 
+@pytest.mark.long
 def test_a_direction_that_is_lost_costs_its_step_alone() -> None:
     """A dead rectifier within the warm-up leaves nothing of one vector, and of all of a base."""
 
@@ -279,6 +281,7 @@ def test_exponents_of_a_short_sequence_are_sorted_too() -> None:
     assert (np.diff(found) <= 0).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [None, 1, 2])
 def test_narrow_states_have_exponents(count: int | None) -> None:
     cell, params = linear(jnp.diag(jnp.array([0.5, 0.25])).astype(jnp.bfloat16))

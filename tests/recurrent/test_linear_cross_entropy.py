@@ -80,6 +80,7 @@ def test_mask_and_bias_are_optional_in_linear_cross_entropy() -> None:
     assert actual.weight == LABELS.size
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2**-7)], ids=["f32", "bf16"]
 )
@@ -119,6 +120,7 @@ def test_vmapped_readouts_equal_each_readout_alone() -> None:
         )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 def test_cross_entropy_summed_in_a_scan_over_time_equals_the_whole_sequence() -> None:
     """Compute one loss for each step, each with its own mask."""
@@ -182,6 +184,7 @@ def test_a_constant_added_to_all_logits_changes_nothing(shift: float) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("fill", [np.nan, np.inf])
 def test_masked_steps_affect_no_values_or_gradients_of_linear_cross_entropy(fill: float) -> None:
@@ -255,6 +258,7 @@ def test_linear_cross_entropy_gradients_need_a_fiftieth_of_the_memory_of_whole_l
     assert in_chunks < 4 * rows * 4096
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

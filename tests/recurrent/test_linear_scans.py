@@ -165,6 +165,7 @@ def test_a_real_coefficient_of_complex_states_has_a_real_gradient(method: Any) -
     assert_same_with_gradients(fast, lax_loop, (a, b, h0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_linear_scan_derivatives_equal_finite_differences(method: Any) -> None:
     a, b, h0 = problem(6, 2)
@@ -392,6 +393,7 @@ def test_resets_clear_the_memory_of_gated_delta_scan(reverse: bool) -> None:
     np.testing.assert_allclose(state, wanted_state, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.long
 def test_gated_delta_scan_gradients_equal_finite_differences() -> None:
     case = delta_problem(7, 2)
     reset: Any = np.zeros((7, 2), bool)

@@ -241,6 +241,7 @@ def test_a_row_that_holds_nan_is_never_right() -> None:
         assert accuracy(logits, jnp.full(4, label)) == (int(label == 0), 4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 @pytest.mark.parametrize("classes", [257, 50257, 70000])
 def test_narrow_logits_of_many_classes_cost_the_logarithm_of_their_number(

@@ -271,6 +271,7 @@ def test_each_sweep_makes_one_more_state_exact_for_any_jacobians() -> None:
     assert_close(ys, run_serial(cell, params, xs)[1], 1e-9)
 
 
+@pytest.mark.long
 def test_damping_takes_more_sweeps_to_the_same_result() -> None:
     cell = elman(INPUT, HIDDEN)
     params, xs = params_of(cell), noise(60, INPUT)
@@ -408,6 +409,7 @@ def test_deer_converges_on_an_empty_batch() -> None:
     assert info.converged
 
 
+@pytest.mark.long
 def test_deer_keeps_the_types_of_a_bfloat16_cell() -> None:
     cell = gru(INPUT, HIDDEN)
     params, xs = to_dtype((params_of(cell), noise(50, 2, INPUT)), jnp.bfloat16)

@@ -71,6 +71,7 @@ def dtypes(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.dtype, tree)
 
 
+@pytest.mark.long
 def test_the_gradient_of_a_narrow_kernel_is_that_of_the_wide_one_rounded() -> None:
     cell = lstm(INPUT, HIDDEN)
     params = cell.init(KEY)
@@ -131,6 +132,7 @@ def test_a_decoder_takes_params_and_memories_of_two_types(input_feeding: bool) -
         np.testing.assert_allclose(logits(params), logits(wide(params)), atol=0.05)
 
 
+@pytest.mark.long
 def test_attention_takes_params_of_two_types() -> None:
     layer = multi_head_attention(INPUT, 2, causal=True)
     params = mixed(layer.init(KEY))

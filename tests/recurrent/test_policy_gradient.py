@@ -134,6 +134,7 @@ def test_the_value_loss_and_its_gradient_are_those_of_the_larger_error(clip: flo
     np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_log_probabilities_and_entropies_are_those_of_the_softmax() -> None:
     logits = 3 * np.random.default_rng(5).normal(size=(6, 7, 4)).astype(np.float32)
     actions = np.random.default_rng(6).integers(0, 4, (6, 7))
@@ -150,6 +151,7 @@ def test_log_probabilities_and_entropies_are_those_of_the_softmax() -> None:
     np.testing.assert_allclose(slopes, -p * (np.log(p) + entropy), atol=1e-5)
 
 
+@pytest.mark.long
 def test_an_action_that_is_never_taken_makes_no_gradient_infinite() -> None:
     logits = jnp.array([0.5, -jnp.inf, 0.5])
     assert float(categorical_entropy(logits)) == pytest.approx(np.log(2), rel=1e-5)

@@ -160,6 +160,7 @@ def test_a_cell_of_ones_own_is_read_without_being_prepared() -> None:
     assert saturation(cell, {}, xs)["sigmoid"].low.shape == ()
 
 
+@pytest.mark.long
 def test_layers_of_a_stack_are_told_apart_and_what_has_no_gate_has_none() -> None:
     stack = recurrent.stack(recurrent.gru(D, H), recurrent.elman(H, H), recurrent.dense(H, 2))
     params, xs = given(stack)

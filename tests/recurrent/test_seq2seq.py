@@ -128,6 +128,7 @@ def reference_logits(name: str, params: Any, tokens: np.ndarray, values: np.ndar
     return np.stack(logits)
 
 
+@pytest.mark.long
 def test_vectors_of_tokens_are_drawn_as_asked() -> None:
     cell, attend = gru(INPUT + MEMORY, HIDDEN), last_context(HIDDEN, MEMORY)
     model = decoder(cell, attend, 4, embedding_init=jax.nn.initializers.constant(2.0))
@@ -323,6 +324,7 @@ def test_invalid_decoder_arguments_are_an_error(make: Any, words: str) -> None:
         make()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16])
 def test_a_start_token_may_lie_beyond_the_type_of_the_targets(dtype: Any) -> None:
     read = shift_right(np.array([[7], [8]], dtype), np.iinfo(dtype).max + 1)

@@ -162,6 +162,7 @@ def test_for_a_single_row_the_backward_loop_transposes_only_small_kernels(
     assert ("transpose" in names) == turns
 
 
+@pytest.mark.long
 def test_multiplying_inputs_before_the_loop_depends_on_the_hidden_units_of_all_heads() -> None:
     """Compare the number of inputs with the hidden size, not with the smaller size of one head."""
     many = slstm(192, 256, heads=4)
@@ -301,6 +302,7 @@ def test_an_array_overwritten_by_a_loop_is_not_differentiated(factory: Any) -> N
     assert of_all_steps(jax.grad(penalty)) == once
 
 
+@pytest.mark.long
 @on_a_cpu
 def test_the_guard_of_linear_work_finds_quadratic_work() -> None:
     def gradient(xs: Any) -> Any:

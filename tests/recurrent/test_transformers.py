@@ -358,6 +358,7 @@ def test_a_convnet_of_image_columns_feeds_a_recurrent_network() -> None:
     assert (np.abs(np.diff(actual, axis=0)) > 1e-4).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "words"),
     [

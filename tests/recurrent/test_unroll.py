@@ -274,6 +274,7 @@ def test_remat_changes_no_values_or_gradients(remat: int, reverse: bool, method:
     jax.tree.map(close, actual, gradients(reverse=reverse))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("reverse", "of_xs"),
     # Each input contributes 10 to every output up to the end of its run of two steps.

@@ -191,6 +191,7 @@ def test_the_weights_of_cudnn_are_laid_out_as_jax_unpacks_them() -> None:
     assert with_cudnn.suits(case) == (jax.default_backend() == "gpu")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["ours, vmap", "ours, lax.map", "ours, one by one"])
 def test_a_population_computes_what_its_members_do(name: str) -> None:
     modules = {"recurrent": with_recurrent}
@@ -198,6 +199,7 @@ def test_a_population_computes_what_its_members_do(name: str) -> None:
     assert verify.error(program.arrays(program.run()), right) < 1e-5
 
 
+@pytest.mark.long
 def test_a_step_of_adam_with_half_the_gradient_does_not_verify() -> None:
     """Compare moments too, since halving the gradient leaves Adam's first update unchanged."""
     case = Case("lstm", TINY)

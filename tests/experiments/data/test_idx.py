@@ -148,6 +148,7 @@ def agrees_with_what_its_header_declares(content: bytes, values: np.ndarray) -> 
     return encode(values) == body
 
 
+@pytest.mark.long
 @settings(
     max_examples=300,
     deadline=None,

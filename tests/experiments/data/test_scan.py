@@ -83,6 +83,7 @@ def test_what_was_written_is_judged_by_the_grammar() -> None:
         assert scan.verdict(command, wrong.split()) == f"wrong; the grammar says: {right}"
 
 
+@pytest.mark.long
 def test_lengths_and_jumps_are_held_back() -> None:
     found = load_scan("length")
     longest = {name: max(len(p.actions) for p in pairs) for name, pairs in found.items()}
@@ -139,6 +140,7 @@ def test_jump_is_one_of_the_verbs_where_it_is_not_held_back() -> None:
     assert times["jump"] > 0.7 * times["verb1"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", ["random", "length", "jump"])
 def test_further_verbs_make_no_command_that_is_held_out(split: str) -> None:
     found = load_scan(split, primitives=5)

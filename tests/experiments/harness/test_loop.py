@@ -372,6 +372,7 @@ def damage(checkpoint: Path) -> None:
     file.write_bytes(file.read_bytes()[:20])
 
 
+@pytest.mark.long
 @pytest.mark.fault("R3")
 def test_a_damaged_newest_checkpoint_costs_a_few_steps_and_changes_no_bit(
     whole: tuple[Trained, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -501,6 +502,7 @@ def test_a_crash_between_the_saves_of_latest_and_best_loses_no_best(tmp_path: Pa
     assert_best_is_saved(tmp_path, there)
 
 
+@pytest.mark.long
 def test_a_best_that_is_newer_than_the_latest_is_no_obstacle(
     whole: tuple[Trained, Path], tmp_path: Path
 ):
@@ -538,6 +540,7 @@ def test_patience_ends_a_run_and_a_resume_knows_it(tmp_path: Path):
     assert [row["valid_loss"] for row in rows_in(tmp_path)] == losses
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stop", [10, 12])
 @pytest.mark.fault("R10")
 def test_patience_counts_through_a_stop(tmp_path: Path, stop: int):
@@ -652,6 +655,7 @@ def test_weights_whose_validation_is_not_finite_are_never_kept(
         kept_at_best(program, CONFIG, tmp_path)
 
 
+@pytest.mark.long
 def test_a_finite_loss_out_of_all_bounds_is_a_divergence(tmp_path: Path):
     config = dataclasses.replace(CONFIG, learning_rate=1e10)
     trained = single.train(fit(config), config, tmp_path)
@@ -776,6 +780,7 @@ def test_signals_do_what_they_did_before_when_the_run_is_over(
     assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+@pytest.mark.long
 def test_a_third_signal_ends_the_process_at_once():
     code = (
         "import os, signal, time\n"
@@ -791,6 +796,7 @@ def test_a_third_signal_ends_the_process_at_once():
 # The command, and what it says
 
 
+@pytest.mark.long
 @pytest.mark.fault("N2")
 def test_a_diverged_run_ends_the_command_with_status_3_and_leaves_no_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -82,6 +82,7 @@ def test_what_is_remembered_is_of_this_episode_from_its_first_step_on(counted: A
         np.testing.assert_allclose(steps.carry[t], inputs[first : t + 1].sum(0), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_the_value_after_a_step_is_that_of_the_observation_before_the_reset(counted: Any) -> None:
     agent, kept, steps = counted
     found = acting.next_values(agent, kept, steps)

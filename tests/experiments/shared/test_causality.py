@@ -105,6 +105,7 @@ def test_sums_in_another_order_are_no_look_ahead(leaks: bool) -> None:
     assert looks_ahead(whole(lambda params, xs: attended(xs, causal=not leaks))) == leaks
 
 
+@pytest.mark.long
 def test_an_iteration_until_the_whole_sequence_converges_is_no_look_ahead() -> None:
     assert not looks_ahead(parallel(elman(D, 4)))
     assert looks_ahead(bidirectional(parallel(elman(D, 4)), elman(D, 4)))
@@ -248,6 +249,7 @@ def test_no_cell_of_the_library_looks_ahead(name: str) -> None:
     assert not looks_ahead(cell_flag.library_cells()[name](4, 8))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", [causality, summary])
 def test_the_examples_print_what_they_say(module: Any) -> None:
     result = doctest.testmod(module)

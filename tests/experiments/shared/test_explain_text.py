@@ -28,6 +28,7 @@ def made() -> Explainable:
     return of_text(CONFIG, TEXT, params, FLAGS)
 
 
+@pytest.mark.long
 def test_the_network_of_a_config_is_one_and_the_same() -> None:
     other = of_text(
         Config(hidden_size=4, embedding_size=3, cell="elman"), TEXT, made().params, FLAGS

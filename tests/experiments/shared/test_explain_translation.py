@@ -153,6 +153,7 @@ def test_weights_have_the_gradient_of_what_they_stand_for() -> None:
         np.testing.assert_allclose((jax.grad(score)(xs) * way).sum(), numeric, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_vectors_of_words_and_of_weights_are_trained_alike() -> None:
     networks = [network_of(CONFIG, LANGUAGES, weighted=each) for each in (False, True)]
     params = [network.init(jax.random.key(3)) for network in networks]

@@ -273,6 +273,7 @@ def test_the_text_names_each_method_and_random_orders(found: Any) -> None:
     assert words == ["random orders", *each.maps.by_name]
 
 
+@pytest.mark.long
 def test_the_page_shows_everything_once(found: Any) -> None:
     it, each = found[5]
     names = [exhibit.name for exhibit in explain_page.exhibits_of(it, 0, each)]

@@ -68,6 +68,7 @@ def test_the_hyperparameters_of_an_optimizer_may_be_traced() -> None:
     np.testing.assert_allclose(jax.jit(stepped)(given), stepped(given), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_warm_up_is_at_most_half_of_the_training() -> None:
     config = dataclasses.replace(CONFIG, warmup_epochs=100.0, clip_norm=0.0)
     found = followed(optimizer_of(config, EPOCHS, STEPS)(hparams(config)), GRADIENTS)
@@ -245,6 +246,7 @@ def test_another_optimizer_of_optax_goes_by_the_fields() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_an_optimizer_and_a_schedule_from_a_file_equal_the_same_by_hand(mine: Path) -> None:
     config = dataclasses.replace(
         CONFIG,

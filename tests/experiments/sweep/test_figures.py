@@ -133,6 +133,7 @@ def test_every_field_has_a_panel_for_each_metric() -> None:
     assert [any("%" in label for label in own) for own in labels] == [False, True] * 2
 
 
+@pytest.mark.long
 def test_a_line_joins_values_only_where_it_shows_more_than_noise() -> None:
     drawn = [outcome(k, LOSS, 1.0 + k, FINISHED, rate=0.1 * k, width=k) for k in range(5)]
     grid = [outcome(k, LOSS, 1.0 + k, FINISHED, rate=k % 2, width=k // 2) for k in range(4)]
@@ -304,6 +305,7 @@ def test_every_value_that_changes_has_a_panel() -> None:
     assert [axes.get_title("left") for axes in values.figure.axes] == ["rate", "decay"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [3, 40])
 def test_names_and_values_are_shown_as_they_are(count: int) -> None:
     odd, metric = "_w$x$", Metric("_l$y$", higher_is_better=False)

@@ -697,6 +697,7 @@ def test_exploit_replaces_all_that_diverged() -> None:
     assert pbt.exploit({0: -1.0, 1: None}, np.random.default_rng(0)) == {1: 0}
 
 
+@pytest.mark.long
 def test_explore_stays_in_the_range_of_each_axis() -> None:
     texts = ("learning_rate=log:1e-3:1e-1", "dropout=0,0.3", "cell=lstm,gru", "seed=0:3")
     known = options(sequential_digits.Config)

@@ -272,6 +272,7 @@ def make(name: str, **options: Any) -> Cell:
 # Initial values and extreme cases.
 
 
+@pytest.mark.long
 def test_lru_eigenvalues_fill_a_ring_evenly() -> None:
     params = lru(3, 4, state_size=4000, min_radius=0.4, max_radius=0.9, max_phase=1.5).init(
         jax.random.key(0)
@@ -310,6 +311,7 @@ def hippo_normal(size: int) -> np.ndarray:
     return matrix
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_s5_starts_at_the_eigenvalues_of_hippo(blocks: int) -> None:
     params = diagonal_s5(3, 4, state_size=16, blocks=blocks).init(jax.random.key(0))
@@ -322,6 +324,7 @@ def test_s5_starts_at_the_eigenvalues_of_hippo(blocks: int) -> None:
     assert steps.max() <= 0.1
 
 
+@pytest.mark.long
 def test_s5_equals_the_equivalent_dense_real_system() -> None:
     size, step = 6, 0.3
     rng = np.random.default_rng(2)
@@ -365,6 +368,7 @@ def test_s5_matrices_start_lecun_normal_in_an_orthonormal_basis() -> None:
     np.testing.assert_allclose(c.conj().T @ c, 1000 / 8 * np.eye(4), atol=25)
 
 
+@pytest.mark.long
 def test_rg_lru_decays_start_between_their_bounds() -> None:
     params = rg_lru(3, 600).init(jax.random.key(0))
     decay = sigmoid(params["decay"]["logit"]) ** 8
@@ -384,6 +388,7 @@ def test_step_sizes_start_log_uniform(make: Any) -> None:
     assert np.mean(np.log10(steps)) == pytest.approx(-2, abs=0.08)
 
 
+@pytest.mark.long
 def test_selective_ssm_decay_rates_start_at_one_to_the_state_size() -> None:
     params = selective_ssm(3, 5, state_size=4).init(jax.random.key(0))
     rates = np.exp(params["decay"]["log_rate"])

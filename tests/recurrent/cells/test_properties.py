@@ -208,6 +208,7 @@ def test_a_reset_starts_a_separate_sequence(case: Case) -> None:
         assert_close(actual_ys[:, b], np.concatenate([ys for _, ys in runs]))
 
 
+@pytest.mark.long
 def test_masked_steps_equal_dropped_steps(case: Case) -> None:
     actual_state, actual_ys = runner(case.cell)(case.params, case.state, case.xs, MASK)
     for b in range(BATCH):

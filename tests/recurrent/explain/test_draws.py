@@ -70,6 +70,7 @@ def test_random_orders_depend_neither_on_padding_nor_on_the_batch() -> None:
     np.testing.assert_allclose(padded, expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_examples_of_one_batch_see_the_same_draws() -> None:
     xs = jnp.ones((2, 4, FEATURES)) * jnp.arange(4.0)[:, None]
     cubed = lambda xs: (xs**3).sum((1, 2))  # noqa: E731

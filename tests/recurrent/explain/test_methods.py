@@ -134,6 +134,7 @@ def test_a_product_is_shared_by_its_factors() -> None:
     np.testing.assert_allclose(gap, [-6])
 
 
+@pytest.mark.long
 def test_integrated_gradients_are_a_riemann_sum_in_float64() -> None:
     rng = np.random.default_rng(3)
     w, v = rng.normal(size=(4, 6)), rng.normal(size=6)
@@ -287,6 +288,7 @@ def test_a_step_of_padding_is_refused(step: int) -> None:
         explain.gradient(f, jnp.ones((2, 6, 4)), lengths=[6, 3])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [int, bool])
 def test_whole_numbers_that_f_returns_are_explained_as_numbers(dtype: Any) -> None:
     f = lambda xs: (xs.sum(1) > 1.5).astype(dtype)  # noqa: E731
@@ -306,6 +308,7 @@ def test_a_baseline_of_tokens_is_a_token(baseline: Any) -> None:
     np.testing.assert_allclose(explain.occlusion_map(f, tokens, baseline=3.0), [[-2, -2]])
 
 
+@pytest.mark.long
 def test_tokens_are_explained_by_another_token_in_their_place() -> None:
     table = jnp.array([0.0, 1.0, 4.0, -2.0])
     f = lambda tokens, mask: jnp.where(mask, table[tokens], 0).sum(1)  # noqa: E731
@@ -535,6 +538,7 @@ def test_what_cannot_be_explained_is_refused_in_a_sentence(wrong: str) -> None:
         call(lambda xs, *mask: xs.reshape(len(xs), -1).sum(1), jnp.ones((2, 3, 2)))
 
 
+@pytest.mark.long
 def test_traced_labels_need_a_count() -> None:
     f = lambda xs: xs.sum(1)  # noqa: E731
     xs, labels = jnp.array([[1.0, 2.0, 4.0]]), jnp.array([0, 1, 0])

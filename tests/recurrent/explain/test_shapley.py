@@ -202,6 +202,7 @@ def test_sizes_of_coalitions_are_drawn_as_the_kernel_weighs_them() -> None:
     assert stats.chisquare(members).pvalue > 1e-3
 
 
+@pytest.mark.long
 def test_what_a_padded_sequence_gets_does_not_depend_on_its_batch() -> None:
     f = lambda xs, mask: jnp.tanh((xs[..., 0] * mask).cumsum(1)).sum(1)  # noqa: E731
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(3, 14, 1)), jnp.float32)

@@ -43,6 +43,7 @@ def test_curves_follow_the_order_of_the_map(insert: bool) -> None:
     np.testing.assert_allclose(explain.area_under(found), area, atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_channels_of_a_pixel_are_replaced_together() -> None:
     xs = jnp.arange(1.0, 13.0).reshape(1, 2, 2, 3)
     pixels = xs.sum(-1)
@@ -60,6 +61,7 @@ def test_padding_is_no_element_of_a_curve() -> None:
     assert found[:, 0].tolist() == [0.0, 1.0, 3.0]
 
 
+@pytest.mark.long
 def test_random_orders_lie_between_the_best_and_the_worst_map() -> None:
     xs = jnp.linspace(0, 1, 30)[None]
     run = jax.jit(

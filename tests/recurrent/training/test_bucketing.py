@@ -102,6 +102,7 @@ def test_values_and_gradients_are_those_without_buckets(longest: int) -> None:
         chex.assert_trees_all_close(found, slopes(params, batch), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scale", [0.0, 2.0**16])
 def test_the_loss_is_scaled_within_its_bucket(scale: float) -> None:
     """A product in float16, whose slope has no number there unless it is scaled."""

@@ -55,6 +55,7 @@ def test_it_equals_a_loop_that_scores_each_window_and_then_learns_from_it(optimi
     assert int(found.weight) == SIZE - 1
 
 
+@pytest.mark.long
 def test_without_updates_it_is_plain_evaluation() -> None:
     def measure(params: Any, batch: Any, carry: Any) -> Any:
         return loss(params, batch, carry)[1]

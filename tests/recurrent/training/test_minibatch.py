@@ -111,6 +111,7 @@ def test_an_epoch_visits_every_example_once() -> None:
     np.testing.assert_array_equal(visits(3), 3)
 
 
+@pytest.mark.long
 def test_the_order_is_random_and_reproducible_and_follows_the_seed() -> None:
     first, again, other = (visits(1, seed, momentum=0.5) for seed in (7, 7, 8))
     np.testing.assert_array_equal(first, again)
@@ -130,6 +131,7 @@ def test_epochs_differ_in_order() -> None:
     assert np.abs(second - after_one).max() > 0.1
 
 
+@pytest.mark.long
 def test_batches_are_filled_up_at_the_end_only() -> None:
     order, real = epoch_order(jax.random.key(7), SIZE, BATCH)
     assert order.shape == real.shape == (STEPS, BATCH)
@@ -220,6 +222,7 @@ def test_an_epoch_with_one_bad_batch_counts_the_others() -> None:
 # The task.
 
 
+@pytest.mark.long
 def test_a_task_trains_like_optax_over_its_own_batches() -> None:
     task, hparams, data = line_task(), {"seed": 3, "learning_rate": 0.1}, line_data()
     adam = optax.adam(0.1)
@@ -254,6 +257,7 @@ def test_the_seed_alone_decides_the_initial_params() -> None:
     assert (first != other).all()
 
 
+@pytest.mark.long
 def test_hyperparameters_reach_the_loss_the_measure_and_the_optimizer() -> None:
     def loss(params: Any, batch: Any, key: jax.Array, hparams: Any) -> Any:
         return hparams["slope"] * params, {}

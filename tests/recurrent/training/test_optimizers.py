@@ -145,6 +145,7 @@ def test_kernels_are_the_leaves_of_two_axes_and_more_but_no_logarithms() -> None
     assert kernels({"decay": {"log_rate": jnp.ones((2, 3))}}) == {"decay": {"log_rate": False}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("norm", [0.01, 1.0, 2.0])
 def test_clipping_scales_larger_gradients_down_to_the_norm(norm: float) -> None:
     _, gradients = problem()
@@ -275,6 +276,7 @@ def test_the_optimizer_follows_its_schedule() -> None:
         np.testing.assert_allclose(params, [-sums[steps - 1]], atol=1e-7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*OPTIMIZERS, "lion"])
 def test_one_compilation_serves_all_hyperparameters(name: str) -> None:
     params, gradients = problem()
@@ -482,6 +484,7 @@ def test_a_function_of_ones_own_is_an_optimizer_and_gets_what_it_takes() -> None
     chex.assert_trees_all_close(found, expected, rtol=1e-10)
 
 
+@pytest.mark.long
 def test_no_peephole_initial_state_or_bias_is_a_kernel_whatever_axes_it_has() -> None:
     cell = convolutional_lstm((4, 4, 2), 3, kernel_size=3, peepholes=True)
     marked = kernels(learned_state(cell).init(jax.random.key(0)))

@@ -486,6 +486,7 @@ def world_of(seed: Any) -> World:
     return World({"a": network(1), "b": network(2)}, {"at": at, "keys": keys})
 
 
+@pytest.mark.long
 def test_copies_go_on_from_their_source_with_their_own_keys_wherever_those_are() -> None:
     seeds, sources = jnp.arange(4), jnp.array([2, 1, 2, 0])
 
@@ -683,6 +684,7 @@ def test_a_metric_writes_its_value_for_people(
     assert metric.text(value) == text
 
 
+@pytest.mark.long
 def test_more_batch_devices_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match=r"layout: expected at most \d+ batch_devices"):
         sharding(Layout(batch_devices=99))

@@ -100,6 +100,7 @@ def test_a_step_equals_optax_by_hand() -> None:
     assert (int(state.step), int(state.skipped)) == (3, 0)
 
 
+@pytest.mark.long
 def test_the_state_starts_at_zero_and_may_be_donated() -> None:
     adam = optimizer("adam", 0.1)
     state = init_state(line_init, adam, KEY, keep_average=True, loss_scale=8.0)
@@ -167,6 +168,7 @@ def test_gradients_equal_numpy_and_hand_batch_key_and_second_result_through() ->
     np.testing.assert_array_equal(seen["key"], jax.random.key_data(jax.random.key(3)))
 
 
+@pytest.mark.long
 def test_apply_gradients_makes_one_update_of_optax_whatever_the_gradients_come_from() -> None:
     adam = optax.adam(0.1)
     state = init_state(line_init, adam, KEY)
@@ -218,6 +220,7 @@ def test_a_step_is_its_two_parts_bit_for_bit(loss_scale: float) -> None:
     chex.assert_trees_all_equal(*ends)
 
 
+@pytest.mark.long
 def test_a_skip_in_one_of_two_states_leaves_the_other_as_if_it_were_alone() -> None:
     rates = {"generator": 0.1, "critic": 0.03}
 
@@ -307,6 +310,7 @@ def test_a_huge_but_finite_norm_is_clipped_and_not_skipped() -> None:
 # The average of the weights.
 
 
+@pytest.mark.long
 def test_the_average_of_the_weights_is_that_of_a_loop() -> None:
     decay, steps = 0.6, 7
     data = {"x": jnp.arange(float(steps))}
@@ -344,6 +348,7 @@ def test_a_skipped_step_leaves_the_average_as_it_is() -> None:
 # The scale of the loss.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factor", [1.0, 2.0**12])
 def test_a_scaled_loss_takes_the_same_steps(factor: float) -> None:
     data, adam = line_data(), optax.adam(0.1)

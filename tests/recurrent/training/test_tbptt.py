@@ -101,6 +101,7 @@ def batches(epochs: int) -> list[dict[str, np.ndarray]]:
     return read
 
 
+@pytest.mark.long
 def test_an_epoch_reads_each_stream_in_order_and_no_token_twice() -> None:
     where = np.argsort(TOKENS)  # of each token, all being different
     all_read, splits = batches(3), []
@@ -177,6 +178,7 @@ def test_calls_of_any_length_give_the_same() -> None:
     assert int(one.step) == int(other.step) == 2 * STEPS
 
 
+@pytest.mark.long
 def test_a_skipped_step_keeps_the_params_and_the_carry_and_counts_in_no_metric() -> None:
     def loss(params: Any, batch: Any, key: Any, carry: Any, hparams: Any) -> Any:
         bad = batch["inputs"][0, 0] * hparams["fault"]
@@ -239,6 +241,7 @@ def test_a_task_keeps_the_average_of_its_params_where_it_is_told_to() -> None:
     assert CELL_TASK.keep(plain) is plain.params
 
 
+@pytest.mark.long
 def test_a_task_scales_its_loss_where_it_is_told_to() -> None:
     scaled = task_of(CELL.init, cell_start, cell_loss, loss_scale=256.0)
     state, _ = scaled.train(scaled.init(HPARAMS), HPARAMS, DATA, STEPS)
@@ -291,6 +294,7 @@ def seen_by_hand(params: Any, streams: int) -> float:
     return total
 
 
+@pytest.mark.long
 def test_a_task_evaluates_in_as_many_streams_as_it_was_told() -> None:
     params = CELL.init(jax.random.key(0))
     found = jax.jit(CELL_TASK.evaluate)(params, HPARAMS, DATA)
