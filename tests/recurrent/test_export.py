@@ -171,8 +171,9 @@ def test_a_cell_runs_in_a_process_that_does_not_import_this_package(
     named = {f"state{index}": leaf for index, leaf in enumerate(leaves)}
     np.savez(tmp_path / "given.npz", xs=xs, **named)
     subprocess.run([sys.executable, "-P", "-c", READER, str(tmp_path)], check=True, cwd=tmp_path)
-    got, expected = np.load(tmp_path / "got.npz"), sequence(leaves, xs)
-    pairs = zip(got.values(), [*expected, *expected], strict=True)  # streamed, then whole
+    with np.load(tmp_path / "got.npz") as found:
+        got, expected = [*found.values()], sequence(leaves, xs)
+    pairs = zip(got, [*expected, *expected], strict=True)  # streamed, then whole
     differences = [float(abs(a - b).max() / max(1.0, abs(b).max())) for a, b in pairs]
     print(f"{name} in another process: largest difference {max(differences):.1e}")
     assert max(differences) <= 8 * 2.0**-23
