@@ -21,7 +21,7 @@ from recurrent.frechet import fit_gaussian
 from recurrent.training import Task
 
 FLAGS = (
-    *("--data=digits", "--channels=2", "--discriminator_channels=2", "--samples=20"),
+    *("--data=digits", "--discriminator_channels=2", "--samples=20"),
     *("--batch_size=4", "--evaluations=3", "--steps_per_evaluation=4"),
 )
 HPARAMS = {"seed": 0, "penalty": 0.1, "average": 0.5, "ours": 0.1, "theirs": 0.1}
@@ -275,7 +275,8 @@ def test_it_trains_sweeps_and_draws(
 ) -> None:
     from PIL import Image
 
-    run, flags = tmp_path / "run", [*FLAGS, f"--generator={kind}", "--hidden_size=4"]
+    run, sizes = tmp_path / "run", {"conv": "--channels=2", "rows": "--hidden_size=4"}
+    flags = [*FLAGS, f"--generator={kind}", sizes[kind]]
     assert __main__.main(["digit_gan", *flags, f"--workdir={run}"]) == 0
     result = json.loads((run / "result.json").read_text())
     assert result["select"] == "frechet"
