@@ -30,7 +30,6 @@ from recurrent.convnet import COLUMNS_A_FRAME
 
 BACKGROUND = 8  # recordings of the training split
 SIZE = 32  # the number of frames is filled up to a multiple, so that few shapes are compiled
-CLEAN = 60.0  # dB
 SUREST = 1e-6  # odds beyond which float32 has no numbers
 
 
@@ -132,7 +131,7 @@ def others(run: Run, size: int) -> np.ndarray:
     train = run.program.data["train"]
     rows = np.linspace(0, len(train["counts"]) - 1, BACKGROUND).astype(int)
     strips, frames = spoken.heard(
-        {name: jnp.asarray(each[rows]) for name, each in train.items()}, CLEAN
+        {name: jnp.asarray(each[rows]) for name, each in train.items()}, spoken.MOST_SNR
     )
     pairs = zip(np.asarray(strips), np.asarray(frames), strict=True)
     return np.stack([np.resize(strip[:, :n].T, (size, strip.shape[0])) for strip, n in pairs])

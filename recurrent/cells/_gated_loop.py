@@ -41,6 +41,8 @@ Blocks = list[Array]
 UNROLL = 4
 # Rows of a step on a CPU up to which a second product costs more by its call than by its work.
 FEW_ROWS = 8
+# Steps from which on joining two kernels, once a call, costs less than it saves.
+MANY_STEPS = 32
 
 
 class GateVJP(NamedTuple):
@@ -298,19 +300,22 @@ def _together(forward, maps, weights, state, steps):
 
     That needs dense maps, and a gate that uses zx and zh only as their sum. It saves a call in each
     step, which is felt with few rows, and the sum of the results; it costs a copy of x and h, so
-    that with more rows it is faster where the results are larger than these.
+    that with more rows it is faster where the results are larger than these. Before the first step
+    the kernels are copied, which a short sequence does not make up for.
     """
     kernels = weights.input["kernel"], weights.recurrent["kernel"]
-    types = {each.dtype for each in (*kernels, steps.x, state.hidden)}
-    if len(types) > 1 or maps.input_blocks != maps.recurrent_blocks:
+    if len({each.dtype for each in (*kernels, steps.x, state.hidden)}) > 1:
         return None
-    rows = math.prod(state.hidden.shape[:-1])
+    time, rows = steps.x.shape[0], math.prod(state.hidden.shape[:-1])
     few = is_known(rows) and rows <= FEW_ROWS
-    joined = joined_affine(maps, weights.input, weights.recurrent)
-    if joined is None or not (few or kernels[0].shape[-1] > sum(map(len, kernels))):
+    pays = few or kernels[0].shape[-1] > sum(map(len, kernels))
+    if not (is_known(time) and time >= MANY_STEPS and pays):
         return None
     of_x, of_h = _shapes_of_blocks(maps, weights, state, steps.x[0])
-    if len(_sums_alone(forward, of_x, of_h, state)) < len(of_x):
+    if not len(of_x) == len(of_h) == len(_sums_alone(forward, of_x, of_h, state)):
+        return None
+    joined = joined_affine(maps, weights.input, weights.recurrent)
+    if joined is None:
         return None
 
     def products(x, h):

@@ -228,5 +228,5 @@ def test_activations_of_other_forms_are_seen_and_those_without_bounds_are_not(
     assert list(found) == ([kind] if kind else [])
     if kind:
         (values,) = found[kind].values()
-        _, ys = recurrent.unroll(cell, params, xs, method="scan")  # step by step, as is looked at
+        _, ys = recurrent.unroll(cell, params, xs)
         np.testing.assert_array_equal(jnp.minimum(values, 6), jnp.minimum(ys, 6))  # as relu6 ends

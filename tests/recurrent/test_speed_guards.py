@@ -87,6 +87,14 @@ def test_a_plain_scan_carries_the_gradients_of_its_kernels() -> None:
 @pytest.mark.long
 @pytest.mark.optimized
 @on_a_cpu
+def test_a_short_sequence_does_not_wait_for_kernels_to_be_joined() -> None:
+    params, xs = given(lstm(32, 128), 31, batch=4)
+    assert products_in_compiled_loops(gradient_of(lstm(32, 128)), params, xs) == [2, 1]
+
+
+@pytest.mark.long
+@pytest.mark.optimized
+@on_a_cpu
 @pytest.mark.parametrize(
     ("factory", "batch", "forward"),
     [(elman, 16, 2), (elman, 8, 1), (lstm, 16, 1), (lstm, 8, 1), (gru, 16, 2), (gru, 8, 2)],

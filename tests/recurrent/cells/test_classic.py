@@ -904,3 +904,26 @@ def test_an_invalid_gate_function_is_an_error(
 
     with pytest.raises(ValueError, match=message):
         run()
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("factory", [elman, lstm])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_one_product_of_inputs_and_state_equals_two(factory: Any, reverse: bool) -> None:
+    """A long sequence of few rows takes one, and a plain scan takes two."""
+    cell, rng = factory(4, 5), np.random.default_rng(0)
+    params = cell.init(jax.random.key(0))
+    xs = jnp.asarray(rng.normal(size=(40, 3, 4)))
+    options = {"mask": jnp.asarray(rng.random((40, 3)) < 0.8), "reverse": reverse}
+    options["reset"] = jnp.asarray(rng.random((40, 3)) < 0.1)
+
+    def found(method: str) -> Any:
+        run = partial(unroll, cell, method=method, **options)
+        weights = jnp.cos(jnp.arange(5.0))
+        return run(params, xs)[1], jax.grad(lambda *a: (run(*a)[1] * weights).sum(), (0, 1))(
+            params, xs
+        )
+
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-12), found("auto"), found("scan"))
+    traced = str(jax.make_jaxpr(lambda *args: unroll(cell, *args)[1])(params, xs))
+    assert f"f64[{4 + 5},{params['input']['kernel'].shape[1]}]" in traced
