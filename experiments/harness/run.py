@@ -18,6 +18,7 @@ from experiments.harness.catalogue import Experiment
 from experiments.harness.checks import checked_program
 from experiments.harness.compiled import keep_compiled_programs
 from experiments.harness.config import hparams_of, options
+from experiments.harness.copies import with_files
 from experiments.harness.devices import check_devices, check_fits_memory
 from experiments.harness.engine import Status, read_status
 from experiments.harness.identity import changes_since, identity_of, origin_of
@@ -74,7 +75,8 @@ def main(asked: Asked) -> int:
     program = checked_program(asked.experiment, asked.config)
     identity = identity_of(asked.experiment, asked.config, program)
     check_fits_memory(program, asked.config)
-    with processes.by_the_first(rundir.claim(asked.folder, identity, asked.overwrite, origin)):
+    claim = rundir.claim(asked.folder, identity, asked.overwrite, origin)
+    with processes.by_the_first(with_files(claim, [asked.config], asked.folder)):
         say_changes(asked.folder, origin)
         if (asked.folder / "result.json").exists():
             found = rundir.read_json(asked.folder / "result.json")

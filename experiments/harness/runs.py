@@ -12,6 +12,7 @@ from experiments.harness import catalogue, config, rundir
 from experiments.harness.catalogue import Experiment
 from experiments.harness.checkpoint import checkpoints, restore
 from experiments.harness.checks import made_program
+from experiments.harness.copies import with_copies
 from experiments.harness.errors import UserError, have_changed
 from experiments.harness.files import path_of
 from experiments.harness.identity import (
@@ -72,11 +73,12 @@ def load_run(folder: str | Path, experiment: Any = None) -> Run:
 
     Raises:
       UserError: where the folder holds no run, or one that has not been evaluated yet; where a file
-        that its Config names has changed since; where its weights do not fit its model any more.
+        that its Config names has changed since, and was too large for the run to keep a copy; where
+        its weights do not fit its model any more.
     """
     folder = trained_folder(path_of(folder))
     found = read_experiment(folder, experiment)
-    asked = read_config(folder, found)
+    asked = with_copies(read_config(folder, found), read_identity(folder)["sources"], folder)
     check_sources(folder, found, asked)
     start = {"init_from": ""} if hasattr(asked, "init_from") else {}  # it is trained already
     program = made_program(found, dataclasses.replace(asked, **start))
@@ -192,6 +194,8 @@ def of_commit(origin: dict[str, Any]) -> str:
 
 def check_sources(folder: Path, found: Experiment, asked: Any) -> None:
     """Warn where the code of a run has changed; refuse where a file that its Config names has.
+
+    Files of which the run keeps a copy are named by that copy here.
 
     Raises:
       UserError: for such a file.

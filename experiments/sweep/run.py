@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.harness import loop, rundir, stopping
+from experiments.harness.copies import with_files
 from experiments.harness.errors import UserError
 from experiments.harness.files import write_atomically
 from experiments.harness.identity import code_hashes, data_hashes, origin_of, source_hashes
@@ -72,7 +73,8 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
     plans = planned(sweep)
     asked["sources"] |= data_of(plans)
     origin = origin_of(sweep.experiment, folder)
-    with by_the_first(rundir.claim(folder, asked, overwrite, origin)):
+    claim = rundir.claim(folder, asked, overwrite, origin)
+    with by_the_first(with_files(claim, configs_of(sweep), folder)):
         say_changes(folder, origin)
         plans = [laid_out(plan, folder, k, sweep.settings) for k, plan in enumerate(plans)]
         print(announcement(sweep, plans, folder), flush=True)
@@ -106,10 +108,9 @@ def identity(sweep: Sweep) -> dict[str, Any]:
     """Return what must be the same for a sweep to be gone on with."""
     asked = dataclasses.asdict(sweep.settings)
     del asked["layout"], asked["slots"]  # which change no number, or are known since the beginning
-    values = [{axis.field: value} for axis in static_axes(sweep) for value in axis.values]
     sources = code_hashes(sweep.experiment)
-    for own in [{}, *values]:
-        sources |= source_hashes(dataclasses.replace(sweep.base, **own))
+    for each in configs_of(sweep):
+        sources |= source_hashes(each)
     return {
         "experiment": sweep.experiment.name,
         "config": dataclasses.asdict(sweep.base),
@@ -117,6 +118,12 @@ def identity(sweep: Sweep) -> dict[str, Any]:
         "sweep": asked,
         "sources": sources,
     }
+
+
+def configs_of(sweep: Sweep) -> list[Any]:
+    """Return Configs that together name all files of the user's that a sweep reads."""
+    values = [{axis.field: value} for axis in static_axes(sweep) for value in axis.values]
+    return [dataclasses.replace(sweep.base, **own) for own in [{}, *values]]
 
 
 def data_of(plans: Sequence[Plan]) -> dict[str, str]:

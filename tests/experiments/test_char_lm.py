@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -478,17 +479,30 @@ def test_a_run_that_was_never_evaluated_writes_nothing(
     assert sorted(stopped.rglob("*")) == before
 
 
-def test_a_text_that_has_changed_since_the_training_is_not_sampled_from(
-    stopped: Path, file: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.long
+def test_a_text_that_has_changed_since_the_training_is_sampled_from_as_it_was(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Even by other characters of the same number, which would be taken for the old ones."""
+    """The new one, of as many other characters, would be taken for it."""
+    run, file = tmp_path / "run", write_text(tmp_path / "text.txt")
+    shutil.copytree(finished, run)
+    identity = (run / "config.json").read_text()
+    (run / "config.json").write_text(identity.replace(str(finished.parent / file.name), str(file)))
+
+    def sampled(status: int) -> tuple[str, str]:
+        capsys.readouterr()
+        assert __main__.main(["sample", str(run), "--characters=40"]) == status
+        return capsys.readouterr()
+
+    before, _ = sampled(0)
     file.write_text(file.read_text().replace("c", "z"))
-    capsys.readouterr()
-    assert __main__.main(["sample", str(stopped)]) == 2
-    assert f"--text: {file.name} has changed since the run in {stopped}" in capsys.readouterr().err
+    after, said = sampled(0)
+    assert after == before
+    assert f"note: --text: text.txt has changed; what the run in {run} was trained with" in said
+    shutil.rmtree(run / "files")
+    assert f"--text: text.txt has changed since the run in {run}" in sampled(2)[1]
     file.unlink()
-    assert __main__.main(["sample", str(stopped)]) == 2
-    assert f"{file} cannot be read" in capsys.readouterr().err
+    assert f"{file} cannot be read" in sampled(2)[1]
 
 
 @pytest.mark.long

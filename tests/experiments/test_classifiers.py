@@ -54,7 +54,7 @@ def finished(capfd: pytest.CaptureFixture[str], folder: Path, *arguments: str) -
 
 def assert_complete(folder: Path, experiment: str, figures: tuple[str, ...]) -> None:
     names = {"config.json", "metrics.jsonl", "result.json", "report.html", "lock"}
-    assert {entry.name for entry in folder.iterdir()} == names | {
+    assert {entry.name for entry in folder.iterdir()} - {"files"} == names | {
         *("events", "checkpoints", "figures")
     }
     assert {file.name for file in (folder / "figures").iterdir()} == {f"{f}.png" for f in figures}
@@ -241,7 +241,7 @@ def assert_another_model_is_refused(
 
 
 @pytest.mark.long
-def test_a_cell_of_ones_own_trains_and_an_edit_of_its_file_is_refused(
+def test_a_cell_of_ones_own_trains_and_its_run_is_used_by_a_copy_once_it_is_edited(
     capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     file, folder = tmp_path / "mine.py", tmp_path / "run"
@@ -261,8 +261,9 @@ def test_a_cell_of_ones_own_trains_and_an_edit_of_its_file_is_refused(
     assert __main__.main(["sequential_digits", *flags, f"--workdir={folder}"]) == 2
     _, line = capfd.readouterr().err.splitlines()
     assert "--cell: mine.py has changed since the run in" in line
-    with pytest.raises(UserError, match=r"--cell: mine\.py has changed since the run in"):
-        load_run(folder)
+    found = load_run(folder)  # by its own copy
+    assert "note: --cell: mine.py has changed; what the run in" in capfd.readouterr().err
+    assert Path(found.config.cell.rpartition(":")[0]).read_text() == OWN_CELL
     assert snapshot(folder) == before
 
     file.write_text(OWN_CELL)

@@ -75,7 +75,16 @@ def test_a_csv_file_is_forecast(tmp_path: Path, capfd: pytest.CaptureFixture[str
     newer = [f"--csv={tmp_path / 'newer.csv'}", f"--out={out}"]
     assert __main__.main(["predict", str(run), *newer]) == 0
     assert out.read_text().splitlines()[1].startswith("2005-03-01,")
+    monthly(tmp_path / "a.csv", 62)  # the file itself has grown
+    out.unlink()
+    assert __main__.main(["predict", str(run), f"--csv={tmp_path / 'a.csv'}", newer[1]]) == 0
+    assert out.read_text().splitlines()[1].startswith("2005-03-01,")
+    (tmp_path / "a.csv").unlink()
     capfd.readouterr()
+    assert __main__.main(["predict", str(run)]) == 0
+    printed = capfd.readouterr()
+    assert [*csv.DictReader(io.StringIO(printed.out))] == rows
+    assert "note: --csv: there is no a.csv;" in printed.err
     (tmp_path / "weekly.csv").write_text("month,sales,x\n2024-01-01,1,2\n2024-01-08,1,2\n")
     assert __main__.main(["predict", str(run), f"--csv={tmp_path / 'weekly.csv'}"]) == 2
     assert "a step is 604800 second in" in capfd.readouterr().err
