@@ -67,8 +67,7 @@ class Config(JudgedConfig, DISCRIMINATOR, PlayerConfig, RunConfig):
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
-    others = {name: kind for name, kind in generators.FIELDS.items() if kind != config.generator}
-    check_idle(config, {name: f"--generator={kind}" for name, kind in others.items()})
+    check_idle(config, generators.idle(config.generator, config.smooth))
     splits = load_images(config.data, config.split_seed)
     players, length = players_of(config), (config.evaluations, config.steps_per_evaluation)
     optimizers = optimizer_of(config, *length), optimizer_of(config, *length, "discriminator_")

@@ -18,6 +18,17 @@ KINDS = ("conv", "rows")
 FIELDS = {"channels": "conv", "cell": "rows", "hidden_size": "rows", "feedback": "rows"}
 
 
+def idle(kind: str, smooth: str) -> dict[str, str]:
+    """Return the fields that nothing reads in a game, and what each would go with.
+
+    Example:
+      >>> idle("rows", "spectral")
+      {'channels': '--generator=conv', 'penalty': '--smooth=r1'}
+    """
+    others = {name: f"--generator={one}" for name, one in FIELDS.items() if one != kind}
+    return others | ({"penalty": "--smooth=r1"} if smooth == "spectral" else {})
+
+
 def of_flax(module: Any, example: Array) -> Network:
     """Return a Flax module as a Network; ``example`` is an input of the right shape."""
     return Network(
