@@ -23,6 +23,7 @@ from experiments.harness.naming import (
 from experiments.harness.processes import Group, Hardware
 
 DEFAULT = "sequential_digits"
+MOST_TRIED = 16  # devices of a CPU, each of which has the data
 LARGEST = 2**24  # bytes of a file of --config
 
 
@@ -244,7 +245,7 @@ def run(word: str, arguments: list[str]) -> int:
     """Train an experiment, go on with it, or say that it is finished."""
     catalogue.check_word(word, [*catalogue.commands(), *WORDS])
     hardware = early_flags(arguments, Hardware)
-    prepare_devices(hardware.devices)
+    prepare_devices(min(cores(), MOST_TRIED) if hardware.may_try else hardware.count)
     if not asks_for_help(arguments):
         progress.start_clock(hardware)
     experiment = catalogue.load(word)

@@ -18,6 +18,7 @@ from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.watchdog import watched_join
 
+AUTO = "auto"
 LOCALHOST = "127.0.0.1"
 LOST_PROCESS = ("Gloo", "NCCL", "coordination service", "barrier")  # in its errors
 TIME_TO_FINISH = 10**5  # seconds that the others wait while the first draws and reports
@@ -52,9 +53,29 @@ class Group:
 class Hardware(Group):
     """Hold the flags that say which hardware a single run uses."""
 
-    devices: int = option(
-        1, "devices of each process that share each batch", minimum=1, maximum=10**5
+    devices: str = option(
+        AUTO,
+        "devices of each process that share each batch; auto takes one, and all of one process "
+        "where a trial at the start of a long training finds them faster",
+        check=lambda text: check_devices_text(text),
     )
+
+    @property
+    def count(self) -> int:
+        """Return how many devices are asked for; 1 for ``auto``, which may take more later."""
+        return 1 if self.devices == AUTO else int(self.devices)
+
+    @property
+    def may_try(self) -> bool:
+        """Return whether a trial may find more devices faster than one."""
+        alone = self.processes == 1 and not self.coordinator and not in_slurm_step()
+        return self.devices == AUTO and alone
+
+
+def check_devices_text(text: str) -> None:
+    """Raise `UserError` for what is neither ``auto`` nor a number of devices."""
+    if text != AUTO and not re.fullmatch(r"[1-9][0-9]{0,4}", text):
+        raise UserError(f"--devices: expected auto or a whole number from 1, got {text!r}.")
 
 
 def check(asked: Group) -> None:

@@ -28,6 +28,14 @@ from experiments.harness.processes import Hardware
 from experiments.harness.program import Finished, Program, Row
 from experiments.harness.progress import Show, progress
 from experiments.harness.tensorboard import event_writer
+from experiments.harness.trial import (
+    After,
+    FasterOnMore,
+    begin_again,
+    chosen,
+    most_devices,
+    trial,
+)
 from experiments.report import result
 from recurrent.training.population import MOST_FAILURES
 from recurrent.training.task import Metrics
@@ -54,23 +62,32 @@ class Asked(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """Hold a training that has ended: what became of it, and what exhibits are made from."""
+    """Hold a training that has ended: what became of it, and what exhibits are made from.
+
+    Attributes:
+      outcome: what became of it.
+      finished: what exhibits are made from.
+      seconds: that it took.
+      divergence: why it diverged; empty where it did not.
+      devices: how many shared its batches.
+    """
 
     outcome: Outcome
     finished: Finished
     seconds: float
     divergence: str
+    devices: int
 
 
 def main(asked: Asked) -> int:
     """Do what is asked; return the exit status, 3 where the training diverged."""
     origin = origin_of(asked.experiment, asked.folder)
     keep_compiled_programs()
-    processes.join(asked.hardware, asked.hardware.devices)
+    processes.join(asked.hardware, asked.hardware.count)
     where = {"workdir": str(asked.folder.absolute()), "devices": asked.hardware.devices}
     alike = rundir.flat(identity_of(asked.experiment, asked.config)) | where
     processes.check_same_everywhere(alike | {"overwrite": asked.overwrite})
-    batch_devices = check_devices(asked.hardware.devices, asked.config)
+    batch_devices = check_devices(asked.hardware.count, asked.config)
     # what it refuses must touch no earlier run
     program = checked_program(asked.experiment, asked.config)
     identity = identity_of(asked.experiment, asked.config, program)
@@ -85,8 +102,11 @@ def main(asked: Asked) -> int:
                 return say_result(asked.folder, found)
             print("This run is finished, but its report is missing: it is made again.")
         try:
-            trained = train(
-                program, asked.config, asked.folder, batch_devices, asked.experiment.name
+            given = program, asked.config, asked.folder
+            trained = (
+                train_on_fastest(*given, asked.experiment.name)
+                if asked.hardware.may_try
+                else train(*given, batch_devices, asked.experiment.name)
             )
         except stopping.Stopped as stop:
             print(stop, file=sys.stderr)
@@ -108,10 +128,43 @@ def say_changes(folder: Path, origin: dict[str, Any]) -> None:
         print(f"Since this run began its code has changed: {changes}. --overwrite begins it anew.")
 
 
+def train_on_fastest(program: Program, config: Any, folder: Path, name: str) -> Trained:
+    """Train a program on one device, or on all where a trial finds them faster.
+
+    What is found is kept in the folder, so that the training goes on there to the same bits.
+
+    Raises:
+      Stopped: as `train` does.
+    """
+    most = most_devices(config)
+    begun = min(chosen(folder), most)
+    if most == 1 or begun > 1:
+        return train(program, config, folder, begun, name)
+    try:
+        after = trial(plan_of_run(program, config), most)
+        return train(program, config, folder, 1, name, after)
+    except FasterOnMore as found:
+        begin_again(folder, found)
+    return train(program, config, folder, most, name)
+
+
 def train(
-    program: Program, config: Any, folder: Path, batch_devices: int = 1, name: str = "training"
+    program: Program,
+    config: Any,
+    folder: Path,
+    batch_devices: int = 1,
+    name: str = "training",
+    after: After = lambda state: None,
 ) -> Trained:
     """Train a program in a folder, from its latest checkpoint if there is one.
+
+    Args:
+      program: what to train.
+      config: its Config.
+      folder: the run directory.
+      batch_devices: how many devices share each batch.
+      name: of the experiment, for people.
+      after: is called after each call, and may raise.
 
     Raises:
       Stopped: after SIGINT or SIGTERM, when the state has been saved.
@@ -123,7 +176,7 @@ def train(
         event_writer(folder / "events", dataclasses.asdict(config), metrics) as events,
         progress(program.steps) as show,
     ):
-        observer = observer_of(plan, folder, name, show, events.add)
+        observer = observer_of(plan, folder, name, show, events.add, after)
         there, state = loop.train(plan, folder, observer, stops)
         (ended,) = state.outcomes
         if processes.is_first():
@@ -133,7 +186,8 @@ def train(
     rows = rundir.rows_of(folder / "metrics.jsonl")
     finished = Finished(kept, hparams, rows, ended["best_step"])
     failures = int(np.asarray(read_status(program.task, there.members).failures)[0])
-    return Trained(ended, finished, state.seconds, divergence_of(plan, state, failures, rows))
+    divergence = divergence_of(plan, state, failures, rows)
+    return Trained(ended, finished, state.seconds, divergence, batch_devices)
 
 
 def observer_of(
@@ -142,6 +196,7 @@ def observer_of(
     name: str,
     show: Show,
     write_events: Callable[[Row], None],
+    after: After,
 ) -> Observer:
     """Return what is called on the way of a run: it says how far the run has come."""
     begun = 0  # after how many evaluations
@@ -158,6 +213,7 @@ def observer_of(
         (means,) = loop.means_of(metrics) or [{}]
         step = int(np.asarray(status.step)[0])
         show(step, message(plan.program, means, valid), state.evaluation > begun)
+        after(state)
 
     def evaluated(state: SweepState, rows: Sequence[Row]) -> None:
         for row in rows:

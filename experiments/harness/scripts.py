@@ -17,7 +17,7 @@ def run(
     folder: str | Path = "",
     *,
     overwrite: bool = False,
-    devices: int = 1,
+    devices: int | str = "auto",
     **fields: Any,
 ) -> Run:
     """Train an experiment, go on with it, or find it finished; return the trained run.
@@ -28,7 +28,7 @@ def run(
       folder: the run directory, by default that of the launcher.
       overwrite: delete an earlier run there first. Of a notebook, whose code has no file, it must
         be true where there is one, since nothing tells whether the code has changed.
-      devices: of this process that share each batch.
+      devices: of this process that share each batch, as ``--devices`` says it.
       **fields: of its Config, where they are not the default.
 
     Raises:
@@ -47,7 +47,7 @@ def run(
     launch = Launch(workdir=str(folder))
     path = run_directory(runs_of(found) / found.name, launch, default_name(asked))
     check_code_is_known(found, path, overwrite)
-    hardware = Hardware(devices=devices)
+    hardware = made(Hardware, {"devices": str(devices)})
     status = single.main(
         single.Asked(found, asked, path, overwrite, hardware, f"run({found.word!r}, ...)")
     )

@@ -117,7 +117,7 @@ def final_numbers(
         **selected_by(program),
         "parameters": sum(leaf.size for leaf in leaves if is_trained(leaf)),
         "train_seconds": round(trained.seconds, 3),
-        **when_and_where(experiment),
+        **when_and_where(experiment, trained.devices),
     }
 
 
@@ -130,13 +130,18 @@ def selected_by(program: Program) -> dict[str, Any]:
     }
 
 
-def when_and_where(experiment: Experiment) -> dict[str, Any]:
-    """Return what stands at the end of every ``result.json``."""
+def when_and_where(experiment: Experiment, devices: int = 0) -> dict[str, Any]:
+    """Return what stands at the end of every ``result.json``.
+
+    Args:
+      experiment: what was trained.
+      devices: how many of them trained it; 0 for all.
+    """
     return {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         **code_version(experiment.file),
         "python": platform.python_version(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "device": f"{devices or jax.device_count()} x {jax.devices()[0].device_kind}",
     }
 
 

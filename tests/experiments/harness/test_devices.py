@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.harness import devices, loop
+from experiments.harness import devices, loop, trial
 from experiments.harness import run as single
 from experiments.harness.devices import (
     bytes_of_member,
@@ -24,12 +25,16 @@ from experiments.harness.devices import (
 from experiments.harness.engine import engine_of
 from experiments.harness.errors import UserError
 from experiments.harness.plan import fresh_state, plan_of_run
+from experiments.harness.processes import Hardware, check_devices_text
 from experiments.harness.program import Program
+from experiments.harness.rundir import rows_of
+from experiments.harness.trial import most_devices
 from recurrent.training.population import batch_mesh, put
-from tests.toys import LENGTHS, POLICY, FitConfig, LengthsConfig, PolicyConfig, fit
+from tests.toys import LENGTHS, POLICY, FitConfig, LengthsConfig, PolicyConfig, experiment, fit
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = LengthsConfig(epochs=2)
+OFTEN = LengthsConfig(epochs=2, steps_per_call=1)
 two_devices = pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
 
 
@@ -38,9 +43,9 @@ def program() -> Program:
     return LENGTHS.program(CONFIG)
 
 
-def trained(folder: Path, count: int) -> list[dict[str, Any]]:
+def trained(folder: Path, count: int, config: Any = CONFIG) -> list[dict[str, Any]]:
     """The rows of a run on so many devices."""
-    return single.train(program(), CONFIG, folder, check_devices(count, CONFIG)).finished.rows
+    return single.train(program(), config, folder, check_devices(count, config)).finished.rows
 
 
 @pytest.mark.long
@@ -119,6 +124,106 @@ def test_devices_that_are_not_there_or_cannot_share_a_batch_are_refused(
         pytest.skip("needs two devices")
     with pytest.raises(UserError, match=words):
         check_devices(count, LengthsConfig(batch_size=batch_size))
+
+
+# A trial of more devices
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Make a trial of the shortest training, and its devices faster than one."""
+    monkeypatch.setattr(trial, "WORTH", -1)
+    monkeypatch.setattr(trial, "seconds_of_call", lambda plan: 1e-6 * trial_seconds(plan))
+    return monkeypatch
+
+
+trial_seconds = trial.seconds_of_call
+
+
+def launched(folder: Path, given: str = "auto") -> list[dict[str, Any]]:
+    """The rows of a run, whose calls are so short that there are more than three."""
+    found = experiment(LENGTHS, "lengths")
+    hardware = Hardware(devices=given)
+    assert single.main(single.Asked(found, OFTEN, folder, False, hardware, "again")) == 0
+    return rows_of(folder / "metrics.jsonl")
+
+
+def device_of(folder: Path) -> str:
+    return json.loads((folder / "result.json").read_text())["device"]
+
+
+@pytest.mark.long
+@two_devices
+def test_a_run_that_two_devices_train_faster_begins_again_on_them(
+    tmp_path: Path, eager: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = launched(tmp_path / "two", "2")
+    assert launched(tmp_path / "auto") == rows
+    assert re.search(r"2 devices are [\d.]+ times as fast as one: the", capsys.readouterr().out)
+    assert device_of(tmp_path / "auto").startswith("2 x ")
+    noted = json.loads((tmp_path / "auto" / "devices.json").read_text())
+    assert noted["devices"] == 2
+    assert set(noted["seconds_of_a_call"]) == {"1", "2"}
+
+    # which holds for what is left of it, without a trial
+    (tmp_path / "auto" / "result.json").unlink()
+    (tmp_path / "auto" / "report.html").unlink()
+    eager.setattr(trial, "seconds_of_call", None)
+    assert launched(tmp_path / "auto") == rows
+    assert device_of(tmp_path / "auto").startswith("2 x ")
+
+
+@pytest.mark.long
+@two_devices
+@pytest.mark.parametrize("why", ["short", "no faster", "asked for", "fails"])
+def test_other_runs_stay_on_one_device(why: str, tmp_path: Path, eager: pytest.MonkeyPatch) -> None:
+    if why == "short":
+        eager.setattr(trial, "WORTH", 1000.0)
+    if why == "no faster":
+        eager.setattr(trial, "seconds_of_call", lambda plan: 1000.0)
+    if why == "fails":
+        eager.setattr(trial, "seconds_of_call", lambda plan: 1 / 0)
+    rows = launched(tmp_path / "run", "1" if why == "asked for" else "auto")
+    assert rows == trained(tmp_path / "one", 1, OFTEN)
+    assert device_of(tmp_path / "run").startswith("1 x ")
+    assert not (tmp_path / "run" / "devices.json").exists()
+
+
+@pytest.mark.long
+@two_devices
+def test_a_run_that_is_gone_on_with_stays_where_it_was(
+    tmp_path: Path, eager: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    advanced = loop.advanced
+
+    def killed(plan: Any, call: Any, data: Any, there: Any, state: Any) -> Any:
+        if state.step_in_evaluation:
+            raise Killed
+        return advanced(plan, call, data, there, state)
+
+    eager.setattr(loop, "SECONDS_BETWEEN_SAVES", -1)
+    with eager.context() as patch:
+        patch.setattr(loop, "advanced", killed)
+        with pytest.raises(Killed):
+            launched(tmp_path / "run")
+    assert launched(tmp_path / "run") == trained(tmp_path / "one", 1, OFTEN)
+
+
+@pytest.mark.parametrize("size", [1, 7, 12, 64])
+def test_as_many_devices_are_tried_as_can_share_a_batch(size: int) -> None:
+    most = most_devices(LengthsConfig(batch_size=size))
+    assert size % most == 0
+    assert all(size % k for k in range(most + 1, jax.local_device_count() + 1))
+    assert most_devices(FitConfig()) == jax.local_device_count()
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "", "123456"])
+def test_what_is_no_number_of_devices_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--devices: expected auto or a whole number from 1"):
+        check_devices_text(text)
 
 
 # Memory
