@@ -56,6 +56,13 @@ class Settings:
     )
     seconds: float = option(0.5, "how long rounds continue, per program", minimum=0, maximum=3600)
     repeats: int = option(7, "minimum number of rounds", minimum=2, maximum=10**6)
+    drawn: int = option(
+        0,
+        "shapes drawn at random for each cell, on which our own choices are compared with others",
+        minimum=0,
+        maximum=10**4,
+    )
+    drawn_seed: int = option(0, "decides which shapes are drawn", minimum=0)
     precision: str = option(
         "float32", "of numbers and of products on a GPU", choices=tuple(PRECISIONS)
     )
@@ -178,6 +185,7 @@ def beginning(settings: Settings, command: str, missing: dict[str, str]) -> Resu
         "ablation": [],
         "long": [],
         "populations": [],
+        "drawn": [],
     }
 
 
@@ -190,7 +198,7 @@ def jobs(
     settings: Settings, wanted: Selection, modules: dict[str, Any]
 ) -> Iterator[tuple[str, str, Callable[[], Rows]]]:
     """Yield what to measure: the part, the title of the case, and a function that measures it."""
-    from experiments.bench import ablation, long, populations
+    from experiments.bench import ablation, drawn, long, populations
 
     few = slice(1 if settings.quick else None)
     if has(wanted, part="table"):
@@ -210,6 +218,9 @@ def jobs(
             for members in populations.MEMBERS[: 2 if settings.quick else None]:
                 job = partial(population_rows, settings, names, modules, case, members)
                 yield "populations", f"{members} of {case.shape}", job
+    if has(wanted, part="drawn"):
+        for case in drawn.drawn_cases(settings.drawn, settings.drawn_seed):
+            yield "drawn", f"drawn {case.cell} {case.shape}", partial(drawn_rows, settings, case)
 
 
 def table_rows(settings: Settings, wanted: Selection, modules: dict[str, Any], case: Case) -> Rows:
@@ -291,6 +302,26 @@ def population_rows(
     fields = about(case, "backward") | {"members": members}
     rows = measured(few, fields, each, [populations.ONE_BY_ONE])
     names[:] = fast_enough(rows, populations.SLOW)
+    return rows
+
+
+def drawn_rows(settings: Settings, case: Case) -> Rows:
+    """Measure all ways of a case, and note which of them the library chooses."""
+    from experiments.bench import drawn
+    from experiments.bench.reference import expected
+    from experiments.bench.weights import draw
+
+    weights, xs = draw(case)
+    right = cache(partial(expected, case, weights, xs))
+    rows: Rows = []
+    for measure in drawn.MEASURES:
+
+        def made(way: str, measure: str = measure) -> Any:
+            return drawn.program(case, weights, xs, measure, way), right()[measure]
+
+        each = {way: partial(made, way) for way in drawn.ways_of(case)}
+        chosen = drawn.chosen_way(case, weights, xs, measure)
+        rows += measured(settings, about(case, measure) | {"chosen": chosen}, each, [chosen])
     return rows
 
 

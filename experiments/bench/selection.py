@@ -7,7 +7,7 @@ from experiments.bench.cases import CELLS, FORMS, MEASURES, SHAPES, Shape
 from experiments.bench.libraries import LIBRARIES, OURS
 from experiments.harness.errors import UserError, did_you_mean
 
-PARTS = ("table", "ablation", "long", "populations")
+PARTS = ("table", "ablation", "long", "populations", "drawn")
 WORDS: dict[str, Sequence[str]] = {
     "part": PARTS,
     "cell": tuple(CELLS),

@@ -1,5 +1,6 @@
 """Write the Markdown tables of a result, the contents of ``bench.json``."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,8 @@ def page(result: Result) -> str:
     """Return the whole page, wins and losses alike."""
     parts = [heading(result), *comparison(result["table"])]
     parts += [ablation(result["ablation"]), long(result["long"])]
-    parts += [populations(result.get("populations", [])), failures(result)]
+    parts += [populations(result.get("populations", [])), drawn(result.get("drawn", []))]
+    parts += [failures(result)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -335,6 +337,33 @@ def a_member(row: Row | None) -> str:
     ratio = row["ratios"].get("torch, one by one")
     # The ratios of a row divide the others' time by its own.
     return each if ratio is None else f"{each}, {1 / ratio[0]:.2f}"
+
+
+def drawn(rows: list[Row]) -> str:
+    """Return the section of drawn shapes: by how much our choices miss the fastest ways."""
+    if not rows:
+        return ""
+    lines, names = [["shapes", "geometric mean", "worst", "its shape", "chosen", "best"]], []
+    for cell, measure, some in kinds(rows):
+        found = [each for each in map(regret, by_case(some).values()) if each]
+        worst = max(found)
+        mean = math.exp(sum(math.log(each[0]) for each in found) / len(found))
+        names.append(f"{CELLS[cell]}, {MEASURES[measure]}")
+        lines.append([str(len(found)), f"{mean:.3f}", f"{worst[0]:.2f}", *worst[1:]])
+    return (
+        "## Shapes drawn at random\n\nOur time, by the way that the library chooses, over that of "
+        "the fastest of all ways.\n\n" + table("regret", names, lines)
+    )
+
+
+def regret(case: dict[str, Row]) -> tuple[float, str, str, str] | None:
+    """Return a case's regret, its shape, what was chosen, and what was best; None if it failed."""
+    seconds = {name: row["seconds"][0] for name, row in case.items() if "seconds" in row}
+    row = next(iter(case.values()))
+    if row["chosen"] not in seconds:
+        return None
+    best = min(seconds, key=seconds.__getitem__)
+    return seconds[row["chosen"]] / seconds[best], case_name(row), row["chosen"], best
 
 
 def failures(result: Result) -> str:

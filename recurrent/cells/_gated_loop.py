@@ -41,6 +41,8 @@ Blocks = list[Array]
 UNROLL = 4
 # Rows of a step on a CPU up to which a second product costs more by its call than by its work.
 FEW_ROWS = 8
+# Where a CPU multiplies x.
+WAYS = OUTSIDE, INSIDE, TOGETHER = "outside", "inside", "together"
 # Steps from which on joining two kernels, once a call, costs less than it saves.
 MANY_STEPS = 32
 
@@ -244,6 +246,7 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
     With ``keeps``, also return the states before each step and the residuals. Those states lack
     h, which is the output of the step before.
     """
+    way = way_on_cpu(forward, maps, weights, state, steps)
 
     def apart(project):
         return lambda x, h: (project(x), maps.recurrent.apply(weights.recurrent, h))
@@ -257,8 +260,9 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
         return new, (new.hidden, *kept)
 
     def project_inside(state, steps):
-        together = _together(forward, maps, weights, state, steps)
-        products = together or apart(partial(maps.input.apply, weights.input))
+        products = apart(partial(maps.input.apply, weights.input))
+        if way == TOGETHER:
+            products = _together(maps, weights) or products
         return lax.scan(partial(body, products), state, steps, reverse=reverse)
 
     def project_outside(state, steps):
@@ -290,30 +294,48 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
         return lax.scan(of_step, state, inputs, reverse=reverse, unroll=_unroll(zx))
 
     outside = project_outside_and_keep if keeps else project_outside
-    on_cpu = outside if _is_read_once(weights, state, steps.x) else project_inside
+    on_cpu = outside if way == OUTSIDE else project_inside
     last, stacked = lax.platform_dependent(state, steps, cpu=on_cpu, default=on_accelerator)
     return last, *stacked
 
 
-def _together(forward, maps, weights, state, steps):
-    """Return ``(x, h) -> (zx + zh, 0)`` by one product; None where two are to be taken.
+def way_on_cpu(forward, maps, weights, state, steps) -> str:
+    """Return where a CPU multiplies x: `OUTSIDE` the loop, `INSIDE` it, or `TOGETHER` with h.
 
-    That needs dense maps, and a gate that uses zx and zh only as their sum. It saves a call in each
-    step, which is felt with few rows, and the sum of the results; it costs a copy of x and h, so
-    that with more rows it is faster where the results are larger than these. Before the first step
-    the kernels are copied, which a short sequence does not make up for.
+    Rules choose it, which were measured; `experiments.bench.drawn` tells by how much they miss.
+    """
+    if _is_read_once(weights, state, steps.x):
+        return OUTSIDE
+    return TOGETHER if _is_one_product(forward, maps, weights, state, steps) else INSIDE
+
+
+def _is_one_product(forward, maps, weights, state, steps) -> bool:
+    """Return whether one product of x and h in each step is faster than two.
+
+    It needs a gate that uses zx and zh only as their sum. It saves a call in each step, which is
+    felt with few rows, and the sum of the results; it costs a copy of x and h, so that with more
+    rows it is faster where the results are larger than these. Before the first step the kernels are
+    copied, which a short sequence does not make up for.
     """
     kernels = weights.input["kernel"], weights.recurrent["kernel"]
     if len({each.dtype for each in (*kernels, steps.x, state.hidden)}) > 1:
-        return None
+        return False
     time, rows = steps.x.shape[0], math.prod(state.hidden.shape[:-1])
     few = is_known(rows) and rows <= FEW_ROWS
     pays = few or kernels[0].shape[-1] > sum(map(len, kernels))
     if not (is_known(time) and time >= MANY_STEPS and pays):
-        return None
+        return False
+    return uses_sums_alone(forward, maps, weights, state, steps)
+
+
+def uses_sums_alone(forward, maps, weights, state, steps) -> bool:
+    """Return whether a gate uses zx and zh only as their sum, so that one product gives both."""
     of_x, of_h = _shapes_of_blocks(maps, weights, state, steps.x[0])
-    if not len(of_x) == len(of_h) == len(_sums_alone(forward, of_x, of_h, state)):
-        return None
+    return len(of_x) == len(of_h) == len(_sums_alone(forward, of_x, of_h, state))
+
+
+def _together(maps, weights):
+    """Return ``(x, h) -> (zx + zh, 0)`` by one product; None for maps that are not dense."""
     joined = joined_affine(maps, weights.input, weights.recurrent)
     if joined is None:
         return None

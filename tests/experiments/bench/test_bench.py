@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from experiments import __main__ as launcher
 from experiments.bench import (
     ablation,
     comparison,
+    drawn,
     figures,
     libraries,
     machine,
@@ -38,6 +40,7 @@ from experiments.bench.cases import CELLS, SHAPES, Case, Shape, cases, flop
 from experiments.bench.program import jax_program
 from experiments.bench.weights import Weights, draw, each
 from experiments.harness.errors import UserError
+from recurrent.cells import _gated_loop
 
 TINY = Shape(5, 3, 2, 4)
 EVEN = Shape(5, 4, 2, 4)  # two devices can share its batch
@@ -502,6 +505,12 @@ RESULT = {
         row("torch, one by one", 0.064, {"torch, one by one": [1, 1, 1]}, members=8),
         row("ours, vmap", 0.003, {}, members=1),
     ],
+    "drawn": [
+        row("outside", 0.001, {}, chosen="outside"),
+        row("inside", 0.002, {}, chosen="outside"),
+        row("outside", 0.003, {}, chosen="inside", hidden=32),
+        row("inside", 0.012, {}, chosen="inside", hidden=32),
+    ],
 }
 
 
@@ -520,6 +529,7 @@ def test_the_tables_report_wins_and_losses() -> None:
         "Skipped: Haiku (it is not installed).",
         "| 28x32x28x128, ours, vmap | 3 | 2, 0.25 |",
         "| 28x32x28x128, torch, one by one | - | 8, 1.00 |",
+        "| LSTM, forward + backward | 2 | 2.000 | 4.00 | 28x32x28x32 | inside | outside |",
         "- Keras, lstm 5x3x2x4 bidirectional backward: differs from the reference by 2.0e-01",
     ):
         assert line in page
@@ -563,6 +573,56 @@ def test_a_quick_run_writes_all_results(tmp_path: Path, capsys: pytest.CaptureFi
     assert (tmp_path / "bench.md").read_text() == tables.page(result)
     assert (tmp_path / "bench.md").read_text() in capsys.readouterr().out
     assert (tmp_path / "ratios_backward.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("small")
+def test_drawn_shapes_compare_what_is_chosen_with_all_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawn, "MOST_FLOP", 10**6)
+    flags = ["--only=drawn", "--drawn=1", "--seconds=0", "--repeats=2", f"--out={tmp_path}"]
+    assert launcher.main(["bench", *flags]) == 0
+    rows = json.loads((tmp_path / "bench.json").read_text())["drawn"]
+    assert len(rows) == 2 * (3 + 2 + 3)  # of an LSTM, a GRU and an Elman cell
+    for each_row in rows:
+        assert each_row["error"] < 1e-4
+        assert each_row["chosen"] in ("outside", "inside", "together")
+    assert "## Shapes drawn at random" in (tmp_path / "bench.md").read_text()
+
+
+def test_shapes_are_drawn_by_their_seed_within_the_ranges() -> None:
+    found = list(drawn.drawn_cases(5, 3))
+    assert found == list(drawn.drawn_cases(5, 3)) != list(drawn.drawn_cases(5, 4))
+    assert [case.cell for case in found] == [cell for cell in CELLS for _ in range(5)]
+    for case in found:
+        assert flop(case, "backward") <= drawn.MOST_FLOP
+        for size, (low, high) in zip(case.shape, drawn.RANGES.values(), strict=True):
+            assert low <= size <= high
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["outside", "inside", "together"])
+def test_a_way_that_is_asked_for_is_taken_and_agrees_with_the_others(way: str) -> None:
+    """The products in one step of the loop tell which it is."""
+    case = Case("lstm", Shape(40, 4, 3, 5))
+    weights, xs = draw(case)
+    with mock.patch.object(_gated_loop, "way_on_cpu", return_value=way):
+        network = with_recurrent.build(case, weights)
+        trace = str(jax.make_jaxpr(network.apply)(network.params, xs))
+    assert ("concatenate" in trace) == (way == "together")
+    found = drawn.program(case, weights, xs, "backward", way)
+    right = reference.expected(case, weights, xs)["backward"]
+    assert verify.error(found.arrays(found.run()), right) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("shape", "way"),
+    [((20, 1, 64, 8), "outside"), ((20, 9, 4, 8), "inside"), ((400, 4, 16, 48), "together")],
+)
+def test_what_the_rules_choose_is_told(shape: tuple[int, ...], way: str) -> None:
+    case = Case("lstm", Shape(*shape))
+    assert drawn.chosen_way(case, *draw(case), "forward") == way
 
 
 @pytest.mark.long
