@@ -1,4 +1,4 @@
-"""How often does a network read a whole string of handwritten digits without a mistake?
+"""How often does a network read a whole string of handwritten digits correctly?
 
 Strings of 1 to 8 digits that nearly touch, or overlap; new ones in each epoch; trained with CTC,
 without being told where a digit stands. Strings of the test split are made of its images alone.

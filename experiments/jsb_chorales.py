@@ -1,4 +1,4 @@
-"""How well does a recurrent network foretell the next chord of a chorale by Bach?
+"""How well does a recurrent network predict the next chord of a chorale by Bach?
 
 Command: ./launch.sh jsb_chorales [--cell=gru] [--head=joint] [--view=key] [--transpose=6]
          ./launch.sh compose RUN_DIRECTORY --midi=chorale.mid
@@ -17,7 +17,7 @@ from experiments.harness.program import Program
 from experiments.shared import chords
 from experiments.shared.cell_flag import cell_option
 from experiments.shared.composing import LOSS, Network, compose_command, exhibits
-from experiments.shared.stacked import foretelling_layers
+from experiments.shared.stacked import autoregressive_layers
 from experiments.shared.tasks import MinibatchConfig, minibatch_program
 from recurrent.training.task import HParams, Metrics
 
@@ -98,7 +98,7 @@ def program(config: Config) -> Program:
 def model_of(config: Config, dropout: Any = 0.0, key: Array | None = None) -> recurrent.Cell:
     """Return the network, from rolls ``[T, B, KEYS]`` to features ``[T, B, F]``."""
     size = KEYS if config.view == "chord" else chords.SEEN
-    parts = foretelling_layers(config, size, LONGEST, dropout, key)
+    parts = autoregressive_layers(config, size, LONGEST, dropout, key)
     if config.view == "key":
         return chords.for_each_key(parts)
     return recurrent.stack(*parts, input_shape=(KEYS,))

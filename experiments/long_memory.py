@@ -1,4 +1,4 @@
-"""Which recurrent network still knows, after thousands of steps, what it read in the beginning?
+"""Which recurrent network remembers, thousands of steps later, what it read first?
 
 Command: ./launch.sh long_memory [--problem=adding|copy|recall] [--length=600] [--cell=lru]
              [--blocks=2]

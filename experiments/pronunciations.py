@@ -1,4 +1,4 @@
-"""How well does a network learn to say the words of English, from their letters?
+"""How well does a network learn to pronounce English words from their letters?
 
 Command: ./launch.sh pronunciations [--split=stems] [--stress] [--cell=gru] [--attention=last]
          ./launch.sh evaluate RUN_DIRECTORY --beam=5

@@ -1,4 +1,4 @@
-"""Does a policy with a memory act well on what it no longer sees?
+"""Does a policy with memory act well on what it can no longer see?
 
 Command: ./launch.sh recurrent_ppo [--environment=cart_pole_positions] [--memory=none] [--frames=4]
          ./launch.sh sweep recurrent_ppo --sweep=seed=0:5

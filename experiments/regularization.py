@@ -42,7 +42,7 @@ class Config(MinibatchConfig):
     data: str = option(
         "digits",
         "images, which are read row by row and named, or a text, of whose words each next one is "
-        "foretold",
+        "predicted",
         choices=(*DATASETS, *TEXTS),
     )
     text: str = option("", "a UTF-8 file to read words from instead", file=True)

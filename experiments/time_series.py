@@ -1,4 +1,4 @@
-"""To which class does a time series belong, or how does it go on?
+"""Which class does a time series belong to, or how does it continue?
 
 Command: ./launch.sh time_series [--data=JapaneseVowels] [--resample=1]
          ./launch.sh time_series --data=m1_yearly

@@ -1,4 +1,4 @@
-"""How well does an LSTM foretell the next values of a column of a CSV file?"""
+"""How well does an LSTM predict the next values of a column of a CSV file?"""
 
 import dataclasses
 from typing import Any
@@ -17,9 +17,9 @@ from recurrent.training import Metric
 @dataclasses.dataclass(frozen=True)
 class Config(MinibatchConfig):
     csv: str = option("", "the file; its first line names the columns", file=True)
-    column: str = option("value", "the column to foretell")
+    column: str = option("value", "the column to predict")
     window: int = option(24, "T, values that are read", minimum=1)
-    horizon: int = option(6, "values that are foretold", minimum=1)
+    horizon: int = option(6, "values that are predicted", minimum=1)
     hidden_size: int = option(32, "H", minimum=1)
     learning_rate: float = 0.01
 

@@ -62,7 +62,7 @@ def numbered_words(text: str, most_words: int, vocabulary: int) -> Words:
 
 
 def windows(tokens: np.ndarray, steps: int) -> dict[str, np.ndarray]:
-    """Cut numbers ``[N]`` into sequences in which each foretells the next.
+    """Cut numbers ``[N]`` into sequences in which each predicts the next.
 
     Returns:
       ``"tokens"`` and ``"targets"``, ``[B, T]``, and ``"real"``, False where the last sequence is

@@ -5,7 +5,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from experiments.harness.engine import engine_of
 from experiments.harness.plan import Plan, SweepState, fresh_state, plan_of_run, steps_taken
 from recurrent.training.population import batch_mesh, put
 
-CALLS = 3  # that are timed; the fastest counts
-WORTH = 30.0  # seconds that must lie ahead, since a trial takes about five
+CALLS, ENOUGH = 3, 2.0  # the most calls that are timed, and seconds that are enough
+WORTH = 10.0  # times the trial that a training must have ahead
 GAIN = 1.1  # below which one device goes on, whose figures anyone can repeat
 CHOICE = "devices.json"
 STAYS = {"lock", "config.json", "files"}  # in a run that begins again
@@ -52,29 +52,41 @@ def chosen(folder: Path) -> int:
 def trial(plan: Plan, count: int) -> After:
     """Return what is called after each call of a run on one device, and tries more of them once.
 
+    It does where that takes, with what is lost by beginning again, no more than a tenth of the
+    time ahead.
+
     Args:
-      plan: of the run.
+      plan: of the run, which is about to begin.
       count: of the devices to try.
 
     Raises:
       FasterOnMore: by what is returned, where these devices are faster.
     """
-    ends: list[tuple[float, int]] = []
-    size = steps_of_call(plan)
+    began, ends, is_over = time.monotonic(), [], False
 
     def after(state: SweepState) -> None:
-        ends.append((time.monotonic(), steps_taken(plan, state)))
-        gone_on_with = ends[0][1] != size  # a run that stays where it was
-        if len(ends) != CALLS + 1 or gone_on_with:
+        nonlocal is_over
+        if is_over:
             return
-        one = min(b[0] - a[0] for a, b in itertools.pairwise(ends))
-        ahead = (plan.program.steps - ends[-1][1]) / size
-        if ahead * one > WORTH:
+        ends.append(time.monotonic())
+        steps, size = steps_taken(plan, state), steps_of_call(plan)
+        took = [b - a for a, b in itertools.pairwise(ends)]
+        resumed = len(ends) == 1 and steps != size  # such a run stays where it was
+        is_over = resumed or is_enough(took)
+        if resumed or not is_over:
+            return
+        one, cost = min(took), 2 * (ends[-1] - began)  # it compiles and runs as long
+        if (plan.program.steps - steps) / size * one > WORTH * cost:
             several = tried(plan_of_run(plan.program, plan.config, count))
             if one > GAIN * several:
                 raise FasterOnMore({1: one, count: several})
 
     return after
+
+
+def is_enough(took: Sequence[float]) -> bool:
+    """Return whether so many calls, of so many seconds, tell how fast they are."""
+    return len(took) == CALLS or sum(took) > ENOUGH
 
 
 def steps_of_call(plan: Plan) -> int:
@@ -100,16 +112,16 @@ def seconds_of_call(plan: Plan) -> float:
     """Return how long one call of a training takes on its devices, from weights of its own."""
     engine = engine_of(plan.program, plan.layout)
     data = put(plan.program.data["train"], plan.layout, shared=True)
-    best = math.inf
+    took: list[float] = []
     with batch_mesh(plan.layout):
         given = loop.hparams_in_slots(plan, fresh_state(plan, {})), np.zeros(plan.slots, bool)
         members = engine.begin(given)
         call = loop.compiled_calls(engine, members, data)(steps_of_call(plan))
-        for _ in range(CALLS):
+        while not is_enough(took):
             began = time.monotonic()
             members, _ = jax.block_until_ready(call(members, data))
-            best = min(best, time.monotonic() - began)
-    return best
+            took.append(time.monotonic() - began)
+    return min(took)
 
 
 def begin_again(folder: Path, found: FasterOnMore) -> None:

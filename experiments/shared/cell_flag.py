@@ -57,7 +57,7 @@ def make_cell(
       name: of the cell.
       input_size: D.
       hidden_size: H.
-      causal: the longest sequence in which the cell must foretell its next input: there it must
+      causal: the longest sequence in which the cell must predict its next input: there it must
         not look ahead, and it must have a step; 0 where it may look ahead.
       **options: of the function that builds it.
 
@@ -107,11 +107,11 @@ def near_sizes(name: str, input_size: int, hidden_size: int, options: dict[str, 
 
 
 def check_causal(name: str, cell: Cell, steps: int) -> None:
-    """Raise `UserError` where a cell cannot foretell its next input, because it reads that too."""
+    """Raise `UserError` where a cell cannot predict its next input, because it reads that too."""
     if looks_ahead(name, cell, steps):
         raise UserError(
             f"--cell: {name} looks ahead: its output at a step moves when only later inputs "
-            "change, and this experiment has it foretell those. Take a cell that reads forwards "
+            "change, and this experiment has it predict those. Take a cell that reads forwards "
             "alone, such as one of the two in recurrent.bidirectional."
         )
     if ":" in name:

@@ -1,4 +1,4 @@
-"""Let a network that foretells chords compose: as MIDI, as sound, and in a report."""
+"""Let a network that predicts chords compose: as MIDI, as sound, and in a report."""
 
 import dataclasses
 from collections.abc import Callable, Iterator

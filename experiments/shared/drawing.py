@@ -21,7 +21,7 @@ LOSS = Metric("loss", higher_is_better=False, format="{:.2f} nats an image")
 
 
 class Model(NamedTuple):
-    """Hold the parts of a network that foretells an image from the top left to the bottom right.
+    """Hold the parts of a network that predicts an image from the top left to the bottom right.
 
     Attributes:
       rows: a cell that reads rows ``[..., W]``, the first of which is empty.

@@ -33,7 +33,7 @@ class ExplainText(ExplainFlags):
 
 
 def explainable(run: Run, flags: ExplainText) -> Explainable:
-    """Return a text and the network that foretells what follows it.
+    """Return a text and the network that predicts what follows it.
 
     Raises:
       UserError: for a text that is empty, too long or has characters that training has not seen,

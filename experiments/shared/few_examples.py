@@ -85,7 +85,7 @@ def chosen(images: ImageSet, count: int, seed: int) -> ImageSet:
 
 
 def words_of_text(text: str, examples: int) -> Job:
-    """Return the job of foretelling each next word, in windows that begin with a fresh state."""
+    """Return the job of predicting each next word, in windows that begin with a fresh state."""
     words = numbered_words(text, examples, MOST_WORDS)
     parts = {"train": words.train, "valid": words.valid, "test": words.test}
 

@@ -44,7 +44,7 @@ def forecaster(config: Any, inputs: int, horizon: int) -> Forecaster:
 
 
 def init(model: Forecaster, key: Array) -> Any:
-    """Draw the params of a network, which first foretells the mean of the naive forecasts."""
+    """Draw the params of a network, which first predicts the mean of the naive forecasts."""
     return init_all({"reader": model.reader.model(), "head": model.head}, key)
 
 

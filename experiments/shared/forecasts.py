@@ -1,4 +1,4 @@
-"""Show what a trained forecaster foretells, beside what came and the naive forecasts."""
+"""Show what a trained forecaster predicts, beside what came and the naive forecasts."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class Judged(NamedTuple):
     errors: dict[str, np.ndarray]
 
 
-def foretold(config: Any, params: Any, windows: Windows) -> np.ndarray:
+def predicted(config: Any, params: Any, windows: Windows) -> np.ndarray:
     """Return the quantiles of windows [N, h, Q], in values."""
     model = model_for(config, windows.arrays)
     names = ("past", "length", "naive")
@@ -75,7 +75,7 @@ def forecast_exhibits(config: Any, ready: Prepared, finished: Finished) -> Itera
       finished: the training.
     """
     panel, test = ready.panel, ready.windows["test"]
-    found = judged(foretold(config, finished.kept, test), test)
+    found = judged(predicted(config, finished.kept, test), test)
     yield comparison(found)
     yield steps_ahead(found)
     if len(panel.values) == 1:
@@ -207,7 +207,7 @@ def backtest(ready: Prepared, found: Judged, coming: np.ndarray) -> Figure:
     return Figure(
         "forecasts",
         "Backtest, and the next steps",
-        f"At each dotted line the network foretells {panel.horizon} steps from what came before; "
+        f"At each dotted line the network predicts {panel.horizon} steps from what came before; "
         "its weights are the same throughout. The last forecast is of what nobody knows yet. Bands "
         "of 90, 80 and 50 %.",
         forecasts(
@@ -246,4 +246,4 @@ def next_steps(config: Any, params: Any, panel: Panel, settings: Settings) -> np
     # No error is measured, so any unit will do, but one of the size of the values.
     units = [np.abs(np.nan_to_num(values[:, 0])).max() or 1.0 for values in panel.values]
     windows = windows_of(panel, settings, np.array(units), places, "the end")
-    return foretold(config, params, windows)
+    return predicted(config, params, windows)

@@ -1,4 +1,4 @@
-"""Build networks that foretell the next character, from a Config, and say what they cost."""
+"""Build networks that predict the next character, from a Config, and say what they cost."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from jax import Array
 import recurrent
 from experiments.harness.config import option
 from experiments.shared.cell_flag import cell_option
-from experiments.shared.stacked import foretelling_layers
+from experiments.shared.stacked import autoregressive_layers
 from experiments.shared.tasks import TbpttConfig
 from recurrent import losses
 from recurrent.training.task import HParams, Metric, Metrics
@@ -22,7 +22,7 @@ BITS = Metric("bits", higher_is_better=False, format="{:.4g} bits a character")
 
 @dataclasses.dataclass(frozen=True)
 class LanguageConfig(TbpttConfig):
-    """Hold the fields of a network that foretells the next character."""
+    """Hold the fields of a network that predicts the next character."""
 
     cell: str = cell_option("lstm", "; it must not look ahead")
     layers: int = option(1, "number of stacked layers", minimum=1, maximum=100)
@@ -46,7 +46,7 @@ def model_of(
     """Return the network, from tokens ``[T, B]`` to logits ``[T, B, V]``; no key in evaluation.
 
     Raises:
-      UserError: as `foretelling_layers` does.
+      UserError: as `autoregressive_layers` does.
     """
     width = config.embedding_size
     parts: list[Any] = layers_of(config, dropout, key)
@@ -64,7 +64,7 @@ def layers_of(
 ) -> list[recurrent.Cell]:
     """Return the recurrent layers between the vectors of the characters and the readout."""
     drop = recurrent.variational_dropout if config.variational else recurrent.step_dropout
-    return foretelling_layers(
+    return autoregressive_layers(
         *(config, config.embedding_size, config.window, dropout, key),
         drop=drop,
         weight_drop=config.weight_drop,

@@ -36,7 +36,7 @@ def predict(run: Run, flags: Predict) -> Iterator[str]:
     """Write forecasts or classes as CSV."""
     if forecasts(run.config):
         if flags.ts:
-            raise UserError("--ts: the run foretells series; give --csv=FILE, or nothing.")
+            raise UserError("--ts: the run predicts series; give --csv=FILE, or nothing.")
         rows = forecast_rows(run, flags.csv)
     else:
         if flags.csv or not flags.ts:

@@ -1,4 +1,4 @@
-"""Stack the layers that foretell what comes next, as a Config describes them."""
+"""Stack the layers that predict what comes next, as a Config describes them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from experiments.shared.cell_flag import make_cell
 from recurrent.errors import ArgumentError
 
 
-def foretelling_layers(
+def autoregressive_layers(
     config: Any,
     input_size: int,
     longest: int,
@@ -34,7 +34,7 @@ def foretelling_layers(
       weight_drop: share of the recurrent weights dropped, as in `recurrent.weight_drop`.
 
     Raises:
-      UserError: for a cell that looks ahead, which would read what it is to foretell; it is tried
+      UserError: for a cell that looks ahead, which would read what it is to predict; it is tried
         in evaluation, whose network a program builds first. Where weights are to be dropped that
         the cell does not have.
     """

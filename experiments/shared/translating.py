@@ -265,7 +265,7 @@ def metrics(logits: Array, batch: Any, ends: bool = True) -> Metrics:
     Args:
       logits: ``[T, B, V]``.
       batch: of the data.
-      ends: whether the end is a word that must be foretold.
+      ends: whether the end is a word that must be predicted.
     """
     targets = batch["targets"].swapaxes(0, 1)
     steps = jnp.arange(len(targets))[:, None]

@@ -48,7 +48,7 @@ def dynamic_evaluation(
     Example:
       >>> import jax.numpy as jnp, optax
       >>> from recurrent.losses import Average
-      >>> def loss(params, batch, carry):  # foretells one number for all tokens
+      >>> def loss(params, batch, carry):  # predicts one number for all tokens
       ...     error = jnp.square(params - batch["targets"]).sum()
       ...     return error, ({"error": Average(error, jnp.float32(1))}, carry)
       >>> found = dynamic_evaluation(

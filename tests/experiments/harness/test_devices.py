@@ -178,7 +178,7 @@ def test_a_run_that_two_devices_train_faster_begins_again_on_them(
 @pytest.mark.parametrize("why", ["short", "no faster", "asked for", "fails"])
 def test_other_runs_stay_on_one_device(why: str, tmp_path: Path, eager: pytest.MonkeyPatch) -> None:
     if why == "short":
-        eager.setattr(trial, "WORTH", 1000.0)
+        eager.setattr(trial, "WORTH", 1e9)
     if why == "no faster":
         eager.setattr(trial, "seconds_of_call", lambda plan: 1000.0)
     if why == "fails":

@@ -135,7 +135,7 @@ def test_a_long_error_is_cut_between_words(tmp_path: Path) -> None:
     assert "sev [" not in str(caught.value)
 
 
-# A cell that must foretell its next input
+# A cell that must predict its next input
 
 BOTH_WAYS = """
 from recurrent import bidirectional, gru
@@ -165,7 +165,7 @@ BROKEN_SEQUENCE = WITHOUT_STEP.replace("raise Not", "return state, x  # Not").re
         (BROKEN_SEQUENCE, r"a sequence read by .*TypeError: .*\(.*cells.py, line 8\)"),
     ],
 )
-def test_what_cannot_foretell_its_next_input_is_refused(
+def test_what_cannot_predict_its_next_input_is_refused(
     tmp_path: Path, text: str, said: str
 ) -> None:
     file = tmp_path / "cells.py"
@@ -177,12 +177,12 @@ def test_what_cannot_foretell_its_next_input_is_refused(
 
 
 @pytest.mark.parametrize("text", [CELL, GATE])
-def test_a_sound_cell_foretells(tmp_path: Path, text: str) -> None:
+def test_a_sound_cell_predicts(tmp_path: Path, text: str) -> None:
     (tmp_path / "cells.py").write_text(text)
     make_cell(f"{tmp_path}/cells.py:mine", 5, 4, causal=8)
 
 
-def test_what_need_not_foretell_may_look_ahead_and_lack_a_step(tmp_path: Path) -> None:
+def test_what_need_not_predict_may_look_ahead_and_lack_a_step(tmp_path: Path) -> None:
     make(tmp_path, BOTH_WAYS)
     make(tmp_path, WITHOUT_STEP)
 

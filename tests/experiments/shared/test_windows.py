@@ -78,12 +78,12 @@ def test_errors_are_those_of_the_definition() -> None:
             for t in range(1, origin):
                 past[t] = past[t - 1] if np.isnan(past[t]) else past[t]
             slope = (past[-1] - past[0]) / (origin - 1)
-            foretold = {
+            predicted = {
                 "naive": [past[-1]] * H,
                 "seasonal_naive": [past[origin + k - SEASON] for k in range(H)],
                 "drift": [past[-1] + (k + 1) * slope for k in range(H)],
             }
-            for name, each in foretold.items():
+            for name, each in predicted.items():
                 errors = [
                     abs(a - b) for a, b in zip(each, values[origin : origin + H], strict=True)
                 ]
@@ -134,7 +134,7 @@ def test_the_quantile_loss_is_that_of_the_definition() -> None:
 
 
 @pytest.mark.long
-def test_a_new_network_foretells_the_mean_of_the_naive_forecasts_and_quantiles_rise() -> None:
+def test_a_new_network_predicts_the_mean_of_the_naive_forecasts_and_quantiles_rise() -> None:
     test = arrays_of(panel())["test"]
     model = forecasting.model_for(Config(hidden_size=4, layers=1), test.arrays)
     params = forecasting.init(model, jax.random.key(0))
