@@ -92,6 +92,8 @@ class Found(NamedTuple):
     evaluations: dict[str, dict[str, Any]]
 
 
+# What runs did that are older than a field, where that is not its default.
+OLDER = {"pronunciations": {"direct": False}}
 LOOKING = ("additive", "multiplicative")
 BAI = "[Bai et al. 2018](https://arxiv.org/abs/1803.01271), *selected on test*"
 NANO = "[nanoGPT](https://github.com/karpathy/nanoGPT), *selected on test*"
@@ -342,9 +344,9 @@ def tried(line: Line, runs: Sequence[Found]) -> list[dict[int, Found]]:
 
 @functools.cache
 def defaults(experiment: str) -> dict[str, Any]:
-    """Return the defaults of fields, which a run has that is older than they are."""
+    """Return the values of fields that a run has which is older than they are."""
     known = options(catalogue.load(experiment).module.Config)
-    return {name: option.default for name, option in known.items()}
+    return {name: option.default for name, option in known.items()} | OLDER.get(experiment, {})
 
 
 def belongs(run: Found, line: Line) -> bool:
@@ -399,6 +401,7 @@ def score(runs: Sequence[Found]) -> float:
 def command(experiment: str, config: dict[str, Any], over: str = "seed") -> str:
     """Return the command of a run, without its seed, one more field, and what is as by default."""
     known = options(catalogue.load(experiment).module.Config)
+    config = defaults(experiment) | config
     changed = {
         name: config[name]
         for name in known

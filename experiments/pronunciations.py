@@ -33,6 +33,7 @@ class Config(TranslatorConfig):
     split_seed: int = option(0, "decides which words are held out", minimum=0)
     layers: int = 2
     query: str = "first"
+    direct: bool = True
     attention: str = "multiplicative"
     hidden_size: int = 256
     embedding_size: int = 128

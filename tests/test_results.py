@@ -63,6 +63,17 @@ def test_a_run_older_than_a_field_has_its_default(
     assert "| 90.0%, 80.0% (0, 1) |" in row
 
 
+def test_a_run_older_than_a_field_did_what_was_done_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", 0, valid=0.3, test=0.90)
+    monkeypatch.setattr(make_results, "OLDER", {"image_cnn": {"dropout": 0.75}})
+    make_results.defaults.cache_clear()
+    (row,) = rows_of(tmp_path, monkeypatch)
+    make_results.defaults.cache_clear()
+    assert row.endswith("| `./launch.sh image_cnn --dropout=0.75` |")
+
+
 def test_the_values_of_another_field_stand_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
