@@ -1,7 +1,6 @@
 """Find out whether all devices together train a run faster than one does."""
 
 import itertools
-import math
 import shutil
 import sys
 import time
@@ -75,9 +74,9 @@ def trial(plan: Plan, count: int) -> After:
         is_over = resumed or is_enough(took)
         if resumed or not is_over:
             return
-        one, cost = min(took), 2 * (ends[-1] - began)  # it compiles and runs as long
-        if (plan.program.steps - steps) / size * one > WORTH * cost:
-            several = tried(plan_of_run(plan.program, plan.config, count))
+        ahead = (plan.program.steps - steps) / size * min(took)
+        if ahead > WORTH * 2 * (ends[-1] - began):  # it compiles and runs as long once more
+            one, several = tried([plan, plan_of_run(plan.program, plan.config, count)])
             if one > GAIN * several:
                 raise FasterOnMore({1: one, count: several})
 
@@ -94,34 +93,49 @@ def steps_of_call(plan: Plan) -> int:
     return loop.next_call(plan, fresh_state(plan, {}))
 
 
-def tried(plan: Plan) -> float:
-    """Return the seconds of a call on the devices of a plan; infinity where it fails on them.
+def tried(plans: Sequence[Plan]) -> list[float]:
+    """Return the seconds of a call of each plan; zeros where one fails on its devices.
 
     So it may for want of memory, of which all devices of a CPU together have no more than one.
     """
     try:
-        return seconds_of_call(plan)
+        return seconds_of_calls([caller(plan) for plan in plans])
     except Exception as error:
         said = " ".join(str(error).split())[:200]
-        count = plan.layout.batch_devices
-        print(f"one device goes on: a trial of {count} failed ({said}).", file=sys.stderr)
-        return math.inf
+        print(f"one device goes on: a trial of more failed ({said}).", file=sys.stderr)
+        return [0.0 for _ in plans]
 
 
-def seconds_of_call(plan: Plan) -> float:
-    """Return how long one call of a training takes on its devices, from weights of its own."""
+def seconds_of_calls(callers: Sequence[Callable[[], float]]) -> list[float]:
+    """Return the least seconds of each caller, which take turns, so that all are disturbed alike.
+
+    Example:
+      >>> seconds_of_calls([iter([0.3, 0.1, 0.2]).__next__, iter([0.5, 0.9, 0.7]).__next__])
+      [0.1, 0.5]
+    """
+    took: list[list[float]] = [[] for _ in callers]
+    while not is_enough(took[0]):
+        for each, call in zip(took, callers, strict=True):
+            each.append(call())
+    return [min(each) for each in took]
+
+
+def caller(plan: Plan) -> Callable[[], float]:
+    """Return what makes a call of a training, from weights of its own, and times it."""
     engine = engine_of(plan.program, plan.layout)
     data = put(plan.program.data["train"], plan.layout, shared=True)
-    took: list[float] = []
     with batch_mesh(plan.layout):
         given = loop.hparams_in_slots(plan, fresh_state(plan, {})), np.zeros(plan.slots, bool)
         members = engine.begin(given)
         call = loop.compiled_calls(engine, members, data)(steps_of_call(plan))
-        while not is_enough(took):
-            began = time.monotonic()
-            members, _ = jax.block_until_ready(call(members, data))
-            took.append(time.monotonic() - began)
-    return min(took)
+
+    def timed() -> float:
+        nonlocal members
+        began = time.monotonic()
+        members, _ = jax.block_until_ready(call(members, data))
+        return time.monotonic() - began
+
+    return timed
 
 
 def begin_again(folder: Path, found: FasterOnMore) -> None:

@@ -28,7 +28,7 @@ from experiments.harness.plan import fresh_state, plan_of_run
 from experiments.harness.processes import Hardware, check_devices_text
 from experiments.harness.program import Program
 from experiments.harness.rundir import rows_of
-from experiments.harness.trial import most_devices
+from experiments.harness.trial import most_devices, tried
 from recurrent.training.population import batch_mesh, put
 from tests.toys import LENGTHS, POLICY, FitConfig, LengthsConfig, PolicyConfig, experiment, fit
 
@@ -133,11 +133,9 @@ def test_devices_that_are_not_there_or_cannot_share_a_batch_are_refused(
 def eager(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Make a trial of the shortest training, and its devices faster than one."""
     monkeypatch.setattr(trial, "WORTH", -1)
-    monkeypatch.setattr(trial, "seconds_of_call", lambda plan: 1e-6 * trial_seconds(plan))
+    measured = trial.tried
+    monkeypatch.setattr(trial, "tried", lambda plans: [measured(plans)[0], 1e-9])
     return monkeypatch
-
-
-trial_seconds = trial.seconds_of_call
 
 
 def launched(folder: Path, given: str = "auto") -> list[dict[str, Any]]:
@@ -168,7 +166,7 @@ def test_a_run_that_two_devices_train_faster_begins_again_on_them(
     # which holds for what is left of it, without a trial
     (tmp_path / "auto" / "result.json").unlink()
     (tmp_path / "auto" / "report.html").unlink()
-    eager.setattr(trial, "seconds_of_call", None)
+    eager.setattr(trial, "tried", None)
     assert launched(tmp_path / "auto") == rows
     assert device_of(tmp_path / "auto").startswith("2 x ")
 
@@ -180,9 +178,10 @@ def test_other_runs_stay_on_one_device(why: str, tmp_path: Path, eager: pytest.M
     if why == "short":
         eager.setattr(trial, "WORTH", 1e9)
     if why == "no faster":
-        eager.setattr(trial, "seconds_of_call", lambda plan: 1000.0)
+        eager.setattr(trial, "tried", lambda plans: [1.0, 0.95])
     if why == "fails":
-        eager.setattr(trial, "seconds_of_call", lambda plan: 1 / 0)
+        eager.setattr(trial, "tried", tried)
+        eager.setattr(trial, "caller", lambda plan: 1 / 0)
     rows = launched(tmp_path / "run", "1" if why == "asked for" else "auto")
     assert rows == trained(tmp_path / "one", 1, OFTEN)
     assert device_of(tmp_path / "run").startswith("1 x ")
