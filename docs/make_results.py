@@ -158,7 +158,7 @@ LINES = (
     ),
     *(
         Line("scan_commands", f"{split}, {'with' if looks else 'without'} attention",
-             {"split": split, "primitives": 0, "ends": True}
+             {"split": split, "primitives": 0, "ends": True, "held_back": "random"}
              | {"attention": LOOKING if looks else ("last",)},
              "test_exact", "{:.2%}", f"{score} ({SCAN})")
         for split, looks, score in (
@@ -167,6 +167,10 @@ LINES = (
             ("jump", True, f"0.08 % {BEST}, 1.2 % (the best on this split)"),
         )
     ),
+    Line("scan_commands", "length, with attention, chosen on the longest commands of training",
+         {"split": "length", "primitives": 0, "ends": True, "held_back": "longest",
+          "attention": LOOKING},
+         "test_exact", "{:.2%}", f"13.8 % {BEST}, 20.8 % (the best on this split) ({SCAN})"),
     *(
         Line("scan_commands", f"simple, {'with' if looks else 'without'} attention, {how}{what}",
              {"split": "simple", "primitives": 0, "ends": True}
@@ -351,8 +355,10 @@ def defaults(experiment: str) -> dict[str, Any]:
 
 def belongs(run: Found, line: Line) -> bool:
     """Return whether a run is of a line."""
-    fields = all(run.config.get(name) in allowed(value) for name, value in line.fields.items())
-    return run.result["experiment"] == line.experiment and fields
+    if run.result["experiment"] != line.experiment:
+        return False
+    config = defaults(line.experiment) | run.config
+    return all(config.get(name) in allowed(value) for name, value in line.fields.items())
 
 
 def minutes_of(runs: Sequence[Found]) -> float:

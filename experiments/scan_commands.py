@@ -1,7 +1,7 @@
 """Does a network that has learned commands carry out those that are new: recombined, or longer?
 
 Command: ./launch.sh scan_commands [--split=simple|random|length|jump] [--primitives=100]
-             [--attention=last] [--noends]
+             [--held_back=longest] [--attention=last] [--noends]
          ./launch.sh evaluate RUN_DIRECTORY --beam=5
          ./launch.sh predict RUN_DIRECTORY --command="walk left twice after jump"
          ./launch.sh explain RUN_DIRECTORY --text="walk left twice" [--step=2]
@@ -13,11 +13,12 @@ from functools import partial
 
 import numpy as np
 
-from experiments.data.scan import SPLITS, Pair, load_scan, said_of, verdict
+from experiments.data.scan import HELD_BACK, SPLITS, Pair, load_scan, said_of, verdict
 from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.harness.runs import Command, Run
 from experiments.shared.explain_translation import explain_translation
+from experiments.shared.idle_flags import check_idle
 from experiments.shared.translating import Languages, TranslatorConfig, parts_of
 from experiments.shared.translations import evaluate_command, translate, translation_program
 
@@ -39,6 +40,12 @@ class Config(TranslatorConfig):
         minimum=0,
         maximum=1000,
     )
+    held_back: str = option(
+        "random",
+        "the training commands to choose by: drawn at random, or the longest, of 21 actions and "
+        "more, which tell more of --split=length",
+        choices=HELD_BACK,
+    )
     split_seed: int = option(0, "decides what is drawn of the data", minimum=0)
     layers: int = 2
     query: str = "first"
@@ -50,8 +57,14 @@ class Config(TranslatorConfig):
 
 
 def splits_of(config: Config) -> dict[str, list[Pair]]:
-    """Return the examples of each split."""
-    return load_scan(config.split, config.primitives, config.split_seed)
+    """Return the examples of each split.
+
+    Raises:
+      UserError: for commands to hold back where one of the further verbs is.
+    """
+    if config.split == "jump" and config.primitives:
+        check_idle(config, {"held_back": "another --split, or no --primitives"})
+    return load_scan(config.split, config.primitives, config.split_seed, config.held_back)
 
 
 def parts(config: Config) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:

@@ -27,6 +27,8 @@ LONGEST_TRAINED = 22  # actions, in the length split
 LONE = 1467  # training examples of the jump split, a tenth, are verbs that stand alone
 TEST_SHARE = 0.2  # of all commands, in the random split
 VALID_SHARE = 0.05  # of the training examples, held out
+HELD_BACK = ("random", "longest")
+LONG = 20  # actions; the longest examples have more
 
 
 class Pair(NamedTuple):
@@ -36,7 +38,9 @@ class Pair(NamedTuple):
     actions: tuple[str, ...]
 
 
-def load_scan(split: str, primitives: int = 0, split_seed: int = 0) -> dict[str, list[Pair]]:
+def load_scan(
+    split: str, primitives: int = 0, split_seed: int = 0, held_back: str = "random"
+) -> dict[str, list[Pair]]:
     """Return the examples of a split, as train, valid and test.
 
     Args:
@@ -50,6 +54,8 @@ def load_scan(split: str, primitives: int = 0, split_seed: int = 0) -> dict[str,
         training too, and the examples for validation are longer commands with it.
       split_seed: decides what is drawn: the random split, which training examples are held out
         for validation, and which commands the further verbs occur in.
+      held_back: the training examples for validation: ``"random"`` ones, or the ``"longest"``, of
+        more than 20 actions, so that what is chosen is what does well on longer commands.
 
     Raises:
       UserError: where the files of the simple split cannot be had, or hold something else.
@@ -61,7 +67,8 @@ def load_scan(split: str, primitives: int = 0, split_seed: int = 0) -> dict[str,
         jumps = partial(jump_split, lone_examples(primitives))
         train, test = {"simple": simple_split, "length": length_split, "jump": jumps}[split]()
     times = Counter(train)  # what is repeated stays, or validation would know it
-    valid, once = drawn([pair for pair in train if times[pair] == 1], VALID_SHARE, rng)
+    once = [pair for pair in train if times[pair] == 1]
+    valid, once = longest(once) if held_back == "longest" else drawn(once, VALID_SHARE, rng)
     train = once + [pair for pair in train if times[pair] > 1]
     if primitives:
         apart = f"verb{primitives}" if split == "jump" else None
@@ -79,6 +86,12 @@ def drawn(
     """Draw a share of examples at random; return them, and the others."""
     order, count = rng.permutation(len(pairs)), round(share * len(pairs))
     return [pairs[k] for k in order[:count]], [pairs[k] for k in order[count:]]
+
+
+def longest(pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """Return the examples of more than 20 actions, and the others."""
+    long = [pair for pair in pairs if len(pair.actions) > LONG]
+    return long, [pair for pair in pairs if len(pair.actions) <= LONG]
 
 
 def simple_split() -> tuple[list[Pair], list[Pair]]:

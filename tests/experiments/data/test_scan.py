@@ -92,6 +92,11 @@ def test_lengths_and_jumps_are_held_back() -> None:
     )
     assert longest["train"] <= 22 >= longest["valid"]
     assert min(len(pair.actions) for pair in found["test"]) == 24
+    longer = load_scan("length", held_back="longest")
+    assert longer["test"] == found["test"]
+    assert Counter(longer["train"] + longer["valid"]) == Counter(found["train"] + found["valid"])
+    assert max(len(pair.actions) for pair in longer["train"]) == 20
+    assert {len(pair.actions) for pair in longer["valid"]} == {21, 22}
     jumps = load_scan("jump")
     alone = pair_of("jump")
     assert all(p == alone or "jump" not in p.command for p in jumps["train"] + jumps["valid"])
