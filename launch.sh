@@ -321,6 +321,7 @@ show() { # what needs no package is shown before anything is installed
 tests_help() {
   cat <<'EOF'
 ./launch.sh test                     lints, checks types and runs the tests
+./launch.sh test -m long             runs those that take longer, as CI does
 ./launch.sh test -m slow             runs the exhaustive tests, which take long
 ./launch.sh test --faults            kills, damages and fuzzes: docs/reliability.md, in a table
 ./launch.sh test tests/recurrent     runs the tests of a folder or file

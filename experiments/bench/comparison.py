@@ -126,6 +126,8 @@ def check(settings: Settings, modules: dict[str, Any] | None = None) -> list[Any
     todo = list(
         jobs(settings, selected(settings), dict.fromkeys(LIBRARIES) if modules is None else modules)
     )
+    if not todo and selected(settings).get("part") == {"drawn"}:
+        raise UserError("--only=drawn: say how many shapes to draw for each cell: --drawn=60.")
     if not todo:
         measured = " of --quick" if settings.quick else ""
         raise UserError(f"--only={settings.only}: expected words that match a case{measured}.")

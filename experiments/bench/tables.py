@@ -346,6 +346,8 @@ def drawn(rows: list[Row]) -> str:
     lines, names = [["shapes", "geometric mean", "worst", "its shape", "chosen", "best"]], []
     for cell, measure, some in kinds(rows):
         found = [each for each in map(regret, by_case(some).values()) if each]
+        if not found:  # all failed, which another section says
+            continue
         worst = max(found)
         mean = math.exp(sum(math.log(each[0]) for each in found) / len(found))
         names.append(f"{CELLS[cell]}, {MEASURES[measure]}")

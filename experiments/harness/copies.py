@@ -1,7 +1,6 @@
 """Keep the user's own files that a run was trained with, so that it is whole without them."""
 
 import contextlib
-import dataclasses
 import hashlib
 import shutil
 import sys
@@ -13,7 +12,13 @@ from experiments.harness.config import options
 from experiments.harness.disk import writing
 from experiments.harness.errors import have_changed
 from experiments.harness.files import digest
-from experiments.harness.identity import changed_files, named_file, source_hashes, with_neighbors
+from experiments.harness.identity import (
+    changed_files,
+    hashes_of_fields,
+    named_file,
+    source_hashes,
+    with_neighbors,
+)
 
 FILES = "files"  # the folder of the copies, in that of a run or of its sweep
 LARGEST = 2**26  # bytes of a file, with what belongs to it, of which a copy is kept
@@ -53,38 +58,41 @@ def keep_copies(config: Any, folder: Path) -> None:
             partial.rename(target)
 
 
-def with_copies(config: Any, earlier: dict[str, str], folder: Path) -> Any:
-    """Return a Config that names a run's copies in place of files that have changed or are gone.
+def with_copies(
+    cls: type, fields: dict[str, Any], earlier: dict[str, str], folder: Path
+) -> dict[str, Any]:
+    """Return fields that name a run's copies in place of files that have changed or are gone.
 
     Each is said on standard error. A file of which there is no copy stays as it is.
 
     Args:
-      config: of the run, whose paths are found from here.
-      earlier: the hashes of its files when it was trained, of its ``config.json``.
+      cls: the Config.
+      fields: of it, whose paths are found from here; none of them has been checked or imported.
+      earlier: the hashes of the run's files when it was trained, of its ``config.json``.
       folder: of the run, which may lie in that of its sweep.
     """
-    now = source_hashes(config)
-    for name, field in options(type(config)).items():
+    now, copies = hashes_of_fields(cls, fields), {}
+    for name, field in options(cls).items():
         mine = of_field(name, earlier)
         if not field.file or not mine or mine == of_field(name, now):
             continue
-        copy = copy_of(config, name, mine, folder)
+        copy = copy_of(cls, name, fields.get(name), mine, folder)
         if copy is not None:
             changed = changed_files(mine, now)
             why = have_changed(changed) if changed else f"--{name}: there is no {main_of(mine)}"
             said = f"note: {why}; what the run in {folder} was trained with is used: its own copy."
             print(said, file=sys.stderr)
-            config = dataclasses.replace(config, **{name: copy})
-    return config
+            copies[name] = copy
+    return fields | copies
 
 
-def copy_of(config: Any, name: str, mine: dict[str, str], folder: Path) -> str | None:
+def copy_of(cls: type, name: str, value: Any, mine: dict[str, str], folder: Path) -> str | None:
     """Return the value of a field by which a run's copy is read; None without a whole copy."""
-    main, value = main_of(mine), getattr(config, name)
+    main, value = main_of(mine), str(value)
     rest = value[value.rindex(main) + len(main) :] if main in value else ""  # such as ":NAME"
     for place in (folder, folder.parent, folder.parent.parent):  # of a sweep: best, members/3
         copy = f"{place.absolute() / FILES / key_of(name, mine) / main}{rest}"
-        if of_field(name, source_hashes(dataclasses.replace(config, **{name: copy}))) == mine:
+        if hashes_of_fields(cls, {name: copy}) == mine:
             return copy
     return None
 

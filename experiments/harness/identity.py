@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +118,15 @@ def source_hashes(config: Any) -> dict[str, str]:
     has no hash. What a Python file imports from beside it belongs to it, and to a run directory
     the weights of its best evaluation.
     """
+    return hashes_of_fields(type(config), {name: getattr(config, name) for name in options(config)})
+
+
+def hashes_of_fields(cls: type, fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hashes of `source_hashes` of the fields of a Config, which need not be valid."""
     found: dict[str, str] = {}
-    for name, field in options(config).items():
-        path = named_file(getattr(config, name)) if field.file else None
+    for name, field in options(cls).items():
+        value = fields.get(name) if field.file else None
+        path = named_file(value) if isinstance(value, str) else None
         if path is not None:
             found |= {f"--{name}: {label}": digest(each) for label, each in with_neighbors(path)}
     return {name: each for name, each in found.items() if each}

@@ -33,6 +33,7 @@ from experiments.harness.trial import (
     FasterOnMore,
     begin_again,
     chosen,
+    clear,
     most_devices,
     trial,
 )
@@ -95,6 +96,8 @@ def main(asked: Asked) -> int:
     claim = rundir.claim(asked.folder, identity, asked.overwrite, origin)
     with processes.by_the_first(with_files(claim, [asked.config], asked.folder)):
         say_changes(asked.folder, origin)
+        if processes.is_first():
+            clear(asked.folder)
         if (asked.folder / "result.json").exists():
             found = rundir.read_json(asked.folder / "result.json")
             if (asked.folder / "report.html").exists():
@@ -141,8 +144,7 @@ def train_on_fastest(program: Program, config: Any, folder: Path, name: str) -> 
     if most == 1 or begun > 1:
         return train(program, config, folder, begun, name)
     try:
-        after = trial(plan_of_run(program, config), most)
-        return train(program, config, folder, 1, name, after)
+        return train(program, config, folder, 1, name, try_devices=most)
     except FasterOnMore as found:
         begin_again(folder, found)
     return train(program, config, folder, most, name)
@@ -154,7 +156,7 @@ def train(
     folder: Path,
     batch_devices: int = 1,
     name: str = "training",
-    after: After = lambda state: None,
+    try_devices: int = 0,
 ) -> Trained:
     """Train a program in a folder, from its latest checkpoint if there is one.
 
@@ -164,9 +166,10 @@ def train(
       folder: the run directory.
       batch_devices: how many devices share each batch.
       name: of the experiment, for people.
-      after: is called after each call, and may raise.
+      try_devices: how many more are tried on the way; 0 tries none.
 
     Raises:
+      FasterOnMore: where these are faster.
       Stopped: after SIGINT or SIGTERM, when the state has been saved.
     """
     plan = plan_of_run(program, config, batch_devices)
@@ -176,6 +179,7 @@ def train(
         event_writer(folder / "events", dataclasses.asdict(config), metrics) as events,
         progress(program.steps) as show,
     ):
+        after = trial(plan, try_devices, stops) if try_devices else lambda state: None
         observer = observer_of(plan, folder, name, show, events.add, after)
         there, state = loop.train(plan, folder, observer, stops)
         (ended,) = state.outcomes

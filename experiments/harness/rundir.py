@@ -115,8 +115,10 @@ def check_identity(file: Path, identity: dict[str, Any], origin: dict[str, Any])
     if edited == different:
         files = [name.removeprefix("sources.") for name in edited if DATA not in name]
         changed = have_changed(files[:3] or ["What the experiment reads as its data"])
+        copies = file.parent / "files"
+        kept = f" What it was is in {copies}." if files and copies.exists() else ""
         raise UserError(
-            f"{changed} since the run in {file.parent} was begun. Begin it anew with "
+            f"{changed} since the run in {file.parent} was begun.{kept} Begin it anew with "
             "--overwrite, or keep both by another --name or --workdir."
         )
     others = [name for name in different if name not in edited][:3]

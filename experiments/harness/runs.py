@@ -18,6 +18,7 @@ from experiments.harness.files import path_of
 from experiments.harness.identity import (
     changed_files,
     code_hashes,
+    data_hashes,
     named_file,
     source_hashes,
 )
@@ -78,10 +79,11 @@ def load_run(folder: str | Path, experiment: Any = None) -> Run:
     """
     folder = trained_folder(path_of(folder))
     found = read_experiment(folder, experiment)
-    asked = with_copies(read_config(folder, found), read_identity(folder)["sources"], folder)
+    asked = read_config(folder, found)
     check_sources(folder, found, asked)
     start = {"init_from": ""} if hasattr(asked, "init_from") else {}  # it is trained already
     program = made_program(found, dataclasses.replace(asked, **start))
+    say_other_data(folder, program)
     result = folder / "result.json"
     return Run(
         folder=folder,
@@ -162,7 +164,7 @@ def read_experiment(folder: Path, experiment: Any = None) -> Experiment:
 
 
 def read_config(folder: Path, found: Experiment) -> Any:
-    """Return the Config of a run.
+    """Return the Config of a run, which names the run's copies of files that have changed.
 
     Raises:
       UserError: where ``config.json`` has fields that the experiment does not have, or lacks one.
@@ -179,6 +181,7 @@ def read_config(folder: Path, found: Experiment) -> Any:
         )
     base = Path(identity["origin"].get("working_directory", ""))
     fields = with_absolute_paths(cls, fields, base)
+    fields = with_copies(cls, fields, identity["sources"], folder)
     return cls(**config.fields_from_json(f"{folder / 'config.json'}", cls, fields))
 
 
@@ -209,6 +212,20 @@ def check_sources(folder: Path, found: Experiment, asked: Any) -> None:
     if code := changed_files(earlier, code_hashes(found)):
         said = f"{have_changed(code)} since the run in {folder} was trained by it"
         print(f"warning: {said}; what it computes now may differ.", file=sys.stderr)
+
+
+def say_other_data(folder: Path, program: Program) -> None:
+    """Warn where the experiment reads other data than the run was trained on.
+
+    It is no error: data that is computed may differ in its last digits on another machine.
+    """
+    other = changed_files(read_identity(folder)["sources"], data_hashes(program.data))
+    if other:
+        print(
+            f"warning: {', '.join(other)} is not what the run in {folder} was trained on; unless "
+            "it differs in last digits alone, what comes may be wrong.",
+            file=sys.stderr,
+        )
 
 
 def say_changes_of(file: Path, identity: dict[str, Any], found: Experiment) -> None:

@@ -28,7 +28,8 @@ def run(
       folder: the run directory, by default that of the launcher.
       overwrite: delete an earlier run there first. Of a notebook, whose code has no file, it must
         be true where there is one, since nothing tells whether the code has changed.
-      devices: of this process that share each batch, as ``--devices`` says it.
+      devices: of this process that share each batch, as ``--devices`` says it; of a CPU
+        there are as many as JAX has been given, by default one.
       **fields: of its Config, where they are not the default.
 
     Raises:

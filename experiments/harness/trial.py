@@ -21,7 +21,8 @@ CALLS, ENOUGH = 3, 2.0  # the most calls that are timed, and seconds that are en
 WORTH = 10.0  # times the trial that a training must have ahead
 GAIN = 1.1  # below which one device goes on, whose figures anyone can repeat
 CHOICE = "devices.json"
-STAYS = {"lock", "config.json", "files"}  # in a run that begins again
+CLEARING = "clearing"  # stands in it until all is cleared
+STAYS = {"lock", "config.json", "files", CHOICE}  # in a run that begins again
 
 After = Callable[[SweepState], None]
 
@@ -48,7 +49,7 @@ def chosen(folder: Path) -> int:
     return count if isinstance(count, int) and count > 0 else 1
 
 
-def trial(plan: Plan, count: int) -> After:
+def trial(plan: Plan, count: int, stops: Sequence[int]) -> After:
     """Return what is called after each call of a run on one device, and tries more of them once.
 
     It does where that takes, with what is lost by beginning again, no more than a tenth of the
@@ -57,6 +58,7 @@ def trial(plan: Plan, count: int) -> After:
     Args:
       plan: of the run, which is about to begin.
       count: of the devices to try.
+      stops: the signals received, after which nothing begins again.
 
     Raises:
       FasterOnMore: by what is returned, where these devices are faster.
@@ -77,7 +79,7 @@ def trial(plan: Plan, count: int) -> After:
         ahead = (plan.program.steps - steps) / size * min(took)
         if ahead > WORTH * 2 * (ends[-1] - began):  # it compiles and runs as long once more
             one, several = tried([plan, plan_of_run(plan.program, plan.config, count)])
-            if one > GAIN * several:
+            if one > GAIN * several and not stops:
                 raise FasterOnMore({1: one, count: several})
 
     return after
@@ -139,17 +141,27 @@ def caller(plan: Plan) -> Callable[[], float]:
 
 
 def begin_again(folder: Path, found: FasterOnMore) -> None:
-    """Clear what a run has done on one device, and note that more are faster."""
-    with writing(str(folder), folder):
-        for entry in folder.iterdir():
-            if entry.name not in STAYS:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    """Note that more devices are faster, and clear what a run has done on one."""
     noted = {str(count): round(seconds, 4) for count, seconds in found.seconds.items()}
     choice = {"devices": found.devices, "seconds_of_a_call": noted}
-    rundir.write_json(folder / CHOICE, choice)
+    rundir.write_json(folder / CHOICE, choice | {CLEARING: True})
+    clear(folder)
     gain = found.seconds[1] / found.seconds[found.devices]
     print(
         f"{found.devices} devices are {gain:.2f} times as fast as one: the training begins again "
         "on them. --devices=1 keeps it on one, whose last digits are others.",
         flush=True,
     )
+
+
+def clear(folder: Path) -> None:
+    """Clear what a run has done before its choice, also where a crash has come in between."""
+    file = folder / CHOICE
+    choice = rundir.read_json(file) if file.exists() else {}
+    if not choice.pop(CLEARING, False):
+        return
+    with writing(str(folder), folder):
+        for entry in folder.iterdir():
+            if entry.name not in STAYS:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    rundir.write_json(file, choice)

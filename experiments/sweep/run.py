@@ -90,7 +90,7 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
         found = ranking.ranked(outcomes_of(programs), fields, each_alone=alone)
         seconds = sum(each.seconds for each in programs)
         rows = member_rows(folder)
-        winner.publish(sweep, plans[0], found[0], outcomes_of(programs), rows, folder)
+        winner.publish(sweep, plans, found[0], outcomes_of(programs), rows, folder)
         report.write(sweep, plans[0], found, rows, seconds, folder)
     print(report.comparison_text(sweep, found, plans[0].program))
     for note in report.edge_notes(sweep, found[0]):

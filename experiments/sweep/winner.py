@@ -1,6 +1,7 @@
 """Keep the weights of a sweep's best training, or of all, to be used without training again."""
 
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from experiments.harness import rundir
 from experiments.harness.checkpoint import checkpoints, damage, save, steps_in
-from experiments.harness.identity import identity_of, origin_of
+from experiments.harness.identity import data_hashes, identity_of, origin_of
 from experiments.harness.loop import Leaving
 from experiments.harness.plan import DIVERGED, Outcome, Plan
 from experiments.harness.processes import is_first, meet
@@ -91,7 +92,7 @@ def save_weights(folder: Path, kept: Any) -> None:
 
 def publish(
     sweep: Sweep,
-    plan: Plan,
+    plans: Sequence[Plan],
     winner: Configuration,
     outcomes: Sequence[Outcome],
     rows: Mapping[int, Sequence[Row]],
@@ -101,6 +102,7 @@ def publish(
 
     Where all are kept, each of them has such a run too.
     """
+    data = functools.cache(lambda program: data_hashes(plans[program].program.data))
 
     def leave(member: Mapping[str, Any], target: Path, move: Callable[..., Any]) -> None:
         there = next(folder.glob(f"programs/*/weights/{member['member']}"), None)
@@ -113,10 +115,11 @@ def publish(
         config = dataclasses.replace(sweep.base, **values)
         origin = origin_of(sweep.experiment, target)
         identity = identity_of(sweep.experiment, config) | {"origin": origin}
+        identity["sources"] |= data(int(there.parent.parent.name))
         rundir.write_json(target / "config.json", identity)
         rundir.append_rows(target / "metrics.jsonl", rows.get(member["member"], []))
         move(there, target / "checkpoints" / "best")
-        rundir.write_json(target / "result.json", numbers(sweep, plan, member))
+        rundir.write_json(target / "result.json", numbers(sweep, plans[0], member))
 
     keep_all = sweep.settings.keep_all
     leave(best_member(winner), folder / WINNER, shutil.copytree if keep_all else Path.rename)

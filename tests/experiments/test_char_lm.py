@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -439,6 +440,7 @@ def test_an_ensemble_has_the_mean_of_the_probabilities_of_its_members(
     shares = []
     model = char_lm.model_of(config(file), len(text.characters))
     members = members_of(load_run(tmp_path / "both"))
+    assert "warning" not in capfd.readouterr().err
     for each in members:
         _, logits = recurrent.unroll(model, each.kept, jnp.asarray(text.test[:-1, None]))
         shares.append(np.asarray(jax.nn.softmax(logits))[:, 0])
@@ -499,6 +501,11 @@ def test_a_text_that_has_changed_since_the_training_is_sampled_from_as_it_was(
     after, said = sampled(0)
     assert after == before
     assert f"note: --text: text.txt has changed; what the run in {run} was trained with" in said
+    identity = (run / "config.json").read_text()
+    other = re.sub('("the data of train": ")..', r"\1zz", identity)
+    (run / "config.json").write_text(other)
+    assert "warning: the data of train is not what the run in" in sampled(0)[1]
+    (run / "config.json").write_text(identity)
     shutil.rmtree(run / "files")
     assert f"--text: text.txt has changed since the run in {run}" in sampled(2)[1]
     file.unlink()

@@ -264,6 +264,9 @@ def test_a_cell_of_ones_own_trains_and_its_run_is_used_by_a_copy_once_it_is_edit
     found = load_run(folder)  # by its own copy
     assert "note: --cell: mine.py has changed; what the run in" in capfd.readouterr().err
     assert Path(found.config.cell.rpartition(":")[0]).read_text() == OWN_CELL
+    for text in ("def soft(:\n", "def other(): pass\n", None):  # which nothing imports
+        file.write_text(text) if text else file.unlink()
+        assert load_run(folder).config == found.config
     assert snapshot(folder) == before
 
     file.write_text(OWN_CELL)

@@ -407,6 +407,11 @@ def test_the_error_for_a_misspelled_word_lists_all_words(capfd: pytest.CaptureFi
         assert words in error
 
 
+def test_drawn_shapes_ask_for_their_number() -> None:
+    with pytest.raises(UserError, match="--drawn=60"):
+        comparison.check(comparison.Settings(only="drawn"))
+
+
 def test_words_that_match_no_case_are_an_error(tmp_path: Path) -> None:
     settings = comparison.Settings(only="gru,two-layers")
     with pytest.raises(UserError, match="expected words that match a case"):
@@ -510,6 +515,8 @@ RESULT = {
         row("inside", 0.002, {}, chosen="outside"),
         row("outside", 0.003, {}, chosen="inside", hidden=32),
         row("inside", 0.012, {}, chosen="inside", hidden=32),
+        {"name": "inside", "cell": "gru", **TINY._asdict(), "form": "one-layer", "chosen": "inside"}
+        | {"measure": "forward", "failed": "MemoryError"},
     ],
 }
 

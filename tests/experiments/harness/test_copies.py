@@ -24,6 +24,10 @@ class Config:
     rate: float = option(0.1, "no file")
 
 
+def used(config: Config, earlier: dict[str, str], folder: Path) -> Config:
+    return Config(**with_copies(Config, dataclasses.asdict(config), earlier, folder))
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     (tmp_path / "own").mkdir()
@@ -43,7 +47,7 @@ def test_files_that_are_as_they_were_are_read_where_they_are(
     config: Config, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep_copies(config, folder)
-    assert with_copies(config, source_hashes(config), folder) == config
+    assert used(config, source_hashes(config), folder) == config
     assert capsys.readouterr() == ("", "")
 
 
@@ -53,7 +57,7 @@ def test_a_copy_is_used_where_a_file_or_what_it_imports_has_changed(
     earlier = source_hashes(config)
     keep_copies(config, folder)
     (tmp_path / "own" / "gates.py").write_text("open_gate = 2\n")
-    found = with_copies(config, earlier, folder)
+    found = used(config, earlier, folder)
     assert found.csv == config.csv
     file, _, name = found.cell.rpartition(":")
     assert name == "soft"
@@ -65,7 +69,7 @@ def test_a_copy_is_used_where_a_file_or_what_it_imports_has_changed(
         "its own copy.\n"
     )
     (tmp_path / "table.csv").unlink()
-    assert Path(with_copies(config, earlier, folder).csv).read_text() == "a\n1\n"
+    assert Path(used(config, earlier, folder).csv).read_text() == "a\n1\n"
     assert "note: --csv: there is no table.csv; what" in capsys.readouterr().err
 
 
@@ -83,7 +87,7 @@ def test_members_of_a_sweep_have_the_copies_of_the_sweep(
     texts = [Path(each.cell.rpartition(":")[0]).read_text() for each in members]
     for each in members:
         Path(each.cell.rpartition(":")[0]).unlink()
-    found = [with_copies(each, earlier[each], place) for each, place in members.items()]
+    found = [used(each, earlier[each], place) for each, place in members.items()]
     assert [Path(each.cell.rpartition(":")[0]).read_text() for each in found] == texts
 
 
@@ -95,11 +99,11 @@ def test_nothing_is_used_that_is_no_whole_copy(
     keep_copies(config, folder)
     (tmp_path / "table.csv").write_text("b\n2\n")
     (tmp_path / "own" / "mine.py").unlink()
-    found = with_copies(config, earlier, folder)
+    found = used(config, earlier, folder)
     assert found.cell == config.cell
     assert found.csv != config.csv
     Path(found.csv).write_text("a\n3\n")
-    assert with_copies(config, earlier, folder) == config
+    assert used(config, earlier, folder) == config
 
 
 def test_a_copy_that_was_cut_off_is_made_anew(config: Config, folder: Path) -> None:

@@ -4,6 +4,8 @@ import functools
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +211,49 @@ def test_a_run_that_is_gone_on_with_stays_where_it_was(
         with pytest.raises(Killed):
             launched(tmp_path / "run")
     assert launched(tmp_path / "run") == trained(tmp_path / "one", 1, OFTEN)
+
+
+@pytest.mark.long
+@two_devices
+def test_a_stop_that_comes_during_a_trial_is_obeyed(
+    tmp_path: Path, eager: pytest.MonkeyPatch
+) -> None:
+    measured = trial.tried
+
+    def stopped(plans: Any) -> list[float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measured(plans)
+
+    eager.setattr(trial, "tried", stopped)
+    found = experiment(LENGTHS, "lengths")
+    asked = single.Asked(found, OFTEN, tmp_path / "run", False, Hardware(), "again")
+    assert single.main(asked) == 128 + signal.SIGTERM
+    eager.undo()
+    assert launched(tmp_path / "run") == trained(tmp_path / "one", 1, OFTEN)
+
+
+@pytest.mark.long
+@two_devices
+@pytest.mark.parametrize("gone", ["", "metrics.jsonl", "checkpoints", "checkpoints/latest"])
+def test_a_kill_while_a_run_is_cleared_costs_nothing(
+    gone: str, tmp_path: Path, eager: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(folder: Path) -> None:
+        if gone:
+            entry = folder / gone
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+        raise Killed
+
+    eager.setattr(loop, "SECONDS_BETWEEN_SAVES", -1)
+    with eager.context() as patch:
+        patch.setattr(trial, "clear", killed)
+        with pytest.raises(Killed):
+            launched(tmp_path / "run")
+    assert launched(tmp_path / "run") == launched(tmp_path / "two", "2")
+    assert "clearing" not in json.loads((tmp_path / "run" / "devices.json").read_text())
 
 
 @pytest.mark.parametrize("size", [1, 7, 12, 64])
