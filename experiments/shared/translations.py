@@ -332,7 +332,7 @@ def evaluate_command(parts: Callable[[Any], tuple[Languages, dict[str, Any]]]) -
 
 
 def translate(run: Run, languages: Languages, words: Sentence, flag: str, beam: int) -> list[str]:
-    """Translate a sentence of a user's, and warn where what is written has no end.
+    """Translate a sentence of a user's; warn where what is written has no end, or no word.
 
     Raises:
       UserError: as `ids_of` does, and for a network that writes no end.
@@ -346,9 +346,10 @@ def translate(run: Run, languages: Languages, words: Sentence, flag: str, beam: 
     longest = longest_written(languages)
     network = network_of(run.config, languages)
     (found,) = write(network, run.kept, languages, ids, length, beam=beam, longest=longest).words
-    if len(found) == longest:
-        print(
-            f"warning: {flag}: what it writes came to no end, and was cut after {longest} words.",
-            file=sys.stderr,
-        )
+    said = {
+        0: "it writes no word before the end; train it further",
+        longest: f"what it writes came to no end, and was cut after {longest} words",
+    }
+    if len(found) in said:
+        print(f"warning: {flag}: {said[len(found)]}.", file=sys.stderr)
     return found

@@ -334,8 +334,9 @@ def test_what_came_to_no_end_is_said_to_be_cut(
     run: Any = SimpleNamespace(config=SMALL, kept=params, folder="run")
     found = translations.translate(run, LANGUAGES, ("a", "b"), "--word", beam)
     assert len(found) == (0 if stops else 6)  # half as many again as the longest
-    said = "warning: --word: what it writes came to no end, and was cut after 6 words.\n"
-    assert capfd.readouterr().err == ("" if stops else said)
+    cut = "what it writes came to no end, and was cut after 6 words"
+    said = "it writes no word before the end; train it further" if stops else cut
+    assert capfd.readouterr().err == f"warning: --word: {said}.\n"
 
 
 # Whole runs
