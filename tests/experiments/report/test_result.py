@@ -78,7 +78,7 @@ def test_they_are_drawn_whatever_was_measured(rows: list[Row]) -> None:
 def written(folder: Path, made: Program) -> str:
     asked = types.SimpleNamespace(config=FitConfig(), folder=folder, command="./launch.sh toy")
     outcome = {"step": 5, "best_step": 5, "valid_loss": 0.5, "test_loss": 0.4, "test_share": 0.75}
-    trained = types.SimpleNamespace(outcome=outcome, finished=finished(ROW), seconds=1.0)
+    trained = types.SimpleNamespace(outcome=outcome, finished=finished(ROW), seconds=1.0, devices=1)
     result.finish(toys.experiment(FIT), made, asked, trained)
     return (folder / "report.html").read_text()
 
