@@ -16,6 +16,7 @@ from experiments.harness.processes import LOCALHOST
 from experiments.harness.watchdog import LOST
 
 PATIENCE = 15.0  # seconds that the others have to end by themselves when one has failed
+SLOW_END = 0.5  # seconds in which a killed process of much memory ends
 PARENT = "RECURRENT_SUPERVISOR"  # environment variable: the process that started this one
 
 
@@ -85,12 +86,19 @@ def signals_passed_on(children: Sequence[subprocess.Popen[Any]]) -> Iterator[Non
 
 
 def first_failure(children: Sequence[subprocess.Popen[Any]]) -> int | None:
-    """Wait until a child fails and return its number, or None once all have ended well."""
+    """Wait until a child fails and return its number, or None once all have ended well.
+
+    One that was killed comes before others: its connections close before it has ended, so that a
+    child which misses it may end first.
+    """
     while True:
         ended = [child.poll() for child in children]
-        failed = [number for number, status in enumerate(ended) if status]
-        if failed:
-            return failed[0]
+        if any(ended):
+            time.sleep(SLOW_END)
+            failed = [
+                (status > 0, k) for k, child in enumerate(children) if (status := child.poll())
+            ]
+            return min(failed)[1]
         if None not in ended:
             return None
         time.sleep(0.05)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,32 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone") / "run"
     assert ended(*LONG, f"--workdir={folder}")[0] == 0
     return folder
+
+
+class Child:
+    """A process that ends with a status when it has been asked a few times."""
+
+    def __init__(self, asked: int, status: int) -> None:
+        self.asked, self.status = asked, status
+
+    def poll(self) -> int | None:
+        self.asked -= 1
+        return self.status if self.asked < 0 else None
+
+
+@pytest.mark.parametrize(
+    ("children", "number"),
+    [
+        ([Child(0, 1), Child(1, -9)], 1),  # which the first one missed, and ended before it
+        ([Child(3, 0), Child(0, 1)], 1),
+        ([Child(0, 0), Child(1, 0)], None),
+    ],
+)
+def test_a_process_that_was_killed_is_the_one_that_failed(
+    children: list[Any], number: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: None)
+    assert supervisor.first_failure(children) == number
 
 
 @pytest.mark.long
