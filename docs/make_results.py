@@ -173,7 +173,7 @@ LINES = (
          "test_exact", "{:.2%}", f"13.8 % {BEST}, 20.8 % (the best on this split) ({SCAN})"),
     *(
         Line("scan_commands", f"simple, {'with' if looks else 'without'} attention, {how}{what}",
-             {"split": "simple", "primitives": 0, "ends": True}
+             {"split": "simple", "primitives": 0, "ends": True, "held_back": "random"}
              | {"attention": LOOKING if looks else ("last",)},
              metric, form, "-", f"evaluation-test-beam{beam}.json")
         for looks in (True, False)
@@ -184,7 +184,7 @@ LINES = (
         )
     ),
     Line("scan_commands", "length, no end written, true length given",
-         {"split": "length", "ends": False}, "test_exact", "{:.2%}",
+         {"split": "length", "ends": False, "held_back": "random"}, "test_exact", "{:.2%}",
          "58 % ([Newman et al. 2020](https://arxiv.org/abs/2010.07174))"),
     Line("scan_commands", "jump, 100 further verbs in training",
          {"split": "jump", "primitives": 100, "ends": True}, "test_exact", "{:.2%}",

@@ -11,16 +11,14 @@ from typing import Any
 from experiments.harness.config import options
 from experiments.harness.disk import writing
 from experiments.harness.errors import have_changed
-from experiments.harness.files import digest
 from experiments.harness.identity import (
     changed_files,
     hashes_of_fields,
     named_file,
-    source_hashes,
     with_neighbors,
 )
+from experiments.harness.rundir import FILES
 
-FILES = "files"  # the folder of the copies, in that of a run or of its sweep
 LARGEST = 2**26  # bytes of a file, with what belongs to it, of which a copy is kept
 
 
@@ -45,9 +43,12 @@ def keep_copies(config: Any, folder: Path) -> None:
       folder: of the run, or of a sweep.
     """
     for name, path in named_files(config):
-        target = folder / FILES / key_of(name, source_hashes(config))
         parts = dict(with_neighbors(path))
-        if target.exists() or sum(each.stat().st_size for each in parts.values()) > LARGEST:
+        if sum(each.stat().st_size for each in parts.values()) > LARGEST:
+            continue
+        hashes = hashes_of_fields(type(config), {name: getattr(config, name)})
+        target = folder / FILES / key_of(name, hashes)
+        if target.exists() or len(hashes) < len(parts):  # one of them cannot be read
             continue
         partial = target.with_name(f".{target.name}")
         with writing(str(target), folder):
@@ -111,7 +112,7 @@ def named_files(config: Any) -> Iterator[tuple[str, Path]]:
     """Yield the fields of a Config that name a file of the user's, and the file."""
     for name, field in options(type(config)).items():
         path = named_file(getattr(config, name)) if field.file else None
-        if path is not None and path.is_file() and digest(path):
+        if path is not None and path.is_file():
             yield name, path
 
 

@@ -49,6 +49,12 @@ class Group:
     )
 
 
+def check_devices_text(text: str) -> None:
+    """Raise `UserError` for what is neither ``auto`` nor a number of devices."""
+    if text != AUTO and not re.fullmatch(r"[1-9][0-9]{0,4}", text):
+        raise UserError(f"--devices: expected auto or a whole number from 1, got {text!r}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Hardware(Group):
     """Hold the flags that say which hardware a single run uses."""
@@ -57,7 +63,7 @@ class Hardware(Group):
         AUTO,
         "devices of each process that share each batch; auto takes one, and all of one process "
         "where a trial at the start of a long training finds them faster",
-        check=lambda text: check_devices_text(text),
+        check=check_devices_text,
     )
 
     @property
@@ -70,12 +76,6 @@ class Hardware(Group):
         """Return whether a trial may find more devices faster than one."""
         alone = self.processes == 1 and not self.coordinator and not in_slurm_step()
         return self.devices == AUTO and alone
-
-
-def check_devices_text(text: str) -> None:
-    """Raise `UserError` for what is neither ``auto`` nor a number of devices."""
-    if text != AUTO and not re.fullmatch(r"[1-9][0-9]{0,4}", text):
-        raise UserError(f"--devices: expected auto or a whole number from 1, got {text!r}.")
 
 
 def check(asked: Group) -> None:

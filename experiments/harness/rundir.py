@@ -16,6 +16,7 @@ from experiments.harness.errors import UserError, have_changed
 from experiments.harness.files import write_atomically
 from experiments.harness.manifest import kind
 
+FILES = "files"  # the folder of copies of the user's files, in that of a run or of its sweep
 DATA = "the data of "  # begins the name of a split's hash in an identity
 
 
@@ -115,7 +116,7 @@ def check_identity(file: Path, identity: dict[str, Any], origin: dict[str, Any])
     if edited == different:
         files = [name.removeprefix("sources.") for name in edited if DATA not in name]
         changed = have_changed(files[:3] or ["What the experiment reads as its data"])
-        copies = file.parent / "files"
+        copies = file.parent / FILES
         kept = f" What it was is in {copies}." if files and copies.exists() else ""
         raise UserError(
             f"{changed} since the run in {file.parent} was begun.{kept} Begin it anew with "

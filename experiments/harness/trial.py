@@ -22,7 +22,7 @@ WORTH = 10.0  # times the trial that a training must have ahead
 GAIN = 1.1  # below which one device goes on, whose figures anyone can repeat
 CHOICE = "devices.json"
 CLEARING = "clearing"  # stands in it until all is cleared
-STAYS = {"lock", "config.json", "files", CHOICE}  # in a run that begins again
+STAYS = {"lock", "config.json", rundir.FILES, CHOICE}  # in a run that begins again
 
 After = Callable[[SweepState], None]
 

@@ -325,11 +325,6 @@ def _is_one_product(forward, maps, weights, state, steps) -> bool:
     pays = few or kernels[0].shape[-1] > sum(map(len, kernels))
     if not (is_known(time) and time >= MANY_STEPS and pays):
         return False
-    return uses_sums_alone(forward, maps, weights, state, steps)
-
-
-def uses_sums_alone(forward, maps, weights, state, steps) -> bool:
-    """Return whether a gate uses zx and zh only as their sum, so that one product gives both."""
     of_x, of_h = _shapes_of_blocks(maps, weights, state, steps.x[0])
     return len(of_x) == len(of_h) == len(_sums_alone(forward, of_x, of_h, state))
 

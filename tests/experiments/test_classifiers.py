@@ -52,9 +52,9 @@ def finished(capfd: pytest.CaptureFixture[str], folder: Path, *arguments: str) -
     return out
 
 
-def assert_complete(folder: Path, experiment: str, figures: tuple[str, ...]) -> None:
-    names = {"config.json", "metrics.jsonl", "result.json", "report.html", "lock"}
-    assert {entry.name for entry in folder.iterdir()} - {"files"} == names | {
+def assert_complete(folder: Path, experiment: str, figures: tuple[str, ...], *more: str) -> None:
+    names = {"config.json", "metrics.jsonl", "result.json", "report.html", "lock", *more}
+    assert {entry.name for entry in folder.iterdir()} == names | {
         *("events", "checkpoints", "figures")
     }
     assert {file.name for file in (folder / "figures").iterdir()} == {f"{f}.png" for f in figures}
@@ -249,7 +249,7 @@ def test_a_cell_of_ones_own_trains_and_its_run_is_used_by_a_copy_once_it_is_edit
     monkeypatch.chdir(tmp_path)
     flags = (*TINY, "--seed=3", "--cell=mine.py:soft", f"--hidden_size={HIDDEN}")
     finished(capfd, folder, "sequential_digits", *flags)
-    assert_complete(folder, "sequential_digits", (*COMMON_FIGURES, "hidden_state"))
+    assert_complete(folder, "sequential_digits", (*COMMON_FIGURES, "hidden_state"), "files")
     assert_result(folder, "sequential_digits", 1, recurrent_size(2, 1, 8))
     assert_recomputed(folder, recurrent_logits(soft_gate, 2, best_weights(folder), "row"))
     before = snapshot(folder)

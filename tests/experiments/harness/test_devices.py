@@ -1,5 +1,6 @@
 """One model on several devices: the same data, weights and masks, and nearly the same numbers."""
 
+import contextlib
 import functools
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from experiments.harness.devices import (
 )
 from experiments.harness.engine import engine_of
 from experiments.harness.errors import UserError
-from experiments.harness.plan import fresh_state, plan_of_run
+from experiments.harness.plan import SweepState, fresh_state, plan_of_run
 from experiments.harness.processes import Hardware, check_devices_text
 from experiments.harness.program import Program
 from experiments.harness.rundir import rows_of
@@ -48,6 +50,29 @@ def program() -> Program:
 def trained(folder: Path, count: int, config: Any = CONFIG) -> list[dict[str, Any]]:
     """The rows of a run on so many devices."""
     return single.train(program(), config, folder, check_devices(count, config)).finished.rows
+
+
+class Killed(BaseException):
+    """End a training as ``kill -9`` does: nothing catches it."""
+
+
+@contextlib.contextmanager
+def killed_when(
+    monkeypatch: pytest.MonkeyPatch, due: Callable[[SweepState], bool]
+) -> Iterator[None]:
+    """Kill what is trained meanwhile before the first call of a state, after a save of it."""
+    advanced = loop.advanced
+
+    def killed(plan: Any, call: Any, data: Any, there: Any, state: SweepState) -> Any:
+        if due(state):
+            raise Killed
+        return advanced(plan, call, data, there, state)
+
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", -1)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "advanced", killed)
+        with pytest.raises(Killed):
+            yield
 
 
 @pytest.mark.long
@@ -84,21 +109,8 @@ def test_a_checkpoint_of_one_device_goes_on_on_two(
 ) -> None:
     whole = trained(tmp_path / "whole", 1)
 
-    class Killed(BaseException):
-        pass
-
-    advanced = loop.advanced
-
-    def killed(plan: Any, call: Any, data: Any, there: Any, state: Any) -> Any:
-        if state.evaluation == 1:
-            raise Killed
-        return advanced(plan, call, data, there, state)
-
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_SAVES", -1)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "advanced", killed)
-        with pytest.raises(Killed):
-            trained(tmp_path / "run", 1)
+    with killed_when(monkeypatch, lambda state: state.evaluation == 1):
+        trained(tmp_path / "run", 1)
     again = trained(tmp_path / "run", 2)
     assert again[0] == whole[0]
     assert again[1]["valid_loss"] == pytest.approx(whole[1]["valid_loss"], rel=2e-3)
@@ -195,21 +207,8 @@ def test_other_runs_stay_on_one_device(why: str, tmp_path: Path, eager: pytest.M
 def test_a_run_that_is_gone_on_with_stays_where_it_was(
     tmp_path: Path, eager: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    advanced = loop.advanced
-
-    def killed(plan: Any, call: Any, data: Any, there: Any, state: Any) -> Any:
-        if state.step_in_evaluation:
-            raise Killed
-        return advanced(plan, call, data, there, state)
-
-    eager.setattr(loop, "SECONDS_BETWEEN_SAVES", -1)
-    with eager.context() as patch:
-        patch.setattr(loop, "advanced", killed)
-        with pytest.raises(Killed):
-            launched(tmp_path / "run")
+    with killed_when(eager, lambda state: state.step_in_evaluation > 0):
+        launched(tmp_path / "run")
     assert launched(tmp_path / "run") == trained(tmp_path / "one", 1, OFTEN)
 
 
@@ -238,9 +237,6 @@ def test_a_stop_that_comes_during_a_trial_is_obeyed(
 def test_a_kill_while_a_run_is_cleared_costs_nothing(
     gone: str, tmp_path: Path, eager: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     def killed(folder: Path) -> None:
         if gone:
             entry = folder / gone
