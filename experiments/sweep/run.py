@@ -51,11 +51,13 @@ class Ended(NamedTuple):
       outcomes: what became of its members.
       seconds: that their training took.
       memory: what the search remembers.
+      data: hashes of the data that they were trained on.
     """
 
     outcomes: list[Outcome]
     seconds: float
     memory: Memory
+    data: dict[str, str]
 
 
 def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
@@ -90,7 +92,8 @@ def main(sweep: Sweep, folder: Path, overwrite: bool) -> int:
         found = ranking.ranked(outcomes_of(programs), fields, each_alone=alone)
         seconds = sum(each.seconds for each in programs)
         rows = member_rows(folder)
-        winner.publish(sweep, plans, found[0], outcomes_of(programs), rows, folder)
+        data = [each.data for each in programs]
+        winner.publish(sweep, plans[0], data, found[0], outcomes_of(programs), rows, folder)
         report.write(sweep, plans[0], found, rows, seconds, folder)
     print(report.comparison_text(sweep, found, plans[0].program))
     for note in report.edge_notes(sweep, found[0]):
@@ -279,7 +282,8 @@ def trained(
         check_form(file, known.keys() != set(Ended._fields))
         return checked_end(file, Ended(**known), plan)
     _, state = loop.train(plan, folder, observer, stops, dict(memory))
-    ended = Ended(list(state.outcomes), state.seconds, state.memory)
+    data = data_hashes(plan.program.data)
+    ended = Ended(list(state.outcomes), state.seconds, state.memory, data)
     if is_first():
         rundir.write_json(file, ended._asdict())
     return ended
@@ -291,8 +295,12 @@ def checked_end(file: Path, ended: Ended, plan: Plan) -> Ended:
     Raises:
       UserError: where it says something else.
     """
-    if not isinstance(ended.outcomes, list) or not isinstance(ended.memory, dict):
-        raise damaged(file, "outcomes and memory must be a list and an object")
+    if not isinstance(ended.outcomes, list):
+        raise damaged(file, "outcomes must be a list")
+    if not isinstance(ended.memory, dict):
+        raise damaged(file, "memory must be an object")
+    if not isinstance(ended.data, dict) or not all(isinstance(v, str) for v in ended.data.values()):
+        raise damaged(file, "data must be an object of hashes")
     if not is_number(ended.seconds):
         raise damaged(file, f"seconds is {ended.seconds!r}, not a number")
     for each in ended.outcomes:

@@ -1,7 +1,6 @@
 """Keep the weights of a sweep's best training, or of all, to be used without training again."""
 
 import dataclasses
-import functools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from experiments.harness import rundir
 from experiments.harness.checkpoint import checkpoints, damage, save, steps_in
-from experiments.harness.identity import data_hashes, identity_of, origin_of
+from experiments.harness.identity import identity_of, origin_of
 from experiments.harness.loop import Leaving
 from experiments.harness.plan import DIVERGED, Outcome, Plan
 from experiments.harness.processes import is_first, meet
@@ -92,7 +91,8 @@ def save_weights(folder: Path, kept: Any) -> None:
 
 def publish(
     sweep: Sweep,
-    plans: Sequence[Plan],
+    plan: Plan,
+    data: Sequence[Mapping[str, str]],
     winner: Configuration,
     outcomes: Sequence[Outcome],
     rows: Mapping[int, Sequence[Row]],
@@ -101,8 +101,16 @@ def publish(
     """Leave the best training of a sweep as a run of its own, in the sweep's folder.
 
     Where all are kept, each of them has such a run too.
+
+    Args:
+      sweep: what was asked for.
+      plan: of the first program.
+      data: hashes of what the members of each program were trained on.
+      winner: the best configuration.
+      outcomes: what became of all members.
+      rows: their rows of metrics.
+      folder: of the sweep.
     """
-    data = functools.cache(lambda program: data_hashes(plans[program].program.data))
 
     def leave(member: Mapping[str, Any], target: Path, move: Callable[..., Any]) -> None:
         there = next(folder.glob(f"programs/*/weights/{member['member']}"), None)
@@ -115,11 +123,11 @@ def publish(
         config = dataclasses.replace(sweep.base, **values)
         origin = origin_of(sweep.experiment, target)
         identity = identity_of(sweep.experiment, config) | {"origin": origin}
-        identity["sources"] |= data(int(there.parent.parent.name))
+        identity["sources"] |= data[int(there.parent.parent.name)]
         rundir.write_json(target / "config.json", identity)
         rundir.append_rows(target / "metrics.jsonl", rows.get(member["member"], []))
         move(there, target / "checkpoints" / "best")
-        rundir.write_json(target / "result.json", numbers(sweep, plans[0], member))
+        rundir.write_json(target / "result.json", numbers(sweep, plan, member))
 
     keep_all = sweep.settings.keep_all
     leave(best_member(winner), folder / WINNER, shutil.copytree if keep_all else Path.rename)

@@ -163,6 +163,7 @@ ENDED = {
     "outcomes": [{**END, "member": k, "learning_rate": rate} for k, rate in enumerate((0.3, 0.1))],
     "seconds": 1.5,
     "memory": {},
+    "data": {"data of train": "0a"},
 }
 STATE = to_json(fresh_state(plan_of_run(fit(FitConfig()), FitConfig()), {}))
 

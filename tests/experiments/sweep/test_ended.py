@@ -31,10 +31,10 @@ def plan() -> Plan:
 
 
 def test_the_ends_of_all_members_are_taken(plan: Plan) -> None:
-    ended = Ended(OUTCOMES, 1.5, {})
+    ended = Ended(OUTCOMES, 1.5, {}, {"data of train": "0a"})
     assert checked_end(FILE, ended, plan) is ended
     lost: list[Any] = [OUTCOMES[1], OUTCOMES[0] | {"score": None, "valid_loss": None}]
-    assert checked_end(FILE, Ended(lost, 0, {"rungs": [1]}), plan).outcomes == lost
+    assert checked_end(FILE, Ended(lost, 0, {"rungs": [1]}, {}), plan).outcomes == lost
 
 
 @pytest.mark.parametrize(
@@ -52,31 +52,35 @@ def test_the_ends_of_all_members_are_taken(plan: Plan) -> None:
 )
 def test_an_outcome_of_something_else_is_a_sentence(changed: dict[str, Any], plan: Plan) -> None:
     with pytest.raises(UserError, match=r"ended\.json is damaged: .*Restore it"):
-        checked_end(FILE, Ended([OUTCOMES[0] | changed, OUTCOMES[1]], 1.5, {}), plan)
+        checked_end(FILE, Ended([OUTCOMES[0] | changed, OUTCOMES[1]], 1.5, {}, {}), plan)
 
 
 @pytest.mark.parametrize("name", OUTCOMES[0])
 def test_an_outcome_that_lacks_a_field_is_a_sentence(name: str, plan: Plan) -> None:
     lacking = {key: value for key, value in OUTCOMES[0].items() if key != name}
     if name == "valid_loss":  # as of a member that has diverged before its first evaluation
-        checked_end(FILE, Ended([lacking, OUTCOMES[1]], 1.5, {}), plan)
+        checked_end(FILE, Ended([lacking, OUTCOMES[1]], 1.5, {}, {}), plan)
         return
     with pytest.raises(UserError, match=r"ended\.json is damaged"):
-        checked_end(FILE, Ended([lacking, OUTCOMES[1]], 1.5, {}), plan)
+        checked_end(FILE, Ended([lacking, OUTCOMES[1]], 1.5, {}, {}), plan)
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "seconds", "memory"),
+    ("outcomes", "seconds", "memory", "data"),
     [
-        ({}, 1.5, {}),
-        (OUTCOMES[:1], 1.5, {}),
-        ([*OUTCOMES, OUTCOMES[0]], 1.5, {}),
-        ([[[]], OUTCOMES[1]], 1.5, {}),
-        (OUTCOMES, "long", {}),
-        (OUTCOMES, 1.5, []),
-        (None, None, None),
+        ({}, 1.5, {}, {}),
+        (OUTCOMES[:1], 1.5, {}, {}),
+        ([*OUTCOMES, OUTCOMES[0]], 1.5, {}, {}),
+        ([[[]], OUTCOMES[1]], 1.5, {}, {}),
+        (OUTCOMES, "long", {}, {}),
+        (OUTCOMES, 1.5, [], {}),
+        (OUTCOMES, 1.5, {}, []),
+        (OUTCOMES, 1.5, {}, {"data of train": 1}),
+        (None, None, None, None),
     ],
 )
-def test_what_is_no_end_is_a_sentence(outcomes: Any, seconds: Any, memory: Any, plan: Plan) -> None:
+def test_what_is_no_end_is_a_sentence(
+    outcomes: Any, seconds: Any, memory: Any, data: Any, plan: Plan
+) -> None:
     with pytest.raises(UserError, match=r"ended\.json is damaged"):
-        checked_end(FILE, Ended(outcomes, seconds, memory), plan)
+        checked_end(FILE, Ended(outcomes, seconds, memory, data), plan)

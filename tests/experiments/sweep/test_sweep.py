@@ -17,6 +17,7 @@ from experiments.harness import devices, loop
 from experiments.harness import run as single
 from experiments.harness.config import options
 from experiments.harness.errors import UserError
+from experiments.harness.identity import data_hashes
 from experiments.harness.program import Program
 from experiments.report.side_by_side import member_rows
 from experiments.sweep import run
@@ -390,6 +391,9 @@ def test_optuna_proposes_static_fields(
     degrees = [row["degree"] for row in rows[::2]]
     assert len(set(degrees)) == 4
     assert all(1 <= degree <= 64 for degree in degrees)
+    config = json.loads((tmp_path / "whole/best/config.json").read_text())
+    program = fit(FitConfig(**config["config"]))
+    assert config["sources"].items() >= data_hashes(program.data).items()
     killed_at(2 * EVALUATIONS + 3, monkeypatch, tmp_path / "killed", *texts, settings=asked)
     assert swept(tmp_path / "killed", *texts, settings=asked) == rows
 
