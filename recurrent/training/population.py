@@ -238,6 +238,7 @@ def trained(task: Task, steps: int, member: Member, data: Data) -> tuple[Member,
       The member and its metrics over the steps, zeros where it had ended.
     """
 
+    @jax.jit  # so that asking for its shapes and computing it are one tracing, which takes seconds
     def go_on(member: Member) -> tuple[Member, Metrics]:
         state, metrics = task.train(member.state, member.hparams, data, steps)
         lost = task.failures(state) >= MOST_FAILURES
@@ -253,6 +254,7 @@ def trained(task: Task, steps: int, member: Member, data: Data) -> tuple[Member,
 def measured(task: Task, kept: Kept, hparams: HParams, due: Array, data: Data) -> Metrics:
     """Evaluate what a member keeps where ``due`` is true; return zeros elsewhere."""
 
+    @jax.jit  # traced once, as in `trained`
     def measure(kept: Kept) -> Metrics:
         return task.evaluate(kept, hparams, data)
 
