@@ -124,22 +124,26 @@ def page_of_command(word: str, folders: Sequence[str], having: Sequence[str]) ->
 
     Args:
       word: the command.
-      folders: a run directory, if one is given.
+      folders: a run directory, if one is given; without, the page is of all experiments.
       having: the experiments of this package that have such a command.
     """
     from experiments.harness.catalogue import load
 
-    if folders:
-        from experiments.harness.runs import read_experiment
+    head = f"./launch.sh {word} DIR [--flag=value ...]"
+    if not folders:
+        said: dict[str, list[str]] = {}  # what a command does to the experiments of which it is so
+        for name in having:
+            command = load(name).commands[word]
+            text = "\n".join([command.help, *help_lines(command.flags)])
+            said.setdefault(text, []).append(name)
+        return "\n\n".join([head, *(f"{', '.join(who)}: {text}" for text, who in said.items())])
+    from experiments.harness.runs import read_experiment
 
-        experiment = read_experiment(path_of(folders[0], f"{word}: "))
-    else:
-        experiment = load(having[0])
+    experiment = read_experiment(path_of(folders[0], f"{word}: "))
     if word not in experiment.commands:
         raise UserError(f"{word}: {experiment.name} has no such command.")
     command = experiment.commands[word]
-    head = f"./launch.sh {word} DIR [--flag=value ...]: {command.help}"
-    return "\n".join([head, *help_lines(command.flags)])
+    return "\n".join([f"{head}: {command.help}", *help_lines(command.flags)])
 
 
 def page_of_module(module: Any) -> str:

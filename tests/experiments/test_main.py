@@ -593,6 +593,11 @@ def test_the_help_of_an_experiment_lists_the_commands_of_its_trained_runs(
         for name, field in options(writing.Sample).items():
             assert f"--{name} " in out
             assert field.help in out
+    assert __main__.main(["evaluate", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("./launch.sh evaluate DIR [--flag=value ...]\n\n")
+    assert "\n\npronunciations, scan_commands: translate a whole split by beam search\n" in out
+    assert "\n\nchar_lm: " in out
     assert __main__.main(["image_cnn", "--help"]) == 0
     assert "sample DIR" not in capsys.readouterr().out
 
