@@ -17,7 +17,7 @@ from experiments.harness.program import Program
 from experiments.harness.runs import Command, Run
 from experiments.shared.explain_translation import explain_translation
 from experiments.shared.translating import Languages, TranslatorConfig, parts_of
-from experiments.shared.translations import evaluate_command, translate, translation_program
+from experiments.shared.translations import Called, evaluate_command, translate, translation_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
     dictionary = load_dictionary(config.stress)
     languages, data = parts_of(splits_in(dictionary, config))
-    return translation_program(config, languages, data, dictionary.said)
+    return translation_program(config, languages, data, dictionary.said, Called("word", "phone"))
 
 
 @dataclasses.dataclass(frozen=True)

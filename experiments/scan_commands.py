@@ -20,7 +20,7 @@ from experiments.harness.runs import Command, Run
 from experiments.shared.explain_translation import explain_translation
 from experiments.shared.idle_flags import check_idle
 from experiments.shared.translating import Languages, TranslatorConfig, parts_of
-from experiments.shared.translations import evaluate_command, translate, translation_program
+from experiments.shared.translations import Called, evaluate_command, translate, translation_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,8 @@ def parts(config: Config) -> tuple[Languages, dict[str, dict[str, np.ndarray]]]:
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
     splits = splits_of(config)
-    return translation_program(config, *parts_of(splits), partial(said_of, splits))
+    said = partial(said_of, splits)
+    return translation_program(config, *parts_of(splits), said, Called("command", "action"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,11 +46,19 @@ MARGIN = 1.5  # how much longer than the longest target a network may write
 Sentence = Sequence[str]
 
 
+class Called(NamedTuple):
+    """Hold what a report calls what is written: the whole, and one of its parts."""
+
+    whole: str
+    part: str
+
+
 def translation_program(
     config: Any,
     languages: Languages,
     data: dict[str, dict[str, np.ndarray]],
     said: Callable[[], str],
+    called: Called,
 ) -> Program:
     """Return the Program that trains by teacher forcing, in batches of like lengths.
 
@@ -59,6 +67,7 @@ def translation_program(
       languages: the vocabularies.
       data: the splits.
       said: tells what was read for them and what was left out, as sentences of the report.
+      called: what the report calls what is written.
     """
     network = network_of(config, languages)
 
@@ -78,7 +87,7 @@ def translation_program(
         LOSS,
         loss=loss,
         report=EXACT,
-        exhibits=functools.partial(exhibits, config, languages, data, said),
+        exhibits=functools.partial(exhibits, config, languages, data, said, called),
         buckets=buckets_of(data),
     )
 
@@ -161,6 +170,7 @@ def exhibits(
     languages: Languages,
     data: dict[str, dict[str, np.ndarray]],
     said: Callable[[], str],
+    called: Called,
     finished: Finished,
 ) -> Iterator[Exhibit]:
     """Draw attention, and list what came out most wrong and what was read.
@@ -170,6 +180,7 @@ def exhibits(
       languages: the vocabularies.
       data: the splits.
       said: tells what was read for them.
+      called: what the report calls what is written.
       finished: the training.
     """
     rows = sorted(
@@ -178,13 +189,13 @@ def exhibits(
     )
     wrong = [row for row in rows if row.distance]
     if rows:
-        yield by_length(rows)
+        yield by_length(rows, called)
     if wrong:
         yield Table(
             "worst",
             "What it gets most wrong",
             f"Of {len(rows)} examples of the test split, {len(wrong)} came out wrong; those with "
-            "the most words to change come first. What is wrong of the written stands in brackets, "
+            f"the most {called.part}s to change come first. What is wrong stands in brackets, "
             "empty where something is missing.",
             ("read", "written", "right", "changes"),
             [
@@ -195,7 +206,7 @@ def exhibits(
     if config.attention != "last":
         for row, name in ((rows[-1], "right"), (rows[0], "wrong")):
             if (row.distance > 0) == (name == "wrong") and (config.ends or row.true):
-                yield attention_of(config, languages, finished.kept, row, name)
+                yield attention_of(config, languages, finished.kept, row, name, called)
     several = "A source stands in several pairs where several targets are right, or it is repeated."
     yield data_table(f"{said()} {several}", ("pairs", "different sources"), counts_of(data))
     yield padding_table(data["train"], buckets_of(data))
@@ -214,19 +225,20 @@ def marked(row: Judged) -> str:
     return " ".join(one if one == other else f"[{one or ''}]" for one, other in pairs)
 
 
-def by_length(rows: Sequence[Judged]) -> Figure:
+def by_length(rows: Sequence[Judged], called: Called) -> Figure:
     """Draw the share that came out right against the length of what is right."""
     from experiments.figures.alignments import rates_by_length
 
     lengths = np.array([len(row.true) for row in rows])
     exact = np.array([row.distance == 0 for row in rows])
     rate = error_rate((row.found, row.true) for row in rows)
-    message = f"{exact.mean():.2%} of {len(rows)} right; {rate:.2%} of words wrong"
+    message = f"{exact.mean():.2%} of {len(rows)} right; {rate:.2%} of {called.part}s wrong"
     return Figure(
         "by_length",
-        "Longer sentences",
-        "A sentence is right if each of its words is; its length is that of what is right.",
-        rates_by_length(message, lengths, exact, rate, "sentence", "words"),
+        f"Longer {called.whole}s",
+        f"A {called.whole} is right if each of its {called.part}s is; its length is that of what "
+        "is right.",
+        rates_by_length(message, lengths, exact, rate, called.whole, f"{called.part}s"),
     )
 
 
@@ -240,8 +252,10 @@ def in_one(words: Sentence) -> str:
     return ("" if all(len(word) == 1 for word in words) else " ").join(words)
 
 
-def attention_of(config: Any, languages: Languages, params: Any, row: Judged, name: str) -> Figure:
-    """Draw where a network looks while it writes the right words of an example."""
+def attention_of(
+    config: Any, languages: Languages, params: Any, row: Judged, name: str, called: Called
+) -> Figure:
+    """Draw where a network looks while the right parts of an example are written."""
     from experiments.figures.attention import attention_map
 
     weights, likeliest = attended(config, languages, params, row.source, row.true)
@@ -251,9 +265,9 @@ def attention_of(config: Any, languages: Languages, params: Any, row: Judged, na
     return Figure(
         f"attention_{name}",
         message,
-        f"Read: {in_one(row.source)}. Right: {in_one(row.true)}. A column for each word "
-        "that it finds likeliest after the right ones, in red where it is another; dark is where "
-        "it looks.",
+        f"Read: {in_one(row.source)}. Right: {in_one(row.true)}. A column for each {called.part}: "
+        "the one that it finds likeliest after the right ones before it, in red where it is wrong; "
+        "dark is where it looks.",
         attention_map(message, weights, [*row.source, STOP], likeliest, true),
     )
 

@@ -27,6 +27,7 @@ PAIRS = [
     (("a", "b"), ("B", "A", "A")),
     (("b", "b", "a"), ("A",)),
 ]
+CALLED = translations.Called("word", "phone")
 LANGUAGES = Languages(
     vocabulary_of(source for source, _ in PAIRS), vocabulary_of(target for _, target in PAIRS), 4, 4
 )
@@ -285,10 +286,11 @@ def test_the_share_that_is_right_is_drawn_for_each_length() -> None:
         translations.Judged("a", "B" * length, "B" * length, int(is_wrong))
         for length, is_wrong in zip(lengths, wrong, strict=True)
     ]
-    axes: Any = translations.by_length(rows).figure.axes[0]
+    axes: Any = translations.by_length(rows, CALLED).figure.axes[0]
     points, alone = axes.lines
     assert points.get_xdata().tolist() == [1, 2, 30]
     assert points.get_ydata().tolist() == [50, 100, 100]
+    assert axes.get_xlabel() == "phones in the word"
     assert alone.get_ydata().tolist() == [100, 100, 100]  # no word differs from the right ones
 
 
@@ -298,12 +300,12 @@ def test_an_end_is_drawn_where_one_is_written(ends: bool) -> None:
     _, params = network()
     config = dataclasses.replace(SMALL, ends=ends)
     row = translations.Judged(("a", "b"), ("A",), ("A", "B"), 1)
-    drawn = translations.attention_of(config, LANGUAGES, params, row, "wrong").figure
+    drawn = translations.attention_of(config, LANGUAGES, params, row, "wrong", CALLED).figure
     assert len(drawn.axes[0].get_xticks()) == 2 + ends
     finished = Finished(params, {}, [], 0)
     arrays = translating.arrays_of([(("a",), ())], LANGUAGES)
     data = {"train": arrays, "test": arrays}
-    shown = translations.exhibits(config, LANGUAGES, data, lambda: "said", finished)
+    shown = translations.exhibits(config, LANGUAGES, data, lambda: "said", CALLED, finished)
     names = [each.name for each in shown]
     assert ("attention_right" in names or "attention_wrong" in names) == ends
 
