@@ -15,6 +15,7 @@ from experiments.data.text import Text, load_text
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.program import Exhibit, Figure, Finished
+from experiments.harness.program import Text as TextExhibit
 from experiments.harness.runs import Command, Run
 from experiments.shared.data_tables import data_table
 from experiments.shared.language import BITS, LOSS, model_of
@@ -44,14 +45,25 @@ def sample(run: Run, flags: Sample) -> Iterator[str]:
       UserError: for a prompt with a character that the training text does not have.
     """
     text = load_text(run.config.data, run.config.text)
-    first = "\n" if "\n" in text.characters else text.characters[text.train[0]]
-    prompt = flags.prompt or first
+    prompt = flags.prompt or beginning_of(text)
     unseen = sorted(set(prompt) - set(text.characters))
     if unseen:
         raise UserError(f"--prompt: expected characters of the training text, got {unseen}.")
+    model = model_of(run.config, len(text.characters))
+    yield from written(model, run.kept, text.characters, prompt, flags)
+
+
+def beginning_of(text: Text) -> str:
+    """Return after what a text is begun: a new line, or its first character where it has none."""
+    return "\n" if "\n" in text.characters else text.characters[text.train[0]]
+
+
+def written(
+    model: recurrent.Cell, params: Any, characters: str, prompt: str, flags: Sample
+) -> Iterator[str]:
+    """Yield the prompt, then what a model writes after it, piece by piece."""
     yield prompt
-    model, params = model_of(run.config, len(text.characters)), run.kept
-    tokens = jnp.asarray([[text.characters.index(c)] for c in prompt], jnp.int32)  # [T, 1]
+    tokens = jnp.asarray([[characters.index(c)] for c in prompt], jnp.int32)  # [T, 1]
 
     def advance(state: Any, tokens: Array) -> Any:
         return recurrent.unroll(model, params, tokens, state)[0]
@@ -72,14 +84,14 @@ def sample(run: Run, flags: Sample) -> Iterator[str]:
     for start in range(0, flags.characters, PIECE):
         state, drawn = piece(state, token, jax.random.fold_in(key, start))
         token = drawn[-1]
-        yield "".join(text.characters[k] for k in drawn[: flags.characters - start, 0])
+        yield "".join(characters[k] for k in drawn[: flags.characters - start, 0])
 
 
 sample_command = Command(Sample, sample, "write text with a trained run")
 
 
 def exhibits(model: recurrent.Cell, text: Text, finished: Finished) -> Iterator[Exhibit]:
-    """Draw learning curves and how much each character of a text cost, and count the data."""
+    """Draw learning curves and what each character cost, write a text, and count the data."""
     from experiments.figures.curves import learning_curves
     from experiments.figures.text import colored_text
 
@@ -101,6 +113,14 @@ def exhibits(model: recurrent.Cell, text: Text, finished: Finished) -> Iterator[
             "".join(text.characters[k] for k in text.test[1 : len(logits) + 1]),
             -np.asarray(log_probs) / math.log(2),
         ),
+    )
+    flags = Sample()
+    pieces = written(model, finished.kept, text.characters, beginning_of(text), flags)
+    yield TextExhibit(
+        "sample",
+        "What it writes",
+        f"Drawn from what it expects, at a temperature of {flags.temperature:g}.",
+        "".join(pieces).strip(),
     )
     parts = {"train": text.train, "valid": text.valid, "test": text.test}
     yield data_table(

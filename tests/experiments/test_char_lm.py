@@ -271,7 +271,7 @@ def test_a_finished_run_leaves_bits_and_figures(finished: Path) -> None:
     assert result["report"] == "bits"
     assert result["evaluations"] == 3
     figures = {path.name for path in (finished / "figures").iterdir()}
-    assert figures == {"learning_curves.png", "surprise.png", "data.csv"}
+    assert figures == {"learning_curves.png", "surprise.png", "sample.txt", "data.csv"}
     assert "bits a character" in (finished / "report.html").read_text()
 
 
@@ -297,6 +297,15 @@ def sampled(capsys: pytest.CaptureFixture[str], folder: Path, *flags: str) -> st
     """Return what ``./launch.sh sample`` prints."""
     assert __main__.main(["sample", str(folder), *flags]) == 0
     return capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_the_page_has_what_the_run_writes_when_it_is_asked(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (finished / "figures/sample.txt").read_text()
+    assert text.strip() == sampled(capsys, finished).strip()
+    assert len(text) > 400
 
 
 @pytest.mark.long
