@@ -167,10 +167,15 @@ def compiled_calls(engine: Engine, members: Member, data: Data) -> Callable[[int
 
 
 def next_call(plan: Plan, state: SweepState) -> int:
-    """Return how many steps the next call takes: even parts of those between evaluations."""
+    """Return how many steps the next call takes: even parts of those between evaluations.
+
+    A smaller last part would be a second program to compile, so that up to half as many calls more
+    are made where they are of one size then.
+    """
     size, limit = plan.program.steps_per_evaluation, plan.config.steps_per_call
-    part = math.ceil(size / math.ceil(size / limit))
-    return min(part, size - state.step_in_evaluation)
+    fewest = math.ceil(size / limit)
+    calls = next((n for n in range(fewest, fewest + fewest // 2 + 1) if size % n == 0), fewest)
+    return min(math.ceil(size / calls), size - state.step_in_evaluation)
 
 
 def advanced(
