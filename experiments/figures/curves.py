@@ -159,7 +159,7 @@ def _curves(axes: Axes, rows: Rows, metric: Metric, best_step: int | None) -> No
     axes.set_xlim(0, 1.04 * max(steps[-1], 1))  # the same in all panels, even if one diverges
     if best_step:
         _mark_best(axes, best_step, steps, column(rows, f"valid_{metric.name}"))
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
     _note_broken(axes, rows, metric)
 
 
@@ -218,7 +218,7 @@ def _mark_best(axes: Axes, best_step: int, steps: np.ndarray, values: np.ndarray
     )  # fmt: skip
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Label the curves at their right ends, moved apart where they would overlap."""
     axes.get_ylim()  # update the lazy limits before reading the transformation
     to_fraction = axes.transScale + axes.transLimits

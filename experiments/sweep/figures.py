@@ -10,7 +10,14 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure as Drawing
 from matplotlib.patches import Rectangle
 
-from experiments.figures.curves import Rows, column, format_value, is_percent, percent_ticks
+from experiments.figures.curves import (
+    Rows,
+    column,
+    format_value,
+    is_percent,
+    label_ends,
+    percent_ticks,
+)
 from experiments.figures.style import (
     ACCENT,
     ALARM,
@@ -30,6 +37,7 @@ from recurrent.training.task import Metric
 
 MOST_LISTED = 16  # values that stand side by side, each with its label
 MOST_TEXTS = 80  # tiles of a heat map with their numbers
+MOST_NAMED = 8  # configurations whose curves have their values beside them
 MOST_CURVES = 500  # runs that are drawn as a line each
 SHADES = LinearSegmentedColormap.from_list("blues", ["#e8f1f8", "#86b8dc", ACCENT, "#0c3157"])
 DIVERGED_SHADE = "#fbdcc9"
@@ -124,7 +132,7 @@ def curves(
     """
     figure = titled_figure(3.8, _curves_message(configurations))
     axes, key = figure.subplots(), f"valid_{metric.name}"
-    survived = [np.ones(0)]
+    survived, names, ends = [np.ones(0)], _names(configurations), []
     for member, wins in _worst_first(configurations):
         own = rows.get(member["member"], ())
         steps, values = column(own, "step"), column(own, key)
@@ -135,16 +143,32 @@ def curves(
             _crosses(axes, steps[-1:], metric)
             continue
         survived.append(values)
-        if wins and member is best_member(configurations[0]):
-            _name_winner(axes, steps[-1:], values[-1:])
+        ends += [(value, names[member["member"]], color) for value in values[-1:]]
         if _ended_early(member):
             axes.plot(steps[-1:], values[-1:], ".", color=color, markersize=6)
     for step in _steps_of(marks, rows):
         axes.axvline(step, color=MUTED, linestyle=":", linewidth=0.9)
     _value_scale(axes, metric, np.concatenate(survived), cut=True)
+    label_ends(axes, [end for end in ends if end[1] and np.isfinite(end[0])])
     step_axis(axes)
     panel_title(axes, f"validation {metric.name}")
     return figure
+
+
+def _names(configurations: Ranked) -> dict[int, str]:
+    """Return what is written beside the end of each member's curve, which often is nothing.
+
+    A few configurations have their values there, at their best member; of many only the winner is
+    named.
+    """
+    names = {each["member"]: "" for each in _members(configurations)}
+    for rank, each in enumerate(configurations):
+        values = ", ".join(map(_text, each.values.values()))
+        few = len(configurations) <= MOST_NAMED
+        wins = rank == 0 and _has_winner(configurations)
+        parts = ["winner"] * wins + [plain(values)] * (few and bool(values))
+        names[best_member(each)["member"]] = ": ".join(parts)
+    return names
 
 
 def values_over_evaluations(

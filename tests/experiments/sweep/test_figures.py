@@ -195,6 +195,20 @@ def test_what_diverged_does_not_flatten_the_curves_of_the_others(
     assert np.ravel(winner.get_ydata())[-1] == values[0]
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_a_few_configurations_have_their_values_beside_their_best_curves(many: bool) -> None:
+    cells = ["gru", "lstm", *(f"other_{k}" for k in range(10 * many))]
+    ends = [
+        outcome(2 * k + seed, LOSS, 1.0 + k + seed / 10, FINISHED, cell=cell, seed=seed)
+        for k, cell in enumerate(cells)
+        for seed in range(2)
+    ]
+    configurations = ranked(ends, ["cell", "seed"])
+    axes = figures.curves(configurations, rows_of(configurations, LOSS), LOSS, []).axes[0]
+    texts = {each.get_text() for each in axes.texts}
+    assert texts == ({"winner"} if many else {"winner: gru", "lstm"})
+
+
 def test_of_very_many_runs_some_are_drawn_the_winner_among_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
