@@ -376,6 +376,7 @@ def test_every_piece_of_a_text_is_drawn_with_another_key(wild: Run) -> None:
     assert text != sample_of(flat, characters=3 * writing.PIECE, sample_seed=1, temperature=1.0)[1:]
 
 
+@pytest.mark.long
 def test_a_prompt_of_unknown_characters_is_refused(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
