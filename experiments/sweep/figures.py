@@ -37,6 +37,7 @@ from recurrent.training.task import Metric
 
 MOST_LISTED = 16  # values that stand side by side, each with its label
 MOST_TEXTS = 80  # tiles of a heat map with their numbers
+LONGEST_TEXT = 24  # characters of a value in a figure
 MOST_NAMED = 8  # configurations whose curves have their values beside them
 MOST_CURVES = 500  # runs that are drawn as a line each
 SHADES = LinearSegmentedColormap.from_list("blues", ["#e8f1f8", "#86b8dc", ACCENT, "#0c3157"])
@@ -143,16 +144,22 @@ def curves(
             _crosses(axes, steps[-1:], metric)
             continue
         survived.append(values)
-        ends += [(value, names[member["member"]], color) for value in values[-1:]]
-        if _ended_early(member):
+        if name := names[member["member"]]:
+            ends += [(*end, name, color) for end in zip(steps[-1:], values[-1:], strict=True)]
+        if _ended_early(member) or len(values) == 1:
             axes.plot(steps[-1:], values[-1:], ".", color=color, markersize=6)
     for step in _steps_of(marks, rows):
         axes.axvline(step, color=MUTED, linestyle=":", linewidth=0.9)
     _value_scale(axes, metric, np.concatenate(survived), cut=True)
-    label_ends(axes, [end for end in ends if end[1] and np.isfinite(end[0])])
+    _name_ends(axes, ends)
     step_axis(axes)
-    panel_title(axes, f"validation {metric.name}")
+    fields = list(configurations[0].values) if _are_few(configurations) else []
+    panel_title(axes, f"validation {metric.name}" + (" by " if fields else "") + ", ".join(fields))
     return figure
+
+
+def _are_few(configurations: Ranked) -> bool:
+    return 1 < len(configurations) <= MOST_NAMED
 
 
 def _names(configurations: Ranked) -> dict[int, str]:
@@ -164,11 +171,24 @@ def _names(configurations: Ranked) -> dict[int, str]:
     names = {each["member"]: "" for each in _members(configurations)}
     for rank, each in enumerate(configurations):
         values = ", ".join(map(_text, each.values.values()))
-        few = len(configurations) <= MOST_NAMED
         wins = rank == 0 and _has_winner(configurations)
-        parts = ["winner"] * wins + [plain(values)] * (few and bool(values))
+        parts = ["winner"] * wins + [plain(values)] * _are_few(configurations)
         names[best_member(each)["member"]] = ": ".join(parts)
     return names
+
+
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write names beside the ends of curves ``(x, y, name, color)`` that are within the scale.
+
+    Those of the longest curves stand in the margin, where they are moved apart.
+    """
+    low, high = axes.get_ylim()
+    within = [end for end in ends if low <= end[1] <= high]
+    last = max((x for x, *_ in within), default=0)
+    label_ends(axes, [end[1:] for end in within if end[0] == last])
+    for x, y, name, color in within:
+        if x < last:
+            _name_end(axes, (x, y), name, color)
 
 
 def values_over_evaluations(
@@ -339,19 +359,19 @@ def _values_panel(axes: Axes, configurations: Ranked, rows: MemberRows, field: s
         if wins:
             best = 1 + np.flatnonzero(column(own, "step") == member["best_step"])
             axes.plot(best, [member[field]] * len(best), "o", color=ACCENT, markersize=6)
-            _name_winner(axes, [len(values)], values[-1:])
+            for value in values[-1:]:
+                _name_end(axes, (len(values), value), "winner", ACCENT)
     finite = _finite(np.concatenate(drawn))
     if _is_log(finite.tolist()):
         log_scale(axes)
 
 
-def _name_winner(axes: Axes, xs: Iterable[float], ys: Iterable[float]) -> None:
-    """Write beside the end of a line that it is the winner's."""
-    for x, y in zip(xs, ys, strict=True):
-        axes.annotate(
-            "winner", (x, y), (6, 0), textcoords="offset points", color=ACCENT,
-            fontsize=8.5, va="center", annotation_clip=False,
-        )  # fmt: skip
+def _name_end(axes: Axes, end: tuple[float, float], name: str, color: str) -> None:
+    """Write a name beside the end of a line."""
+    axes.annotate(
+        name, end, (6, 0), textcoords="offset points", color=color,
+        fontsize=8.5, va="center", annotation_clip=False,
+    )  # fmt: skip
 
 
 # What is drawn of a pair of values.
@@ -542,4 +562,6 @@ def _is_log(values: Sequence[Any]) -> bool:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    # of a long path, the end; the table has it whole
+    return text if len(text) <= LONGEST_TEXT else "…" + text[1 - LONGEST_TEXT :]

@@ -10,7 +10,7 @@ from matplotlib.cbook import is_math_text
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 
 from experiments.figures.style import ACCENT, ALARM
 from experiments.harness.plan import DIVERGED, FINISHED, STOPPED
@@ -207,6 +207,35 @@ def test_a_few_configurations_have_their_values_beside_their_best_curves(many: b
     axes = figures.curves(configurations, rows_of(configurations, LOSS), LOSS, []).axes[0]
     texts = {each.get_text() for each in axes.texts}
     assert texts == ({"winner"} if many else {"winner: gru", "lstm"})
+
+
+def test_ends_outside_the_scale_have_no_name_and_early_ones_are_named_where_they_end() -> None:
+    ends = [outcome(k, LOSS, 1.0 + k / 100, FINISHED, rate=k) for k in range(7)]
+    ends.append(outcome(7, LOSS, 50.0, STOPPED, rate=7))
+    rows = {
+        k: [
+            {"step": step, "evaluation": step, "valid_loss": ends[k]["valid_loss"]}
+            for step in range(1, {3: 20, 7: 2}.get(k, 40) + 1)
+        ]
+        for k in range(8)
+    }
+    configurations = ranked(ends, ["rate"])
+    figure = figures.curves(configurations, rows, LOSS, [])
+    figure.canvas.draw()  # warns, which is an error here, where texts leave no room for the panel
+    axes = figure.axes[0]
+    assert "7" not in {each.get_text() for each in axes.texts}
+    (early,) = [each for each in axes.texts if each.get_text() == "3"]
+    assert isinstance(early, Annotation)
+    assert early.xy == (20, 1.03)
+
+
+def test_long_values_are_cut_to_their_ends() -> None:
+    texts = ["/a/long/path/to/a/folder/with/one.txt", "/a/long/path/to/a/folder/with/two.txt"]
+    ends = [outcome(k, LOSS, 1.0 + k, FINISHED, text=text) for k, text in enumerate(texts)]
+    configurations = ranked(ends, ["text"])
+    axes = figures.curves(configurations, rows_of(configurations, LOSS), LOSS, []).axes[0]
+    names = {each.get_text() for each in axes.texts}
+    assert names == {"winner: …o/a/folder/with/one.txt", "…o/a/folder/with/two.txt"}
 
 
 def test_of_very_many_runs_some_are_drawn_the_winner_among_them(
