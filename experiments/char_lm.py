@@ -32,7 +32,11 @@ class Config(LanguageConfig):
     """Hold the fields of this experiment."""
 
     data: str = option("pydoc", "the text: Python's own help, or tiny Shakespeare", choices=TEXTS)
-    text: str = option("", "a UTF-8 file to read instead", file=True)
+    text: str = option(
+        "",
+        "a UTF-8 file to read instead; a new line is one character, whatever the file has for it",
+        file=True,
+    )
     epochs: int = 5
     learning_rate: float = 3e-3
     warmup_epochs: float = 0.2

@@ -75,7 +75,7 @@ def _of_name(name: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Return what a UTF-8 file holds, without a byte-order mark.
+    r"""Return what a UTF-8 file holds, without a byte-order mark; lines end in ``\n`` alone.
 
     Raises:
       UserError: for one that cannot be read, is too large or is not UTF-8.

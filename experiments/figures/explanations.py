@@ -210,7 +210,7 @@ def draw_text(
         axes.text(
             column + width / 2,
             row + 0.55,
-            plain(seen_letter(letter)),
+            plain(seen_letter(letter), "monospace"),
             ha="center",
             va="center",
             fontsize=10,

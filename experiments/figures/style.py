@@ -1,6 +1,6 @@
 """Define the colors and sizes of all figures, and the parts that they share."""
 
-import re
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
@@ -23,23 +24,30 @@ DIVERGING = "RdBu_r"
 ALARM_SHADES = LinearSegmentedColormap.from_list("alarm", ["#fbdcc9", "#e8590c", "#8f2d04"])
 DOTS_PER_INCH = 200
 WIDTH = 8.0  # inches
-UNPRINTABLE = re.compile(
-    "[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]"
-)  # all but line breaks
 
 
-def plain(text: object) -> str:
+def plain(text: object, family: str = "sans-serif") -> str:
     r"""Return a text in the form in which matplotlib shows it as it is.
 
-    A pair of dollar signs would be read as a formula, and a legend leaves out what begins with an
-    underscore. So every text that may come from a user goes through here, once.
+    A pair of dollar signs would be read as a formula, a legend leaves out what begins with an
+    underscore, and of a character that the font does not have one is warned. So every text that
+    may come from a user goes through here, once; U+FFFD stands for what cannot be drawn.
 
     Example:
       >>> print(plain("cost in $"))
       cost in \$
     """
-    escaped = UNPRINTABLE.sub("\ufffd", str(text)).replace("$", r"\$")
+    known = drawable(family)
+    drawn = "".join(c if c == "\n" or ord(c) in known else "\ufffd" for c in str(text))
+    escaped = drawn.replace("$", r"\$")
     return f"\u200b{escaped}" if escaped.startswith("_") else escaped  # a space without width
+
+
+@functools.cache
+def drawable(family: str) -> frozenset[int]:
+    """Return the code points of which a family of fonts has a picture, regular and bold."""
+    fonts = (get_font(findfont(FontProperties(family=family, weight=each))) for each in (400, 700))
+    return frozenset.intersection(*(frozenset(font.get_charmap()) for font in fonts))
 
 
 def log_scale(axes: Axes) -> None:

@@ -56,7 +56,7 @@ def _draw_character(axes: Axes, row: int, column: int, character: str, strength:
     axes.text(
         column + 0.5,
         row + 0.55,
-        plain(visible),
+        plain(visible, "monospace"),
         ha="center",
         va="center",
         fontsize=8,

@@ -284,7 +284,10 @@ def restored_best(folder: Path, like: Kept, advice: str) -> Kept:
             found = restore(manager, {"kept": like}, advice=advice, leave=True)
         if found:
             return found[0]["kept"]
-    raise UserError(f"The run in {folder} has not been evaluated yet: train it further.")
+    raise UserError(
+        f"The run in {folder} has not been evaluated yet: train it further; or anew, at a smaller "
+        "learning rate, if it diverged."
+    )
 
 
 def config_of(folder: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Write the page of a run: one HTML file that opens offline, wherever it is carried."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from experiments.harness.program import Exhibit
 from experiments.report.exhibits import Embedded, save_all
 
 TEMPLATE = "page.html.j2"
+FORBIDDEN = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f]")  # what HTML may not hold
 NEEDED = {"image": "img-src data:", "audio": "media-src data:"}
 
 
@@ -76,7 +78,7 @@ def _render(**values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(values)
+    return FORBIDDEN.sub("\ufffd", environment.get_template(TEMPLATE).render(values))
 
 
 def _setting(name: str, value: object, default: object, meaning: str) -> dict[str, object]:

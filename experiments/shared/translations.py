@@ -232,7 +232,10 @@ def by_length(rows: Sequence[Judged], called: Called) -> Figure:
     lengths = np.array([len(row.true) for row in rows])
     exact = np.array([row.distance == 0 for row in rows])
     rate = error_rate((row.found, row.true) for row in rows)
-    message = f"{exact.mean():.2%} of {len(rows)} right; {rate:.2%} of {called.part}s wrong"
+    wrong = f"{rate:.2%} of {called.part}s wrong"
+    if rate > 1:  # of what is written without an end; more than all of them cannot be wrong
+        wrong = f"{rate:.2f} changes for each {called.part} that is right"
+    message = f"{exact.mean():.2%} of {len(rows)} right; {wrong}"
     return Figure(
         "by_length",
         f"Longer {called.whole}s",

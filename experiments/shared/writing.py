@@ -115,17 +115,19 @@ def exhibits(model: recurrent.Cell, text: Text, finished: Finished) -> Iterator[
         ),
     )
     flags = Sample()
-    pieces = written(model, finished.kept, text.characters, beginning_of(text), flags)
+    first = beginning_of(text)
+    pieces = written(model, finished.kept, text.characters, first, flags)
     yield TextExhibit(
         "sample",
         "What it writes",
         f"Drawn from what it expects, at a temperature of {flags.temperature:g}.",
-        "".join(pieces).strip(),
+        "".join(pieces).removeprefix(first),
     )
     parts = {"train": text.train, "valid": text.valid, "test": text.test}
     yield data_table(
         f"The text has {sum(map(len, parts.values())):,} characters, {len(text.characters)} "
-        "different ones; its three parts follow one another, and nothing is left out. The first "
+        "different ones; its three parts follow one another, and nothing is left out, but for a "
+        "carriage return at the end of a line. The first "
         "character of each part is only read.",
         ("characters", "different characters"),
         {name: (len(part), len(np.unique(part))) for name, part in parts.items()},

@@ -280,6 +280,11 @@ def test_weights_of_attention_are_drawn_for_each_word() -> None:
         attention_map("message", weights, ["a", "b"], words, words)
 
 
+def titles(rows: list[translations.Judged]) -> str:
+    """The texts above the panel of lengths."""
+    return " ".join(text.get_text() for text in translations.by_length(rows, CALLED).figure.texts)
+
+
 def test_the_share_that_is_right_is_drawn_for_each_length() -> None:
     lengths, wrong = (1, 1, 2, 30), (False, True, False, False)
     rows = [
@@ -291,6 +296,9 @@ def test_the_share_that_is_right_is_drawn_for_each_length() -> None:
     assert points.get_xdata().tolist() == [1, 2, 30]
     assert points.get_ydata().tolist() == [50, 100, 100]
     assert axes.get_xlabel() == "phones in the word"
+    endless = [translations.Judged("a", "B" * 9, "B", 8)]
+    assert "8.00 changes for each phone that is right" in titles(endless)
+    assert "0.00% of phones wrong" in titles(rows)
     assert alone.get_ydata().tolist() == [100, 100, 100]  # no word differs from the right ones
 
 

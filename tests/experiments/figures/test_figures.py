@@ -12,6 +12,7 @@ from matplotlib.text import Text
 
 from experiments.figures import classification, curves, kernels, style
 from experiments.figures.states import hidden_over_time
+from experiments.figures.text import colored_text
 from recurrent.training.task import Metric
 
 LOSS = Metric("loss", higher_is_better=False)
@@ -223,6 +224,13 @@ def test_values_have_three_digits(value: float, expected: str):
 
 
 ODD_NAMES = ["_hidden", "$x$ of $y$", "$", "a$b", r"\$1 and \$2", "<b> & 'c'", "x^2_i", "_$a$"]
+
+
+def test_what_no_font_has_is_drawn_as_the_sign_for_it() -> None:
+    assert style.plain("a\u4f60\U0001f9e0\x00\ud800\n\u00e9") == "a\ufffd\ufffd\ufffd\ufffd\n\u00e9"
+    text = "\u4f60\u597d _\n\U0001f9e0$"
+    drawn = colored_text(text, np.ones(len(text)))
+    drawn.canvas.draw()  # a warning of a missing glyph is an error here
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.figure
 import pytest
 
-from experiments.harness.program import Figure
+from experiments.harness.program import Figure, Text
 from experiments.report.page import write_report
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -162,6 +162,14 @@ def test_a_command_that_is_not_unicode_is_still_written(tmp_path: Path, content:
     content["commands"] = {"Run it again": os.fsdecode(b"./launch.sh --workdir=\xff")}
     write_report(tmp_path / "report.html", **content)
     assert Page(tmp_path / "report.html").texts("pre") == [r"./launch.sh --workdir=\udcff"]
+
+
+def test_a_page_holds_no_character_that_html_forbids(tmp_path: Path, content: dict[str, Any]):
+    path = tmp_path / "report.html"
+    text = Text("odd", "Odd", "", "a\x00b\x1b\tc\n\x9f")
+    content["exhibits"] = [text]
+    write_report(path, **content)
+    assert "a\ufffdb\ufffd\tc\n\ufffd" in path.read_text("utf-8")
 
 
 def test_a_page_without_figures_or_headline(tmp_path: Path, content: dict[str, Any]):

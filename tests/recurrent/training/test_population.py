@@ -138,6 +138,29 @@ def alone(rate: float, seed: int, epochs: int = 3) -> tuple[Any, list[float]]:
 # Members beside one another.
 
 
+@pytest.mark.parametrize("layout", [Layout(1, 1), Layout(1, 2)])
+def test_steps_and_evaluations_are_traced_once(layout: Layout) -> None:
+    traced: list[str] = []
+
+    def counted(name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            traced.append(name)
+            return getattr(TASK, name)(*arguments)
+
+        return call
+
+    task = TASK._replace(train=counted("train"), evaluate=counted("evaluate"))
+
+    def both(member: Member, train: Any, valid: Any) -> Any:
+        member, over_steps = trained(task, STEPS, member, train)
+        due = member.status == TRAINING
+        return over_steps, measured(task, task.keep(member.state), member.hparams, due, valid)
+
+    members = jax.eval_shape(spread(partial(begin, TASK), layout), hparams_of(RATES))
+    jax.jit(spread(both, layout)).lower(members, TRAIN, VALID)
+    assert sorted(traced) == ["evaluate", "train"]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_member_trains_as_it_would_alone(layout: Layout) -> None:
