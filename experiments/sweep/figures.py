@@ -38,6 +38,7 @@ from recurrent.training.task import Metric
 MOST_LISTED = 16  # values that stand side by side, each with its label
 MOST_TEXTS = 80  # tiles of a heat map with their numbers
 LONGEST_TEXT = 24  # characters of a value in a figure
+LONGEST_NAME = 32  # of all values of a configuration, beside its curve
 MOST_NAMED = 8  # configurations whose curves have their values beside them
 MOST_CURVES = 500  # runs that are drawn as a line each
 SHADES = LinearSegmentedColormap.from_list("blues", ["#e8f1f8", "#86b8dc", ACCENT, "#0c3157"])
@@ -153,13 +154,19 @@ def curves(
     _value_scale(axes, metric, np.concatenate(survived), cut=True)
     _name_ends(axes, ends)
     step_axis(axes)
-    fields = list(configurations[0].values) if _are_few(configurations) else []
+    fields = list(configurations[0].values) if _have_names(configurations) else []
     panel_title(axes, f"validation {metric.name}" + (" by " if fields else "") + ", ".join(fields))
     return figure
 
 
-def _are_few(configurations: Ranked) -> bool:
-    return 1 < len(configurations) <= MOST_NAMED
+def _have_names(configurations: Ranked) -> bool:
+    """Return whether the values of all configurations find room beside their curves."""
+    few = 1 < len(configurations) <= MOST_NAMED
+    return few and all(len(_name_of(each)) <= LONGEST_NAME for each in configurations)
+
+
+def _name_of(configuration: Configuration) -> str:
+    return ", ".join(map(_text, configuration.values.values()))
 
 
 def _names(configurations: Ranked) -> dict[int, str]:
@@ -170,9 +177,8 @@ def _names(configurations: Ranked) -> dict[int, str]:
     """
     names = {each["member"]: "" for each in _members(configurations)}
     for rank, each in enumerate(configurations):
-        values = ", ".join(map(_text, each.values.values()))
         wins = rank == 0 and _has_winner(configurations)
-        parts = ["winner"] * wins + [plain(values)] * _are_few(configurations)
+        parts = ["winner"] * wins + [plain(_name_of(each))] * _have_names(configurations)
         names[best_member(each)["member"]] = ": ".join(parts)
     return names
 

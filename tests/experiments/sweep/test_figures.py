@@ -236,6 +236,10 @@ def test_long_values_are_cut_to_their_ends() -> None:
     axes = figures.curves(configurations, rows_of(configurations, LOSS), LOSS, []).axes[0]
     names = {each.get_text() for each in axes.texts}
     assert names == {"winner: …o/a/folder/with/one.txt", "…o/a/folder/with/two.txt"}
+    ends = [each | {"other": texts[0]} for each in ends]  # for which there is no room beside it
+    both = ranked(ends, ["text", "other"])
+    axes = figures.curves(both, rows_of(both, LOSS), LOSS, []).axes[0]
+    assert [each.get_text() for each in axes.texts] == ["winner"]
 
 
 def test_of_very_many_runs_some_are_drawn_the_winner_among_them(
