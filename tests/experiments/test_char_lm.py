@@ -178,7 +178,7 @@ def trained(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 6])
+@pytest.mark.parametrize("stop_after", [pytest.param(2, marks=pytest.mark.slow), 9])
 def test_a_resume_within_an_epoch_goes_on_with_the_carried_state_to_the_same_bits(
     file: Path, tmp_path: Path, stop_after: int
 ) -> None:
