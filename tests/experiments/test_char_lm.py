@@ -487,8 +487,9 @@ def test_a_run_that_was_never_evaluated_writes_nothing(
     assert __main__.main(["sample", str(stopped)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(
-        f"error: The run in {stopped} has not been evaluated yet: train it further;"
+    assert err == (
+        f"error: The run in {stopped} has not been evaluated yet: train it further; or anew, at a "
+        "smaller learning rate, if it diverged.\n"
     )
     assert sorted(stopped.rglob("*")) == before
 
