@@ -4,12 +4,14 @@ import glob
 import os
 import re
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
 
+BEING_WRITTEN = 60  # seconds within which what is half a program may be another process's whole one
 DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^'/]+)'")
 
 
@@ -35,7 +37,9 @@ def keep_compiled_programs() -> None:
 class Mending:
     """Show warnings as before, but remove a damaged program that JAX warns of.
 
-    JAX compiles it once more, and would keep the damaged one, which is there already.
+    JAX compiles it once more, and would keep the damaged one, which is there already. It writes
+    programs in place, so that one that is new may be what another process is writing: it is left,
+    without a word.
     """
 
     def __init__(self, show: Any) -> None:
@@ -56,9 +60,20 @@ class Mending:
             self.show(message, category, filename, lineno, file, line)
             return
         folder = Path(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
-        for entry in folder.glob(f"{glob.escape(match[1])}-*"):  # a few are of the same name
+        entries = list(folder.glob(f"{glob.escape(match[1])}-*"))  # a few are of the same name
+        if any(age(entry) < BEING_WRITTEN for entry in entries):
+            return
+        for entry in entries:
             entry.unlink(missing_ok=True)
         print(
             f"warning: the program {match[1]} in {folder} was damaged; it is compiled once more.",
             file=sys.stderr,
         )
+
+
+def age(file: Path) -> float:
+    """Return the seconds since a file was written; infinity where it is gone."""
+    try:
+        return time.time() - file.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")

@@ -34,8 +34,8 @@ def said_at_the_end(process: Process) -> str:
     status = process.end()
     said = [line for line in process.err.read_text().splitlines()[1:] if line[:5] != "step "]
     assert status == 2, said
-    (line,) = said
-    return line
+    assert len(said) == 1, said
+    return said[0]
 
 
 @pytest.mark.fault("R4")

@@ -49,6 +49,7 @@ def test_a_damaged_program_is_compiled_anew_and_kept(
     assert whole
     for file, data in whole.items():
         file.write_bytes(data[: len(data) // 2])
+        os.utime(file, times=(0, 0))
     second = compiled_in(tmp_path)
     assert second.stdout == first.stdout
     assert second.stderr.count("was damaged; it is compiled once more.") == len(whole)
@@ -59,3 +60,16 @@ def test_a_damaged_program_is_compiled_anew_and_kept(
     assert "damaged" not in third.stderr
     shown = ["of something else" in each.stderr for each in (first, second, third)]
     assert shown == [warned == "default"] * 3
+
+
+@pytest.mark.long
+def test_a_program_that_another_process_is_writing_is_left_to_it(tmp_path: Path) -> None:
+    first = compiled_in(tmp_path)
+    files = sorted(tmp_path.glob("*-cache"))
+    for file in files:
+        file.write_bytes(file.read_bytes()[:100])
+    second = compiled_in(tmp_path)
+    assert second.stdout == first.stdout
+    assert "damaged" not in second.stderr
+    assert "Error reading" not in second.stderr
+    assert [file.stat().st_size for file in files] == [100] * len(files)
