@@ -273,9 +273,13 @@ LINES = (
         )
     ),
     *(
-        Line("digit_gan", f"MNIST, {'row by row' if kind == 'rows' else 'by convolutions'}, {what}",
-             {"data": "mnist", "generator": kind}, metric, form, "-")
-        for kind in ("conv", "rows")
+        Line("digit_gan", f"MNIST, {how}, {what}", {"data": "mnist"} | fields, metric, form, "-")
+        for how, fields in (
+            ("by convolutions, told which digit", {"generator": "conv", "conditional": True}),
+            ("by convolutions", {"generator": "conv", "conditional": False}),
+            ("row by row, told which digit", {"generator": "rows", "conditional": True}),
+            ("row by row", {"generator": "rows", "conditional": False}),
+        )
         for what, metric, form in (
             ("Frechet distance, in units of that of training images", "test_frechet_ratio",
              "{:.2f}"),

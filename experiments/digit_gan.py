@@ -1,25 +1,24 @@
 """Do two networks that play against each other learn to draw handwritten digits?
 
-Command: ./launch.sh digit_gan [--classifier=RUN_OF_IMAGE_CNN] [--data=digits]
+Command: ./launch.sh digit_gan [--conditional] [--classifier=RUN_OF_IMAGE_CNN] [--data=digits]
          ./launch.sh digit_gan --generator=rows [--cell=lstm] [--nofeedback]
-         ./launch.sh sample RUN_DIRECTORY --count=100 --output=digits.png
+         ./launch.sh sample RUN_DIRECTORY --count=100 [--digit=7] --output=digits.png
 """
 
 import dataclasses
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
-
-from experiments.data.images import DATASETS, SHAPES, load_images
+from experiments.data.images import DATASETS, load_images
 from experiments.harness.config import RunConfig, option, prefixed
 from experiments.harness.program import Program
 from experiments.shared import generators
-from experiments.shared.adversaries import LOSSES, Kept, PlayerConfig, Players, game_task
+from experiments.shared.adversaries import LOSSES, Kept, PlayerConfig, game_task
 from experiments.shared.cell_flag import cell_option
-from experiments.shared.drawn_digits import draw, exhibits, sample_command
+from experiments.shared.classification import as_arrays
+from experiments.shared.drawn_digits import evaluated, exhibits, sample_command
 from experiments.shared.idle_flags import check_idle
-from experiments.shared.judging import FRECHET, RATIO, JudgedConfig, judged, references
+from experiments.shared.judging import FRECHET, RATIO, JudgedConfig, references
 from experiments.shared.optimizer_flags import optimizer_of
 from recurrent.training.task import HParams, Metrics
 
@@ -41,6 +40,7 @@ class Config(JudgedConfig, DISCRIMINATOR, PlayerConfig, RunConfig):
     cell: str = cell_option("gru", ", of --generator=rows; with --feedback it must not look ahead")
     hidden_size: int = option(256, "H, of that cell", minimum=1, maximum=10**5)
     feedback: bool = option(True, "whether that cell reads the row that it wrote before")
+    conditional: bool = option(False, "whether both are told which digit an image is to show")
     noise_size: int = option(64, "normal numbers that an image is drawn from", minimum=1)
     channels: int = option(32, "of the larger images in a convolutional generator", minimum=2)
     discriminator_channels: int = option(32, "features of its first layer", minimum=1)
@@ -52,6 +52,12 @@ class Config(JudgedConfig, DISCRIMINATOR, PlayerConfig, RunConfig):
         choices=("r1", "spectral"),
     )
     penalty: float = option(0.02, "weight of that slope, in --smooth=r1", traced=True, minimum=0)
+    penalty_every: int = option(
+        4,
+        "steps from one such penalty to the next, each so much the heavier",
+        minimum=1,
+        maximum=100,
+    )
     average: float = option(
         0.998,
         "decay of the running average of the generator's weights, which is evaluated and kept",
@@ -69,14 +75,17 @@ def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
     check_idle(config, generators.idle(config.generator, config.smooth))
     splits = load_images(config.data, config.split_seed)
-    players, length = players_of(config), (config.evaluations, config.steps_per_evaluation)
+    players, length = (
+        generators.players_of(config),
+        (config.evaluations, config.steps_per_evaluation),
+    )
     optimizers = optimizer_of(config, *length), optimizer_of(config, *length, "discriminator_")
 
     def evaluate(kept: Kept, hparams: HParams, data: Any) -> Metrics:
-        return judged(draw(players, kept.generator, config.samples), data)
+        return evaluated(players, kept.generator, config.samples, data)
 
     frames = min(FRAMES, config.evaluations)
-    data = {"train": {"images": jnp.asarray(splits.train.images)}, **references(config, splits)}
+    data = {"train": as_arrays(splits.train), **references(config, splits)}
     return Program(
         task=game_task(
             players,
@@ -95,25 +104,4 @@ def program(config: Config) -> Program:
     )
 
 
-def players_of(config: Config) -> Players:
-    """Return the two networks, for images of the data's shape."""
-    size = SHAPES[config.data], config.noise_size
-    kinds = {
-        "conv": partial(generators.convolutional, *size, config.channels),
-        "rows": partial(
-            generators.row_by_row,
-            *(*size, config.cell, config.hidden_size),
-            feedback=config.feedback,
-        ),
-    }
-    judge = generators.discriminator(size[0], config.discriminator_channels, config.smooth)
-    return Players(
-        generator=kinds[config.generator](),
-        discriminator=judge,
-        noise_size=config.noise_size,
-        loss=config.loss,
-        smooth=config.smooth,
-    )
-
-
-commands = {"sample": sample_command(players_of)}
+commands = {"sample": sample_command(generators.players_of)}

@@ -1,4 +1,8 @@
-"""Define a convolutional generator and discriminator of images in Flax Linen."""
+"""Define a convolutional generator and discriminator of images in Flax Linen.
+
+Both can be told what an image shows (Mirza & Osindero 2014, arXiv:1411.1784): the generator by
+numbers beside its noise, the discriminator by the choice of one of its outputs.
+"""
 
 import math
 
@@ -57,30 +61,33 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Give images logits, high for those taken for real, by convolutions that halve the size.
 
-    The layers are: convolutions 4x4 of stride 2 with C and 2 C features, dense 1, with leaky ReLU
-    between them, and without normalization.
+    The layers are: convolutions 4x4 of stride 2 with C, 2 C and 4 C features, dense K, with leaky
+    ReLU between them, and without normalization. Output k says how real the image is as one of
+    class k.
 
     Attributes:
       channels: C.
+      classes: K; with 1, what the images show is not asked.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from recurrent.image_gan import Discriminator
-      >>> run = Discriminator().init_with_output
+      >>> run = Discriminator(classes=10).init_with_output
       >>> jax.eval_shape(run, jax.random.key(0), jnp.zeros((2, 28, 28)))[0].shape
-      (2,)
+      (2, 10)
     """
 
     channels: int = 32
+    classes: int = 1
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """Map images ``[B, height, width]`` from 0 to 1 to logits ``[B]``."""
+        """Map images ``[B, height, width]`` from 0 to 1 to logits ``[B, K]``."""
         x = 2 * images[..., None] - 1
-        for features in (self.channels, 2 * self.channels):
+        for features in (self.channels, 2 * self.channels, 4 * self.channels):
             x = nn.Conv(features, (4, 4), (2, 2), conv_general_dilated=convolve)(x)
             x = nn.leaky_relu(x, SLOPE)
-        return nn.Dense(1)(x.reshape(len(x), -1))[:, 0]
+        return nn.Dense(self.classes)(x.reshape(len(x), -1))
 
 
 def doubled(x: Array) -> Array:

@@ -12,9 +12,10 @@ from jax import Array
 
 from experiments.data.images import Splits
 from experiments.harness.config import option
+from experiments.harness.errors import UserError
 from experiments.harness.program import Exhibit, Figure, Finished, Table
 from experiments.harness.runs import Command, Run
-from experiments.shared.adversaries import Players, as_bytes
+from experiments.shared.adversaries import Players, as_bytes, evenly, telling
 from experiments.shared.classification import CLASSES
 from experiments.shared.judging import (
     CLASS_KL,
@@ -27,17 +28,26 @@ from experiments.shared.judging import (
     readout,
 )
 from experiments.shared.sheets import png_path, sheet, write_png
+from recurrent.training.task import Metrics
 
 COMPARED = 1_000  # images whose nearest training image is looked for
 ACROSS = 10  # images in a row of a figure
 SAMPLE_SEED = 0  # of the noise of evaluations
-BARS = {"sure": 0.95, "class_kl": 0.05, "frechet_ratio": 5.0}
+BARS = {"sure": 0.95, "class_kl": 0.05, "frechet_ratio": 5.0, "as_asked": 0.95}
 
 
-def draw(players: Players, params: Any, count: int, seed: int = SAMPLE_SEED) -> Array:
-    """Draw images uint8 ``[count, H, W]``; the same for the same seed."""
-    noise = jax.random.normal(jax.random.key(seed), (count, players.noise_size))
-    return in_batches(lambda z: as_bytes(players.generator.apply(params, z)), noise)
+def draw(players: Players, params: Any, labels: Array, seed: int = SAMPLE_SEED) -> Array:
+    """Draw images uint8 ``[N, H, W]`` of labels ``[N]``; the same for the same seed."""
+    noise = jax.random.normal(jax.random.key(seed), (len(labels), players.noise_size))
+    told = telling(players, noise, labels)
+    return in_batches(lambda z: as_bytes(players.generator.apply(params, z)), told)
+
+
+def evaluated(players: Players, params: Any, count: int, data: dict[str, Any]) -> Metrics:
+    """Judge as many images, of all digits in turn where the networks are told of them."""
+    labels = evenly(players, count)
+    asked = labels if players.classes else None
+    return judged(draw(players, params, labels), data, asked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +57,12 @@ class Sample:
     count: int = option(100, "images to draw", minimum=1, maximum=10_000)
     output: str = option("digits.png", "the PNG file to write, black on white")
     seed: int = option(0, "decides what is drawn", minimum=0, maximum=2**31 - 1)
+    digit: int = option(
+        -1,
+        "the digit to draw, by a run with --conditional; -1 takes what comes",
+        minimum=-1,
+        maximum=9,
+    )
 
 
 def sample_command(players_of: Callable[[Any], Players]) -> Command:
@@ -55,19 +71,44 @@ def sample_command(players_of: Callable[[Any], Players]) -> Command:
     def sample(run: Run, flags: Sample) -> Iterator[str]:
         file = png_path(flags.output)
         players = players_of(run.config)
-        images = jax.jit(lambda: draw(players, run.kept.generator, flags.count, flags.seed))()
+        labels = wanted(players, flags.digit, flags.count)
+        images = jax.jit(lambda: draw(players, run.kept.generator, labels, flags.seed))()
         write_png(file, sheet(np.asarray(images)))
         yield f"{flags.output}: {flags.count} digits"
 
     return Command(Sample, sample, "draw digits into a PNG file")
 
 
+def wanted(players: Players, digit: int, count: int) -> Array:
+    """Return what as many images are to show.
+
+    Raises:
+      UserError: where a digit is asked for that the networks were not told of.
+    """
+    if digit < 0:
+        return evenly(players, count)
+    if not players.classes:
+        raise UserError(
+            "--digit: the networks of this run do not know which digit is which; those of "
+            "digit_gan --conditional do."
+        )
+    return jnp.full(count, digit)
+
+
 class Drawn(NamedTuple):
-    """Hold drawn images, and what the classifier takes them for."""
+    """Hold drawn images, what the classifier takes them for, and what they are to show.
+
+    Attributes:
+      images: uint8 ``[N, H, W]``.
+      digits: ``[N]``, by the classifier.
+      probabilities: ``[N]``, how sure it is.
+      asked: ``[N]``; None where the networks are told of no digits.
+    """
 
     images: np.ndarray
     digits: np.ndarray
     probabilities: np.ndarray
+    asked: np.ndarray | None
 
 
 def exhibits(
@@ -109,31 +150,44 @@ def drawn(players: Players, params: Any, judge: Any, count: int) -> Drawn:
 
     @jax.jit
     def found() -> tuple[Array, Array]:
-        images = draw(players, params, count)
+        images = draw(players, params, labels)
         return images, jax.nn.softmax(readout(features_of(judge, images), judge))
 
+    labels = evenly(players, count)
     images, probabilities = map(np.asarray, found())
-    return Drawn(images, probabilities.argmax(axis=1), probabilities.max(axis=1))
+    asked = np.asarray(labels) if players.classes else None
+    return Drawn(images, probabilities.argmax(axis=1), probabilities.max(axis=1), asked)
 
 
 def by_class(some: Drawn) -> Figure:
-    """Draw the first images of each digit."""
+    """Draw the first images of each digit that was asked for, or that the classifier sees."""
     from experiments.figures.mosaic import mosaic
 
     height, width = some.images.shape[1:]
+    shown = some.digits if some.asked is None else some.asked
     grid = np.full((CLASSES, ACROSS, height, width), np.nan)
     for digit in range(CLASSES):
-        found = some.images[some.digits == digit][:ACROSS]
+        found = some.images[shown == digit][:ACROSS]
         grid[digit, : len(found)] = found
-    missing = [str(k) for k in range(CLASSES) if k not in some.digits]
-    said = f"no {', '.join(missing)} among them" if missing else "all ten are there"
+    by = "the class that the classifier gives them" if some.asked is None else "what was asked for"
     return Figure(
         "samples",
         "What it draws",
-        "Drawn from random noise, not chosen: the first ten of each digit, by the class that the "
-        "classifier gives them.",
-        mosaic(f"Digits drawn by the generator: {said}", grid, [str(k) for k in range(CLASSES)]),
+        f"Drawn from random noise, not chosen: the first ten of each digit, by {by}.",
+        mosaic(
+            f"Digits drawn by the generator: {in_short(some)}",
+            grid,
+            [str(k) for k in range(CLASSES)],
+        ),
     )
+
+
+def in_short(some: Drawn) -> str:
+    """Say which digits are drawn, or how many are those that were asked for."""
+    if some.asked is not None:
+        return f"{(some.asked == some.digits).mean():.1%} are taken for what was asked for"
+    missing = [str(k) for k in range(CLASSES) if k not in some.digits]
+    return f"no {', '.join(missing)} among them" if missing else "all ten are there"
 
 
 def film(finished: Finished) -> Figure:
@@ -250,15 +304,16 @@ def scores(some: Drawn, splits: Splits, data: dict[str, Any], ours: Any, real: A
     """List the distances beside those of real images."""
     judge = jax.jit(partial(judged, data=data))
     images = {"drawn": some.images, "real": splits.train.images[: len(some.images)]}
+    labels = {"drawn": some.asked, "real": splits.train.labels[: len(some.images)]}
     found = {
-        name: {key: float(each.mean) for key, each in judge(jnp.asarray(part)).items()}
+        name: {key: float(each.mean) for key, each in judge(part, labels=labels[name]).items()}
         for name, part in images.items()
     }
     names = {
         "sure": f"share of which the classifier is at least {SURE:.0%} sure",
         "class_kl": "divergence of the digits' shares from equal ones, nats",
         "frechet_ratio": "Frechet distance, in units of that of all training images",
-    }
+    } | ({} if some.asked is None else {"as_asked": "share taken for the digit asked for"})
     rows = [
         [names[key], f"{found['drawn'][key]:.4g}", f"{found['real'][key]:.4g}", f"{BARS[key]:g}"]
         for key in names

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 import recurrent
-from experiments.shared.adversaries import Network
+from experiments.data.images import SHAPES
+from experiments.shared.adversaries import Network, Players
 from experiments.shared.cell_flag import make_cell
+from experiments.shared.classification import CLASSES
 from recurrent.adversarial import spectrally_normalized
 from recurrent.layers import init_all
 
@@ -23,10 +25,30 @@ def idle(kind: str, smooth: str) -> dict[str, str]:
 
     Example:
       >>> idle("rows", "spectral")
-      {'channels': '--generator=conv', 'penalty': '--smooth=r1'}
+      {'channels': '--generator=conv', 'penalty': '--smooth=r1', 'penalty_every': '--smooth=r1'}
     """
     others = {name: f"--generator={one}" for name, one in FIELDS.items() if one != kind}
-    return others | ({"penalty": "--smooth=r1"} if smooth == "spectral" else {})
+    idle = ["penalty", "penalty_every"] if smooth == "spectral" else []
+    return others | dict.fromkeys(idle, "--smooth=r1")
+
+
+def players_of(config: Any) -> Players:
+    """Return the two networks that the fields of `digit_gan` describe."""
+    shape, classes = SHAPES[config.data], CLASSES * config.conditional
+    size = shape, config.noise_size + classes
+    rows = partial(row_by_row, *size, config.cell, config.hidden_size, feedback=config.feedback)
+    kinds = {"conv": partial(convolutional, *size, config.channels), "rows": rows}
+    return Players(
+        generator=kinds[config.generator](),
+        discriminator=discriminator(
+            shape, config.discriminator_channels, max(1, classes), config.smooth
+        ),
+        noise_size=config.noise_size,
+        classes=classes,
+        loss=config.loss,
+        smooth=config.smooth,
+        penalty_every=config.penalty_every,
+    )
 
 
 def of_flax(module: Any, example: Array) -> Network:
@@ -44,11 +66,18 @@ def convolutional(shape: tuple[int, int], noise_size: int, channels: int) -> Net
     return of_flax(Generator(*shape, channels), jnp.zeros((1, noise_size)))
 
 
-def discriminator(shape: tuple[int, int], channels: int, smooth: str) -> Network:
-    """Return the discriminator, by convolutions, whose kernels are normalized if so asked."""
+def discriminator(shape: tuple[int, int], channels: int, classes: int, smooth: str) -> Network:
+    """Return the discriminator, by convolutions, whose kernels are normalized if so asked.
+
+    Args:
+      shape: height and width of the images.
+      channels: of its first layer.
+      classes: K, of its logits ``[B, K]``.
+      smooth: ``"spectral"`` normalizes.
+    """
     from recurrent.image_gan import Discriminator
 
-    plain = of_flax(Discriminator(channels), jnp.zeros((1, *shape)))
+    plain = of_flax(Discriminator(channels, classes), jnp.zeros((1, *shape)))
     if smooth != "spectral":
         return plain
     return plain._replace(

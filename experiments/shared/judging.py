@@ -26,6 +26,7 @@ from recurrent.training.task import HParams, Metric, Metrics
 FRECHET = Metric("frechet", higher_is_better=False)
 SURE_SHARE = Metric("sure", higher_is_better=True, format="{:.1%}")
 CLASS_KL = Metric("class_kl", higher_is_better=False)
+AS_ASKED = Metric("as_asked", higher_is_better=True, format="{:.1%}")
 RATIO = Metric("frechet_ratio", False, "{:.2f} times")
 SURE = 0.9  # the probability from which on the classifier counts as sure of a digit
 EPOCHS = {(8, 8): 10, (28, 28): 1}  # of the classifier that is trained where none is given
@@ -63,30 +64,35 @@ def readout(features: Array, params: Any) -> Array:
     return features @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
 
 
-def judged(images: Array, data: dict[str, Any]) -> Metrics:
+def judged(images: Array, data: dict[str, Any], labels: Array | None = None) -> Metrics:
     """Return how good drawn images are.
 
     - ``"frechet"``: the Frechet distance of the Gaussian of the classifier's features from that of
       real images; ``"frechet_ratio"``, that distance in units of the one from real training images;
     - ``"sure"``: the share of images of which the classifier is sure;
     - ``"class_kl"``: the Kullback-Leibler divergence in nats of the shares of the ten digits from
-      those of an even draw, ``sum_k p_k log(10 p_k)``: log 10 where all images show one digit.
+      those of an even draw, ``sum_k p_k log(10 p_k)``: log 10 where all images show one digit;
+    - with labels ``"as_asked"``, the share of images that it takes for what they are to show.
 
     Args:
       images: uint8 ``[N, H, W]``.
       data: of a split, from `references`.
+      labels: what they are to show ``[N]``, where that was said.
     """
     features = features_of(data["judge"], images)
     distance = frechet_distance(fit_gaussian(features), data["real"])
     probabilities = jax.nn.softmax(readout(features, data["judge"]))
     sure = (probabilities.max(axis=-1) >= SURE).mean()
-    shares = jax.nn.one_hot(probabilities.argmax(axis=-1), CLASSES).mean(axis=0)
+    digits = probabilities.argmax(axis=-1)
+    shares = jax.nn.one_hot(digits, CLASSES).mean(axis=0)
     found = {
         FRECHET.name: distance,
         RATIO.name: distance / data["real_distance"],
         SURE_SHARE.name: sure,
         CLASS_KL.name: class_kl(shares),
     }
+    if labels is not None:
+        found[AS_ASKED.name] = (digits == labels).mean()
     return {name: Average(value, jnp.float32(1)) for name, value in found.items()}
 
 

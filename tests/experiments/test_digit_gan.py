@@ -16,7 +16,7 @@ from experiments import __main__, digit_gan
 from experiments.data.images import ImageSet, Splits
 from experiments.harness.errors import UserError
 from experiments.shared import drawn_digits, generators, judging, sheets
-from experiments.shared.adversaries import Game, Players, game_task
+from experiments.shared.adversaries import Game, Players, evenly, game_task, logits_of
 from recurrent.frechet import fit_gaussian
 from recurrent.training import Task
 
@@ -27,28 +27,40 @@ FLAGS = (
 HPARAMS = {"seed": 0, "penalty": 0.1, "average": 0.5, "ours": 0.1, "theirs": 0.1}
 RATES = {"ours": 0.1, "theirs": 0.1}
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 8, 8)).astype(np.uint8)
-DATA = {"images": jnp.asarray(IMAGES)}
+DATA = {"images": jnp.asarray(IMAGES), "labels": jnp.arange(30, dtype=jnp.int32) % 3}
 
 
-def players(kind: str = "conv", smooth: str = "r1", loss: str = "nonsaturating") -> Players:
+def players(
+    kind: str = "conv",
+    smooth: str = "r1",
+    loss: str = "nonsaturating",
+    classes: int = 0,
+    penalty_every: int = 1,
+) -> Players:
+    size = (8, 8), 3 + classes
     made = {
-        "conv": generators.convolutional((8, 8), 3, 2),
-        "rows": generators.row_by_row((8, 8), 3, "gru", 4, feedback=True),
-        "noise": generators.row_by_row((8, 8), 3, "gru", 4, feedback=False),
+        "conv": generators.convolutional(*size, 2),
+        "rows": generators.row_by_row(*size, "gru", 4, feedback=True),
+        "noise": generators.row_by_row(*size, "gru", 4, feedback=False),
     }
-    return Players(made[kind], generators.discriminator((8, 8), 2, smooth), 3, loss, smooth)
+    judge = generators.discriminator((8, 8), 2, max(1, classes), smooth)
+    return Players(made[kind], judge, 3, classes, loss, smooth, penalty_every)
 
 
 @functools.cache
 def training(
-    kind: str = "conv", smooth: str = "r1", loss: str = "nonsaturating"
+    kind: str = "conv",
+    smooth: str = "r1",
+    loss: str = "nonsaturating",
+    classes: int = 0,
+    penalty_every: int = 1,
 ) -> tuple[Players, Task, Any]:
     """Two players, their task, and two compiled steps of it at any rates of learning."""
 
     def sgd(name: str) -> Any:
         return lambda hparams: optax.sgd(hparams[name])
 
-    both = players(kind, smooth, loss)
+    both = players(kind, smooth, loss, classes, penalty_every)
     task = game_task(
         both,
         (sgd("ours"), sgd("theirs")),
@@ -103,6 +115,62 @@ def test_each_update_moves_its_own_player_alone_and_where_its_loss_falls(
     assert same(game.discriminator.params, apart.discriminator.params)
     assert gap(game) < gap(apart)
     assert not same(game.generator.average, apart.generator.average)
+
+
+@pytest.mark.long
+def test_both_learn_which_digit_an_image_is_to_show() -> None:
+    """Real images are bright at the top, in the middle or below, by their label."""
+    images = np.zeros((30, 8, 8), np.uint8)
+    for k in range(30):
+        images[k, 3 * (k % 3) : 3 * (k % 3) + 2] = 255
+    both, task, _ = training(classes=3)
+    data = DATA | {"images": jnp.asarray(images)}
+    rates = HPARAMS | {"ours": 0.1, "theirs": 0.1}
+    train = jax.jit(lambda game: task.train(game, rates, data, 100)[0])
+    game = task.init(HPARAMS)
+    shown = jnp.asarray(images[:3]) / 255.0
+    for _ in range(5):
+        game = train(game)
+    params = game.discriminator.params
+    logits = jnp.stack([logits_of(both, params, shown, jnp.full(3, k)) for k in range(3)])
+    assert logits.argmax(0).tolist() == [0, 1, 2]  # each image is what it shows
+    assert logits.argmax(1).tolist() == [0, 1, 2]
+    labels = evenly(both, 30)
+    drawn = drawn_digits.draw(both, game.generator.params, labels).astype(jnp.float32)
+    rows = jnp.stack([drawn[:, 3 * k : 3 * k + 2].mean((1, 2)) for k in range(3)], axis=1)
+    assert (rows.argmax(1) == labels).mean() > 0.9
+
+
+@pytest.mark.long
+def test_a_penalty_of_every_second_step_is_twice_as_heavy_there() -> None:
+    """Two steps with it are one with twice the penalty, then one without any."""
+    _, rare, both_steps = training(penalty_every=2)
+    _, task, _ = training()
+    one = jax.jit(lambda game, penalty: task.train(game, HPARAMS | {"penalty": penalty}, DATA, 1))
+    game = task.init(HPARAMS)
+    first, with_it = one(game, 2 * HPARAMS["penalty"])
+    expected, _ = one(first, 0.0)
+    found, metrics = both_steps(rare.init(HPARAMS), RATES)
+    slope = metrics["discriminator_slope"]
+    np.testing.assert_allclose(slope.mean, with_it["discriminator_slope"].mean, rtol=1e-5)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        found.discriminator.params,
+        expected.discriminator.params,
+    )
+
+
+def test_the_logit_that_counts_is_that_of_what_the_image_is_said_to_show() -> None:
+    both = players(classes=4)
+    params = both.discriminator.init(jax.random.key(0))
+    images, labels = jnp.asarray(IMAGES[:5]) / 255.0, jnp.array([3, 0, 1, 1, 2])
+    whole = np.asarray(both.discriminator.apply(params, images))
+    expected = [whole[k, label] for k, label in enumerate(labels.tolist())]
+    np.testing.assert_array_equal(logits_of(both, params, images, labels), expected)
+    alone = players()
+    params = alone.discriminator.init(jax.random.key(0))
+    found = logits_of(alone, params, images, evenly(alone, 5))
+    np.testing.assert_array_equal(found, alone.discriminator.apply(params, images)[:, 0])
 
 
 @pytest.mark.long
@@ -270,17 +338,20 @@ def test_the_classifier_is_trained_once(quick: None, capfd: pytest.CaptureFixtur
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", generators.KINDS)
+@pytest.mark.parametrize("conditional", [False, True])
 def test_it_trains_sweeps_and_draws(
-    quick: None, tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+    quick: None, tmp_path: Path, kind: str, conditional: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from PIL import Image
 
     run, sizes = tmp_path / "run", {"conv": "--channels=2", "rows": "--hidden_size=4"}
-    flags = [*FLAGS, f"--generator={kind}", sizes[kind]]
+    told = ["--conditional"] * conditional
+    flags = [*FLAGS, f"--generator={kind}", sizes[kind], *told]
     assert __main__.main(["digit_gan", *flags, f"--workdir={run}"]) == 0
     result = json.loads((run / "result.json").read_text())
     assert result["select"] == "frechet"
     assert {"test_frechet_ratio", "test_sure", "test_class_kl"} <= result.keys()
+    assert ("test_as_asked" in result) == conditional
     assert {file.name for file in (run / "figures").iterdir()} == {
         *("learning_curves.png", "samples.png", "film.png", "nearest.png"),
         *("classes.png", "doubtful.png", "scores.csv"),
@@ -295,6 +366,11 @@ def test_it_trains_sweeps_and_draws(
     assert __main__.main(["sample", str(run), "--count=5", f"--output={file}"]) == 0
     with Image.open(file) as image:
         assert image.size == (24, 16)
+    asked = __main__.main(["sample", str(run), "--digit=7", f"--output={file}"])
+    assert asked == (0 if conditional else 2)
+    assert (
+        "--digit: the networks of this run do not know" in capfd.readouterr().err
+    ) != conditional
     for bad, said in [
         ("--output=digits.jpg", "ends in .png"),
         (f"--output={tmp_path}/none/x.png", "cannot be written"),
