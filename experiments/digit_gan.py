@@ -43,7 +43,9 @@ class Config(JudgedConfig, DISCRIMINATOR, PlayerConfig, RunConfig):
     conditional: bool = option(False, "whether both are told which digit an image is to show")
     noise_size: int = option(64, "normal numbers that an image is drawn from", minimum=1)
     channels: int = option(32, "of the larger images in a convolutional generator", minimum=2)
-    discriminator_channels: int = option(32, "features of its first layer", minimum=1)
+    features: int = option(512, "of the dense layer that such a one begins with", minimum=1)
+    discriminator_channels: int = option(32, "of its first layer", minimum=1)
+    discriminator_features: int = option(256, "of its last but one layer, a dense one", minimum=1)
     loss: str = option("nonsaturating", "what both minimize", choices=tuple(LOSSES))
     smooth: str = option(
         "r1",
@@ -51,7 +53,7 @@ class Config(JudgedConfig, DISCRIMINATOR, PlayerConfig, RunConfig):
         "divided by their spectral norms",
         choices=("r1", "spectral"),
     )
-    penalty: float = option(0.02, "weight of that slope, in --smooth=r1", traced=True, minimum=0)
+    penalty: float = option(1.0, "weight of that slope, in --smooth=r1", traced=True, minimum=0)
     penalty_every: int = option(
         4,
         "steps from one such penalty to the next, each so much the heavier",
@@ -66,9 +68,9 @@ class Config(JudgedConfig, DISCRIMINATOR, PlayerConfig, RunConfig):
         below=1,
     )
     batch_size: int = option(64, "real images in one step, and drawn ones", minimum=1)
-    evaluations: int = option(30, "of the whole training", minimum=1, maximum=10**6)
+    evaluations: int = option(10, "of the whole training", minimum=1, maximum=10**6)
     steps_per_evaluation: int = option(500, "between two of them", minimum=1, maximum=10**6)
-    samples: int = option(5_000, "images drawn in an evaluation", minimum=2, maximum=10**6)
+    samples: int = option(10_000, "images drawn in an evaluation", minimum=2, maximum=10**6)
 
 
 def program(config: Config) -> Program:

@@ -17,17 +17,19 @@ SLOPE = 0.2  # of the leaky ReLU below zero
 class Generator(nn.Module):
     """Draw images from noise by convolutions that double the size.
 
-    The layers are: dense to ``[height / 4, width / 4, 2 C]``, then twice a convolution 3x3 whose
-    output has four times the channels, each four of which become a square of 2x2 pixels (Shi et
-    al. 2016, arXiv:1609.05158): it is a transposed convolution of stride 2 with a kernel of 6x6,
-    and quick on a CPU. Leaky ReLU and group normalization (Wu & He 2018) stand between them, no
-    batch normalization: an image depends on its own noise alone. The output is logistic.
+    The layers are: dense to F, which decides about the image as a whole; dense to ``[height / 4,
+    width / 4, 2 C]``; a convolution 3x3; then twice one whose output has four times the channels,
+    each four of which become a square of 2x2 pixels (Shi et al. 2016, arXiv:1609.05158): it is a
+    transposed convolution of stride 2 with a kernel of 6x6, and quick on a CPU. Leaky ReLU stands
+    between them, and but for the first group normalization (Wu & He 2018), no batch normalization:
+    an image depends on its own noise alone. The output is logistic.
     Departure: where the channels are no multiple of 8, there are fewer than 8 groups.
 
     Attributes:
       height: of the images, a multiple of 4.
       width: of the images, a multiple of 4.
       channels: C.
+      features: F.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -41,12 +43,16 @@ class Generator(nn.Module):
     height: int
     width: int
     channels: int = 32
+    features: int = 512
 
     @nn.compact
     def __call__(self, noise: Array) -> Array:
         """Map noise ``[B, Z]`` to images ``[B, height, width]`` from 0 to 1."""
         small = self.height // 4, self.width // 4, 2 * self.channels
-        x = nn.Dense(small[0] * small[1] * small[2])(noise).reshape(-1, *small)
+        x = nn.leaky_relu(nn.Dense(self.features)(noise), SLOPE)
+        x = nn.Dense(small[0] * small[1] * small[2])(x).reshape(-1, *small)
+        x = nn.leaky_relu(self.normalized(x), SLOPE)
+        x = nn.Conv(small[2], (3, 3), conv_general_dilated=convolve)(x)
         x = nn.leaky_relu(self.normalized(x), SLOPE)
         x = nn.Conv(4 * self.channels, (3, 3), conv_general_dilated=convolve)(x)
         x = nn.leaky_relu(self.normalized(doubled(x)), SLOPE)
@@ -61,13 +67,14 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Give images logits, high for those taken for real, by convolutions that halve the size.
 
-    The layers are: convolutions 4x4 of stride 2 with C, 2 C and 4 C features, dense K, with leaky
-    ReLU between them, and without normalization. Output k says how real the image is as one of
-    class k.
+    The layers are: convolutions 4x4 of stride 2 with C, 2 C and 4 C features, dense F, which sees
+    the image as a whole, dense K; with leaky ReLU between them, and without normalization. Output k
+    says how real the image is as one of class k.
 
     Attributes:
       channels: C.
       classes: K; with 1, what the images show is not asked.
+      features: F.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -79,6 +86,7 @@ class Discriminator(nn.Module):
 
     channels: int = 32
     classes: int = 1
+    features: int = 256
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
@@ -87,7 +95,8 @@ class Discriminator(nn.Module):
         for features in (self.channels, 2 * self.channels, 4 * self.channels):
             x = nn.Conv(features, (4, 4), (2, 2), conv_general_dilated=convolve)(x)
             x = nn.leaky_relu(x, SLOPE)
-        return nn.Dense(self.classes)(x.reshape(len(x), -1))
+        x = nn.leaky_relu(nn.Dense(self.features)(x.reshape(len(x), -1)), SLOPE)
+        return nn.Dense(self.classes)(x)
 
 
 def doubled(x: Array) -> Array:

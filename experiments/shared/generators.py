@@ -17,15 +17,23 @@ from recurrent.layers import init_all
 
 KINDS = ("conv", "rows")
 # fields of a Config that one of them alone reads
-FIELDS = {"channels": "conv", "cell": "rows", "hidden_size": "rows", "feedback": "rows"}
+FIELDS = {
+    "channels": "conv",
+    "features": "conv",
+    "cell": "rows",
+    "hidden_size": "rows",
+    "feedback": "rows",
+}
 
 
 def idle(kind: str, smooth: str) -> dict[str, str]:
     """Return the fields that nothing reads in a game, and what each would go with.
 
     Example:
-      >>> idle("rows", "spectral")
-      {'channels': '--generator=conv', 'penalty': '--smooth=r1', 'penalty_every': '--smooth=r1'}
+      >>> idle("conv", "spectral")["penalty"]
+      '--smooth=r1'
+      >>> sorted(idle("rows", "spectral"))
+      ['channels', 'features', 'penalty', 'penalty_every']
     """
     others = {name: f"--generator={one}" for name, one in FIELDS.items() if one != kind}
     idle = ["penalty", "penalty_every"] if smooth == "spectral" else []
@@ -37,11 +45,15 @@ def players_of(config: Any) -> Players:
     shape, classes = SHAPES[config.data], CLASSES * config.conditional
     size = shape, config.noise_size + classes
     rows = partial(row_by_row, *size, config.cell, config.hidden_size, feedback=config.feedback)
-    kinds = {"conv": partial(convolutional, *size, config.channels), "rows": rows}
+    conv = partial(convolutional, *size, config.channels, config.features)
     return Players(
-        generator=kinds[config.generator](),
+        generator={"conv": conv, "rows": rows}[config.generator](),
         discriminator=discriminator(
-            shape, config.discriminator_channels, max(1, classes), config.smooth
+            shape,
+            config.discriminator_channels,
+            config.discriminator_features,
+            max(1, classes),
+            config.smooth,
         ),
         noise_size=config.noise_size,
         classes=classes,
@@ -59,25 +71,28 @@ def of_flax(module: Any, example: Array) -> Network:
     )
 
 
-def convolutional(shape: tuple[int, int], noise_size: int, channels: int) -> Network:
+def convolutional(shape: tuple[int, int], noise_size: int, channels: int, features: int) -> Network:
     """Return the generator by convolutions."""
     from recurrent.image_gan import Generator
 
-    return of_flax(Generator(*shape, channels), jnp.zeros((1, noise_size)))
+    return of_flax(Generator(*shape, channels, features), jnp.zeros((1, noise_size)))
 
 
-def discriminator(shape: tuple[int, int], channels: int, classes: int, smooth: str) -> Network:
+def discriminator(
+    shape: tuple[int, int], channels: int, features: int, classes: int, smooth: str
+) -> Network:
     """Return the discriminator, by convolutions, whose kernels are normalized if so asked.
 
     Args:
       shape: height and width of the images.
       channels: of its first layer.
+      features: of its dense layer.
       classes: K, of its logits ``[B, K]``.
       smooth: ``"spectral"`` normalizes.
     """
     from recurrent.image_gan import Discriminator
 
-    plain = of_flax(Discriminator(channels, classes), jnp.zeros((1, *shape)))
+    plain = of_flax(Discriminator(channels, classes, features), jnp.zeros((1, *shape)))
     if smooth != "spectral":
         return plain
     return plain._replace(
