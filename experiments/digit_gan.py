@@ -77,10 +77,8 @@ def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
     check_idle(config, generators.idle(config.generator, config.smooth))
     splits = load_images(config.data, config.split_seed)
-    players, length = (
-        generators.players_of(config),
-        (config.evaluations, config.steps_per_evaluation),
-    )
+    players = generators.players_of(config)
+    length = config.evaluations, config.steps_per_evaluation
     optimizers = optimizer_of(config, *length), optimizer_of(config, *length, "discriminator_")
 
     def evaluate(kept: Kept, hparams: HParams, data: Any) -> Metrics:

@@ -68,6 +68,15 @@ class Process:
         assert self.end() == 0, self.err.read_text()
         return self.out.read_text()
 
+    def said(self) -> list[str]:
+        """What it printed to stderr after its first line, but for its progress.
+
+        A process that another test killed may have left half a compiled program, which is mended.
+        """
+        lines = self.err.read_text().splitlines()[1:]
+        mended = "is compiled once more."
+        return [line for line in lines if line[:5] != "step " and not line.endswith(mended)]
+
     def first_step(self) -> int:
         """The step that it says it goes on from; 0 where it begins."""
         text = self.out.read_text()

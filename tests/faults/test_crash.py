@@ -139,13 +139,12 @@ def assert_stopped(process: Process, signum: int, rows: int, amid: bool = False)
         time.sleep(0.01)
     process.popen.send_signal(signum)
     assert process.end() == 128 + signum
-    lines = process.err.read_text().splitlines()
-    (last,) = [line for line in lines[1:] if not line.startswith("step ")]
+    (last,) = process.said()
     found = re.fullmatch(
         r"Stopped and saved at step (\d+); the same command goes on from there\.", last
     )
     assert found, last
-    assert lines[-1] == last
+    assert process.err.read_text().splitlines()[-1] == last
     assert saved_steps(process.run / "checkpoints" / "latest")[-1] == int(found[1])
     assert not saving(process.run)
     assert not (process.run / "result.json").exists()
@@ -213,7 +212,7 @@ def test_one_directory_has_one_owner_until_it_dies(launch: Launch, tmp_path: Pat
         (tmp_path / "other" / "run").symlink_to(owner.run)
         intruder = Process(COMMAND, tmp_path / "other" / "run", cache)
         assert intruder.end() == 2
-        _, line = intruder.err.read_text().splitlines()  # after the one that it is preparing
+        (line,) = intruder.said()
         assert f"in use by process {owner.popen.pid} on {os.uname().nodename}" in line
         assert owner.popen.poll() is None, "it ended too soon for the test to mean anything"
         owner.popen.kill()

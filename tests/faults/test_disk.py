@@ -31,8 +31,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def said_at_the_end(process: Process) -> str:
     """The one line of a run that could not write."""
-    status = process.end()
-    said = [line for line in process.err.read_text().splitlines()[1:] if line[:5] != "step "]
+    status, said = process.end(), process.said()
     assert status == 2, said
     assert len(said) == 1, said
     return said[0]
