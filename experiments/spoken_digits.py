@@ -69,7 +69,7 @@ class Config(MinibatchConfig):
     hidden_size: int = option(96, "H, of each direction", minimum=1, maximum=10**5)
     channels: int = option(16, "of the first convolution; each next has twice as many", minimum=1)
     dropout: float = option(0.2, "share of features dropped", traced=True, minimum=0, below=1)
-    epochs: int = 40
+    epochs: int = 20
     batch_size: int = 16
     average: float = 0.99
     learning_rate: float = 2e-3
