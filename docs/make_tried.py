@@ -79,7 +79,8 @@ NOTES = {
     ),
     ("long_memory", "adding, T = 10,000, lru"): (
         "Hoped for: 1e-3. 1,200 steps of 16 sequences are too few at that length; what was "
-        "published took 4,000."
+        "published took 4,000. A minGRU reaches it, at a rate of 0.02: its gates begin at a bias "
+        "of -9, and the weights of the mark have as far to go."
     ),
 }
 
