@@ -10,6 +10,7 @@ this repository, or of one that was changed, is left out.
 import functools
 import json
 import math
+import os
 import shlex
 import statistics
 import subprocess
@@ -37,7 +38,8 @@ there were is said. *Selected on test* is what the source itself does, where tha
 figure is better than what its method finds. Minutes are of one training on two CPU cores, with
 compilation; other programs may have used them too. Of trainings made together, by one sweep, they
 are the sweep's, divided by how many there were; one alone takes longer. A limit of minutes is on
-the mean of the seeds.
+the mean of the seeds. A name in capitals stands for a path: CLASSIFIER is a run of `image_cnn` on
+the same images.
 
 Tiny Shakespeare's last tenth is what others validate on. Its first half chose here when to stop,
 and which configuration is shown, and its second half is the test; both together, as others report
@@ -440,7 +442,19 @@ def finished(folders: Iterable[Path]) -> Iterator[Found]:
             elif "axes" in config:
                 yield from members(file.parent, config, result)
             elif not is_of_a_sweep(file.parent):
-                yield Found(config["config"], commit, result, evaluations_in(file.parent))
+                found = evaluations_in(file.parent)
+                yield Found(without_places(config["config"]), commit, result, found)
+
+
+def without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """Write the name of a field in capitals for a path of the machine that it ran on.
+
+    Example:
+      >>> without_places({"classifier": "/runs/a", "data": "mnist"})
+      {'classifier': 'CLASSIFIER', 'data': 'mnist'}
+    """
+    paths = {name for name, value in config.items() if os.path.isabs(str(value))}
+    return config | {name: name.upper() for name in paths}
 
 
 def is_of_a_sweep(folder: Path) -> bool:
@@ -453,7 +467,7 @@ def members(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> Ite
     """Yield the trainings of a sweep; its time is shared among them."""
     rows = outcomes_in(folder / "sweep.jsonl")
     for row in rows:
-        own = config["config"] | {name: row[name] for name in config["axes"]}
+        own = without_places(config["config"]) | {name: row[name] for name in config["axes"]}
         shared = {"train_seconds": result["train_seconds"] / len(rows), "together": len(rows)}
         alone = evaluations_in(folder / MEMBERS / str(row["member"]))
         yield Found(own, config["origin"]["commit"], result | row | shared, alone)

@@ -123,6 +123,11 @@ def test_of_one_seed_the_last_run_counts_and_one_that_diverged_is_no_best(
     assert "| **80.0%** | 80.0% (0), 2 configurations tried |" in row
 
 
+def test_a_path_of_one_machine_is_the_name_of_its_field() -> None:
+    found = make_results.without_places({"classifier": "/runs/a b", "data": "mnist", "seed": 1})
+    assert found == {"classifier": "CLASSIFIER", "data": "mnist", "seed": 1}
+
+
 def test_a_number_of_another_file_is_of_the_weights_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
