@@ -96,6 +96,7 @@ class Found(NamedTuple):
 
 # What runs did that are older than a field, where that is not its default.
 OLDER = {"pronunciations": {"direct": False}}
+BOTH = ("test_frechet_ratio", "test_sure")  # of a game whose players are told the digit, or not
 LOOKING = ("additive", "multiplicative")
 BAI = "[Bai et al. 2018](https://arxiv.org/abs/1803.01271), *selected on test*"
 NANO = "[nanoGPT](https://github.com/karpathy/nanoGPT), *selected on test*"
@@ -287,7 +288,10 @@ LINES = (
              "{:.2f}"),
             ("digits of which a classifier is 90 % sure", "test_sure", "{:.1%}"),
             ("divergence of the ten digits' shares, nats", "test_class_kl", "{:.3f}"),
+            ("digits that are taken for what was asked for", "test_as_asked", "{:.1%}"),
         )
+        # Where digits are asked for in turn, their shares are what was asked.
+        if (metric == "test_class_kl") != fields["conditional"] or metric in BOTH
     ),
     *(
         Line("flip_flop", f"{bits} bits in {cell}, stable fixed points",
@@ -467,7 +471,7 @@ def members(folder: Path, config: dict[str, Any], result: dict[str, Any]) -> Ite
     """Yield the trainings of a sweep; its time is shared among them."""
     rows = outcomes_in(folder / "sweep.jsonl")
     for row in rows:
-        own = without_places(config["config"]) | {name: row[name] for name in config["axes"]}
+        own = without_places(config["config"] | {name: row[name] for name in config["axes"]})
         shared = {"train_seconds": result["train_seconds"] / len(rows), "together": len(rows)}
         alone = evaluations_in(folder / MEMBERS / str(row["member"]))
         yield Found(own, config["origin"]["commit"], result | row | shared, alone)

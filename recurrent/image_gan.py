@@ -1,7 +1,8 @@
 """Define a convolutional generator and discriminator of images in Flax Linen.
 
 Both can be told what an image shows (Mirza & Osindero 2014, arXiv:1411.1784): the generator by
-numbers beside its noise, the discriminator by the choice of one of its outputs.
+numbers beside its noise, the discriminator by the choice of one of its outputs. Departure: there
+the label is an input of the discriminator.
 """
 
 import math

@@ -61,7 +61,7 @@ class Mending:
             return
         folder = Path(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
         entries = list(folder.glob(f"{glob.escape(match[1])}-*"))  # a few are of the same name
-        if any(age(entry) < BEING_WRITTEN for entry in entries):
+        if any(0 <= age(entry) < BEING_WRITTEN for entry in entries):
             return
         for entry in entries:
             entry.unlink(missing_ok=True)
@@ -72,7 +72,7 @@ class Mending:
 
 
 def age(file: Path) -> float:
-    """Return the seconds since a file was written; infinity where it is gone."""
+    """Return the seconds since a file was written; below 0 by a wrong clock, infinity if gone."""
     try:
         return time.time() - file.stat().st_mtime
     except FileNotFoundError:

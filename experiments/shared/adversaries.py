@@ -68,7 +68,8 @@ class Players(NamedTuple):
       smooth: ``"r1"`` where the discriminator pays for its slope at real images.
       penalty_every: steps from one such payment to the next, which is so much the higher: as good,
         and quicker, since it is a derivative of a derivative (Karras et al. 2020, Analyzing and
-        improving the image quality of StyleGAN, arXiv:1912.04958).
+        improving the image quality of StyleGAN, arXiv:1912.04958). Departure: Adam's rates stay as
+        they are. Players that are vmapped save nothing: both branches are computed.
     """
 
     generator: Network
@@ -181,12 +182,10 @@ def discriminated(
         found = {"discriminator_loss": mean(cost)}
         if players.smooth != "r1":
             return cost, found
-        slope = players.penalty_every * lax.cond(
-            state.step % players.penalty_every == 0,
-            lambda: adversarial.r1_penalty(real, batch["real"]),
-            lambda: 0.0,
-        )
-        return cost + hparams["penalty"] * slope, found | {"discriminator_slope": mean(slope)}
+        pays = state.step % players.penalty_every == 0
+        slope = lax.cond(pays, lambda: adversarial.r1_penalty(real, batch["real"]), lambda: 0.0)
+        found["discriminator_slope"] = Average(slope, pays.astype(jnp.float32))
+        return cost + hparams["penalty"] * players.penalty_every * slope, found
 
     slopes, found = gradients(loss, state, batch, noise_key)
     state, update = apply_gradients(optimizer, state, slopes)

@@ -32,11 +32,10 @@ from recurrent.training.task import Metrics
 
 COMPARED = 1_000  # images whose nearest training image is looked for
 ACROSS = 10  # images in a row of a figure
-SAMPLE_SEED = 0  # of the noise of evaluations
 BARS = {"sure": 0.95, "class_kl": 0.05, "frechet_ratio": 5.0, "as_asked": 0.95}
 
 
-def draw(players: Players, params: Any, labels: Array, seed: int = SAMPLE_SEED) -> Array:
+def draw(players: Players, params: Any, labels: Array, seed: Any) -> Array:
     """Draw images uint8 ``[N, H, W]`` of labels ``[N]``; the same for the same seed."""
     noise = jax.random.normal(jax.random.key(seed), (len(labels), players.noise_size))
     told = telling(players, noise, labels)
@@ -47,7 +46,7 @@ def evaluated(players: Players, params: Any, count: int, data: dict[str, Any]) -
     """Judge as many images, of all digits in turn where the networks are told of them."""
     labels = evenly(players, count)
     asked = labels if players.classes else None
-    return judged(draw(players, params, labels), data, asked)
+    return judged(draw(players, params, labels, data["seed"]), data, asked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +73,7 @@ def sample_command(players_of: Callable[[Any], Players]) -> Command:
         labels = wanted(players, flags.digit, flags.count)
         images = jax.jit(lambda: draw(players, run.kept.generator, labels, flags.seed))()
         write_png(file, sheet(np.asarray(images)))
-        yield f"{flags.output}: {flags.count} digits"
+        yield f"{flags.output}: {flags.count} digit{'s' * (flags.count > 1)}"
 
     return Command(Sample, sample, "draw digits into a PNG file")
 
@@ -125,7 +124,7 @@ def exhibits(
     """
     from experiments.figures.curves import learning_curves
 
-    some = drawn(players, finished.kept.generator, data["judge"], count)
+    some = drawn(players, finished.kept.generator, data, count)
     yield Figure(
         "learning_curves",
         "Learning curves",
@@ -145,12 +144,12 @@ def exhibits(
     yield scores(some, splits, data, *beside)
 
 
-def drawn(players: Players, params: Any, judge: Any, count: int) -> Drawn:
+def drawn(players: Players, params: Any, data: dict[str, Any], count: int) -> Drawn:
     """Draw the images of an evaluation once more."""
 
     @jax.jit
     def found() -> tuple[Array, Array]:
-        images = draw(players, params, labels)
+        images, judge = draw(players, params, labels, data["seed"]), data["judge"]
         return images, jax.nn.softmax(readout(features_of(judge, images), judge))
 
     labels = evenly(players, count)
@@ -201,8 +200,9 @@ def film(finished: Finished) -> Figure:
     return Figure(
         "film",
         "How it learned to draw",
-        "Each column is one draw of noise, from the first steps at the top to the weights that "
-        "were kept at the bottom; by the running average of the weights.",
+        "Each column is one draw of noise, and one digit where digits are asked for, from the "
+        "first steps at the top to the weights that were kept at the bottom; by the running "
+        "average of the weights.",
         mosaic("The same noise while the generator learns", film[seen], names),
     )
 
@@ -288,16 +288,23 @@ def doubtful(some: Drawn) -> Figure:
     return Figure(
         "doubtful",
         "Where it fails",
-        "The drawn images of which the classifier is least sure, with its guess.",
+        "The drawn images of which the classifier is least sure, with its guess"
+        + (", after what was asked for." if some.asked is not None else "."),
         tiled_images(
             f"Of {unsure:,} of {len(some.images):,} images it is less than {SURE:.0%} sure",
             [some.images[k] for k in order],
-            [f"{some.digits[k]}? {some.probabilities[k]:.0%}" for k in order],
+            [guess(some, k) for k in order],
             ACROSS,
             "Greys",
             (0, 255),
         ),
     )
+
+
+def guess(some: Drawn, k: int) -> str:
+    """Say what an image was taken for, after what was asked for."""
+    asked = "" if some.asked is None else f"{some.asked[k]}: "
+    return f"{asked}{some.digits[k]}? {some.probabilities[k]:.0%}"
 
 
 def scores(some: Drawn, splits: Splits, data: dict[str, Any], ours: Any, real: Any) -> Table:

@@ -105,7 +105,9 @@ def references(config: JudgedConfig, splits: Splits) -> dict[str, Any]:
     """Return what drawn images are compared with, for the validation and for the test split.
 
     Each has the classifier's weights ``"judge"``; the Gaussian ``"real"`` of the features of the
-    split's images; and ``"real_distance"``, the Frechet distance of training images from it.
+    split's images; ``"real_distance"``, the Frechet distance of training images from it; and
+    ``"seed"``, which decides what is drawn, so that the test judges other draws than those that
+    chose the weights.
     """
     params = classifier(config, splits)
     gaussians = computed_once(
@@ -113,8 +115,13 @@ def references(config: JudgedConfig, splits: Splits) -> dict[str, Any]:
     )
     train, *others = (Gaussian(*map(jnp.asarray, gaussians[k : k + 2])) for k in (0, 2, 4))
     return {
-        name: {"judge": params, "real": real, "real_distance": frechet_distance(train, real)}
-        for name, real in zip(("valid", "test"), others, strict=True)
+        name: {
+            "judge": params,
+            "real": real,
+            "real_distance": frechet_distance(train, real),
+            "seed": jnp.int32(seed),
+        }
+        for seed, (name, real) in enumerate(zip(("valid", "test"), others, strict=True))
     }
 
 

@@ -136,7 +136,7 @@ def test_both_learn_which_digit_an_image_is_to_show() -> None:
     assert logits.argmax(0).tolist() == [0, 1, 2]  # each image is what it shows
     assert logits.argmax(1).tolist() == [0, 1, 2]
     labels = evenly(both, 30)
-    drawn = drawn_digits.draw(both, game.generator.params, labels).astype(jnp.float32)
+    drawn = drawn_digits.draw(both, game.generator.params, labels, 0).astype(jnp.float32)
     rows = jnp.stack([drawn[:, 3 * k : 3 * k + 2].mean((1, 2)) for k in range(3)], axis=1)
     assert (rows.argmax(1) == labels).mean() > 0.9
 
@@ -295,6 +295,19 @@ def test_images_are_judged_alike_however_they_are_batched(monkeypatch: Any) -> N
         judging.judge(jnp.asarray(IMAGES) / 255.0, params),
         atol=1e-5,
     )
+
+
+@pytest.mark.long
+def test_the_test_judges_other_draws_than_those_that_chose_the_weights(quick: None) -> None:
+    data = judging.references(judging.JudgedConfig(), Splits(split(200), split(40), split(50)))
+    both = players()
+    params = both.generator.init(jax.random.key(0))
+    drawn = [
+        drawn_digits.draw(both, params, evenly(both, 6), data[name]["seed"])
+        for name in ("valid", "test", "test")
+    ]
+    assert not np.array_equal(drawn[0], drawn[1])
+    np.testing.assert_array_equal(drawn[1], drawn[2])
 
 
 def test_the_nearest_image_is_that_of_a_loop() -> None:

@@ -38,10 +38,11 @@ def compiled_in(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("warned", ["default", "ignore"])
+@pytest.mark.parametrize(("warned", "written"), [("default", 0), ("ignore", 0), ("default", 4e9)])
 def test_a_damaged_program_is_compiled_anew_and_kept(
-    warned: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    warned: str, written: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Long ago, or by a clock that was wrong."""
     monkeypatch.setenv("PYTHONWARNINGS", warned)
     first = compiled_in(tmp_path)
     assert "damaged" not in first.stderr
@@ -49,7 +50,7 @@ def test_a_damaged_program_is_compiled_anew_and_kept(
     assert whole
     for file, data in whole.items():
         file.write_bytes(data[: len(data) // 2])
-        os.utime(file, times=(0, 0))
+        os.utime(file, times=(written, written))
     second = compiled_in(tmp_path)
     assert second.stdout == first.stdout
     assert second.stderr.count("was damaged; it is compiled once more.") == len(whole)
