@@ -96,7 +96,9 @@ class Found(NamedTuple):
 
 # What runs did that are older than a field, where that is not its default.
 OLDER = {"pronunciations": {"direct": False}}
-BOTH = ("test_frechet_ratio", "test_sure")  # of a game whose players are told the digit, or not
+# Of digits that are asked for in turn, the shares are no result, and which were drawn is one.
+SHARES = ("divergence of the ten digits' shares, nats", "test_class_kl", "{:.3f}")
+AS_ASKED = ("digits that are taken for what was asked for", "test_as_asked", "{:.1%}")
 LOOKING = ("additive", "multiplicative")
 BAI = "[Bai et al. 2018](https://arxiv.org/abs/1803.01271), *selected on test*"
 NANO = "[nanoGPT](https://github.com/karpathy/nanoGPT), *selected on test*"
@@ -277,21 +279,19 @@ LINES = (
     ),
     *(
         Line("digit_gan", f"MNIST, {how}, {what}", {"data": "mnist"} | fields, metric, form, "-")
-        for how, fields in (
-            ("by convolutions, told which digit", {"generator": "conv", "conditional": True}),
-            ("by convolutions", {"generator": "conv", "conditional": False}),
-            ("row by row, told which digit", {"generator": "rows", "conditional": True}),
-            ("row by row", {"generator": "rows", "conditional": False}),
+        for how, fields, another in (
+            ("by convolutions, told which digit", {"generator": "conv", "conditional": True},
+             AS_ASKED),
+            ("by convolutions", {"generator": "conv", "conditional": False}, SHARES),
+            ("row by row, told which digit", {"generator": "rows", "conditional": True}, AS_ASKED),
+            ("row by row", {"generator": "rows", "conditional": False}, SHARES),
         )
         for what, metric, form in (
             ("Frechet distance, in units of that of training images", "test_frechet_ratio",
              "{:.2f}"),
             ("digits of which a classifier is 90 % sure", "test_sure", "{:.1%}"),
-            ("divergence of the ten digits' shares, nats", "test_class_kl", "{:.3f}"),
-            ("digits that are taken for what was asked for", "test_as_asked", "{:.1%}"),
+            another,
         )
-        # Where digits are asked for in turn, their shares are what was asked.
-        if (metric == "test_class_kl") != fields["conditional"] or metric in BOTH
     ),
     *(
         Line("flip_flop", f"{bits} bits in {cell}, stable fixed points",

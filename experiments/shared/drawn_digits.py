@@ -329,9 +329,9 @@ def scores(some: Drawn, splits: Splits, data: dict[str, Any], ours: Any, real: A
     return Table(
         "scores",
         "Beside real images",
-        f"Of {len(some.images):,} drawn images and as many training images, the last line of "
-        f"{len(ours[1]):,} drawn ones and of {len(real[1]):,} test images. All distances are from "
-        "the test split.",
+        f"Of {len(some.images):,} drawn images and {len(images['real']):,} training images, the "
+        f"last line of {len(ours[1]):,} drawn ones and of {len(real[1]):,} test images. All "
+        "distances are from the test split.",
         ["", "drawn", "real", "aim"],
         [*rows, [near, f"{np.median(ours[1]):.2f}", f"{np.median(real[1]):.2f}", "not below real"]],
     )
