@@ -281,21 +281,24 @@ run_experiment() { # -P: a folder of the user's called recurrent or experiments 
 }
 
 run_tests() {
-  local status=0
+  local status=0 types=
   cd "$root"
-  if (($# == 0)); then run_linters || status=1; fi
+  if (($# == 0)); then
+    "$venv/bin/python" -m ruff check || status=1
+    "$venv/bin/python" -m ruff format --check || status=1
+    types=$venv/types.$$
+    # It takes one core for half a minute, and the tests do not keep two of them busy to the end.
+    "$venv/bin/python" -m basedpyright --pythonpath "$venv/bin/python" &>"$types" &
+  fi
   if [[ ${1-} == --faults ]]; then set -- -m fault -p tests.faults.table "${@:2}"; fi
   # A file stays in one process, so that its tests share fixtures and compiled programs.
   "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@" || status=1
-  return "$status"
-}
-
-run_linters() {
-  local status=0
-  "$venv/bin/python" -m ruff check || status=1
-  "$venv/bin/python" -m ruff format --check || status=1
-  "$venv/bin/python" -m basedpyright --pythonpath "$venv/bin/python" || status=1
-  ((status == 0)) || say "the code checks failed (above), so this fails, whatever the tests below say"
+  if [[ $types ]]; then
+    wait $! || status=1
+    cat "$types"
+    rm "$types"
+  fi
+  if ((status && $# == 0)); then say "a check has failed (above)"; fi
   return "$status"
 }
 
