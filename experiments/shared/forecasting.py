@@ -83,21 +83,23 @@ def pinball(found: Array, future: Array) -> Array:
 def metrics(found: Array, batch: Any) -> Metrics:
     """Return the quantile loss and MASE, the MASE of naive forecasts, and coverages.
 
-    Coverage is the share of what came that lies within a band.
+    The loss counts in mean steps of each series, which no choice of a season changes, so that
+    trainings with different seasons can be ranked by it. Coverage is the share of what came that
+    lies within a band.
     """
     future, known = batch["future"], batch["known"] & batch["mask"][:, None]
     medians = {"mase": found[..., MIDDLE]} | {
         f"mase_{name.replace(' ', '_')}": batch["naive"][..., NAIVE.index(name)]
         for name in ("naive", "seasonal naive", "drift")
     }
-    errors = {"loss": pinball(found, future)} | {
-        name: jnp.abs(median - future) for name, median in medians.items()
-    }
+    errors = {name: jnp.abs(median - future) for name, median in medians.items()}
     inside = {
         f"coverage_{share}": (found[..., low] <= future) & (future <= found[..., high])
         for share, (low, high) in BANDS.items()
     }
-    return {name: of_windows(each, known, batch["ratio"]) for name, each in errors.items()} | {
+    loss = of_windows(pinball(found, future), known, batch["steps"])
+    mase = {name: of_windows(each, known, batch["ratio"]) for name, each in errors.items()}
+    return {"loss": loss} | mase | {
         name: masked_average(each.astype(jnp.float32), known) for name, each in inside.items()
     }
 

@@ -243,7 +243,4 @@ def next_steps(config: Any, params: Any, panel: Panel, settings: Settings) -> np
     """Return quantiles [S, h, Q] of the steps after the end of each series."""
     ends = [len(values) for values in panel.values]
     places = [Place(k, end, end) for k, end in enumerate(ends)]
-    # No error is measured, so any unit will do, but one of the size of the values.
-    units = [np.abs(np.nan_to_num(values[:, 0])).max() or 1.0 for values in panel.values]
-    windows = windows_of(panel, settings, np.array(units), places, "the end")
-    return predicted(config, params, windows)
+    return predicted(config, params, windows_of(panel, settings, places, "the end"))

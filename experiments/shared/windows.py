@@ -25,6 +25,8 @@ class Settings(NamedTuple):
       horizon: h, how many steps are forecast.
       mean: of each covariate, [C - 1].
       spread: of each covariate, [C - 1].
+      units: in which errors of each series count as MASE, [S].
+      steps: the mean step of each series, in which they count as loss, [S].
     """
 
     context: int
@@ -32,6 +34,8 @@ class Settings(NamedTuple):
     horizon: int
     mean: np.ndarray
     spread: np.ndarray
+    units: np.ndarray
+    steps: np.ndarray
 
 
 class Place(NamedTuple):
@@ -73,10 +77,10 @@ def prepared(panel: Panel, folds: int, context: int) -> Prepared:
       UserError: for series that are too short, or have no known values in a split.
     """
     places = places_of(panel, folds)
+    say_flat(panel, folds)
     settings = settings_of(panel, folds, context)
-    units = units_of(panel, folds)
     windows = {
-        split: windows_of(panel, settings, units, each, f"the {split} windows")
+        split: windows_of(panel, settings, each, f"the {split} windows")
         for split, each in places.items()
     }
     return Prepared(panel, settings, windows)
@@ -125,7 +129,7 @@ def thinned(places: list[Place]) -> list[Place]:
 
 
 def settings_of(panel: Panel, folds: int, context: int) -> Settings:
-    """Return how windows are cut, with statistics from before the validation windows.
+    """Return how windows are cut, with statistics of inputs from before the validation windows.
 
     Args:
       panel: the series.
@@ -136,7 +140,10 @@ def settings_of(panel: Panel, folds: int, context: int) -> Settings:
     mean, spread = statistics(np.concatenate(before))
     wanted = context or max(SHORTEST, LONGEST_SEASONS * panel.season)
     longest = max(map(len, panel.values))
-    return Settings(min(wanted, longest), panel.season, panel.horizon, mean, spread)
+    steps = units_of(panel._replace(season=1), folds)
+    return Settings(
+        min(wanted, longest), panel.season, panel.horizon, mean, spread, units_of(panel, folds), steps
+    )
 
 
 def statistics(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -168,29 +175,37 @@ def unit_of(values: np.ndarray, season: int) -> float:
 def units_of(panel: Panel, folds: int) -> np.ndarray:
     """Return the unit in which errors of each series count, from before its test windows.
 
-    Where a series never changes there, MASE is not defined, and the unit is 1; it is said.
+    It is 1 where a series never changes there: see `say_flat`.
     """
     reach = folds * panel.horizon
     units = [unit_of(each[: len(each) - reach, 0], panel.season) for each in panel.values]
-    flat = [name for name, unit in zip(panel.names, units, strict=True) if not unit]
+    return np.array([unit or 1.0 for unit in units])
+
+
+def say_flat(panel: Panel, folds: int) -> None:
+    """Print which series never change before their test windows, where MASE is not defined."""
+    reach = folds * panel.horizon
+    flat = [
+        name
+        for name, each in zip(panel.names, panel.values, strict=True)
+        if not unit_of(each[: len(each) - reach, 0], panel.season)
+    ]
     if flat:
         print(
             f"{', '.join(flat[:5])}: what comes before the test windows never changes, so MASE is "
             "not defined; errors count in the unit of the values.",
             file=sys.stderr,
         )
-    return np.array([unit or 1.0 for unit in units])
 
 
 def windows_of(
-    panel: Panel, settings: Settings, units: np.ndarray, places: Sequence[Place], what: str
+    panel: Panel, settings: Settings, places: Sequence[Place], what: str
 ) -> Windows:
     """Cut windows; those are left out before which, or after which, no value is known.
 
     Args:
       panel: the series.
       settings: how they are cut.
-      units: of the errors of each series.
       places: of the windows.
       what: they are, for the message.
 
@@ -207,7 +222,7 @@ def windows_of(
             asked or np.isfinite(ahead).any()
         ):
             history = values[: place.origin]
-            rows.append(example(history, ahead, settings, float(units[place.series])))
+            rows.append(example(history, ahead, settings, place.series))
             kept.append(place)
     if not rows:
         names = ", ".join(panel.names[:5])
@@ -221,7 +236,7 @@ def windows_of(
 
 
 def example(
-    history: np.ndarray, ahead: np.ndarray, settings: Settings, unit: float
+    history: np.ndarray, ahead: np.ndarray, settings: Settings, series: int
 ) -> tuple[dict[str, Any], float, float]:
     """Return one example, in units of the mean step of its past, from its last value on.
 
@@ -229,15 +244,15 @@ def example(
       history: all steps before the forecast, [T, C].
       ahead: what came after them, as far as it counts, [up to h].
       settings: how windows are cut.
-      unit: in which errors of the series count.
+      series: which one it is.
 
     Returns:
       The last value and the unit of the window, after these arrays: ``past`` [context, F], what
       the network reads, filled up with zeros; ``length``, how much of it is real; ``naive``
       [h, K], the forecasts `NAIVE`; ``future`` [h] and ``known`` [h], what came; ``ratio``, the
-      window's unit in the unit of errors.
+      window's unit in that of MASE; ``steps``, the same in mean steps of the series.
     """
-    past = history[-settings.context :]
+    past, unit = history[-settings.context :], settings.units[series]
     target = filled(past[:, 0])
     steps = np.abs(np.diff(target))
     scale = float(steps.mean()) if steps.size else 0.0
@@ -255,8 +270,9 @@ def example(
         "future": np.nan_to_num(future).astype(np.float32),
         "known": np.isfinite(future),
         "ratio": np.float32(scale / unit),
+        "steps": np.float32(scale / settings.steps[series]),
     }
-    return arrays, float(target[-1]), scale
+    return arrays, float(target[-1]), float(scale)
 
 
 def filled(values: np.ndarray) -> np.ndarray:

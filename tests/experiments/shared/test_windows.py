@@ -95,14 +95,15 @@ def test_errors_are_those_of_the_definition() -> None:
 
 def test_missing_values_are_flagged_carried_forward_and_no_targets() -> None:
     values = np.array([[1.0], [2.0], [np.nan], [4.0], [np.nan], [8.0]])
-    settings = windows.Settings(4, 1, 2, np.zeros(0), np.ones(0))
-    arrays, last, scale = windows.example(values[:4], values[4:, 0], settings, unit=5.0)
+    units, steps = np.array([1.0, 5.0]), np.array([1.0, 2.0])
+    settings = windows.Settings(4, 1, 2, np.zeros(0), np.ones(0), units, steps)
+    arrays, last, scale = windows.example(values[:4], values[4:, 0], settings, series=1)
     assert (last, scale) == (4.0, 1.0)  # steps 1, 0 and 2
     np.testing.assert_allclose(arrays["past"][:, 0], np.arcsinh([0, 1, 0, 2]), rtol=1e-6)
     assert arrays["past"][:, 3].tolist() == [0, 0, 1, 0]
     assert arrays["known"].tolist() == [False, True]
     assert arrays["future"].tolist() == [0, 4]
-    assert arrays["ratio"] == np.float32(0.2)
+    assert (arrays["ratio"], arrays["steps"]) == (np.float32(0.2), np.float32(0.5))
 
 
 def test_short_and_constant_series_are_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,6 +166,37 @@ def test_forecasts_are_in_the_units_of_the_values() -> None:
         found.append(forecasts.next_steps(config, params, series, ready.settings))
     np.testing.assert_allclose(found[1], 10 * found[0] + 7, rtol=1e-4)
     assert found[0].shape == (2, H, 7)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("flat", [False, True], ids=["moving", "flat"])
+def test_the_next_steps_are_predicted_as_those_of_a_test_window_were(flat: bool) -> None:
+    """Also after a past that never changes, which gives no unit of its own."""
+    values = 1000 + np.random.default_rng(0).normal(size=(60, 1)).cumsum(0)
+    values[30:] = values[30] if flat else values[30:]
+    series = Panel(["one"], [values], H, SEASON)
+    config = Config(hidden_size=4, layers=1)
+    ready = windows.prepared(series, FOLDS, context=10)
+    model = forecasting.model_for(config, ready.windows["test"].arrays)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, forecasting.init(model, jax.random.key(0)))
+    expected = forecasts.predicted(config, params, ready.windows["test"])[-1]
+    cut = series._replace(values=[values[:-H]])
+    (found,) = forecasts.next_steps(config, params, cut, ready.settings)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    widest = (found[:, -1] - found[:, 0]).max()
+    assert 0 < widest < 100 * windows.unit_of(values[:30, 0], 1)
+
+
+def test_the_loss_of_forecasts_does_not_depend_on_the_season_and_mase_does() -> None:
+    found = []
+    for season in (1, SEASON):
+        test = arrays_of(panel()._replace(season=season))["test"]
+        batch = test.arrays | {"mask": np.ones(len(test.last), bool)}
+        metrics = forecasting.metrics(jnp.asarray(in_units(in_values(test), test)), batch)
+        found.append([float(metrics[name].mean) for name in ("loss", "mase")])
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    units = [windows.units_of(panel()._replace(season=each), FOLDS) for each in (1, SEASON)]
+    assert found[0][1] / found[1][1] == pytest.approx((units[1] / units[0]).mean(), rel=0.2)
 
 
 @pytest.mark.long
