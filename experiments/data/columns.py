@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ LARGEST = 2**28  # bytes
 LARGEST_VALUE = 1e100  # whose differences can be added up
 MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "?"}
 SEPARATORS = ",;\t"  # the first of those that make the most columns
+GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}([.,]\d{3})+")  # 1.000 or 1,000,000
 
 
 class Columns(NamedTuple):
@@ -36,8 +39,8 @@ class Columns(NamedTuple):
 def read_columns(file: Path, names: list[str], time: str = "", flag: str = "--csv: ") -> Columns:
     """Read columns by their names, which the first line has.
 
-    Columns are separated by commas, semicolons or tabs; where semicolons separate, a number may
-    have a decimal comma. An empty field, ``NA``, ``nan`` and the like are missing.
+    Columns are separated by commas, semicolons or tabs; where semicolons or tabs separate, a number
+    may have a decimal comma. An empty field, ``NA``, ``nan`` and the like are missing.
 
     Args:
       file: text in UTF-8, with or without a byte-order mark.
@@ -47,7 +50,8 @@ def read_columns(file: Path, names: list[str], time: str = "", flag: str = "--cs
 
     Raises:
       UserError: for a file that cannot be read, a column that is not there, a row with too few or
-        too many fields, and a text where a number is due, with its line and column.
+        too many fields, a text where a number is due, with its line and column, and for 1.000
+        where that may be a thousand.
     """
     lines = text_of(file, flag).splitlines(keepends=True)
     head = next((line for line in lines if line.strip()), "")
@@ -59,7 +63,7 @@ def read_columns(file: Path, names: list[str], time: str = "", flag: str = "--cs
         raise UserError(f"{flag}{file}, line {rows.line_num}: {error}.") from error
     if len(table) < 2:
         raise UserError(f"{flag}{file}: expected a line of names and rows below it, got none.")
-    return columns_of(file, flag, table, names, time, "," if separator == ";" else ".")
+    return columns_of(f"{flag}{file}", table, names, time, separator)
 
 
 def text_of(file: Path, flag: str) -> str:
@@ -81,32 +85,64 @@ def text_of(file: Path, flag: str) -> str:
 
 
 def columns_of(
-    file: Path,
-    flag: str,
-    table: list[tuple[int, list[str]]],
-    names: list[str],
-    time: str,
-    decimal: str,
+    where: str, table: list[tuple[int, list[str]]], names: list[str], time: str, separator: str
 ) -> Columns:
     """Return columns of a table whose first row has their names."""
     header = [word.strip() for word in table[0][1]]
-    places = [place_of(name, header, f"{flag}{file}") for name in [*names, *([time] * bool(time))]]
-    values, times, lines = [], [], []
+    places = [place_of(name, header, where) for name in [*names, *([time] * bool(time))]]
     for line, row in table[1:]:
         if len(row) != len(header):
             raise UserError(
-                f"{flag}{file}, line {line}: expected {len(header)} fields as in the first line, "
+                f"{where}, line {line}: expected {len(header)} fields as in the first line, "
                 f"got {len(row)}."
             )
-        values.append(
-            [
-                value_of(row[place], decimal, f"{flag}{file}, line {line}, column {name}")
-                for name, place in zip(names, places, strict=False)
-            ]
+    fields = [
+        (f"{where}, line {line}, column {name}", row[place].strip())
+        for line, row in table[1:]
+        for name, place in zip(names, places, strict=False)
+    ]
+    decimal = decimal_of(separator, [word for _, word in fields])
+    if decimal == ",":
+        check_thousands(fields)
+    values = [value_of(word, decimal, place) for place, word in fields]
+    return Columns(
+        np.array(values, float).reshape(len(table) - 1, len(names)),
+        [row[places[-1]].strip() for _, row in table[1:]] if time else [],
+        [line for line, _ in table[1:]],
+        decimal,
+    )
+
+
+def decimal_of(separator: str, words: Sequence[str]) -> str:
+    r"""Return the decimal sign of a file's numbers.
+
+    Between semicolons it is a comma, or a dot; between tabs a comma where numbers have commas, no
+    dots, and not only groups of three digits after them.
+
+    Example:
+      >>> decimal_of(";", ["1"]), decimal_of("\t", ["0,5", "1,000"]), decimal_of("\t", ["1,000"])
+      (',', ',', '.')
+    """
+    if separator != "\t":
+        return "," if separator == ";" else "."
+    commas = [word for word in words if "," in word]
+    dots = any("." in word for word in words)
+    return "," if commas and not dots and not all(map(GROUPED.fullmatch, commas)) else "."
+
+
+def check_thousands(fields: Iterable[tuple[str, str]]) -> None:
+    """Raise `UserError` where the dots of numbers may all stand between thousands.
+
+    Args:
+      fields: where each number stands, and its word, in a file that may have decimal commas.
+    """
+    dotted = [(place, word) for place, word in fields if "." in word]
+    if dotted and all(GROUPED.fullmatch(word) for _, word in dotted):
+        place, word = dotted[0]
+        raise UserError(
+            f"{place}: {word} may be a number of thousands or have a decimal dot; write numbers "
+            "without a sign between thousands, or separate the columns by commas."
         )
-        times += [row[places[-1]].strip()] * bool(time)
-        lines.append(line)
-    return Columns(np.array(values, float), times, lines, decimal)
 
 
 def place_of(name: str, header: list[str], where: str) -> int:

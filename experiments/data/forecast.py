@@ -57,11 +57,13 @@ def load_csv(
     *,
     horizon: int,
     season: int = 0,
+    like: Grid | None = None,
 ) -> Panel:
     """Return a column of a CSV file as a series, and others beside it as covariates.
 
-    What is changed on the way is printed: rows are sorted by time, and steps that have none are
-    missing.
+    What is changed on the way is printed: rows are sorted by time, steps that have none are
+    missing, and those at the end without a value of the target are left out, so that forecasts
+    begin where it ends.
 
     Args:
       file: see `experiments.data.columns.read_columns`.
@@ -70,6 +72,7 @@ def load_csv(
       covariates: names of columns, separated by commas.
       horizon: h.
       season: its steps; 0 takes what the spacing of the times suggests.
+      like: the grid on which the times have to stand; None finds one.
 
     Raises:
       UserError: as the readers do, and where no value of the target is known.
@@ -83,11 +86,46 @@ def load_csv(
     columns = read_columns(path, names, time)
     grid, steps, said = ROWS, np.arange(len(columns.lines)), []
     if time:
-        grid, steps, said = gridded(columns.times, columns.lines, f"--csv: {path}, column {time}")
+        where = f"--csv: {path}, column {time}"
+        grid, steps, said = gridded(columns.times, columns.lines, where, like)
+    first = int(steps.min())
+    values = np.full((int(steps.max()) - first + 1, len(names)), np.nan)
+    values[steps - first] = columns.values
+    grid = grid._replace(start=grid.start + first * grid.step)
+    known = np.flatnonzero(np.isfinite(values[:, 0]))
+    if not known.size:
+        raise UserError(f"{path}, column {target}: expected numbers, got no value at all.")
+    if without := len(values) - 1 - known[-1]:
+        left = "1 step at the end has" if without == 1 else f"{without:,} steps at the end have"
+        said.append(
+            f"--csv: {path}: {left} no value of {target}; forecasts begin after "
+            f"{grid.text(int(known[-1]))}."
+        )
     for line in said:
         print(line, file=sys.stderr)
-    values = np.full((int(steps.max()) + 1, len(names)), np.nan)
-    values[steps] = columns.values
-    if not np.isfinite(values[:, 0]).any():
-        raise UserError(f"{path}, column {target}: expected numbers, got no value at all.")
-    return Panel([target], [values], horizon, season or grid.season, grid)
+    series = values[: known[-1] + 1]
+    return Panel([target], [series], horizon, season or grid.season, grid)
+
+
+def continued(before: Panel, after: Panel) -> Panel:
+    """Return a series with what another panel has of it from before its first step; say so.
+
+    They are of one series where their times stand on one grid, and no value of the one contradicts
+    the other. Rows that have no times are taken as they are.
+    """
+    offset = round((after.grid.start - before.grid.start) / before.grid.step)
+    if before.grid.unit == "row" or offset <= 0:
+        return after
+    old, new = before.values[0], after.values[0]
+    both = max(0, min(len(old) - offset, len(new)))
+    one, other = old[offset : offset + both], new[:both]
+    if (np.isfinite(one) & np.isfinite(other) & (one != other)).any():
+        return after
+    values = np.full((offset + len(new), new.shape[1]), np.nan)
+    values[: min(offset, len(old))] = old[:offset]
+    values[offset:] = new
+    print(
+        f"the rows from {after.grid.text(0)} on continue the {len(old):,} steps of training.",
+        file=sys.stderr,
+    )
+    return after._replace(values=[values], grid=before.grid)

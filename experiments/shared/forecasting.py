@@ -99,9 +99,11 @@ def metrics(found: Array, batch: Any) -> Metrics:
     }
     loss = of_windows(pinball(found, future), known, batch["steps"])
     mase = {name: of_windows(each, known, batch["ratio"]) for name, each in errors.items()}
-    return {"loss": loss} | mase | {
-        name: masked_average(each.astype(jnp.float32), known) for name, each in inside.items()
-    }
+    return (
+        {"loss": loss}
+        | mase
+        | {name: masked_average(each.astype(jnp.float32), known) for name, each in inside.items()}
+    )
 
 
 def of_windows(errors: Array, known: Array, weight: Array) -> Average:

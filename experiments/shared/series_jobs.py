@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.data.classified import CLASSIFIED, Classified, load_classified
 from experiments.data.forecast import M1_YEARLY, Panel, load_csv, load_m1_yearly
+from experiments.data.times import Grid
 from experiments.harness.errors import UserError
 from experiments.shared.idle_flags import check_idle
 from experiments.shared.windows import Settings, check_lengths, settings_of
@@ -52,8 +53,12 @@ def panel_of(config: Any) -> Panel:
     return with_fitting_season(panel, folds)
 
 
-def loaded(config: Any) -> Panel:
+def loaded(config: Any, like: Grid | None = None) -> Panel:
     """Return the series of a Config as they are.
+
+    Args:
+      config: of the run.
+      like: the grid on which the times of a file have to stand.
 
     Raises:
       UserError: as the readers do, and where a horizon is missing.
@@ -63,7 +68,8 @@ def loaded(config: Any) -> Panel:
     if not config.horizon:
         raise UserError("--horizon: say how many steps are to be forecast, as in --horizon=12.")
     columns = (config.target, config.time, config.covariates)
-    return load_csv(config.csv, *columns, horizon=config.horizon, season=config.season)
+    sizes = {"horizon": config.horizon, "season": config.season}
+    return load_csv(config.csv, *columns, **sizes, like=like)
 
 
 def with_fitting_season(panel: Panel, folds: int) -> Panel:

@@ -4,12 +4,14 @@ import contextlib
 import csv
 import dataclasses
 import io
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from experiments.data.classified import Classified, padded
+from experiments.data.forecast import continued
 from experiments.data.ts_files import read_ts
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
@@ -27,7 +29,11 @@ ORDER = (MIDDLE, *(k for k in range(len(QUANTILES)) if k != MIDDLE))  # the medi
 class Predict:
     """Hold the flags of ``./launch.sh predict``."""
 
-    csv: str = option("", "for forecasts: a file with newer rows of the same columns")
+    csv: str = option(
+        "",
+        "for forecasts: a file of the same columns, with rows that follow those of training, or "
+        "all rows up to the forecast, of this series or of another",
+    )
     ts: str = option("", "for classes: a .ts file of cases, with or without classes")
     out: str = option("", "the CSV file to write; by default it is printed")
 
@@ -53,15 +59,19 @@ def forecast_rows(run: Run, file: str) -> Iterator[Sequence[str]]:
     """
     with contextlib.redirect_stderr(io.StringIO()):  # what it says was said when the run was loaded
         trained = panel = panel_of(run.config)
+    settings = settings_for(run.config, trained)
     if file:
         if not run.config.csv:
             raise UserError(f"--csv: the run in {run.folder} was trained on {run.config.data}.")
-        panel = loaded(dataclasses.replace(run.config, csv=file, season=trained.season))
-        steps = [(each.grid.unit, each.grid.step) for each in (trained, panel)]
-        if steps[0] != steps[1]:
-            said = [f"{step:g} {unit}" for unit, step in steps]
-            raise UserError(f"--csv: a step is {said[1]} in {file}, but was {said[0]} in training.")
-    found = next_steps(run.config, run.kept, panel, settings_for(run.config, trained))
+        config = dataclasses.replace(run.config, csv=file, season=trained.season)
+        panel = continued(trained, loaded(config, trained.grid))
+        if (there := len(panel.values[0])) < settings.context:
+            print(
+                f"--csv: {file}: {there:,} of the {settings.context:,} steps that the run reads "
+                "before a forecast are there.",
+                file=sys.stderr,
+            )
+    found = next_steps(run.config, run.kept, panel, settings)
     named = len(panel.values) > 1
     levels = [f"q{round(100 * QUANTILES[k]):02}" for k in ORDER[1:]]
     yield [*["series"] * named, "time", "median", *levels]

@@ -142,7 +142,13 @@ def settings_of(panel: Panel, folds: int, context: int) -> Settings:
     longest = max(map(len, panel.values))
     steps = units_of(panel._replace(season=1), folds)
     return Settings(
-        min(wanted, longest), panel.season, panel.horizon, mean, spread, units_of(panel, folds), steps
+        min(wanted, longest),
+        panel.season,
+        panel.horizon,
+        mean,
+        spread,
+        units_of(panel, folds),
+        steps,
     )
 
 
@@ -198,9 +204,7 @@ def say_flat(panel: Panel, folds: int) -> None:
         )
 
 
-def windows_of(
-    panel: Panel, settings: Settings, places: Sequence[Place], what: str
-) -> Windows:
+def windows_of(panel: Panel, settings: Settings, places: Sequence[Place], what: str) -> Windows:
     """Cut windows; those are left out before which, or after which, no value is known.
 
     Args:

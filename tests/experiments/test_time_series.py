@@ -87,7 +87,14 @@ def test_a_csv_file_is_forecast(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert "note: --csv: there is no a.csv;" in printed.err
     (tmp_path / "weekly.csv").write_text("month,sales,x\n2024-01-01,1,2\n2024-01-08,1,2\n")
     assert __main__.main(["predict", str(run), f"--csv={tmp_path / 'weekly.csv'}"]) == 2
-    assert "a step is 604800 second in" in capfd.readouterr().err
+    assert "a step is 604800 second, but was 1 month in training" in capfd.readouterr().err
+    (tmp_path / "few.csv").write_text("month,sales,x\n2005-02-01,800,1\n2005-03-01,,2\n")
+    newest = [f"--csv={tmp_path / 'few.csv'}", f"--out={out}"]
+    assert __main__.main(["predict", str(run), *newest]) == 0
+    assert out.read_text().splitlines()[1].startswith("2005-03-01,")
+    said = capfd.readouterr().err
+    assert "1 step at the end has no value of sales; forecasts begin after 2005-02-01" in said
+    assert "the rows from 2005-02-01 on continue the 60 steps of training" in said
 
 
 @pytest.mark.long
