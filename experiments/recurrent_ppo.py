@@ -1,6 +1,7 @@
 """Does a policy with memory act well on what it can no longer see?
 
 Command: ./launch.sh recurrent_ppo [--environment=cart_pole_positions] [--memory=none] [--frames=4]
+         ./launch.sh recurrent_ppo --environment=FILE.py:FUNCTION
          ./launch.sh sweep recurrent_ppo --sweep=seed=0:5
          ./launch.sh play RUN_DIRECTORY --episodes=100 --seed=1
 """
@@ -16,6 +17,7 @@ from experiments.harness.config import option
 from experiments.harness.program import Program
 from experiments.shared.acting import Agent
 from experiments.shared.cell_flag import cell_option
+from experiments.shared.environment_flag import environment_option, make_environment
 from experiments.shared.idle_flags import check_idle
 from experiments.shared.playing import exhibits, play_command
 from experiments.shared.policies import policy_agent
@@ -32,11 +34,12 @@ RETURN = Metric("return", higher_is_better=True, format="{:.2f}")
 class Config(ProximalConfig):
     """Hold the fields of this experiment."""
 
-    environment: str = option(
-        "cart_pole_positions", "what is acted in", choices=tuple(ENVIRONMENTS)
-    )
+    environment: str = environment_option("cart_pole_positions")
     length: int = option(
-        10, "of the memory chain or of the corridor of the maze", minimum=1, maximum=1000
+        10,
+        "of the memory chain, of the corridor of the maze, or what it means to your own",
+        minimum=1,
+        maximum=1000,
     )
     memory: str = option(
         "recurrent", "of the network: a recurrent cell, or none", choices=("recurrent", "none")
@@ -54,7 +57,7 @@ class Config(ProximalConfig):
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
-    if config.environment not in OF_LENGTH:
+    if config.environment in {*ENVIRONMENTS} - {*OF_LENGTH}:
         check_idle(config, {"length": f"--environment={' or '.join(OF_LENGTH)}"})
     if config.memory == "none":
         check_idle(config, {"cell": "--memory=recurrent"})
@@ -74,7 +77,7 @@ def program(config: Config) -> Program:
 
 def agent_of(config: Config) -> Agent:
     """Return the environment and the network that acts in it."""
-    environment = stacked(ENVIRONMENTS[config.environment](config.length), config.frames)
+    environment = stacked(make_environment(config.environment, config.length), config.frames)
     return policy_agent(config, environment)
 
 

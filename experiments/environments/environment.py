@@ -44,6 +44,9 @@ class Environment(NamedTuple):
       limit: the most steps of an episode.
       hidden: ``state -> {name: []}``, what one observation does not show, by which people may ask
         what a network remembers.
+      picture: ``(state, action) -> uint8 [H, W, 3]``, of a state with numbers in place of arrays,
+        and of what is done in it; None for none, and of those in this folder, which
+        `experiments.figures.scenes` draws.
     """
 
     reset: Callable[[Array], tuple[State, Array]]
@@ -52,6 +55,7 @@ class Environment(NamedTuple):
     actions: int
     limit: int
     hidden: Callable[[State], dict[str, Array]] = lambda state: {}
+    picture: Callable[[State, int], Any] | None = None
 
 
 def step_and_reset(

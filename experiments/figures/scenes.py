@@ -14,6 +14,11 @@ WIDTH, HEIGHT = 320, 160
 FINER = 2  # drawn so many times as large, then made smaller, so that edges are smooth
 
 
+def is_drawn(state: Any) -> bool:
+    """Return whether there is a picture of such states."""
+    return isinstance(state, CartPole | MemoryChain | TMaze)
+
+
 def scene(state: Any, action: int, length: int) -> np.ndarray:
     """Draw a state, and the action that is taken in it.
 
@@ -46,8 +51,10 @@ def legend(state: Any) -> str:
                 "The arrow at the first place is the cue, that at the last place the answer: blue "
                 "where it is the cue, red where it is not."
             )
-        case _:
+        case TMaze():
             return "The goal is blue, and so is the sign at the first place; the red arrow walks."
+        case _:
+            return ""
 
 
 def draw_cart(canvas: Any, state: CartPole, action: int) -> None:

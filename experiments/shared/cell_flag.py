@@ -12,9 +12,9 @@ from jax import Array
 import recurrent
 from experiments.harness.config import option
 from experiments.harness.errors import UserError, did_you_mean
-from experiments.harness.mistakes import in_words
-from experiments.harness.user_files import load_function, place_of
+from experiments.harness.user_files import load_function
 from experiments.shared import causality
+from experiments.shared.own_functions import failed, shapes_of
 from recurrent import Cell
 from recurrent.errors import ArgumentError, ReturnError
 
@@ -74,7 +74,7 @@ def make_cell(
                 f"--hidden_size: {name} cannot have {hidden_size}; take {' or '.join(near)}."
             ) from error
         sizes = f"with input_size={input_size}, hidden_size={hidden_size}"
-        raise UserError(failed("", name, error, sizes)) from error
+        raise UserError(failed("--cell", "", name, error, sizes)) from error
     if not isinstance(cell, Cell):
         raise UserError(
             f"--cell: expected {name} to return a recurrent.Cell, got {type(cell).__name__}."
@@ -131,15 +131,7 @@ def looks_ahead(name: str, cell: Cell, steps: int) -> bool:
     try:
         return causality.looks_ahead(cell, steps)
     except Exception as error:  # whatever the user's own function raises
-        raise UserError(failed("a sequence read by", name, error)) from error
-
-
-def failed(what: str, name: str, error: Exception, given: str = "") -> str:
-    """Word that the user's own cell has raised an error, with its place in their file."""
-    place = place_of(error, name.rpartition(":")[0])
-    where = f" ({place})" if place else ""
-    who = " ".join(filter(None, [what, name, given]))
-    return f"--cell: {who} raised {in_words(error)}{where}."
+        raise UserError(failed("--cell", "a sequence read by", name, error)) from error
 
 
 def check_step(name: str, cell: Cell, *, needed: bool = False) -> None:
@@ -153,11 +145,11 @@ def check_step(name: str, cell: Cell, *, needed: bool = False) -> None:
     except Exception as error:  # whatever the user's own function raises
         if not needed and runs_as_a_whole(cell, x):
             return
-        raise UserError(failed("a step of", name, error)) from error
-    if cell_state(before) != cell_state(after):
+        raise UserError(failed("--cell", "a step of", name, error)) from error
+    if shapes_of(before) != shapes_of(after):
         raise UserError(
             f"--cell: a step of {name} must return a state like the one it is given, "
-            f"{cell_state(before)}, but returns {cell_state(after)}."
+            f"{shapes_of(before)}, but returns {shapes_of(after)}."
         )
     if not isinstance(ys, jax.ShapeDtypeStruct) or ys.shape[:1] != (2,):
         raise UserError(
@@ -187,13 +179,6 @@ def runs_as_a_whole(cell: Cell, x: Any) -> bool:
     except Exception:
         return False
     return cell.sequence is not None
-
-
-def cell_state(state: Any) -> str:
-    """Write the structure, types and shapes of a state in a line."""
-    leaves, structure = jax.tree.flatten(state)
-    shapes = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves]
-    return str(jax.tree.unflatten(structure, shapes)).replace("'", "")
 
 
 def cell_factory(name: str) -> Callable[..., Cell]:

@@ -3,12 +3,13 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.environments.environment import innermost
+from experiments.environments.environment import Environment, innermost
 from experiments.harness.config import option
 from experiments.harness.program import Animation, Exhibit, Figure, Finished, Table, Text
 from experiments.harness.runs import Command, Run
@@ -19,6 +20,7 @@ WATCHED, LONGEST = 40, 1024  # episodes, and steps of each, that are looked at o
 MOST_FRAMES = 250  # of the animation
 TILES = 12  # of the film strip
 ACROSS = 4
+Painter = Callable[[Any, int], Any]
 
 
 class Watched(NamedTuple):
@@ -54,9 +56,11 @@ def exhibits(
     episodes = jax.tree.map(np.asarray, play(kept, keys))
     yield distribution(episodes)
     found = watched(agent, kept, keys_of(seeds[:WATCHED]), greedy)
-    yield film_strip(found, length, float(episodes.returns[0]))
-    yield animation(found, length)
-    yield remembered(found)
+    if draw := painter(agent.environment, found.states, length):
+        yield film_strip(found, draw, float(episodes.returns[0]))
+        yield animation(found, draw)
+    if found.hidden:
+        yield remembered(found)
     yield speed(lambda: play(kept, keys), int(episodes.lengths.sum()))
 
 
@@ -103,7 +107,16 @@ def watched(agent: Agent, kept: Kept, keys: jax.Array, greedy: bool) -> Watched:
     return Watched(states, jax.tree.map(np.asarray, steps), lengths, hidden)
 
 
-def film_strip(found: Watched, length: int, total: float) -> Figure:
+def painter(environment: Environment, states: Any, length: int) -> Painter | None:
+    """Return what draws a state and an action; None for an environment without pictures."""
+    from experiments.figures.scenes import is_drawn, scene
+
+    if environment.picture or not is_drawn(states):
+        return environment.picture
+    return partial(scene, length=length)
+
+
+def film_strip(found: Watched, draw: Painter, total: float) -> Figure:
     """Draw some steps of the first episode."""
     from experiments.figures.scenes import legend
     from experiments.figures.style import tiled_images
@@ -113,10 +126,10 @@ def film_strip(found: Watched, length: int, total: float) -> Figure:
     return Figure(
         "film_strip",
         "An episode",
-        f"Steps of the first episode of the test. {legend(found.states)}",
+        f"Steps of the first episode of the test. {legend(found.states)}".strip(),
         tiled_images(
             f"An episode of {steps} steps, with a return of {total:.4g}",
-            [frame(found, t, 0, length) for t in chosen],
+            [frame(found, t, 0, draw) for t in chosen],
             [f"step {t}" for t in chosen],
             ACROSS,
             "gray",
@@ -125,7 +138,7 @@ def film_strip(found: Watched, length: int, total: float) -> Figure:
     )
 
 
-def animation(found: Watched, length: int) -> Animation:
+def animation(found: Watched, draw: Painter) -> Animation:
     """Return a moving picture of the first episodes, some steps left out where they are many."""
     from experiments.figures.scenes import legend
 
@@ -136,18 +149,16 @@ def animation(found: Watched, length: int) -> Animation:
     return Animation(
         "animation",
         "The policy acts",
-        f"The first episodes of the test, one after another. {legend(found.states)}",
-        np.stack([frame(found, t, n, length) for t, n in steps]),
+        f"The first episodes of the test, one after another. {legend(found.states)}".strip(),
+        np.stack([frame(found, t, n, draw) for t, n in steps]),
         25.0 if found.lengths[0] > MOST_FRAMES // 5 else 4.0,
     )
 
 
-def frame(found: Watched, t: int, n: int, length: int) -> np.ndarray:
+def frame(found: Watched, t: int, n: int, draw: Painter) -> np.ndarray:
     """Draw step t of episode n."""
-    from experiments.figures.scenes import scene
-
     state = jax.tree.map(lambda leaf: leaf[t, n], found.states)
-    return scene(state, int(found.steps.action[t, n]), length)
+    return np.asarray(draw(state, int(found.steps.action[t, n])))
 
 
 def remembered(found: Watched) -> Table:

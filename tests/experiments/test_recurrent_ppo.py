@@ -324,6 +324,60 @@ def test_what_was_seen_reaches_later_actions_by_the_memory_alone(memory: str, sa
     assert np.array_equal(ys[-1], others[-1]) == same
 
 
+TINY = ["--horizon=16", "--environments=4", "--minibatches=2", "--hidden_size=8"]
+
+
+@pytest.mark.long
+def test_an_environment_of_ones_own_is_acted_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its page has no film without pictures, and one with them."""
+    source = Path(__file__).parents[2] / "docs" / "environments" / "parity.py"
+    own = tmp_path / "own.py"
+    own.write_text(source.read_text())
+    run = tmp_path / "plain"
+    flags = ["recurrent_ppo", "--steps=256", "--evaluate_every=1", "--length=5", *TINY]
+    flags.append(f"--environment={own}:parity")
+    assert __main__.main([*flags, f"--workdir={run}"]) == 0
+    assert {file.name for file in (run / "figures").iterdir()} >= {"returns.png", "memory.csv"}
+    assert not (run / "figures" / "film_strip.png").exists()
+    assert __main__.main(["play", str(run), "--episodes=2"]) == 0
+    assert "return" in capsys.readouterr().out
+    drawn = "lambda state, action: np.full((9, 9, 3), int(255 * state.odd), np.uint8)"
+    text = own.read_text().replace("import jax\n", "import jax\nimport numpy as np\n", 1)
+    text = text.replace('hidden=lambda state: {"odd": state.odd}', f"picture={drawn}")
+    own.write_text(text)
+    run = tmp_path / "pictures"
+    assert __main__.main([*flags, f"--workdir={run}"]) == 0
+    assert {file.name for file in (run / "figures").iterdir()} >= {"film_strip.png"}
+    assert not (run / "figures" / "memory.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("    return Environment(", "    return {}\n    return Environment(", "got dict"),
+        ("observation_size=1", "observation_size=2", "float32[2], got float32[1]"),
+        ("return Ones(bit, jnp.int32(0)), bit[None]", "return bit[None]", "expected reset of"),
+        ("(action == state.odd)", "(action == state.even)", "has no attribute 'even'"),
+        (".astype(jnp.float32)\n        bit", "\n        bit", "the reward of"),
+        ("state.odd + bit) % 2", "state.odd + bit[None]) % 2", "a state like that of reset"),
+        ("def parity(length: int)", "def parity()", "takes 0 positional arguments"),
+    ],
+)
+def test_an_environment_that_keeps_to_no_contract_is_refused_with_its_place(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "environments" / "parity.py").read_text()
+    assert old in text
+    (tmp_path / "own.py").write_text(text.replace(old, new))
+    name = f"{tmp_path / 'own.py'}:parity"
+    with pytest.raises(UserError) as caught:
+        program(dataclasses.replace(SMALL, environment=name))
+    assert str(caught.value).startswith("--environment: ")
+    assert words in str(caught.value)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("environment", ["t_maze", "cart_pole_positions"])
 def test_a_run_leaves_exhibits_and_is_played(
@@ -332,8 +386,7 @@ def test_a_run_leaves_exhibits_and_is_played(
     run = tmp_path / "run"
     flags = [f"--environment={environment}", "--steps=256", "--evaluate_every=1"]
     flags += ["--length=2"] * (environment == "t_maze")
-    flags += ["--horizon=16", "--environments=4", "--minibatches=2", "--hidden_size=8"]
-    assert __main__.main(["recurrent_ppo", *flags, f"--workdir={run}"]) == 0
+    assert __main__.main(["recurrent_ppo", *flags, *TINY, f"--workdir={run}"]) == 0
     names = {"returns.png", "distribution.png", "film_strip.png", "animation.png", "memory.csv"}
     assert {file.name for file in (run / "figures").iterdir()} >= names
     capsys.readouterr()
