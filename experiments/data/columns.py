@@ -76,7 +76,9 @@ def text_of(file: Path, flag: str) -> str:
     try:
         text = file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{flag}{file} is no UTF-8 text: byte {error.start}.") from error
+        raise UserError(
+            f"{flag}{file} is no UTF-8 text: byte {error.start}; save it again as UTF-8."
+        ) from error
     except OSError as error:
         raise UserError(f"{flag}{file} cannot be read: {error.strerror}.") from error
     if "\0" in text:
