@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,15 +98,21 @@ def columns_of(
                 f"{where}, line {line}: expected {len(header)} fields as in the first line, "
                 f"got {len(row)}."
             )
-    fields = [
-        (f"{where}, line {line}, column {name}", row[place].strip())
-        for line, row in table[1:]
-        for name, place in zip(names, places, strict=False)
-    ]
-    decimal = decimal_of(separator, [word for _, word in fields])
-    if decimal == ",":
-        check_thousands(fields)
-    values = [value_of(word, decimal, place) for place, word in fields]
+    words = [row[place].strip() for _, row in table[1:] for place in places[: len(names)]]
+
+    def spot(k: int) -> str:
+        return f"{where}, line {table[1 + k // len(names)][0]}, column {names[k % len(names)]}"
+
+    decimal = decimal_of(separator, words)
+    if decimal == "," and (k := thousands_in(words)) is not None:
+        raise UserError(
+            f"{spot(k)}: {words[k]} may be a number of thousands or have a decimal dot; write "
+            "numbers without a sign between thousands, or separate the columns by commas."
+        )
+    values = [value_of(word, decimal) for word in words]
+    if None in values:
+        k = values.index(None)
+        raise UserError(f"{spot(k)}: expected a number, or nothing, got {words[k][:40]!r}.")
     return Columns(
         np.array(values, float).reshape(len(table) - 1, len(names)),
         [row[places[-1]].strip() for _, row in table[1:]] if time else [],
@@ -132,19 +138,15 @@ def decimal_of(separator: str, words: Sequence[str]) -> str:
     return "," if commas and not dots and not all(map(GROUPED.fullmatch, commas)) else "."
 
 
-def check_thousands(fields: Iterable[tuple[str, str]]) -> None:
-    """Raise `UserError` where the dots of numbers may all stand between thousands.
+def thousands_in(words: Sequence[str]) -> int | None:
+    """Return the place of the first number with dots, where all dots may be between thousands.
 
-    Args:
-      fields: where each number stands, and its word, in a file that may have decimal commas.
+    Example:
+      >>> thousands_in(["900", "1.000"]), thousands_in(["0.5", "1.000"]), thousands_in(["900"])
+      (1, None, None)
     """
-    dotted = [(place, word) for place, word in fields if "." in word]
-    if dotted and all(GROUPED.fullmatch(word) for _, word in dotted):
-        place, word = dotted[0]
-        raise UserError(
-            f"{place}: {word} may be a number of thousands or have a decimal dot; write numbers "
-            "without a sign between thousands, or separate the columns by commas."
-        )
+    dotted = [k for k, word in enumerate(words) if "." in word]
+    return dotted[0] if dotted and all(GROUPED.fullmatch(words[k]) for k in dotted) else None
 
 
 def place_of(name: str, header: list[str], where: str) -> int:
@@ -162,15 +164,9 @@ def place_of(name: str, header: list[str], where: str) -> int:
     raise UserError(f"{where}: no column {name!r}; it has {shown}.{did_you_mean(name, header)}")
 
 
-def value_of(word: str, decimal: str, where: str) -> float:
-    """Return the number of a field; NaN where it is missing.
-
-    Raises:
-      UserError: for another text.
-    """
-    if word.strip().lower() in MISSING:
+def value_of(word: str, decimal: str) -> float | None:
+    """Return the number of a field, NaN where it is missing; None for another text."""
+    if word.lower() in MISSING:
         return np.nan
     found = number_of(word, decimal)
-    if found is None or abs(found) > LARGEST_VALUE:
-        raise UserError(f"{where}: expected a number, or nothing, got {word[:40]!r}.")
-    return found
+    return None if found is None or abs(found) > LARGEST_VALUE else found

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.environments.environment import Environment
+from experiments.environments.environment import Environment, Transition
 from experiments.environments.named import ENVIRONMENTS
 from experiments.harness.config import option
 from experiments.harness.errors import UserError, did_you_mean
@@ -74,19 +74,23 @@ def check_functions(name: str, environment: Environment) -> None:
     step = called(name, "a step of", shaped, environment.step, key, state, action)
     check_pair(name, "step", "(state, Transition)", step)
     after, transition = step
-    seen = observation.dtype, (environment.observation_size,)
-    number, flag = (jnp.dtype("float32"), ()), (jnp.dtype("bool"), ())
+    if not isinstance(transition, Transition):
+        got = type(transition).__name__
+        raise UserError(
+            f"--environment: expected step of {name} to return a Transition, got {got}."
+        )
+    seen = f"float32[{environment.observation_size}]"
     for what, found, expected in (
         ("the observation of reset", observation, seen),
         ("the observation of a step", transition.observation, seen),
-        ("the reward", transition.reward, number),
-        ("terminated", transition.terminated, flag),
-        ("truncated", transition.truncated, flag),
+        ("the reward", transition.reward, "float32[]"),
+        ("terminated", transition.terminated, "bool[]"),
+        ("truncated", transition.truncated, "bool[]"),
     ):
-        if (found.dtype, found.shape) != expected:
+        if shapes_of(found) != expected:
             raise UserError(
-                f"--environment: expected {what} of {name} to be {expected[0]}{[*expected[1]]}, "
-                f"got {found.dtype}{[*found.shape]}."
+                f"--environment: expected {what} of {name} to be {expected}, got "
+                f"{shapes_of(found)}."
             )
     if shapes_of(state) != shapes_of(after):
         raise UserError(

@@ -359,6 +359,7 @@ def test_an_environment_of_ones_own_is_acted_in(
         ("    return Environment(", "    return {}\n    return Environment(", "got dict"),
         ("observation_size=1", "observation_size=2", "float32[2], got float32[1]"),
         ("return Ones(bit, jnp.int32(0)), bit[None]", "return bit[None]", "expected reset of"),
+        ("return state, Transition(", "return state, (state.odd, ", "a Transition, got tuple"),
         ("(action == state.odd)", "(action == state.even)", "has no attribute 'even'"),
         (".astype(jnp.float32)\n        bit", "\n        bit", "the reward of"),
         ("state.odd + bit) % 2", "state.odd + bit[None]) % 2", "a state like that of reset"),
