@@ -86,8 +86,8 @@ NOTES = {
     ),
     ("digit_strings", "1 to 8 MNIST digits, digits wrong"): (
         "Hoped for: 0.7 %. Mistakes are as frequent in short strings as in long ones; the "
-        "commonest takes a 9 for a 7. Training strings, which are distorted, have as many as those of "
-        "validation, so that it is no matter of overfitting."
+        "commonest takes a 9 for a 7. Training strings, which are distorted, have as many as those "
+        "of validation, so that it is no matter of overfitting."
     ),
     ("long_memory", "adding, T = 10,000, lru"): (
         "Hoped for: 1e-3. 1,200 steps of 16 sequences are too few at that length; what was "
