@@ -58,8 +58,10 @@ def test_a_run_keeps_its_best_in_the_direction_of_its_metric(name: str, tmp_path
 @pytest.mark.parametrize(
     ("name", "search"),
     [
-        pytest.param(name, search, marks=() if (name, search) in quick else slow)
-        for quick in [{("policy", "grid"), ("policy", "halving"), ("gan", "pbt")}]
+        pytest.param(name, search, marks=quick.get((name, search), slow))
+        for quick in [
+            {("policy", "grid"): (), ("policy", "halving"): (), ("gan", "pbt"): pytest.mark.long}
+        ]
         for name in RATES
         for search in SEARCHES
     ],

@@ -148,6 +148,7 @@ def test_a_penalty_of_every_second_step_is_twice_as_heavy_there() -> None:
     )
 
 
+@pytest.mark.long
 def test_the_logit_that_counts_is_that_of_what_the_image_is_said_to_show() -> None:
     both = players(classes=4)
     params = both.discriminator.init(jax.random.key(0))

@@ -32,16 +32,21 @@ def worked(name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with an idea that has been trained, named ``base``, and swept."""
+    """Return a folder with an idea that has been trained, named ``base``."""
     folder = tmp_path_factory.mktemp("ideas")
     assert __main__.main(["new", str(folder / "idea.py")]) == 0
     (folder / "parts.py").write_text("STEP = 1\n")
     with open(folder / "idea.py", "a") as file:
         file.write("\nimport parts\n")
     assert __main__.main([str(folder / "idea.py"), *SMALL, "--name=base"]) == 0
-    swept = ["--sweep=learning_rate=0.01,0.03", "--sweep=seed=0:2", "--name=base"]
-    assert __main__.main(["sweep", str(folder / "idea.py"), *SMALL, *swept]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def swept(trained: Path) -> None:
+    """Sweep that idea, too."""
+    axes = ["--sweep=learning_rate=0.01,0.03", "--sweep=seed=0:2", "--name=base"]
+    assert __main__.main(["sweep", str(trained / "idea.py"), *SMALL, *axes]) == 0
 
 
 @pytest.fixture
@@ -71,6 +76,7 @@ def test_the_run_lies_beside_the_file_and_says_what_code_it_is_of(trained: Path)
         assert isinstance(result["clean"], bool)
 
 
+@pytest.mark.usefixtures("swept")
 @pytest.mark.long
 @pytest.mark.parametrize("file", ["idea.py", "parts.py"])
 def test_an_edited_file_never_gives_the_old_figure(
@@ -172,6 +178,7 @@ def test_the_page_shows_how_to_predict(
     np.testing.assert_allclose(names["predictions"][2], guessed, atol=1e-4)
 
 
+@pytest.mark.usefixtures("swept")
 @pytest.mark.long
 def test_the_winner_of_a_sweep_is_used_as_a_run(
     idea: Path, capsys: pytest.CaptureFixture[str]
@@ -196,6 +203,7 @@ def test_the_winner_of_a_sweep_is_used_as_a_run(
     assert len(list(folder.glob("programs/*/weights/*"))) == 0
 
 
+@pytest.mark.usefixtures("swept")
 @pytest.mark.long
 def test_all_members_of_a_sweep_are_kept_where_asked(idea: Path) -> None:
     file, folder = str(idea / "idea.py"), idea / "runs" / "sweep" / "idea" / "all"

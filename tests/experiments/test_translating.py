@@ -130,6 +130,7 @@ def test_what_counts_as_exact_is_what_greedy_decoding_writes(fields: Any, seed: 
     assert float(counted.weight) == 12
 
 
+@pytest.mark.long
 def test_costs_and_counts_are_those_of_a_loop() -> None:
     net, params = network()
     given = batch()

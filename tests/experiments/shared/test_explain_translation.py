@@ -86,6 +86,7 @@ def test_nothing_read_is_finite() -> None:
     assert np.isfinite(next_word(CONFIG, LANGUAGES, (END,), it.params, xs, lengths)).all()
 
 
+@pytest.mark.long
 def test_only_a_network_with_attention_is_said_to_look() -> None:
     assert [each.name for each in explainable().more] == ["attention"]
     assert not explainable(dataclasses.replace(CONFIG, attention="last")).more

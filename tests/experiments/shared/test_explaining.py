@@ -97,6 +97,7 @@ def test_padding_gets_exactly_nothing_in_any_method(found: Any) -> None:
                 assert abs(values[:length]).sum() > 0, name
 
 
+@pytest.mark.long
 def test_maps_are_those_of_a_sum(found: Any) -> None:
     it, each = found[5]
     first = np.zeros((STEPS, FEATURES), np.float32)
@@ -110,11 +111,13 @@ def test_maps_are_those_of_a_sum(found: Any) -> None:
     np.testing.assert_allclose(each.probabilities, shares, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_one_key_gives_the_same_bits_twice(found: Any) -> None:
     _, again = computed(explainable(5), ExplainFlags(target=0))
     jax.tree.map(np.testing.assert_array_equal, again, found[5][1])
 
 
+@pytest.mark.long
 def test_another_target_or_length_compiles_nothing(found: Any) -> None:
     before = compiled(explained)._cache_size()
     target, _ = computed(explainable(6), ExplainFlags())
@@ -169,6 +172,7 @@ def test_the_network_of_a_config_is_one_and_the_same() -> None:
         assert network() == network()
 
 
+@pytest.mark.long
 def test_curves_begin_and_end_alike_and_the_best_beat_random_orders(found: Any) -> None:
     _, each = found[8]
     names = list(each.maps.by_name)
@@ -180,6 +184,7 @@ def test_curves_begin_and_end_alike_and_the_best_beat_random_orders(found: Any) 
     assert all(len(own) == 2 for own in each.independent.values())
 
 
+@pytest.mark.long
 def test_random_layers_are_those_of_the_formula(found: Any) -> None:
     """The head is drawn as it was trained, so where it alone is random, a map stays as it is."""
     _, each = found[5]
@@ -189,6 +194,7 @@ def test_random_layers_are_those_of_the_formula(found: Any) -> None:
     )
 
 
+@pytest.mark.long
 def test_every_method_is_tried_on_networks_without_any_trained_layer(found: Any) -> None:
     it, each = found[5]
     assert list(each.random) == list(each.maps.by_name)
@@ -233,6 +239,7 @@ def test_a_map_passes_if_it_is_unlike_with_signs_and_without(
     assert explain_page.verdict(it, changed, "gradient") == word
 
 
+@pytest.mark.long
 def test_a_map_that_says_nothing_beats_no_random_order(found: Any) -> None:
     """The gradient of a linear network never changes, so its two-step map is 0 everywhere."""
     _, each = found[8]
@@ -265,6 +272,7 @@ def test_images_have_no_map_by_steps_and_features() -> None:
     assert "two-step" in slow_methods(it.network, it.example, 0, jax.random.key(0))
 
 
+@pytest.mark.long
 def test_the_text_names_each_method_and_random_orders(found: Any) -> None:
     it, each = found[5]
     lines = list(lines_of(it, 0, each))

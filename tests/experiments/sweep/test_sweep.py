@@ -192,6 +192,7 @@ def test_patience_ends_a_member(tmp_path: Path) -> None:
     assert {row["status"] for row in short} >= {"early stop"}
 
 
+@pytest.mark.long
 def test_halving_lets_the_best_go_on(tmp_path: Path) -> None:
     settings = Settings(search="halving", reduction=2, layout="1x1")
     texts = "learning_rate=0.001,0.003,0.01,0.03,0.1,0.3", "seed=0:2"

@@ -176,7 +176,15 @@ def test_a_member_trains_as_it_would_alone(layout: Layout) -> None:
         np.testing.assert_allclose(-float(members.best_score[k]), losses[best], rtol=1e-4)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        LAYOUTS[0],
+        pytest.param(Layout(1, 2), marks=pytest.mark.long),
+        pytest.param(Layout(2, 1), marks=[two_devices, pytest.mark.long]),
+        LAYOUTS[-1],
+    ],
+)
 @pytest.mark.fault("N11")
 def test_a_member_that_diverges_leaves_the_others_bitwise_as_they_were(layout: Layout) -> None:
     rates = [*RATES[:3], 1e10]
