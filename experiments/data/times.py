@@ -22,6 +22,7 @@ QUARTER = re.compile(r"(\d{4})[- ]?Q([1-4])")
 CLOCKS = {1: (9e8, 3e9), 1000: (9e11, 3e12)}
 WEEKENDS = 2  # without rows, from which on weekends are left out
 MONDAY = 3  # days from a Monday to 1970-01-01
+Moments = list[datetime.datetime | None]
 
 
 class Grid(NamedTuple):
@@ -34,6 +35,7 @@ class Grid(NamedTuple):
       step: between two steps.
       day: of the month on which each stands; 31 is the last one.
       shown: how many characters of an ISO date are written.
+      own_clock: whether times of other zones count as their own clocks show them, not as UTC.
     """
 
     unit: str
@@ -41,6 +43,7 @@ class Grid(NamedTuple):
     step: float
     day: int = 1
     shown: int = 10
+    own_clock: bool = False
 
     def text(self, step: int) -> str:
         """Write the time of a step."""
@@ -100,7 +103,9 @@ def gridded(
       UserError: for another word, with its line; for a time that comes twice; for a grid most of
         which would be empty; for times that do not stand on the grid that is given.
     """
-    values, dates = values_of(words, lines, where)
+    moments = [moment_of(word) for word in words]
+    own = like.own_clock if like else have_one_time_of_day(moments)
+    values, dates = values_of(words, moments, own, lines, where)
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     if (twice := np.flatnonzero(np.diff(ordered) == 0)).size:
@@ -109,15 +114,16 @@ def gridded(
             f"{where}: {words[order[twice[0]]]!r} stands in lines {first} and {second}; "
             "give each time once, and one series a file."
         )
-    said = conversions(words, dates, where)
+    said = conversions(words, moments, own, dates, where)
     if (order != np.arange(len(order))).any():
         said.append(f"{where}: rows are out of order, and were sorted by time.")
-    grid = like or grid_of(ordered, dates)
+    grid = like or grid_of(ordered, dates)._replace(own_clock=own)
     steps = None if grid == ROWS else steps_of(ordered, grid)
     if steps is None:
         if like not in (None, ROWS):
             raise UserError(f"{where}: {another_grid(ordered, dates, like)}")
-        said.append(f"{where}: times are not evenly spaced; each row counts as one step.")
+        why = "rows are steps, as in training" if like else "times are not evenly spaced"
+        said.append(f"{where}: {why}; each row counts as one step.")
         return ROWS, np.argsort(order), said
     said += gaps(steps, grid, where)
     found = np.empty(len(words), np.int64)
@@ -155,24 +161,27 @@ def gaps(steps: np.ndarray, grid: Grid, where: str) -> list[str]:
     return said
 
 
-def conversions(words: list[str], dates: int, where: str) -> list[str]:
+def conversions(
+    words: list[str], moments: Moments, own_clock: bool, dates: int, where: str
+) -> list[str]:
     """Return sentences about times that will be shown in another form than they have."""
     said = []
     if dates and COMPACT.fullmatch(words[0]):
         said.append(f"{where}: {words[0]} and the like are read as dates, not as numbers.")
     elif dates and number_of(words[0]) is not None:
         said.append(f"{where}: {words[0]} and the like are read as seconds since 1970.")
-    if dates and any(map(has_zone, words)):
-        how = "shown by their own clocks" if has_own_clocks(words) else "shown in UTC"
+    if dates and any(map(has_zone, moments)):
+        how = "shown by their own clocks" if own_clock else "shown in UTC"
         said.append(f"{where}: times of other zones are {how}.")
     return said
 
 
-def values_of(words: list[str], lines: list[int], where: str) -> tuple[np.ndarray, int]:
+def values_of(
+    words: list[str], moments: Moments, own_clock: bool, lines: list[int], where: str
+) -> tuple[np.ndarray, int]:
     """Return times as numbers, and the characters that a date has; 0 where they are numbers."""
     numbers = [number_of(word) for word in words]
-    own = has_own_clocks(words)
-    seconds = [seconds_of(word, own) for word in words]
+    seconds = [seconds_from(each, own_clock) for each in moments]
     compact = None not in seconds and all(map(COMPACT.fullmatch, words))
     if None not in numbers and not compact:
         found = np.array(numbers, float)
@@ -192,31 +201,32 @@ def values_of(words: list[str], lines: list[int], where: str) -> tuple[np.ndarra
     return np.array(seconds, float), 7 if QUARTER.fullmatch(words[0]) else min(19, written)
 
 
-def has_own_clocks(words: list[str]) -> bool:
-    """Return whether dates are of one time of day on clocks that are put forward and back."""
-    moments = [moment_of(word) for word in words]
-    offsets = {each and each.utcoffset() for each in moments}
-    times = {each and each.time() for each in moments}
-    return None not in offsets and len(offsets) > 1 and len(times) == 1
+def have_one_time_of_day(moments: Moments) -> bool:
+    """Return whether dates have zones and one time of day by their own clocks.
+
+    Such dates are days, also where clocks are put forward and back between them.
+    """
+    zoned = all(each and each.tzinfo for each in moments)
+    return zoned and len({each.time() for each in moments if each}) == 1
 
 
-def seconds_of(word: str, own_clock: bool = False) -> float | None:
+def seconds_of(word: str) -> float | None:
     """Return the seconds from 1970 to a date; None for what is none.
-
-    Args:
-      word: the date.
-      own_clock: whether its zone is left out, and the time taken as its clock shows it.
 
     Example:
       >>> seconds_of("1970-01-02"), seconds_of("1970-01-01T01:00:00+01:00"), seconds_of("1970Q2")
       (86400.0, 0.0, 7776000.0)
     """
-    found = moment_of(word)
-    if found is None:
+    return seconds_from(moment_of(word))
+
+
+def seconds_from(moment: datetime.datetime | None, own_clock: bool = False) -> float | None:
+    """Return the seconds from 1970 to a moment, or to what its own clock shows; None for None."""
+    if moment is None:
         return None
-    keeps = found.tzinfo and not own_clock
-    zoned = found if keeps else found.replace(tzinfo=datetime.UTC)
-    return (zoned - EPOCH).total_seconds()
+    if own_clock or moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return (moment - EPOCH).total_seconds()
 
 
 def moment_of(word: str) -> datetime.datetime | None:
@@ -232,10 +242,9 @@ def moment_of(word: str) -> datetime.datetime | None:
         return None
 
 
-def has_zone(word: str) -> bool:
+def has_zone(moment: datetime.datetime | None) -> bool:
     """Return whether a date has a zone that is not UTC."""
-    found = moment_of(word)
-    return bool(found and found.utcoffset())
+    return bool(moment and moment.utcoffset())
 
 
 def grid_of(ordered: np.ndarray, dates: int) -> Grid:

@@ -17,7 +17,7 @@ from experiments.shared.own_functions import failed, shapes_of
 def environment_option(default: str) -> Any:
     """Declare the field ``environment`` of a Config."""
     known = ", ".join(ENVIRONMENTS)
-    help = f"what is acted in: {known}, or one of your own as FILE.py:FUNCTION, of the length"
+    help = f"what is acted in: {known}, or one of your own as FILE.py:FUNCTION, given --length"
     return option(default, help, check=environment_factory, file=True)
 
 

@@ -77,7 +77,7 @@ def prepared(panel: Panel, folds: int, context: int) -> Prepared:
       UserError: for series that are too short, or have no known values in a split.
     """
     places = places_of(panel, folds)
-    say_flat(panel, folds)
+    say_flat(panel.names, units_of(panel, folds))
     settings = settings_of(panel, folds, context)
     windows = {
         split: windows_of(panel, settings, each, f"the {split} windows")
@@ -140,16 +140,12 @@ def settings_of(panel: Panel, folds: int, context: int) -> Settings:
     mean, spread = statistics(np.concatenate(before))
     wanted = context or max(SHORTEST, LONGEST_SEASONS * panel.season)
     longest = max(map(len, panel.values))
-    steps = units_of(panel._replace(season=1), folds)
-    return Settings(
-        min(wanted, longest),
-        panel.season,
-        panel.horizon,
-        mean,
-        spread,
-        units_of(panel, folds),
-        steps,
+    units, steps = (
+        np.where(found, found, 1.0)
+        for found in (units_of(panel, folds), units_of(panel._replace(season=1), folds))
     )
+    size = min(wanted, longest)
+    return Settings(size, panel.season, panel.horizon, mean, spread, units, steps)
 
 
 def statistics(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -181,21 +177,15 @@ def unit_of(values: np.ndarray, season: int) -> float:
 def units_of(panel: Panel, folds: int) -> np.ndarray:
     """Return the unit in which errors of each series count, from before its test windows.
 
-    It is 1 where a series never changes there: see `say_flat`.
+    It is 0 where a series never changes there, and they count in the unit of the values.
     """
     reach = folds * panel.horizon
-    units = [unit_of(each[: len(each) - reach, 0], panel.season) for each in panel.values]
-    return np.array([unit or 1.0 for unit in units])
+    return np.array([unit_of(each[: len(each) - reach, 0], panel.season) for each in panel.values])
 
 
-def say_flat(panel: Panel, folds: int) -> None:
-    """Print which series never change before their test windows, where MASE is not defined."""
-    reach = folds * panel.horizon
-    flat = [
-        name
-        for name, each in zip(panel.names, panel.values, strict=True)
-        if not unit_of(each[: len(each) - reach, 0], panel.season)
-    ]
+def say_flat(names: Sequence[str], units: np.ndarray) -> None:
+    """Print which series have no unit, so that MASE is not defined."""
+    flat = [name for name, unit in zip(names, units, strict=True) if not unit]
     if flat:
         print(
             f"{', '.join(flat[:5])}: what comes before the test windows never changes, so MASE is "

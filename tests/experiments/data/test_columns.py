@@ -178,10 +178,20 @@ def test_one_time_of_day_by_the_local_clock_is_a_day_in_summer_too() -> None:
     assert (found.season, steps.tolist()) == (7, [0, 1, 2, 3])
     assert found.text(4) == "2024-04-02 08:00:00"
     assert said == ["file, column t: times of other zones are shown by their own clocks."]
+    summer = ["2024-07-01T08:00+02:00", "2024-07-02T08:00+02:00"]  # of one zone by themselves
+    assert gridded(summer, [2, 3], "file, column t", found)[1].tolist() == [94, 95]
     hours = ["2024-03-31T01:00+01:00", "2024-03-31T03:00+02:00", "2024-03-31T04:00+02:00"]
     found, steps, said = grid(*hours)
     assert (found.season, steps.tolist()) == (24, [0, 1, 2])
     assert "shown in UTC" in said[0]
+    noon = gridded(["2024-03-31T12:00+02:00"], [2], "file, column t", found)[1]
+    assert noon.tolist() == [10]  # UTC, as on the grid, also where it stands alone
+
+
+def test_rows_that_were_steps_in_training_are_steps_which_is_said() -> None:
+    found, steps, said = gridded(["3", "1", "2"], [2, 3, 4], "file, column t", ROWS)
+    assert (found, steps.tolist()) == (ROWS, [2, 0, 1])
+    assert "rows are steps, as in training" in said[-1]
 
 
 def test_times_stand_on_the_grid_that_is_given_or_are_refused() -> None:
