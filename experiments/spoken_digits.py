@@ -31,7 +31,7 @@ CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(MinibatchConfig):
+class Config(spoken.SoundConfig, MinibatchConfig):
     """Hold the fields of this experiment."""
 
     split: str = option(
@@ -47,23 +47,14 @@ class Config(MinibatchConfig):
         minimum=0,
         maximum=5,
     )
+    validate_on: str = option(
+        "heard",
+        "with --split=speaker, who decides which weights are kept: those who are trained on, by "
+        "further recordings, or who comes after the one held back, and is not trained on then",
+        choices=("heard", "unheard"),
+    )
     digits: int = option(1, "of the longest string in evaluation", minimum=1, maximum=20)
     joined: int = option(3, "of the longest string in training, if more", minimum=1, maximum=20)
-    snr: float = option(
-        60.0,
-        "power of the speech, without silences, over that of white noise in evaluation, dB; at 60 "
-        "it is not heard",
-        traced=True,
-        minimum=-20,
-        maximum=100,
-    )
-    speed: float = option(
-        0.1,
-        "how much faster or slower training digits are played, at most, a share",
-        traced=True,
-        minimum=0,
-        maximum=0.25,
-    )
     split_seed: int = option(0, "decides which recordings are joined", minimum=0)
     cell: str = cell_option("lstm", ", which reads the frames in both directions")
     hidden_size: int = option(96, "H, of each direction", minimum=1, maximum=10**5)
@@ -78,9 +69,11 @@ class Config(MinibatchConfig):
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
     if config.split != "speaker":
-        check_idle(config, {"held_out": "--split=speaker"})
+        check_idle(config, dict.fromkeys(("held_out", "validate_on"), "--split=speaker"))
     found = load_recordings()
-    data, speakers = spoken.splits_of(found, config.split, config.digits, config.split_seed)
+    data, speakers = spoken.splits_of(
+        found, config.split, config.digits, config.split_seed, config.validate_on
+    )
     model, longest = model_of(config), max(config.digits, config.joined)
 
     def loss(params: Any, batch: Any, key: Array, hparams: HParams) -> tuple[Array, Metrics]:

@@ -69,6 +69,57 @@ def mel_filters(bands: int, fft_size: int, rate: float, low: float, high: float)
     return weights
 
 
+def warp_mel(features: Any, factors: Any, *, rate: float, knee: float) -> Array:
+    """Stretch spectra in mel bands along the frequencies, as if the vocal tract were shorter.
+
+    Equation: ``y[f] = x[f / a]`` up to the knee, where a is the factor; beyond it, frequencies are
+    mapped linearly, so that half the rate stays where it is. Between the centers of bands, spectra
+    are interpolated linearly; the outermost bands are repeated beyond them.
+
+    Args:
+      features: `log_mel` from 0 Hz to half the rate, or what is linear in it, ``[B, M, T]``.
+      factors: a, of each example, ``[B]``; above 1 formants are raised.
+      rate: samples a second.
+      knee: hertz. The bend is where the higher of a frequency and what it is mapped to is this.
+
+    Returns:
+      ``[B, M, T]``.
+
+    Raises:
+      ValueError: for features of another rank, and a knee that is not below half the rate.
+
+    References:
+      Jaitly & Hinton 2013, Vocal tract length perturbation (VTLP) improves speech recognition.
+      Departure: applied to the bands, not to the corners of their filters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from recurrent.spectrograms import warp_mel
+      >>> tone = jnp.zeros((1, 40, 1)).at[0, 12].set(1.0)
+      >>> raised = warp_mel(tone, jnp.array([1.2]), rate=8000, knee=3000)
+      >>> raised[0, :, 0].argmax().item()
+      14
+    """
+    features, factors = jnp.asarray(features), jnp.asarray(factors)
+    top = rate / 2
+    if features.ndim != 3 or not 0 < knee < top:
+        raise ArgumentError(
+            f"features, knee: expected the shape [B, M, T] and a knee between 0 and {top} Hz, half "
+            f"the rate, got {list(features.shape)} and {knee}."
+        )
+    bands = features.shape[1]
+    spacing = mel(top) / (bands + 1)
+    centers = 700 * (10 ** (spacing * np.arange(1, bands + 1) / 2595) - 1)
+    factors = factors[:, None]
+    bend = knee * jnp.minimum(factors, 1)  # hertz, after the mapping
+    above = top - (top - centers) * (top - bend / factors) / (top - bend)
+    sources = jnp.where(centers <= bend, centers / factors, above)  # hertz, [B, M]
+    places = 2595 * jnp.log10(1 + sources / 700) / spacing - 1
+    places = jnp.clip(places, 0, bands - 1)
+    weights = jnp.maximum(0, 1 - abs(places[..., None] - jnp.arange(bands)))
+    return jnp.einsum("bmk,bkt->bmt", weights, features)
+
+
 def frame_count(samples: Any, window: int, hop: int) -> Any:
     """Return how many whole windows fit into so many samples.
 

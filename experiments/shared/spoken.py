@@ -3,6 +3,7 @@
 Axis letters: B strings, N digits of the longest, L samples of a recording, W of a string.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ import numpy as np
 from jax import Array, lax
 
 from experiments.data.recordings import RATE, TEST, VALID, Recordings
-from recurrent.spectrograms import frame_count, log_mel
+from experiments.harness.config import option
+from recurrent.spectrograms import frame_count, log_mel, warp_mel
 from recurrent.training.bucketing import Buckets, bucket_sizes
 from recurrent.training.task import HParams
 
@@ -25,12 +27,41 @@ FASTEST = 1.25  # how much faster, or slower, a digit may be played in training
 QUIETEST = 30.0  # dB; noise in training lies up to 5 dB above that of evaluation, or above this
 MOST_SNR = 60.0  # and down to this
 LOUDER, TILT = 0.3, 0.3  # standard deviations by which all bands, or high against low, are shifted
+KNEE = 3000.0  # hertz, up to which spectra are stretched evenly
 BAND_MASK, TIME_MASK = 8, 10  # bands and frames that are hidden in training, at most
 
 SIZES = 3  # of batches
-NOBODY = -1  # who is never held out
 
 Strings = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundConfig:
+    """Hold how strings sound, in evaluation and in training."""
+
+    snr: float = option(
+        60.0,
+        "power of the speech, without silences, over that of white noise in evaluation, dB; at 60 "
+        "it is not heard",
+        traced=True,
+        minimum=-20,
+        maximum=100,
+    )
+    speed: float = option(
+        0.1,
+        "how much faster or slower training digits are played, at most, a share",
+        traced=True,
+        minimum=0,
+        maximum=0.25,
+    )
+    warp: float = option(
+        0.0,
+        "how much spectra of training strings are stretched or squeezed, at most, a share, as if "
+        "the mouth were shorter or longer",
+        traced=True,
+        minimum=0,
+        maximum=0.5,
+    )
 
 
 class Sound(NamedTuple):
@@ -48,19 +79,21 @@ class Sound(NamedTuple):
 
 
 def splits_of(
-    found: Recordings, split: str, digits: int, seed: int
+    found: Recordings, split: str, digits: int, seed: int, validate_on: str = "heard"
 ) -> tuple[dict[str, Strings], np.ndarray]:
     """Return the splits of `spoken_digits` as arrays of strings.
 
     The official split tests on the recordings of index 0 to 4 of every speaker. The split by
     speaker has all recordings in its test split, of which those of the held-out speaker count, and
-    all but his count in the others; see `counted`. Recordings are parted before any are joined.
+    some of the other speakers' count in the others; see `roles` and `counted`. Recordings are
+    parted before any are joined.
 
     Args:
       found: all recordings.
       split: ``"official"`` or ``"speaker"``.
       digits: of the longest string.
       seed: decides which recordings are joined, and the silence between them.
+      validate_on: in the split by speaker, ``"heard"`` or ``"unheard"``.
 
     Returns:
       The splits, and the place of the speaker of each test string among the names.
@@ -69,7 +102,8 @@ def splits_of(
     test = found.indices >= 0 if alone else found.indices < TEST
     valid = (found.indices >= TEST) & (found.indices < VALID)
     longest = max(map(len, found.samples))
-    data, speakers = {}, np.zeros(0)
+    people, data, speakers = len(found.names), {}, np.zeros(0)
+    counting = roles(people, validate_on if alone else "all")
     places = {"train": found.indices >= VALID, "valid": valid, "test": test}
     for k, (name, chosen) in enumerate(places.items()):
         own = found.some(chosen)
@@ -77,9 +111,31 @@ def splits_of(
         rows = dealt(own, joined, np.random.default_rng([seed, k]))
         data[name] = strings_of(own, rows, joined, longest, np.random.default_rng([seed, k, 1]))
         speakers = data[name]["speakers"]
-        data[name]["folds"] = speakers if alone else np.full_like(speakers, NOBODY)
-        data[name]["tested"] = np.full(len(rows), alone and name == "test")
+        data[name]["turns"] = np.tile(np.array([*counting[name], people], np.int32), (len(rows), 1))
     return data, speakers
+
+
+def roles(people: int, validate_on: str) -> dict[str, tuple[int, int]]:
+    """Return whose strings count in each split, as the first and the last turn.
+
+    Speakers take turns by their places after the held-out one's, whose turn is 0; after the last
+    comes the first. So each speaker is tested in one fold, and judges in another.
+
+    Args:
+      people: how many speakers there are.
+      validate_on: ``"heard"`` for further recordings of those who were trained on, ``"unheard"``
+        for those of turn 1, who is not trained on then, ``"all"`` where nobody is held out.
+
+    Example:
+      >>> roles(6, "unheard")
+      {'train': (2, 5), 'valid': (1, 1), 'test': (0, 0)}
+    """
+    last = people - 1
+    if validate_on == "all":
+        return {"train": (0, last), "valid": (0, last), "test": (0, last)}
+    if validate_on == "heard":
+        return {"train": (1, last), "valid": (1, last), "test": (0, 0)}
+    return {"train": (2, last), "valid": (1, 1), "test": (0, 0)}
 
 
 def dealt(found: Recordings, digits: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -133,8 +189,10 @@ def buckets_of(data: dict[str, Strings]) -> Buckets:
 
 
 def counted(batch: Any, hparams: HParams) -> Array:
-    """Return which strings of a batch count: those of the held-out speaker where he is tested."""
-    return batch["mask"] & ((batch["folds"] == hparams["held_out"]) == batch["tested"])
+    """Return which strings of a batch count: those whose speaker's turn its split has."""
+    first, last, people = batch["turns"].T
+    turn = (batch["speakers"] - hparams["held_out"]) % jnp.maximum(people, 1)  # 0 fills up batches
+    return batch["mask"] & (first <= turn) & (turn <= last)
 
 
 def joined_anew(key: Array, batch: Any, digits: int) -> Any:
@@ -250,12 +308,13 @@ def distorted(key: Array, batch: Any, hparams: HParams) -> tuple[Array, Array]:
     """Return the features of strings as another person, room or microphone might give them.
 
     Each digit is played faster or slower, its pitch with it, by up to ``hparams["speed"]``; there
-    is white noise of random power, the spectrum is tilted, and some bands and frames are hidden.
+    is white noise of random power, the spectrum is stretched by up to ``hparams["warp"]`` and
+    tilted, and some bands and frames are hidden.
 
     References:
       Park et al. 2019, SpecAugment, arXiv:1904.08779. Departure: one mask of each kind.
     """
-    speed, level, noise, shift, bands, time = jax.random.split(key, 6)
+    speed, level, noise, warp, shift, bands, time = jax.random.split(key, 7)
     shape = batch["lengths"].shape
     spread = jnp.log1p(hparams["speed"])
     rates = jnp.exp(spread * jax.random.uniform(speed, shape, minval=-1))
@@ -264,6 +323,9 @@ def distorted(key: Array, batch: Any, hparams: HParams) -> tuple[Array, Array]:
     snr = jax.random.uniform(level, shape[:1], minval=least, maxval=MOST_SNR)
     loud = noisy(sound, snr, jax.random.normal(noise, sound.samples.shape))
     features, frames = features_of(loud, sound.total)
+    spread = jnp.log1p(hparams["warp"])
+    factors = jnp.exp(spread * jax.random.uniform(warp, shape[:1], minval=-1))
+    features = warp_mel(features, factors, rate=RATE, knee=KNEE)
     louder, tilt = jax.random.normal(shift, (2, shape[0], 1, 1))
     features += LOUDER * louder + TILT * tilt * jnp.linspace(-1, 1, BANDS)[:, None]
     longest = jnp.minimum(TIME_MASK, frames // 5)

@@ -15,6 +15,7 @@ from experiments import __main__
 from experiments.data.recordings import Recordings
 from experiments.harness.errors import UserError
 from experiments.shared import listening, spoken
+from recurrent.spectrograms import mel
 from tests.experiments.small_data import data_folder
 
 sounded, joined = jax.jit(spoken.sounded), jax.jit(spoken.joined_anew, static_argnums=2)
@@ -72,6 +73,18 @@ def test_no_string_of_who_is_held_out_counts_before_the_test(held_out: int) -> N
     for name, chosen in (("train", found.indices >= 10), ("valid", found.indices < 10)):
         chosen &= (found.indices >= 5) & ~own
         assert values(data[name], counted[name]) == all_of(found, chosen)
+
+
+@pytest.mark.parametrize("held_out", range(3))
+def test_one_who_is_not_trained_on_may_choose_the_weights(held_out: int) -> None:
+    found = numbered()
+    data, _ = spoken.splits_of(found, "speaker", 1, 0, "unheard")
+    judge, learner = (held_out + 1) % 3, (held_out + 2) % 3
+    for name, speaker in (("train", learner), ("valid", judge), ("test", held_out)):
+        rows = data[name]
+        batch = rows | {"mask": np.arange(len(rows["ids"])) > 0}
+        counts = np.asarray(spoken.counted(batch, {"held_out": held_out}))
+        np.testing.assert_array_equal(counts, batch["mask"] & (rows["speakers"] == speaker))
 
 
 @pytest.mark.long
@@ -155,10 +168,27 @@ def test_training_hears_noise_as_loud_as_evaluation_will() -> None:
     rows = {name: jnp.asarray(each[:20]) for name, each in rows.items()}
     levels = []
     for snr in (0.0, 60.0):
-        hparams = {"speed": 0.0, "snr": snr}
+        hparams = {"speed": 0.0, "warp": 0.0, "snr": snr}
         features, _ = jax.jit(spoken.distorted)(jax.random.key(0), rows, hparams)
         levels.append(np.quantile(np.asarray(features[:, :, :8]), 0.2))
     assert levels[0] > levels[1] + 0.5
+
+
+@pytest.mark.long
+def test_training_hears_formants_elsewhere_where_spectra_are_stretched() -> None:
+    """The loudest band of a tone moves; in a few strings it is hidden."""
+    rows = spoken.splits_of(numbered(), "official", 1, 0)[0]["train"]
+    rows = {name: jnp.asarray(each[:40]) for name, each in rows.items()}
+    tone = 9999 * np.sin(2 * np.pi * 1500 * np.arange(rows["samples"].shape[1]) / 8000)
+    rows["samples"] = jnp.broadcast_to(tone.astype(np.int16)[:, None], rows["samples"].shape)
+    band = mel(1500) / mel(4000) * (spoken.BANDS + 1) - 1
+    moved = []
+    for warp in (0.0, 0.2):
+        hparams = {"speed": 0.0, "warp": warp, "snr": 60.0}
+        features, _ = jax.jit(spoken.distorted)(jax.random.key(0), rows, hparams)
+        moved.append(np.median(np.abs(np.asarray(features).max(2).argmax(1) - band)))
+    assert moved[0] < 0.7
+    assert 0.8 < moved[1] < 2
 
 
 @pytest.mark.long

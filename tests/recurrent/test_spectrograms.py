@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recurrent.errors import ArgumentError
-from recurrent.spectrograms import frame_count, log_mel, mel, mel_filters
+from recurrent.spectrograms import frame_count, log_mel, mel, mel_filters, warp_mel
 
 
 def filters_by_loops(bands: int, size: int, rate: float, low: float, high: float) -> np.ndarray:
@@ -124,3 +124,42 @@ def test_the_filters_are_those_of_librosa() -> None:
         sr=8000, n_fft=256, n_mels=32, htk=True, norm=None, dtype=np.float64
     )
     np.testing.assert_allclose(mel_filters(32, 256, 8000, 0, 4000).T, expected, atol=1e-9)
+
+
+def warped_by_loops(features: np.ndarray, a: float, rate: float, knee: float) -> np.ndarray:
+    """Each band reads what lies at its source, by the mapping of the paper, solved for it."""
+    top, bands = rate / 2, len(features)
+    step = 2595 * math.log10(1 + top / 700) / (bands + 1)
+    found = np.zeros_like(features)
+    for m in range(bands):
+        hertz = 700 * (10 ** (step * (m + 1) / 2595) - 1)
+        corner = knee * min(a, 1)  # of what is mapped: a f below knee min(a, 1) / a
+        slope = (top - corner) / (top - corner / a)
+        source = hertz / a if hertz <= corner else top - (top - hertz) / slope
+        place = 2595 * math.log10(1 + source / 700) / step - 1
+        for t in range(features.shape[1]):
+            found[m, t] = np.interp(place, np.arange(bands), features[:, t])
+    return found
+
+
+@pytest.mark.parametrize(("bands", "rate", "knee"), [(32, 8000, 3000), (9, 16000, 4800), (1, 4, 1)])
+def test_spectra_are_stretched_as_the_paper_maps_frequencies(
+    bands: int, rate: float, knee: float
+) -> None:
+    features = np.random.default_rng(0).normal(size=(5, bands, 3))
+    factors = np.array([1.0, 0.8, 1.25, 0.93, 1.5])
+    found = np.asarray(
+        jax.jit(lambda x, a: warp_mel(x, a, rate=rate, knee=knee))(features, factors)
+    )
+    for k, a in enumerate(factors):
+        expected = warped_by_loops(features[k], a, rate, knee)
+        np.testing.assert_allclose(found[k], expected, atol=2e-4)
+    np.testing.assert_allclose(found[0], features[0], atol=2e-4)
+
+
+def test_spectra_of_another_shape_or_with_a_knee_beyond_all_are_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"got \[2, 3\] and 1000"):
+        warp_mel(np.zeros((2, 3)), np.ones(2), rate=8000, knee=1000)
+    for knee in (0, 4000, math.nan):
+        with pytest.raises(ArgumentError, match=r"between 0 and 4000\.0 Hz"):
+            warp_mel(np.zeros((1, 3, 2)), np.ones(1), rate=8000, knee=knee)
