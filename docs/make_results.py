@@ -15,8 +15,9 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from experiments.harness import catalogue
@@ -34,12 +35,13 @@ Made by `docs/make_results.py` from the `result.json` files of runs, which are k
 commits, in [results.jsonl](results.jsonl); there is no other way to put a figure here. Every seed
 is shown. Each training kept what was best on its validation split, and read the test split once.
 Where several configurations were tried, the one with the best validation score is shown; how many
-there were is said. *Selected on test* is what the source itself does, where that is known: such a
-figure is better than what its method finds. Minutes are of one training on two CPU cores, with
-compilation; other programs may have used them too. Of trainings made together, by one sweep, they
-are the sweep's, divided by how many there were; one alone takes longer. A limit of minutes is on
-the mean of the seeds. A name in capitals stands for a path: CLASSIFIER is a run of `image_cnn` on
-the same images.
+there were is said; of speakers who were not heard, the one that validation by one more such speaker
+(`--validate_on=unheard`) calls best. *Selected on test* is what the source itself does, where that
+is known: such a figure is better than what its method finds. Minutes are of one training on two CPU
+cores, with compilation; other programs may have used them too. Of trainings made together, by one
+sweep, they are the sweep's, divided by how many there were; one alone takes longer. A limit of
+minutes is on the mean of the seeds. A name in capitals stands for a path: CLASSIFIER is a run of
+`image_cnn` on the same images.
 
 Tiny Shakespeare's last tenth is what others validate on. Its first half chose here when to stop,
 and which configuration is shown, and its second half is the test; both together, as others report
@@ -65,6 +67,8 @@ class Line(NamedTuple):
       file: of the run's directory, where the metric stands.
       minutes: the most that a training may take, on the mean of the seeds.
       over: the field whose values stand side by side and are averaged.
+      judged_by: the fields in which trainings differ whose validation decides among
+        configurations, where it is not their own; empty otherwise.
     """
 
     experiment: str
@@ -76,6 +80,19 @@ class Line(NamedTuple):
     file: str = "result.json"
     minutes: float = math.inf
     over: str = "seed"
+    judged_by: Mapping[str, Any] = MappingProxyType({})
+
+
+class Tried(NamedTuple):
+    """Hold a configuration of a line.
+
+    Attributes:
+      score: by which it is chosen, on validation; the greatest is the best.
+      runs: its trainings, by seed.
+    """
+
+    score: float
+    runs: dict[int, "Found"]
 
 
 class Found(NamedTuple):
@@ -222,7 +239,11 @@ LINES = (
     Line("spoken_digits", "one digit, official split", {"split": "official", "digits": 1},
          "test_exact", "{:.2%}", "-"),
     Line("spoken_digits", "one digit, a speaker who was not heard",
-         {"split": "speaker", "digits": 1}, "test_exact", "{:.2%}", "-", over="held_out"),
+         {"split": "speaker", "digits": 1, "validate_on": "heard"}, "test_exact", "{:.2%}", "-",
+         over="held_out", judged_by={"validate_on": "unheard"}),
+    Line("spoken_digits", "one digit, a speaker who was not heard, chosen by another",
+         {"split": "speaker", "digits": 1, "validate_on": "unheard"}, "test_exact", "{:.2%}", "-",
+         over="held_out"),
     *(
         Line("spoken_digits", f"strings of up to 5, {how}, words wrong",
              {"split": "official", "digits": 5, "snr": snr}, "test_errors", "{:.2%}", "-")
@@ -320,7 +341,7 @@ def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
     within = tried(line, runs)
     if not within:
         return
-    best = within[0]
+    best = within[0].runs
     values = [number(run, line) for run in best.values()]
     config = next(iter(best.values())).config
     of_what = "" if line.over == "seed" else f"{line.over} "
@@ -335,11 +356,23 @@ def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
     )
 
 
-def tried(line: Line, runs: Sequence[Found]) -> list[dict[int, Found]]:
-    """Return the configurations of a line, each as its runs by seed, the best on validation first.
+def tried(line: Line, runs: Sequence[Found]) -> list[Tried]:
+    """Return the configurations of a line, the best on validation first.
 
     Left out are those that took longer than the line allows, or have its number not of every seed.
     """
+    judges = configurations(line._replace(fields=line.fields | dict(line.judged_by)), runs)
+    within = [
+        Tried(score([*judges.get(judge_of(config, line), {}).values()]), own)
+        for config, own in configurations(line, runs).items()
+        if minutes_of([*own.values()]) <= line.minutes
+        and all(has_number(run, line) for run in own.values())
+    ]
+    return sorted(within, key=lambda each: each.score, reverse=True)
+
+
+def configurations(line: Line, runs: Sequence[Found]) -> dict[str, dict[int, Found]]:
+    """Return the runs of a line by their other fields, as JSON, and by seed."""
     groups: dict[str, dict[int, Found]] = {}
     for run in runs:
         if belongs(run, line):
@@ -347,13 +380,12 @@ def tried(line: Line, runs: Sequence[Found]) -> list[dict[int, Found]]:
             own = others.pop(line.over)
             group = groups.setdefault(json.dumps(others, sort_keys=True), {})
             group[own] = max(group.get(own, run), run, key=ended)
-    within = [
-        dict(sorted(each.items()))
-        for each in groups.values()
-        if minutes_of([*each.values()]) <= line.minutes
-        and all(has_number(run, line) for run in each.values())
-    ]
-    return sorted(within, key=lambda group: score([*group.values()]), reverse=True)
+    return {config: dict(sorted(group.items())) for config, group in groups.items()}
+
+
+def judge_of(config: str, line: Line) -> str:
+    """Return the configuration, as JSON, by which one is judged."""
+    return json.dumps(json.loads(config) | dict(line.judged_by), sort_keys=True)
 
 
 @functools.cache
@@ -407,7 +439,9 @@ def number(run: Found, line: Line) -> float:
 
 
 def score(runs: Sequence[Found]) -> float:
-    """Return the mean validation score of trainings that differ in the seed alone."""
+    """Return the mean validation score of trainings that differ in the seed alone, if any."""
+    if not runs:
+        return -math.inf
     values = [run.result[f"valid_{run.result['select']}"] for run in runs]
     if None in values or not all(map(math.isfinite, values)):
         return -math.inf

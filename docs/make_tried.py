@@ -4,6 +4,7 @@ Each table is a line of docs/results.md whose figure is short of what was hoped 
 configuration of it that was run, so that nobody need try them again.
 """
 
+import math
 import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,6 @@ from docs.make_results import (
     command,
     minutes_of,
     number,
-    score,
     tried,
 )
 
@@ -121,7 +121,7 @@ def section(line: Line, note: str, runs: Sequence[Found]) -> str:
 
 def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
     """Yield a row a configuration, the best on validation first."""
-    for each in tried(line, runs):
+    for score, each in tried(line, runs):
         one = next(iter(each.values()))
         flags = command(line.experiment, one.config, line.over).split()[2:]
         values = ", ".join(line.form.format(number(run, line)) for run in each.values())
@@ -129,6 +129,11 @@ def rows(line: Line, runs: Sequence[Found]) -> Iterator[str]:
         of_all = f" (mean {line.form.format(mean)})" if len(each) > 1 else ""
         yield (
             f"| `{' '.join(flags) or 'as by default'}` | "
-            f"{one.result['select']} {abs(score([*each.values()])):.4g} | {values}{of_all} | "
+            f"{said_of(one, score)} | {values}{of_all} | "
             f"{minutes_of([*each.values()]):.1f} |\n"
         )
+
+
+def said_of(run: Found, score: float) -> str:
+    """Write the validation score by which a configuration is chosen."""
+    return f"{run.result['select']} {abs(score):.4g}" if math.isfinite(score) else "-"

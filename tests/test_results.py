@@ -50,6 +50,26 @@ def test_the_configuration_is_chosen_on_validation_and_all_its_seeds_are_shown(
     )
 
 
+def test_other_trainings_may_judge_among_configurations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the same configuration, but for one field; one that none judged comes last."""
+    write(tmp_path / "a", 0, valid=0.3, test=0.90)
+    write(tmp_path / "b", 0, valid=0.1, test=0.80, learning_rate=0.1)
+    write(tmp_path / "c", 0, valid=0.01, test=0.99, learning_rate=0.2)
+    write(tmp_path / "d", 0, valid=0.5, test=0.1, data="other")
+    write(tmp_path / "e", 0, valid=0.6, test=0.1, data="other", learning_rate=0.1)
+    monkeypatch.setattr(make_results, "commits", lambda: {"abc"})
+    runs = [*make_results.finished([tmp_path])]
+    line = LINE._replace(judged_by={"data": "other"})
+    (row,) = make_results.rows(line, runs)
+    assert (
+        "| **90.0%** | 90.0% (0), 3 configurations tried | 2.0 | `./launch.sh image_cnn` |" in row
+    )
+    shown = make_tried.section(line, "", runs).splitlines()[-3:]
+    assert [each.split("|")[2].strip() for each in shown] == ["loss 0.5", "loss 0.6", "-"]
+
+
 def test_a_run_older_than_a_field_has_its_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +277,7 @@ def test_each_line_names_fields_that_there_are() -> None:
     for line in make_results.LINES:
         config = make_results.catalogue.load(line.experiment).module.Config()
         assert hasattr(config, line.over)
-        for name, value in line.fields.items():
+        for name, value in (line.fields | dict(line.judged_by)).items():
             for each in make_results.allowed(value):
                 assert type(getattr(config, name)) is type(each), (line.experiment, name)
 
