@@ -1,8 +1,10 @@
 """Run launch.sh with fake commands on the PATH, so that nothing is really installed."""
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +49,11 @@ case "$*" in
     exit "${FAKE_STATUS:-0}" ;;
   "-m "*)
     note "$2 from $PWD: ${*:3}"
+    if [[ -e $FAKES/$2-hangs ]]; then echo $$ >"$FAKES/hung"; exec sleep 60; fi
+    if [[ -e $FAKES/$2-is-interrupted ]]; then
+      until [[ -s $FAKES/hung ]]; do sleep 0.01; done
+      kill -INT "$PPID" $$
+    fi
     [[ ! -e $FAKES/$2-fails ]] ;;
 esac
 """
@@ -485,6 +492,22 @@ def test_any_failing_check_fails_launch_test(clone: Clone, tool: str) -> None:
     assert result.returncode == 1
     assert "a check has failed" in result.stderr
     assert [line for line in clone.log() if line.startswith("pytest")]
+
+
+def test_interrupting_launch_test_ends_the_check_beside_it_and_leaves_nothing(
+    clone: Clone,
+) -> None:
+    """A process in the background does not hear Ctrl-C."""
+    clone.took("x")
+    clone.flag("basedpyright-hangs")
+    clone.flag("pytest-is-interrupted")
+    assert clone.launch("test").returncode in (130, -signal.SIGINT)
+    process = Path("/proc") / (clone.fakes / "hung").read_text().strip()
+    until = time.monotonic() + 10
+    while process.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not process.exists()
+    assert not [*clone.root.glob(".venv/types.*")]
 
 
 def test_launch_test_with_arguments_runs_only_pytest(clone: Clone) -> None:

@@ -125,7 +125,8 @@ def continued(before: Panel, after: Panel) -> Panel:
     values[: min(offset, len(old))] = old[:offset]
     values[offset:] = new
     print(
-        f"the rows from {after.grid.text(0)} on continue the {len(old):,} steps of training.",
+        f"the {min(offset, len(old)):,} steps of training before {after.grid.text(0)} are read as "
+        "well.",
         file=sys.stderr,
     )
     return after._replace(values=[values], grid=before.grid)

@@ -13,7 +13,7 @@ import recurrent
 from experiments.harness.program import Exhibit, Finished, Program
 from experiments.shared.reading_series import Reader, epochs_of, read
 from experiments.shared.tasks import minibatch_program
-from experiments.shared.windows import NAIVE
+from experiments.shared.windows import NAIVE, RIVALS
 from recurrent.layers import init_all
 from recurrent.losses import Average, masked_average
 from recurrent.training.bucketing import Buckets, bucket_sizes
@@ -89,8 +89,7 @@ def metrics(found: Array, batch: Any) -> Metrics:
     """
     future, known = batch["future"], batch["known"] & batch["mask"][:, None]
     medians = {"mase": found[..., MIDDLE]} | {
-        f"mase_{name.replace(' ', '_')}": batch["naive"][..., NAIVE.index(name)]
-        for name in ("naive", "seasonal naive", "drift")
+        f"mase_{name.replace(' ', '_')}": batch["naive"][..., NAIVE.index(name)] for name in RIVALS
     }
     errors = {name: jnp.abs(median - future) for name, median in medians.items()}
     inside = {

@@ -9,13 +9,12 @@ import numpy as np
 from experiments.data.forecast import Panel
 from experiments.harness.program import Exhibit, Figure, Finished, Table
 from experiments.shared.forecasting import BANDS, MIDDLE, model_for, quantiles
-from experiments.shared.windows import NAIVE, Place, Prepared, Settings, Windows, windows_of
+from experiments.shared.windows import RIVALS, Place, Prepared, Settings, Windows, windows_of
 
 AT_ONCE = 1000  # windows
 FEWEST = 20  # values behind a share
 POINTS = 3  # of a line, at least; else there is one share for all steps
 SHOWN = 4  # horizons of history in a figure, at least
-RIVALS = NAIVE[:3]
 
 
 class Judged(NamedTuple):
@@ -100,7 +99,7 @@ def comparison(found: Judged) -> Table:
         "Against forecasts that need no network",
         f"Errors of {len(ours)} test windows as MASE: below 1 is better than the seasonal naive "
         "forecast, one step ahead, was in the training part. The median of our quantiles is taken; "
-        "a drift goes on with the mean change of the whole history.",
+        "a drift goes on with the mean change of the whole history, a step or a season.",
         ("forecast", "mean MASE", "median", "largest", "windows in which ours is better"),
         rows,
     )

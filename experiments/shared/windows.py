@@ -9,7 +9,8 @@ import numpy as np
 from experiments.data.forecast import Panel
 from experiments.harness.errors import UserError
 
-NAIVE = ("naive", "seasonal naive", "drift", "recent drift")
+NAIVE = ("naive", "seasonal naive", "drift", "seasonal drift", "recent drift")
+RIVALS = NAIVE[:4]  # which a report shows
 RECENT = 4  # steps of the recent drift
 LEAST = 3  # steps of a series before its validation windows
 MOST = 10_000  # training windows
@@ -306,20 +307,34 @@ def naive_forecasts(history: np.ndarray, horizon: int, season: int) -> np.ndarra
     """Return forecasts that need no network, [h, K] in the order of `NAIVE`.
 
     These are the last value; the value a season before; the last value and the mean change of the
-    whole history; the same of its last steps. A missing value is that of the step before it.
+    whole history; the value a season before and, for each season since, the mean change over one;
+    the last value and the mean change of the last steps. A missing value is that of the step before
+    it.
 
     Example:
-      >>> naive_forecasts(np.array([0.0, 5.0, 1.0, 6.0]), horizon=3, season=2).T.tolist()
-      [[6.0, 6.0, 6.0], [1.0, 6.0, 1.0], [8.0, 10.0, 12.0], [8.0, 10.0, 12.0]]
+      >>> history = np.array([0.0, 5.0, 1.0, 6.0])
+      >>> for each in naive_forecasts(history, horizon=3, season=2).T.tolist():
+      ...     print(each)
+      [6.0, 6.0, 6.0]
+      [1.0, 6.0, 1.0]
+      [8.0, 10.0, 12.0]
+      [2.0, 7.0, 3.0]
+      [8.0, 10.0, 12.0]
     """
     values = filled(history)
     ahead = np.arange(1, horizon + 1)
-    naive = np.full(horizon, values[-1])
-    seasonal = naive
+    last = np.full(horizon, values[-1])
+    seasonal, change = last, 0.0
     if season <= len(values):
         seasonal = values[len(values) - season :][(ahead - 1) % season]
-    drifts = []
-    for steps in (len(values) - 1, min(RECENT, len(values) - 1)):
-        slope = (values[-1] - values[-1 - steps]) / max(1, steps)
-        drifts.append(values[-1] + ahead * slope)
-    return np.stack([naive, seasonal, *drifts], axis=1)
+    if season < len(values):
+        change = (values[season:] - values[:-season]).mean()
+    seasonal_drift = seasonal + change * -(-ahead // season)
+    whole, recent = (last + ahead * slope(values, n) for n in (len(values) - 1, RECENT))
+    return np.stack([last, seasonal, whole, seasonal_drift, recent], axis=1)
+
+
+def slope(values: np.ndarray, steps: int) -> float:
+    """Return the mean change of the last steps, of fewer where there are not so many."""
+    steps = min(steps, len(values) - 1)
+    return (values[-1] - values[-1 - steps]) / max(1, steps)

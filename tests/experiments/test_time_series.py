@@ -94,7 +94,7 @@ def test_a_csv_file_is_forecast(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert out.read_text().splitlines()[1].startswith("2005-03-01,")
     said = capfd.readouterr().err
     assert "1 step at the end has no value of sales; forecasts begin after 2005-02-01" in said
-    assert "the rows from 2005-02-01 on continue the 60 steps of training" in said
+    assert "the 60 steps of training before 2005-02-01 are read as well" in said
 
 
 @pytest.mark.long

@@ -287,16 +287,17 @@ def test_rows_that_follow_those_of_training_continue_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before, nan = days(10, [1, 2, 3, 4]), float("nan")
-    for after, expected in (
-        (days(14, [5]), [1, 2, 3, 4, 5]),
-        (days(15, [6, 7]), [1, 2, 3, 4, nan, 6, 7]),
-        (days(12, [3, 4, 5]), [1, 2, 3, 4, 5]),
-        (days(12, [nan, 4, 5]), [1, 2, nan, 4, 5]),
+    for after, expected, read in (
+        (days(14, [5]), [1, 2, 3, 4, 5], 4),
+        (days(15, [6, 7]), [1, 2, 3, 4, nan, 6, 7], 4),
+        (days(12, [3, 4, 5]), [1, 2, 3, 4, 5], 2),
+        (days(12, [nan, 4, 5]), [1, 2, nan, 4, 5], 2),
+        (days(11, [2, 3]), [1, 2, 3], 1),
     ):
         found = continued(before, after)
         np.testing.assert_array_equal(found.values[0][:, 0], expected)
         assert found.grid == before.grid
-        assert "continue the 4 steps of training" in capsys.readouterr().err
+        assert f"the {read} steps of training before " in capsys.readouterr().err
     others = days(12, [8, 9]), days(10, [1, 2]), days(8, [0, 0, 1])
     for after in (*others, days(14, [5])._replace(grid=ROWS)):
         assert continued(before._replace(grid=after.grid), after) is after

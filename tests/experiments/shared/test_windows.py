@@ -62,13 +62,13 @@ def test_what_is_read_does_not_move_with_what_comes() -> None:
 
 @pytest.mark.long
 def test_errors_are_those_of_the_definition() -> None:
-    """MASE by loops over the values, of the naive, seasonal naive and drift forecasts."""
+    """MASE by loops over the values, of the forecasts that need no network."""
     series = panel(columns=1)
     test = arrays_of(series)["test"]
     batch = {name: jnp.asarray(each) for name, each in test.arrays.items()}
     batch["mask"] = jnp.ones(len(test.last), bool)
     found = forecasting.metrics(jnp.zeros((len(test.last), H, 7)), batch)
-    sums = {"naive": [], "seasonal_naive": [], "drift": []}
+    sums = {name: [] for name in ("naive", "seasonal_naive", "drift", "seasonal_drift")}
     for values in (each[:, 0] for each in series.values):
         total, reach = len(values), FOLDS * H
         train = values[: total - reach]
@@ -82,7 +82,13 @@ def test_errors_are_those_of_the_definition() -> None:
                 "naive": [past[-1]] * H,
                 "seasonal_naive": [past[origin + k - SEASON] for k in range(H)],
                 "drift": [past[-1] + (k + 1) * slope for k in range(H)],
+                "seasonal_drift": [*past],
             }
+            over = np.mean([past[t] - past[t - SEASON] for t in range(SEASON, origin)])
+            ahead = predicted["seasonal_drift"]
+            for _ in range(H):
+                ahead.append(ahead[-SEASON] + over)
+            predicted["seasonal_drift"] = ahead[origin:]
             for name, each in predicted.items():
                 errors = [
                     abs(a - b) for a, b in zip(each, values[origin : origin + H], strict=True)
