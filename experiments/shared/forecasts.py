@@ -99,7 +99,8 @@ def comparison(found: Judged) -> Table:
         "Against forecasts that need no network",
         f"Errors of {len(ours)} test windows as MASE: below 1 is better than the seasonal naive "
         "forecast, one step ahead, was in the training part. The median of our quantiles is taken; "
-        "a drift goes on with the mean change of the whole history, a step or a season.",
+        "a drift goes on with the mean change of the whole history, a step or a season; the "
+        "seasonal mean has the level of the last season, and the usual deviations from it.",
         ("forecast", "mean MASE", "median", "largest", "windows in which ours is better"),
         rows,
     )

@@ -9,9 +9,10 @@ import numpy as np
 from experiments.data.forecast import Panel
 from experiments.harness.errors import UserError
 
-NAIVE = ("naive", "seasonal naive", "drift", "seasonal drift", "recent drift")
-RIVALS = NAIVE[:4]  # which a report shows
+NAIVE = ("naive", "seasonal naive", "drift", "seasonal drift", "seasonal mean", "recent drift")
+RIVALS = NAIVE[:5]  # which a report shows
 RECENT = 4  # steps of the recent drift
+SEASONS = 8  # of the seasonal mean, at most
 LEAST = 3  # steps of a series before its validation windows
 MOST = 10_000  # training windows
 LONGEST_SEASONS, SHORTEST = 3, 64  # of what is read, by default
@@ -308,8 +309,8 @@ def naive_forecasts(history: np.ndarray, horizon: int, season: int) -> np.ndarra
 
     These are the last value; the value a season before; the last value and the mean change of the
     whole history; the value a season before and, for each season since, the mean change over one;
-    the last value and the mean change of the last steps. A missing value is that of the step before
-    it.
+    `seasonal_mean`; the last value and the mean change of the last steps. A missing value is that
+    of the step before it.
 
     Example:
       >>> history = np.array([0.0, 5.0, 1.0, 6.0])
@@ -319,6 +320,7 @@ def naive_forecasts(history: np.ndarray, horizon: int, season: int) -> np.ndarra
       [1.0, 6.0, 1.0]
       [8.0, 10.0, 12.0]
       [2.0, 7.0, 3.0]
+      [1.0, 6.0, 1.0]
       [8.0, 10.0, 12.0]
     """
     values = filled(history)
@@ -330,8 +332,27 @@ def naive_forecasts(history: np.ndarray, horizon: int, season: int) -> np.ndarra
     if season < len(values):
         change = (values[season:] - values[:-season]).mean()
     seasonal_drift = seasonal + change * -(-ahead // season)
+    mean = seasonal_mean(values, season)[(ahead - 1) % season]
     whole, recent = (last + ahead * slope(values, n) for n in (len(values) - 1, RECENT))
-    return np.stack([last, seasonal, whole, seasonal_drift, recent], axis=1)
+    return np.stack([last, seasonal, whole, seasonal_drift, mean, recent], axis=1)
+
+
+def seasonal_mean(values: np.ndarray, season: int) -> np.ndarray:
+    """Return a forecast of one season: the level of the last one, and what is usual about it.
+
+    That is the mean of the last season and, at each place, how far values lie from the mean of
+    their season there, on average over the last `SEASONS`. The last value, where no season fits.
+
+    Example:
+      >>> seasonal_mean(np.array([9.0, 0.0, 4.0, 10.0, 18.0]), season=2).tolist()
+      [11.0, 17.0]
+    """
+    count = min(SEASONS, len(values) // season)
+    if not count:
+        return np.full(season, values[-1])
+    seasons = values[len(values) - count * season :].reshape(count, season)
+    level = seasons.mean(1, keepdims=True)
+    return level[-1] + (seasons - level).mean(0)
 
 
 def slope(values: np.ndarray, steps: int) -> float:

@@ -68,7 +68,10 @@ def test_errors_are_those_of_the_definition() -> None:
     batch = {name: jnp.asarray(each) for name, each in test.arrays.items()}
     batch["mask"] = jnp.ones(len(test.last), bool)
     found = forecasting.metrics(jnp.zeros((len(test.last), H, 7)), batch)
-    sums = {name: [] for name in ("naive", "seasonal_naive", "drift", "seasonal_drift")}
+    sums = {
+        name: []
+        for name in (*("naive", "seasonal_naive", "drift"), *("seasonal_drift", "seasonal_mean"))
+    }
     for values in (each[:, 0] for each in series.values):
         total, reach = len(values), FOLDS * H
         train = values[: total - reach]
@@ -89,6 +92,13 @@ def test_errors_are_those_of_the_definition() -> None:
             for _ in range(H):
                 ahead.append(ahead[-SEASON] + over)
             predicted["seasonal_drift"] = ahead[origin:]
+            starts = [*range(origin - SEASON, -1, -SEASON)][:8]
+            levels = {start: np.mean(past[start : start + SEASON]) for start in starts}
+            predicted["seasonal_mean"] = [
+                levels[origin - SEASON]
+                + np.mean([past[start + k % SEASON] - levels[start] for start in starts])
+                for k in range(H)
+            ]
             for name, each in predicted.items():
                 errors = [
                     abs(a - b) for a, b in zip(each, values[origin : origin + H], strict=True)
