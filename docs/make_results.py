@@ -241,9 +241,6 @@ LINES = (
     Line("spoken_digits", "one digit, a speaker who was not heard",
          {"split": "speaker", "digits": 1, "validate_on": "heard"}, "test_exact", "{:.2%}", "-",
          over="held_out", judged_by={"validate_on": "unheard"}),
-    Line("spoken_digits", "one digit, a speaker who was not heard, chosen by another",
-         {"split": "speaker", "digits": 1, "validate_on": "unheard"}, "test_exact", "{:.2%}", "-",
-         over="held_out"),
     *(
         Line("spoken_digits", f"strings of up to 5, {how}, words wrong",
              {"split": "official", "digits": 5, "snr": snr}, "test_errors", "{:.2%}", "-")
@@ -361,7 +358,7 @@ def tried(line: Line, runs: Sequence[Found]) -> list[Tried]:
 
     Left out are those that took longer than the line allows, or have its number not of every seed.
     """
-    judges = configurations(line._replace(fields=line.fields | dict(line.judged_by)), runs)
+    judges = configurations(judging(line), runs)
     within = [
         Tried(score([*judges.get(judge_of(config, line), {}).values()]), own)
         for config, own in configurations(line, runs).items()
@@ -369,6 +366,11 @@ def tried(line: Line, runs: Sequence[Found]) -> list[Tried]:
         and all(has_number(run, line) for run in own.values())
     ]
     return sorted(within, key=lambda each: each.score, reverse=True)
+
+
+def judging(line: Line) -> Line:
+    """Return the line of the trainings whose validation decides among its configurations."""
+    return line._replace(fields=line.fields | dict(line.judged_by))
 
 
 def configurations(line: Line, runs: Sequence[Found]) -> dict[str, dict[int, Found]]:
@@ -552,7 +554,8 @@ def main(folders: Sequence[Path], docs: Path = ROOT / "docs") -> None:
         every = merged(read(docs / "results.jsonl"), finished(folders))
     except UserError as error:
         sys.exit(f"error: {error}")
-    runs = [run for run in every if any(belongs(run, line) for line in LINES)]
+    lines = [each for line in LINES for each in (line, judging(line))]
+    runs = [run for run in every if any(belongs(run, line) for line in lines)]
     if not runs:
         sys.exit("There is no finished run of this tree in these folders.")
     (docs / "results.jsonl").write_text(written(runs), encoding="utf-8")

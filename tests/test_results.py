@@ -66,6 +66,9 @@ def test_other_trainings_may_judge_among_configurations(
     assert (
         "| **90.0%** | 90.0% (0), 3 configurations tried | 2.0 | `./launch.sh image_cnn` |" in row
     )
+    monkeypatch.setattr(make_results, "LINES", (line,))
+    make_results.main([tmp_path], tmp_path)
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 5
     shown = make_tried.section(line, "", runs).splitlines()[-3:]
     assert [each.split("|")[2].strip() for each in shown] == ["loss 0.5", "loss 0.6", "-"]
 
