@@ -28,7 +28,6 @@ QUIETEST = 30.0  # dB; noise in training lies up to 5 dB above that of evaluatio
 MOST_SNR = 60.0  # and down to this
 LOUDER, TILT = 0.3, 0.3  # standard deviations by which all bands, or high against low, are shifted
 KNEE = 3000.0  # hertz, up to which spectra are stretched evenly
-KNOTS = 6  # of random gains, between which they are linear in mel
 BAND_MASK, TIME_MASK = 8, 10  # bands and frames that are hidden in training, at most
 
 SIZES = 3  # of batches
@@ -62,14 +61,6 @@ class SoundConfig:
         traced=True,
         minimum=0,
         maximum=0.5,
-    )
-    coloring: float = option(
-        0.0,
-        "how much a spectrum is colored in training, as by other microphones, a standard deviation "
-        "in units of that of features",
-        traced=True,
-        minimum=0,
-        maximum=2,
     )
 
 
@@ -317,13 +308,13 @@ def distorted(key: Array, batch: Any, hparams: HParams) -> tuple[Array, Array]:
     """Return the features of strings as another person, room or microphone might give them.
 
     Each digit is played faster or slower, its pitch with it, by up to ``hparams["speed"]``; there
-    is white noise of random power, the spectrum is stretched by up to ``hparams["warp"]``, tilted
-    and colored by ``hparams["coloring"]``, and some bands and frames are hidden.
+    is white noise of random power, the spectrum is stretched by up to ``hparams["warp"]`` and
+    tilted, and some bands and frames are hidden.
 
     References:
       Park et al. 2019, SpecAugment, arXiv:1904.08779. Departure: one mask of each kind.
     """
-    speed, level, noise, warp, shift, color, bands, time = jax.random.split(key, 8)
+    speed, level, noise, warp, shift, bands, time = jax.random.split(key, 7)
     shape = batch["lengths"].shape
     spread = jnp.log1p(hparams["speed"])
     rates = jnp.exp(spread * jax.random.uniform(speed, shape, minval=-1))
@@ -337,17 +328,10 @@ def distorted(key: Array, batch: Any, hparams: HParams) -> tuple[Array, Array]:
     features = warp_mel(features, factors, rate=RATE, knee=KNEE)
     louder, tilt = jax.random.normal(shift, (2, shape[0], 1, 1))
     features += LOUDER * louder + TILT * tilt * jnp.linspace(-1, 1, BANDS)[:, None]
-    features += hparams["coloring"] * gains(color, shape[0])[..., None]
     longest = jnp.minimum(TIME_MASK, frames // 5)
     hidden = stripe(bands, jnp.full(shape[:1], BANDS), jnp.full(shape[:1], BAND_MASK), BANDS)
     hidden = hidden[:, :, None] | stripe(time, frames, longest, features.shape[2])[:, None]
     return jnp.where(hidden, 0, features), frames
-
-
-def gains(key: Array, count: int) -> Array:
-    """Return smooth random curves over the bands ``[count, BANDS]``, normal at `KNOTS` of them."""
-    knots = jax.random.normal(key, (count, KNOTS))
-    return jax.image.resize(knots, (count, BANDS), "linear")
 
 
 def stripe(key: Array, sizes: Array, longest: Array, total: int) -> Array:
