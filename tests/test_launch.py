@@ -494,6 +494,7 @@ def test_any_failing_check_fails_launch_test(clone: Clone, tool: str) -> None:
     assert [line for line in clone.log() if line.startswith("pytest")]
 
 
+@pytest.mark.long
 def test_interrupting_launch_test_ends_the_check_beside_it_and_leaves_nothing(
     clone: Clone,
 ) -> None:
