@@ -289,7 +289,7 @@ run_tests() {
     types=$venv/types.$$
     # It takes one core for half a minute, and the tests do not keep two of them busy to the end.
     "$venv/bin/python" -m basedpyright --pythonpath "$venv/bin/python" &>"$types" &
-    trap "kill $! 2>/dev/null || :; rm -f '$types'" EXIT # where it is interrupted
+    trap "$(printf 'kill %q 2>/dev/null || :; rm -f %q' $! "$types")" EXIT # where it is interrupted
   fi
   if [[ ${1-} == --faults ]]; then set -- -m fault -p tests.faults.table "${@:2}"; fi
   # A file stays in one process, so that its tests share fixtures and compiled programs.

@@ -15,9 +15,8 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from experiments.harness import catalogue
@@ -80,7 +79,7 @@ class Line(NamedTuple):
     file: str = "result.json"
     minutes: float = math.inf
     over: str = "seed"
-    judged_by: Mapping[str, Any] = MappingProxyType({})
+    judged_by: dict[str, Any] = {}  # noqa: RUF012 - never changed in place
 
 
 class Tried(NamedTuple):
@@ -370,7 +369,7 @@ def tried(line: Line, runs: Sequence[Found]) -> list[Tried]:
 
 def judging(line: Line) -> Line:
     """Return the line of the trainings whose validation decides among its configurations."""
-    return line._replace(fields=line.fields | dict(line.judged_by))
+    return line._replace(fields=line.fields | line.judged_by)
 
 
 def configurations(line: Line, runs: Sequence[Found]) -> dict[str, dict[int, Found]]:
@@ -387,7 +386,7 @@ def configurations(line: Line, runs: Sequence[Found]) -> dict[str, dict[int, Fou
 
 def judge_of(config: str, line: Line) -> str:
     """Return the configuration, as JSON, by which one is judged."""
-    return json.dumps(json.loads(config) | dict(line.judged_by), sort_keys=True)
+    return json.dumps(json.loads(config) | line.judged_by, sort_keys=True)
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 Six people say each digit fifty times. Trained with CTC on strings, which are joined anew each time:
 on single digits alone, CTC learns to answer in the first frame, and learns it slowly.
 
-Command: ./launch.sh spoken_digits [--split=speaker --held_out=3 --warp=0.2] [--digits=5] [--snr=10]
+Command: ./launch.sh spoken_digits [--split=speaker --held_out=3] [--digits=5] [--snr=10]
          ./launch.sh sweep spoken_digits --split=speaker --sweep=held_out=0,1,2,3,4,5
          ./launch.sh predict RUN_DIRECTORY --wav=FILE [--beam=10]
          ./launch.sh explain RUN_DIRECTORY [--index=N | --wav=FILE]

@@ -25,6 +25,10 @@ def mel(hertz: Any) -> Any:
     return 2595 * np.log10(1 + np.asarray(hertz, np.float64) / 700)
 
 
+def _hertz(mels: Any) -> Any:
+    return 700 * (10 ** (mels / 2595) - 1)
+
+
 @lru_cache
 def mel_filters(bands: int, fft_size: int, rate: float, low: float, high: float) -> np.ndarray:
     """Return the weights of triangular bands over the bins of a spectrum.
@@ -60,7 +64,7 @@ def mel_filters(bands: int, fft_size: int, rate: float, low: float, high: float)
             f"low, high: expected 0 <= low < high <= {rate / 2} Hz, half the rate, got {low} and "
             f"{high}."
         )
-    corners = 700 * (10 ** (np.linspace(mel(low), mel(high), bands + 2) / 2595) - 1)
+    corners = _hertz(np.linspace(mel(low), mel(high), bands + 2))
     bins = np.arange(fft_size // 2 + 1)[:, None] * rate / fft_size
     rising = (bins - corners[:-2]) / (corners[1:-1] - corners[:-2])
     falling = (corners[2:] - bins) / (corners[2:] - corners[1:-1])
@@ -109,12 +113,12 @@ def warp_mel(features: Any, factors: Any, *, rate: float, knee: float) -> Array:
         )
     bands = features.shape[1]
     spacing = mel(top) / (bands + 1)
-    centers = 700 * (10 ** (spacing * np.arange(1, bands + 1) / 2595) - 1)
+    centers = _hertz(spacing * np.arange(1, bands + 1))
     factors = factors[:, None]
     bend = knee * jnp.minimum(factors, 1)  # hertz, after the mapping
     above = top - (top - centers) * (top - bend / factors) / (top - bend)
     sources = jnp.where(centers <= bend, centers / factors, above)  # hertz, [B, M]
-    places = 2595 * jnp.log10(1 + sources / 700) / spacing - 1
+    places = 2595 * jnp.log10(1 + sources / 700) / spacing - 1  # `mel`, of traced frequencies
     places = jnp.clip(places, 0, bands - 1)
     weights = jnp.maximum(0, 1 - abs(places[..., None] - jnp.arange(bands)))
     return jnp.einsum("bmk,bkt->bmt", weights, features)

@@ -280,7 +280,7 @@ def test_each_line_names_fields_that_there_are() -> None:
     for line in make_results.LINES:
         config = make_results.catalogue.load(line.experiment).module.Config()
         assert hasattr(config, line.over)
-        for name, value in (line.fields | dict(line.judged_by)).items():
+        for name, value in (line.fields | line.judged_by).items():
             for each in make_results.allowed(value):
                 assert type(getattr(config, name)) is type(each), (line.experiment, name)
 
