@@ -113,7 +113,8 @@ def evaluated(program: Program, hparams: Any) -> Any:
     task = program.task
     state = task.init(hparams)
     task.failures(state)
-    return task.evaluate(task.keep(state), hparams, program.data["valid"])
+    valid = program.data["valid"]
+    return task.evaluate(program.calibrate(task.keep(state), hparams, valid), hparams, valid)
 
 
 def with_checked_training(program: Program) -> Program:

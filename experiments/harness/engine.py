@@ -30,7 +30,8 @@ class Engine(NamedTuple):
       begin: ``(hparams, empty) -> members``.
       train: ``steps -> (members, data) -> (members, metrics)``.
       measure: ``((members, due), data) -> metrics`` of the states of those that are due.
-      measure_best: the same of what they kept at their best evaluation.
+      measure_best: ``((members, due), data, valid) -> metrics`` of what they kept at their best
+        evaluation, once the validation split has calibrated it.
       judge: ``(members, metrics, limits) -> members``.
       read: ``members -> Status``.
       restart: ``(members, over, fresh, hparams) -> members``: those over end, others begin.
@@ -64,9 +65,13 @@ def engine_of(program: Program, layout: Layout) -> Engine:
         member, due = given
         return population.measured(task, task.keep(member.state), member.hparams, due, data)
 
-    def measure_best(given: tuple[Member, Array], data: Any) -> Any:
+    def measure_best(given: tuple[Member, Array], data: Any, valid: Any) -> Any:
+        def evaluate(kept: Any, hparams: HParams, data: Any) -> Metrics:
+            return task.evaluate(program.calibrate(kept, hparams, valid), hparams, data)
+
         member, due = given
-        return population.measured(task, member.best, member.hparams, due, data)
+        final = task._replace(evaluate=evaluate)
+        return population.measured(final, member.best, member.hparams, due, data)
 
     def judge(members: Member, valid: Metrics, limits: Limits) -> Member:
         def of_member(given: tuple[Member, Metrics]) -> Member:

@@ -298,7 +298,7 @@ def ended(
 ) -> tuple[Member, SweepState]:
     """Write down the outcomes of members that end, and fill their slots with those that wait."""
     over = np.isin(np.arange(plan.slots), list(ends))
-    test = means_of(engine.measure_best((members, over), data["test"]))
+    test = means_of(engine.measure_best((members, over), data["test"], data["valid"]))
     outcomes = [
         outcome(plan, state, each, ends[each.slot], test[each.slot] if test else {})
         for each in evaluations

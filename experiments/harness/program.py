@@ -89,6 +89,11 @@ def keeps_best(hparams: HParams) -> bool:
     return False
 
 
+def as_kept(kept: Kept, hparams: HParams, valid: Data) -> Kept:
+    """Return what was kept as it is."""
+    return kept
+
+
 class Program(NamedTuple):
     """Hold a training run as pure functions, which the harness compiles.
 
@@ -105,6 +110,9 @@ class Program(NamedTuple):
         draws the one that people read, a dot for each member.
       keeps_last: ``hparams -> bool``, which may be traced: whether what is kept of a training is
         what its last evaluation saw, with no regard to the best one.
+      calibrate: ``(kept, hparams, valid) -> kept``: what the validation split changes in what was
+        kept, before it is tested, shown or used, such as how sure it is. The files of a run hold
+        what comes before that, so it can be any tree.
     """
 
     task: Task
@@ -116,6 +124,7 @@ class Program(NamedTuple):
     exhibits: Callable[[Finished], Iterator[Exhibit]] = no_exhibits
     against: Sequence[str] = ()
     keeps_last: Callable[[HParams], Any] = keeps_best
+    calibrate: Callable[[Kept, HParams, Data], Kept] = as_kept
 
     @property
     def steps(self) -> int:

@@ -185,8 +185,9 @@ def train(
         (ended,) = state.outcomes
         if processes.is_first():
             events.end(ended)
-    kept = jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], there.members.best)
+    best = jax.tree.map(lambda leaf: leaf.addressable_data(0)[0], there.members.best)
     hparams = {name: value[0] for name, value in hparams_of(config).items()}
+    kept = jax.jit(program.calibrate)(best, hparams, program.data["valid"])
     rows = rundir.rows_of(folder / "metrics.jsonl")
     finished = Finished(kept, hparams, rows, ended["best_step"])
     failures = int(np.asarray(read_status(program.task, there.members).failures)[0])

@@ -261,7 +261,7 @@ def with_absolute_paths(cls: type, fields: dict[str, Any], base: Path) -> dict[s
 
 
 def kept_at_best(program: Program, asked: Any, folder: Path) -> Kept:
-    """Return what a run kept at its best evaluation.
+    """Return what a run kept at its best evaluation, calibrated.
 
     Raises:
       UserError: where there is none yet, or it does not fit the model.
@@ -269,7 +269,8 @@ def kept_at_best(program: Program, asked: Any, folder: Path) -> Kept:
     hparams = {name: value[0] for name, value in config.hparams_of(asked).items()}
     task = program.task
     like = jax.eval_shape(lambda hparams: task.keep(task.init(hparams)), hparams)
-    return restored_best(folder, like, "The experiment has changed since; restore it.")
+    best = restored_best(folder, like, "The experiment has changed since; restore it.")
+    return jax.jit(program.calibrate)(best, hparams, program.data["valid"])
 
 
 def restored_best(folder: Path, like: Kept, advice: str) -> Kept:

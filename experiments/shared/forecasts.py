@@ -76,7 +76,7 @@ def forecast_exhibits(config: Any, ready: Prepared, finished: Finished) -> Itera
     panel, test = ready.panel, ready.windows["test"]
     found = judged(predicted(config, finished.kept, test), test)
     yield comparison(found)
-    yield steps_ahead(found)
+    yield steps_ahead(found, float(finished.kept["wider"]))
     if len(panel.values) == 1:
         yield backtest(ready, found, next_steps(config, finished.kept, panel, ready.settings)[0])
         yield folds_table(panel, test, found)
@@ -106,8 +106,13 @@ def comparison(found: Judged) -> Table:
     )
 
 
-def steps_ahead(found: Judged) -> Figure:
-    """Draw errors and coverage by the step ahead."""
+def steps_ahead(found: Judged, wider: float) -> Figure:
+    """Draw errors and coverage by the step ahead.
+
+    Args:
+      found: forecasts of the test windows.
+      wider: by which factor the validation windows stretched the bands.
+    """
     from experiments.figures.forecasts import by_step
 
     known = np.isfinite(found.truth)
@@ -118,7 +123,8 @@ def steps_ahead(found: Judged) -> Figure:
         "by_step",
         "Errors and coverage by step ahead",
         "Means over the test windows, of coverage over steps side by side, or all of them, where "
-        "windows are few. A band that holds less than it should is too narrow.",
+        "windows are few. A band that holds less than it should is too narrow; by the validation "
+        f"windows, all were made {wider:.2f} times as wide as the network had them.",
         by_step(errors, coverage),
     )
 

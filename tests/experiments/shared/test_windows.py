@@ -168,6 +168,31 @@ def test_a_new_network_predicts_the_mean_of_the_naive_forecasts_and_quantiles_ri
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("surprise", [0.1, 9.0], ids=["wide enough", "too narrow"])
+def test_the_validation_windows_make_bands_wider_but_never_narrower(surprise: float) -> None:
+    valid = arrays_of(panel(length=80))["valid"].arrays
+    model = forecasting.model_for(Config(hidden_size=4, layers=1), valid)
+    params = forecasting.init(model, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    raw = np.asarray(forecasting.quantiles(model, params, valid), float)
+    low, high = forecasting.BANDS[80]
+    median = raw[..., forecasting.MIDDLE]
+    noise = surprise * np.random.default_rng(1).normal(size=median.shape)
+    valid = valid | {"future": (median + noise).astype(np.float32)}
+    known = np.asarray(valid["known"], bool)
+    params = forecasting.widened(model, params, {}, valid)
+    found = np.asarray(forecasting.quantiles(model, params, valid), float)
+    np.testing.assert_allclose(found[..., forecasting.MIDDLE], median, rtol=1e-5, atol=1e-6)
+    reached = np.maximum(-noise / (median - raw[..., low]), noise / (raw[..., high] - median))
+    factor = np.quantile(reached[known], 0.8)
+    assert (factor > 1) == (surprise == 9)
+    steps, wider = (each - median[..., None] for each in (raw, found))
+    np.testing.assert_allclose(wider, max(1, factor) * steps, rtol=1e-3, atol=1e-4)
+    inside = (found[..., low] <= valid["future"]) & (valid["future"] <= found[..., high])
+    assert inside[known].mean() >= 0.8 - 1 / known.sum()
+
+
+@pytest.mark.long
 def test_forecasts_are_in_the_units_of_the_values() -> None:
     """Ten times the values, and some more: ten times the forecasts, and some more."""
     one = panel(columns=1)
