@@ -41,22 +41,23 @@ class Config(MinibatchConfig):
     cell: str = cell_option("lstm", ", which reads the frames in both directions")
     hidden_size: int = option(128, "H, of each direction", minimum=1, maximum=10**5)
     channels: int = option(
-        16, "of the first convolution; the others have twice and four times as many", minimum=1
+        24, "of the first convolution; the others have twice and four times as many", minimum=1
     )
     dropout: float = option(
         0.2, "share of features dropped before and after the cell", traced=True, minimum=0, below=1
     )
     rotation: float = option(
-        10.0, "largest random rotation of a training digit, degrees", traced=True, minimum=0
+        7.0, "largest random rotation of a training digit, degrees", traced=True, minimum=0
     )
     scale: float = option(
-        0.15,
+        0.1,
         "largest random stretch of a training digit, a share of its size",
         traced=True,
         minimum=0,
         below=1,
     )
-    epochs: int = 12
+    average: float = 0.998
+    epochs: int = 16
     batch_size: int = 32
     learning_rate: float = 2e-3
 
