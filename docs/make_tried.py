@@ -93,8 +93,11 @@ NOTES = {
         "speaker judged, in folds 0, 2 and 4, had validation losses of 0.53 with `--speed=0.2 "
         "--warp=0.2`, 0.60 with `--speed=0.25 --warp=0.2 --dropout=0.4`, 0.58 with spectra colored "
         "at random, by half a standard deviation, besides the first, and 1.7 by a whole one "
-        "besides the second. The other configuration of the table was not judged so, and its mean "
-        "on the test is no worse."
+        "besides the second. Taking its mean spectrum away from each string, against what a "
+        "microphone adds, was given up half-way: 0.61, where the first had 0.32 by then. The other "
+        "configuration of the table was not judged so, and its mean on the test is no worse. With "
+        "it, the mean of the logarithms of probabilities over spectra stretched by 0.9, 1 and 1.1 "
+        "is right in 86.3 % where one is in 85.3."
     ),
     (
         "digit_gan",
