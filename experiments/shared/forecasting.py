@@ -99,7 +99,8 @@ def widened(model: Forecaster, params: Any, hparams: HParams, valid: Any) -> Any
     error = future - median
     reached = jnp.maximum(error / (low - median), error / (high - median))
     reached = jnp.where(valid["known"], reached, jnp.nan)
-    return params | {"wider": jnp.maximum(1.0, jnp.nanquantile(reached, CALIBRATED / 100))}
+    factor = jnp.nanquantile(reached, CALIBRATED / 100)  # NaN or infinite for bands of no width
+    return params | {"wider": jnp.where(jnp.isfinite(factor), jnp.maximum(1.0, factor), 1.0)}
 
 
 def pinball(found: Array, future: Array) -> Array:

@@ -192,6 +192,18 @@ def test_the_validation_windows_make_bands_wider_but_never_narrower(surprise: fl
     assert inside[known].mean() >= 0.8 - 1 / known.sum()
 
 
+@pytest.mark.parametrize("surprise", [0.0, 1.0], ids=["none", "some"])
+def test_bands_of_no_width_stay_as_they_are(surprise: float) -> None:
+    valid = arrays_of(panel())["valid"].arrays
+    model = forecasting.model_for(Config(hidden_size=2, layers=1), valid)
+    params = forecasting.init(model, jax.random.key(0))
+    params["head"]["bias"] = params["head"]["bias"] - 200
+    found = np.asarray(forecasting.quantiles(model, params, valid))
+    assert (np.diff(found) == 0).all()
+    valid = valid | {"future": found[..., forecasting.MIDDLE] + np.float32(surprise)}
+    assert forecasting.widened(model, params, {}, valid)["wider"] == 1
+
+
 @pytest.mark.long
 def test_forecasts_are_in_the_units_of_the_values() -> None:
     """Ten times the values, and some more: ten times the forecasts, and some more."""
