@@ -99,7 +99,8 @@ def cost_of(program: Any, config: Any, layout: Any, members: int) -> Cost:
         engine = engine_of(program, layout)
         state = jax.eval_shape(engine.begin, (hparams, np.zeros(members, bool)))
         data = placed(program.data["train"], whole)
-        compiled = engine.train(STEPS).lower(placed(state, own), data).compile()
+        train: Any = engine.train(STEPS)
+        compiled = train.lower(placed(state, own), data).compile()
     return Cost(
         state=bytes_of(state) // layout.devices,
         scratch=int(compiled.memory_analysis().temp_size_in_bytes),
