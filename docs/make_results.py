@@ -30,22 +30,26 @@ ROOT = Path(__file__).parent.parent
 HEAD = """\
 # Results
 
-Made by `docs/make_results.py` from the `result.json` files of runs, which are kept, with their
-commits, in [results.jsonl](results.jsonl); there is no other way to put a figure here. Every seed
-is shown. Each training kept what was best on its validation split, and read the test split once.
-Where several configurations were tried, the one with the best validation score is shown; how many
-there were is said; of speakers who were not heard, the one that validation by one more such speaker
-(`--validate_on=unheard`) calls best. *Selected on test* is what the source itself does, where that
-is known: such a figure is better than what its method finds. Minutes are of one training on two CPU
-cores, with compilation; other programs may have used them too. Of trainings made together, by one
-sweep, they are the sweep's, divided by how many there were; one alone takes longer. A limit of
-minutes is on the mean of the seeds. A name in capitals stands for a path: CLASSIFIER is a run of
-`image_cnn` on the same images.
+`docs/make_results.py` writes this page from the `result.json` files of runs, kept with the commits
+that trained them in [results.jsonl](results.jsonl). No figure is typed in by hand. Every
+seed is shown. Each training kept the weights that scored best on its validation split, and read the
+test split once, at the end.
 
-Tiny Shakespeare's last tenth is what others validate on. Its first half chose here when to stop,
-and which configuration is shown, and its second half is the test; both together, as others report
-it, are shown first. A chord's cost is the mean over all frames of all test chorales, unless it says
-otherwise.
+Where several configurations were tried, the row shows the one with the best validation score and
+says how many there were. For speakers who were not heard, that score comes from one more speaker
+who was not trained on (`--validate_on=unheard`). *Selected on test* marks a published figure whose
+authors chose it by its test score, which makes it better than their method would otherwise give.
+
+Minutes are those of one training on two CPU cores, compilation included; other programs may have
+been running, so they are upper bounds. For trainings made together in one sweep, the sweep's
+minutes are divided by their number; one alone takes longer. A limit of minutes holds for the mean
+over seeds. A name in capitals stands for a path: CLASSIFIER is a run of `image_cnn` on the same
+images.
+
+Others validate on the last tenth of tiny Shakespeare. Here its first half decided when to stop and
+which configuration to show, and its second half is the test; figures for both halves together come
+first, since those are what others report. The cost of a chord is its mean over all frames of all
+test chorales, unless the row says otherwise.
 
 | experiment | published | ours | seeds | minutes | command |
 |---|---|---|---|---|---|
