@@ -1,6 +1,6 @@
 """Say for docs/tried.md what was tried; `docs/make_results.py` writes it beside docs/results.md.
 
-Each table is a line of docs/results.md whose figure is short of what was hoped for, with every
+Each table is a line of docs/results.md whose figure misses its target, with every
 configuration of it that was run, so that nobody need try them again.
 """
 
