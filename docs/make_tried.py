@@ -107,11 +107,6 @@ NOTES = {
         "digit_gan",
         "MNIST, row by row, Frechet distance, in units of that of training images",
     ): "Target: 5. Told which digit to draw, the same network reaches 2.4.",
-    ("digit_strings", "1 to 8 MNIST digits, digits wrong"): (
-        "Target: 0.7 %. Errors are as frequent in short strings as in long ones; the most common "
-        "is a 9 read as a 7. The error rate on the distorted training strings is that of "
-        "validation, so the network does not overfit: more channels and milder distortions help."
-    ),
     ("long_memory", "adding, T = 10,000, lru"): (
         "Target: 1e-3. At that length, 1,200 steps of 16 sequences are too few; the published run "
         "took 4,000. A minGRU reaches the target at a learning rate of 0.02, which it needs "
