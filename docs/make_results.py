@@ -31,9 +31,9 @@ HEAD = """\
 # Results
 
 `docs/make_results.py` writes this page from the `result.json` files of runs, kept with the commits
-that trained them in [results.jsonl](results.jsonl). No figure is typed in by hand. Every
-seed is shown. Each training kept the weights that scored best on its validation split, and read the
-test split once, at the end.
+that trained them in [results.jsonl](results.jsonl). No figure is typed in by hand, and every seed
+is shown. Each training kept the weights that scored best on its validation split, and read the test
+split once, at the end.
 
 Where several configurations were tried, the row shows the one with the best validation score and
 says how many there were. For speakers who were not heard, that score comes from one more speaker

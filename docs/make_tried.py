@@ -24,9 +24,8 @@ HEAD = """\
 
 `docs/make_results.py` writes this page from [results.jsonl](results.jsonl), the trainings behind
 [results](results.md). It lists the rows of that page that miss their target, each with every
-configuration that was tried, the best on validation first. Validation alone chose the one that is
-shown; the test never did. Tries that are described in words only come from trainings that were not
-kept.
+configuration that was kept, the best on validation first. Validation alone chose the one that is
+shown; the test never did. Tries without a row in a table come from trainings that were not kept.
 """
 NOTES = {
     ("char_lm", "tiny Shakespeare, state carried, at most 10 minutes"): (
