@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import socket
@@ -230,7 +231,8 @@ def fetch(file: RemoteFile) -> Path:
     """Return the local path of a file, downloading it if it is missing.
 
     An existing file is used without checking its hash, because mirrors may have compressed it
-    again; an uncompressed copy (the name without `.gz`) is accepted as well. A download is
+    again; an uncompressed copy (the name without `.gz`) is accepted as well. Where its size shows
+    that it is not the file as distributed, one line on stderr says so. A download is
     written to `NAME.part`, resumed where the connection is lost, in this call or a later one, and
     renamed only once its hash is correct, so a file under its final name is always complete. A
     server that sends nothing for half a minute, less than a thousand bytes a second, or more than
@@ -243,6 +245,7 @@ def fetch(file: RemoteFile) -> Path:
     destination = data_dir() / file.path
     local = _local_copy(destination)
     if local:
+        _note_another_size(file, local)
         return local
     with contextlib.ExitStack() as stack:
         try:
@@ -258,6 +261,19 @@ def _local_copy(destination: Path) -> Path | None:
         candidates.append(destination.with_suffix(""))
     # Unlike Path.is_file, this returns False in a folder without access instead of raising.
     return next((path for path in candidates if os.path.isfile(path)), None)
+
+
+@functools.cache  # to say it once in a process
+def _note_another_size(file: RemoteFile, local: Path) -> None:
+    """Say that a text, which no mirror compresses, may be cut off without looking like it."""
+    if file.hashed or file.path.endswith(".gz"):
+        return
+    found = _size(local)
+    if found != file.size:
+        _say(
+            f"{local} has {found:,} bytes, as distributed {file.size:,}: it was cut off, or is a "
+            "file of your own."
+        )
 
 
 @contextlib.contextmanager

@@ -395,6 +395,21 @@ def test_a_local_file_is_used_without_download_or_hash(folder: Path, name: str):
     assert fetch(remote("http://127.0.0.1:1/never-asked")) == local
 
 
+@pytest.mark.parametrize(("missing", "told"), [(0, ""), (1000, "399,000 bytes"), (-1, "400,001")])
+def test_a_text_of_another_size_is_used_and_spoken_of_once(
+    folder: Path, capsys: pytest.CaptureFixture, missing: int, told: str
+):
+    local = folder / "letters" / "greek.txt"
+    local.parent.mkdir(parents=True)
+    local.write_bytes((CONTENT + b"?")[: len(CONTENT) - missing])
+    file = remote("http://127.0.0.1:1/never-asked")._replace(path="letters/greek.txt")
+    assert [fetch(file), fetch(file)] == [local, local]
+    err = capsys.readouterr().err
+    assert err.count("\n") == bool(told)
+    assert told in err
+    assert not told or f"{local} has" in err
+
+
 def test_a_data_folder_that_is_a_file(folder: Path):
     folder.write_text("not a folder")
     message = error_of(remote("http://127.0.0.1:1/never-asked"), folder / NAME)
