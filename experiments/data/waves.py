@@ -11,6 +11,9 @@ from experiments.harness.files import check_regular, path_of
 LARGEST_FILE = 2**28  # bytes
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000
 MOST_CHANNELS = 64
+CANCELED = 1e-3  # of the largest sample of the channels, below which their mean is only rounding
+BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+DITHER = 2.5  # steps of whole numbers, within which samples are only rounded
 
 
 class Wave(NamedTuple):
@@ -30,6 +33,8 @@ def read_wave(text: str | Path, flag: str = "", *, longest: float) -> tuple[Wave
 
     Raises:
       UserError: for what cannot be read, has no sample, is too long, or holds NaN.
+
+    Whole numbers that differ by no more than rounding are read as zeros.
     """
     import soundfile
 
@@ -50,9 +55,21 @@ def read_wave(text: str | Path, flag: str = "", *, longest: float) -> tuple[Wave
         raise UserError(f"{flag}{text} holds no sample.")
     if not np.isfinite(samples).all():
         raise UserError(f"{flag}{text} holds samples that are no numbers.")
-    if samples.shape[1] > 1:
-        notes.append(f"{text} has {samples.shape[1]} channels; their mean is read.")
-    return Wave(samples.mean(axis=1), sound.samplerate), notes
+    if np.ptp(samples, axis=0).max() < DITHER * 2.0 ** (1 - BITS.get(sound.subtype, np.inf)):
+        samples = np.zeros_like(samples)
+    return Wave(one_channel(samples, text, notes), sound.samplerate), notes
+
+
+def one_channel(samples: np.ndarray, text: str | Path, notes: list[str]) -> np.ndarray:
+    """Return the mean of channels ``[N, C]``, or the first where they cancel, and note which."""
+    count = samples.shape[1]
+    if count == 1:
+        return samples[:, 0]
+    mean = samples.mean(axis=1)
+    canceled = np.ptp(mean) < CANCELED * np.ptp(samples, axis=0).max()
+    which = "they cancel each other, so the first is read" if canceled else "their mean is read"
+    notes.append(f"{text} has {count} channels; {which}.")
+    return samples[:, 0] if canceled else mean
 
 
 def check_header(sound: Any, text: str | Path, flag: str, longest: float) -> None:

@@ -24,7 +24,9 @@ CLASSES = 10
 NOTE = "Spectrograms: 10 ms a column, from 0 Hz at the bottom to 4 kHz in mel; dark is loud."
 HEARD = 5  # recordings that can be played
 LONGEST = 60.0  # seconds of a user's recording
-QUIET = 0.03  # of the loudest frame's amplitude, below which the ends of a recording are cut off
+FRAME = RATE // 50  # samples in which the power of a recording is measured, 20 ms
+LOUD, FAINT = 1e-2, 1e-5  # of the power of the loudest frame: surely speech, surely none
+OVER_NOISE = 4.0  # times the power of the quietest frames, above which a frame is speech
 
 
 def exhibits(
@@ -141,20 +143,40 @@ def prepared(text: str) -> tuple[np.ndarray, list[str]]:
     samples = resampled(wave._replace(samples=leveled(wave.samples)), RATE)
     if wave.rate != RATE:
         notes.append(f"{text} has {wave.rate} samples a second; resampled to {RATE}.")
+    if not samples.any():
+        raise UserError(f"--wav: nothing is to be heard in {text}.")
     if len(samples) < spoken.WINDOW:
         raise UserError(
             f"--wav: {text} is too short: {1000 * len(samples) / RATE:.0f} ms; expected at least "
             f"{1000 * spoken.WINDOW // RATE} ms."
         )
-    loud = np.abs(samples) > QUIET * np.abs(samples).max()
-    if not loud.any():
-        raise UserError(f"--wav: nothing is to be heard in {text}.")
-    first, last = np.flatnonzero(loud)[[0, -1]]
-    seconds = (last + 1 - first) / RATE
-    if first + len(samples) - last > RATE / 4:
-        notes.append(f"The silence around the speech was cut off; {seconds:.2f} s are left.")
-    padding = spoken.EDGE + spoken.WINDOW
-    return np.pad(samples[first : last + 1], padding).astype(np.float32), notes
+    left = samples[speech_in(samples)]
+    if len(left) < len(samples):
+        notes.append(
+            f"The silence around the speech was cut off; {len(left) / RATE:.2f} s are left."
+        )
+    return np.pad(left, spoken.EDGE + spoken.WINDOW).astype(np.float32), notes
+
+
+def speech_in(samples: np.ndarray) -> slice:
+    """Return where speech is, with as much silence on either side as in training, if there is.
+
+    Consonants such as the ``s`` and the ``x`` of six can be 50 dB below the vowel, so a frame is
+    speech where it is louder than the quietest ones, which are taken for noise.
+
+    Args:
+      samples: some of them not 0, ``[N]``.
+
+    Example:
+      >>> speech_in(np.pad(np.ones(2000), 8000))
+      slice(6720, 11280, None)
+    """
+    frames = np.pad(samples, (0, -len(samples) % FRAME)).reshape(-1, FRAME)
+    power = np.square(frames, dtype=np.float64).mean(1)
+    noise = OVER_NOISE * np.quantile(power, 0.05)
+    speech = np.flatnonzero(power > np.clip(noise, FAINT * power.max(), LOUD * power.max()))
+    first, end = FRAME * speech[0], FRAME * (speech[-1] + 1)
+    return slice(max(0, int(first) - spoken.MOST_SILENCE), int(end) + spoken.MOST_SILENCE)
 
 
 def leveled(samples: np.ndarray) -> np.ndarray:
