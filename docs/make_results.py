@@ -295,7 +295,11 @@ LINES = (
              {"environment": "memory_chain", "length": 10, "memory": "recurrent"}, "-"),
             ("a cue asked for 30 steps later",
              {"environment": "memory_chain", "length": 30, "memory": "recurrent"}, "-"),
+            ("a cue asked for 10 steps later, without memory",
+             {"environment": "memory_chain", "length": 10, "memory": "none"}, "-"),
             ("T-maze of 10", {"environment": "t_maze", "length": 10, "memory": "recurrent"}, "-"),
+            ("T-maze of 10, without memory",
+             {"environment": "t_maze", "length": 10, "memory": "none"}, "-"),
         )
     ),
     *(

@@ -42,7 +42,9 @@ class Config(ProximalConfig):
         maximum=1000,
     )
     memory: str = option(
-        "recurrent", "of the network: a recurrent cell, or none", choices=("recurrent", "none")
+        "recurrent",
+        "of the network: a recurrent cell that also reads the last action, or none of the past",
+        choices=("recurrent", "none"),
     )
     cell: str = cell_option("gru", "; it must not look ahead")
     hidden_size: int = option(64, "H, of every layer", minimum=1, maximum=10**5)

@@ -22,12 +22,15 @@ class Agent(NamedTuple):
       core: a cell that reads `seen`, and remembers or does not.
       policy: from its outputs to the logits of the actions.
       value: from its outputs to the expected return ``[..., 1]``.
+      reads_action: whether it reads its last action. A policy without memory must not: where
+        actions are free, it could write down in each what it has to remember for the next.
     """
 
     environment: Environment
     core: recurrent.Cell
     policy: recurrent.Layer
     value: recurrent.Layer
+    reads_action: bool = True
 
 
 class Kept(NamedTuple):
@@ -97,16 +100,17 @@ def untrained(agent: Agent, key: Array) -> Kept:
     return Kept(init(agent, key), no_moments((agent.environment.observation_size,)))
 
 
-def input_size(environment: Environment) -> int:
+def input_size(environment: Environment, *, reads_action: bool = True) -> int:
     """Return how many numbers `seen` returns."""
-    return environment.observation_size + environment.actions + 1
+    return environment.observation_size + reads_action * environment.actions + 1
 
 
 def seen(agent: Agent, moments: Moments, observation: Array, action: Array, start: Array) -> Array:
     """Return what the core reads: the observation, the action before it, and whether it starts."""
     before = jax.nn.one_hot(action, agent.environment.actions) * ~start[..., None]
     scaled = standardized(moments, observation)
-    return jnp.concatenate([scaled, before, start[..., None]], axis=-1)
+    parts = [scaled, before] if agent.reads_action else [scaled]
+    return jnp.concatenate([*parts, start[..., None]], axis=-1)
 
 
 def judged(agent: Agent, params: Any, ys: Array) -> tuple[Array, Array]:

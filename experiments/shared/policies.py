@@ -19,19 +19,21 @@ def policy_agent(config: Any, environment: Environment) -> Agent:
     Raises:
       UserError: for a cell that looks ahead, or has no step.
     """
-    size = config.hidden_size
-    encoder = [scaled_dense(input_size(environment), size, TRUNK), tanh()]
-    if config.memory == "recurrent":
+    size, remembers = config.hidden_size, config.memory == "recurrent"
+    inputs = input_size(environment, reads_action=remembers)
+    encoder = [scaled_dense(inputs, size, TRUNK), tanh()]
+    if remembers:
         parts = [*encoder, make_cell(config.cell, size, size, causal=config.horizon)]
     else:
         parts = [*encoder, scaled_dense(size, size, TRUNK), tanh()]
-    core = recurrent.stack(*parts, input_shape=(input_size(environment),))
+    core = recurrent.stack(*parts, input_shape=(inputs,))
     (width,) = recurrent.output_shape(core)
     return Agent(
         environment=environment,
         core=core,
         policy=scaled_dense(width, environment.actions, POLICY),
         value=scaled_dense(width, 1, VALUE),
+        reads_action=remembers,
     )
 
 
