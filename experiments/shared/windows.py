@@ -16,6 +16,8 @@ SEASONS = 8  # of the seasonal mean, at most
 LEAST = 3  # steps of a series before its validation windows
 MOST = 10_000  # training windows
 LONGEST_SEASONS, SHORTEST = 3, 64  # of what is read, by default
+LARGEST = 1e30  # number of units
+ROUNDING = 1e-12  # of the largest value, within which values are the same
 
 
 class Settings(NamedTuple):
@@ -79,7 +81,7 @@ def prepared(panel: Panel, folds: int, context: int) -> Prepared:
       UserError: for series that are too short, or have no known values in a split.
     """
     places = places_of(panel, folds)
-    say_flat(panel.names, units_of(panel, folds))
+    say_units(panel, folds)
     settings = settings_of(panel, folds, context)
     windows = {
         split: windows_of(panel, settings, each, f"the {split} windows")
@@ -162,7 +164,8 @@ def statistics(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def unit_of(values: np.ndarray, season: int) -> float:
     """Return the denominator of MASE: the mean error of the seasonal naive forecast; 0 for none.
 
-    Equation: ``mean |y_t - y_(t - season)|`` over the training part, where both are known.
+    Equation: ``mean |y_t - y_(t - season)|`` over the training part, where both are known. Errors
+    that are only rounding, as of a sine whose season fits, count as none.
 
     References:
       Hyndman & Koehler 2006, Another look at measures of forecast accuracy.
@@ -172,28 +175,61 @@ def unit_of(values: np.ndarray, season: int) -> float:
       2.5
     """
     changes = np.abs(values[season:] - values[:-season])
-    changes = changes[np.isfinite(changes)]
-    return float(changes.mean()) if changes.size else 0.0
+    mean = changes[np.isfinite(changes)].mean() if np.isfinite(changes).any() else 0.0
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+    return float(mean) if mean > ROUNDING * largest else 0.0
+
+
+def mean_step(values: np.ndarray) -> float:
+    """Return the mean change from one known value to the next; 0 for none.
+
+    Example:
+      >>> mean_step(np.array([1.0, np.nan, np.nan, 5.0, np.nan, 7.0]))
+      3.0
+    """
+    return unit_of(values[np.isfinite(values)], season=1)
 
 
 def units_of(panel: Panel, folds: int) -> np.ndarray:
     """Return the unit in which errors of each series count, from before its test windows.
 
-    It is 0 where a series never changes there, and they count in the unit of the values.
+    It is `unit_of`; `mean_step` where that is none, because no two known values are a season apart
+    or each season repeats the one before; 0 where a series never changes, and errors count in the
+    unit of the values.
     """
+    parts = learned(panel, folds)
+    return np.array([unit_of(each, panel.season) or mean_step(each) for each in parts])
+
+
+def learned(panel: Panel, folds: int) -> list[np.ndarray]:
+    """Return the target of each series before its test windows."""
     reach = folds * panel.horizon
-    return np.array([unit_of(each[: len(each) - reach, 0], panel.season) for each in panel.values])
+    return [each[: len(each) - reach, 0] for each in panel.values]
 
 
-def say_flat(names: Sequence[str], units: np.ndarray) -> None:
-    """Print which series have no unit, so that MASE is not defined."""
-    flat = [name for name, unit in zip(names, units, strict=True) if not unit]
-    if flat:
-        print(
-            f"{', '.join(flat[:5])}: what comes before the test windows never changes, so MASE is "
-            "not defined; errors count in the unit of the values.",
-            file=sys.stderr,
+def say_units(panel: Panel, folds: int) -> None:
+    """Print which series have no unit of MASE, why, and what their errors count in instead."""
+    found: dict[str, list[str]] = {}
+    for name, values in zip(panel.names, learned(panel, folds), strict=True):
+        if not unit_of(values, panel.season):
+            found.setdefault(why_no_unit(values, panel.season), []).append(name)
+    for reason, names in found.items():
+        more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+        print(f"{', '.join(names[:5])}{more}: before the test windows, {reason}", file=sys.stderr)
+
+
+def why_no_unit(values: np.ndarray, season: int) -> str:
+    """Say why a series has no unit of MASE, and in what its errors count instead."""
+    if not mean_step(values):
+        return (
+            "no known value differs from another, so MASE is not defined; errors count in the unit "
+            "of the values."
         )
+    instead = "MASE counts in mean steps from one known value to the next."
+    if np.isfinite(values[season:] - values[:-season]).any():
+        return f"each season repeats the one before, which the naive forecast gets right; {instead}"
+    apart = "one step" if season == 1 else f"a season of {season} steps"
+    return f"no two known values are {apart} apart; {instead}"
 
 
 def windows_of(panel: Panel, settings: Settings, places: Sequence[Place], what: str) -> Windows:
@@ -209,6 +245,7 @@ def windows_of(panel: Panel, settings: Settings, places: Sequence[Place], what: 
       UserError: where none is left.
     """
     rows, kept = [], []
+    carried = [filled(each[:, 0]) for each in panel.values]
     for place in places:
         values = panel.values[place.series]
         first = max(0, place.origin - settings.context)
@@ -217,8 +254,10 @@ def windows_of(panel: Panel, settings: Settings, places: Sequence[Place], what: 
         if np.isfinite(values[first : place.origin, 0]).any() and (
             asked or np.isfinite(ahead).any()
         ):
-            history = values[: place.origin]
-            rows.append(example(history, ahead, settings, place.series))
+            naive = naive_forecasts(
+                carried[place.series][: place.origin], settings.horizon, settings.season
+            )
+            rows.append(example(values[first : place.origin], ahead, naive, settings, place.series))
             kept.append(place)
     if not rows:
         names = ", ".join(panel.names[:5])
@@ -226,19 +265,26 @@ def windows_of(panel: Panel, settings: Settings, places: Sequence[Place], what: 
             f"{names}: expected known values in and before {what}, got none; choose another "
             "--horizon or --folds, or fill what is missing."
         )
+    if len(kept) < len(places):
+        print(
+            f"{len(places) - len(kept):,} of {len(places):,} windows are left out of {what}: no "
+            "value is known in them, or before them.",
+            file=sys.stderr,
+        )
     arrays, last, scale = zip(*rows, strict=True)
     stacks = {name: np.stack([row[name] for row in arrays]) for name in arrays[0]}
     return Windows(stacks, np.array(last), np.array(scale), kept)
 
 
 def example(
-    history: np.ndarray, ahead: np.ndarray, settings: Settings, series: int
+    past: np.ndarray, ahead: np.ndarray, naive: np.ndarray, settings: Settings, series: int
 ) -> tuple[dict[str, Any], float, float]:
     """Return one example, in units of the mean step of its past, from its last value on.
 
     Args:
-      history: all steps before the forecast, [T, C].
+      past: the steps before the forecast that are read, [up to the context, C].
       ahead: what came after them, as far as it counts, [up to h].
+      naive: `naive_forecasts`, [h, K].
       settings: how windows are cut.
       series: which one it is.
 
@@ -248,27 +294,30 @@ def example(
       [h, K], the forecasts `NAIVE`; ``future`` [h] and ``known`` [h], what came; ``ratio``, the
       window's unit in that of MASE; ``steps``, the same in mean steps of the series.
     """
-    past, unit = history[-settings.context :], settings.units[series]
-    target = filled(past[:, 0])
+    unit, target = settings.units[series], filled(past[:, 0])
     steps = np.abs(np.diff(target))
     scale = float(steps.mean()) if steps.size else 0.0
-    scale = scale if scale > 1e-9 * np.abs(target).max() else unit
+    scale = scale if scale > ROUNDING * np.abs(target).max() else unit
     future = np.full(settings.horizon, np.nan)
     future[: len(ahead)] = (ahead - target[-1]) / scale
     features = inputs(past, target, scale, settings)
     rows = np.zeros((settings.context, features.shape[1]), np.float32)
     rows[: len(features)] = features
-    naive = naive_forecasts(history[:, 0], settings.horizon, settings.season)
     arrays = {
         "past": rows,
         "length": np.int32(len(past)),
-        "naive": ((naive - target[-1]) / scale).astype(np.float32),
-        "future": np.nan_to_num(future).astype(np.float32),
+        "naive": single((naive - target[-1]) / scale),
+        "future": single(np.nan_to_num(future)),
         "known": np.isfinite(future),
-        "ratio": np.float32(scale / unit),
-        "steps": np.float32(scale / settings.steps[series]),
+        "ratio": single(scale / unit),
+        "steps": single(scale / settings.steps[series]),
     }
     return arrays, float(target[-1]), float(scale)
+
+
+def single(values: Any) -> Any:
+    """Return numbers as float32, the largest of which are cut off long before they overflow."""
+    return np.clip(values, -LARGEST, LARGEST).astype(np.float32)
 
 
 def filled(values: np.ndarray) -> np.ndarray:
@@ -304,17 +353,21 @@ def inputs(past: np.ndarray, target: np.ndarray, scale: float, settings: Setting
     return np.concatenate([np.arcsinh(moves), missing, np.arcsinh(others / settings.spread)], 1)
 
 
-def naive_forecasts(history: np.ndarray, horizon: int, season: int) -> np.ndarray:
+def naive_forecasts(values: np.ndarray, horizon: int, season: int) -> np.ndarray:
     """Return forecasts that need no network, [h, K] in the order of `NAIVE`.
 
     These are the last value; the value a season before; the last value and the mean change of the
     whole history; the value a season before and, for each season since, the mean change over one;
-    `seasonal_mean`; the last value and the mean change of the last steps. A missing value is that
-    of the step before it.
+    `seasonal_mean`; the last value and the mean change of the last steps.
+
+    Args:
+      values: all steps before the forecast, none missing, [T].
+      horizon: h.
+      season: its steps.
 
     Example:
-      >>> history = np.array([0.0, 5.0, 1.0, 6.0])
-      >>> for each in naive_forecasts(history, horizon=3, season=2).T.tolist():
+      >>> values = np.array([0.0, 5.0, 1.0, 6.0])
+      >>> for each in naive_forecasts(values, horizon=3, season=2).T.tolist():
       ...     print(each)
       [6.0, 6.0, 6.0]
       [1.0, 6.0, 1.0]
@@ -323,14 +376,14 @@ def naive_forecasts(history: np.ndarray, horizon: int, season: int) -> np.ndarra
       [1.0, 6.0, 1.0]
       [8.0, 10.0, 12.0]
     """
-    values = filled(history)
     ahead = np.arange(1, horizon + 1)
     last = np.full(horizon, values[-1])
     seasonal, change = last, 0.0
     if season <= len(values):
         seasonal = values[len(values) - season :][(ahead - 1) % season]
     if season < len(values):
-        change = (values[season:] - values[:-season]).mean()
+        # the mean of all changes over a season, in which all but the ends cancel
+        change = (values[-season:].sum() - values[:season].sum()) / (len(values) - season)
     seasonal_drift = seasonal + change * -(-ahead // season)
     mean = seasonal_mean(values, season)[(ahead - 1) % season]
     whole, recent = (last + ahead * slope(values, n) for n in (len(values) - 1, RECENT))

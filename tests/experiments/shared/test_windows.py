@@ -1,5 +1,7 @@
 """Windows of series: no value of the future in what is read, errors as MASE defines them."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,7 +115,8 @@ def test_missing_values_are_flagged_carried_forward_and_no_targets() -> None:
     values = np.array([[1.0], [2.0], [np.nan], [4.0], [np.nan], [8.0]])
     units, steps = np.array([1.0, 5.0]), np.array([1.0, 2.0])
     settings = windows.Settings(4, 1, 2, np.zeros(0), np.ones(0), units, steps)
-    arrays, last, scale = windows.example(values[:4], values[4:, 0], settings, series=1)
+    naive = windows.naive_forecasts(windows.filled(values[:4, 0]), 2, 1)
+    arrays, last, scale = windows.example(values[:4], values[4:, 0], naive, settings, series=1)
     assert (last, scale) == (4.0, 1.0)  # steps 1, 0 and 2
     np.testing.assert_allclose(arrays["past"][:, 0], np.arcsinh([0, 1, 0, 2]), rtol=1e-6)
     assert arrays["past"][:, 3].tolist() == [0, 0, 1, 0]
@@ -129,13 +132,81 @@ def test_short_and_constant_series_are_named(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == ""
     flat = Panel(["flat"], [np.full((30, 1), 7.0)], H)
     found = windows.prepared(flat, FOLDS, 0)
-    assert "flat: what comes before the test windows never changes" in capsys.readouterr().err
+    assert (
+        "flat: before the test windows, no known value differs from another, so MASE is not"
+        in capsys.readouterr().err
+    )
     for each in found.windows["test"].arrays.values():
         assert np.isfinite(each).all()
     gone = flat.values[0].copy()
     gone[-FOLDS * H :] = np.nan
     with pytest.raises(UserError, match="expected known values in and before the test windows"):
         windows.prepared(Panel(["flat"], [gone], H), FOLDS, 0)
+
+
+def sines(noise: float, every: int = 1) -> Panel:
+    """Twelve years of months that repeat themselves but for noise, some of them known."""
+    t = np.arange(144)
+    values = 5 + np.sin(2 * np.pi * t / 12) + noise * np.random.default_rng(0).normal(size=144)
+    values[t % every > 0] = np.nan
+    return Panel(["sine"], [values[:, None]], H, season=12)
+
+
+@pytest.mark.parametrize(
+    ("noise", "every", "said"),
+    [
+        (0.0, 1, "each season repeats the one before, which the naive forecast gets right; MASE"),
+        (1e-15, 1, "each season repeats the one before"),
+        (0.1, 5, ""),  # known values are a season of 12 apart where 5 divides 60
+        (0.1, 1, ""),
+        (1e-6, 1, ""),
+    ],
+)
+def test_a_series_that_repeats_itself_but_for_rounding_counts_in_mean_steps(
+    capsys: pytest.CaptureFixture[str], noise: float, every: int, said: str
+) -> None:
+    """Else MASE divides by rounding, and a forecast that is off by 0.01 has one of 1e13."""
+    series = sines(noise, every)
+    if every > 1:
+        series = series._replace(season=every)
+    found = windows.prepared(series, FOLDS, 0)
+    err = capsys.readouterr().err
+    assert said in err
+    assert bool(said) == ("MASE" in err)
+    values = series.values[0][: 144 - FOLDS * H, 0]
+    season = 1 if said else series.season
+    changes = [abs(values[t] - values[t - season]) for t in range(season, len(values))]
+    assert found.settings.units[0] == pytest.approx(np.nanmean(changes))
+
+
+def test_known_values_that_are_never_a_step_apart_have_a_unit_all_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    series = sines(0.1, every=3)._replace(season=1)
+    found = windows.prepared(series, FOLDS, 0)
+    err = capsys.readouterr().err
+    assert "sine: before the test windows, no two known values are one step apart; MASE" in err
+    known = series.values[0][: 144 - FOLDS * H : 3, 0]
+    steps = [abs(b - a) for a, b in itertools.pairwise(known)]
+    assert found.settings.units[0] == pytest.approx(np.mean(steps))
+    assert found.settings.steps[0] == pytest.approx(np.mean(steps))
+
+
+def test_windows_without_a_known_value_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.arange(40.0)[:, None]
+    values[-H:] = np.nan
+    found = windows.prepared(Panel(["one"], [values], H), FOLDS, 0)
+    assert len(found.windows["test"].places) == FOLDS - 1
+    assert f"1 of {FOLDS} windows are left out of the test windows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("season", [1, 4, 7])
+def test_the_change_over_a_season_is_the_mean_of_all(season: int) -> None:
+    """It is computed from the ends, since all between cancels."""
+    values = np.random.default_rng(season).normal(size=30).cumsum()
+    found = windows.naive_forecasts(values, 1, season)[0, windows.NAIVE.index("seasonal drift")]
+    changes = [values[t] - values[t - season] for t in range(season, 30)]
+    assert found == pytest.approx(values[30 - season] + np.mean(changes), rel=1e-12)
 
 
 def test_the_quantile_loss_is_that_of_the_definition() -> None:
