@@ -71,6 +71,7 @@ def program(config: Config) -> Program:
     if config.split != "speaker":
         check_idle(config, dict.fromkeys(("held_out", "validate_on"), "--split=speaker"))
     found = load_recordings()
+    spoken.check_held_out(config.held_out, found.names)
     data, speakers = spoken.splits_of(
         found, config.split, config.digits, config.split_seed, config.validate_on
     )

@@ -1,6 +1,7 @@
 """Load the Free Spoken Digit Dataset: six people, each of whom says each digit fifty times."""
 
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from experiments.harness.errors import UserError
 RATE = 8000  # samples a second
 LONGEST = 5.0  # seconds
 SCALE = 2**15
+PEOPLE, EACH = 6, 500  # as distributed
 TEST, VALID = 5, 10  # the official test split has the indices below 5; ours for validation below 10
 
 
@@ -56,7 +58,14 @@ def load_recordings() -> Recordings:
     files = sorted(file for file in folder.iterdir() if RECORDING.fullmatch(file.name))
     if not files:
         raise UserError(f"{folder} holds no recording such as 7_jackson_32.wav.")
-    return recordings_of(files)
+    found = recordings_of(files)
+    if len(found.names) != PEOPLE or len(files) != PEOPLE * EACH:
+        print(
+            f"{folder} holds {len(files):,} recordings of {', '.join(found.names)}; as distributed "
+            f"there are {PEOPLE * EACH:,} of {PEOPLE} people.",
+            file=sys.stderr,
+        )
+    return found
 
 
 def recordings_folder() -> Path:

@@ -300,6 +300,22 @@ def config_of(folder: str) -> dict[str, Any]:
     return read_identity(trained_folder(path_of(folder)))["config"]
 
 
+def trained_config(folder: str, flag: str) -> dict[str, Any]:
+    """Return the fields of the Config of another run, or of the best of a sweep.
+
+    Args:
+      folder: of the run, or of a sweep.
+      flag: that names the folder, for the sentences of errors.
+
+    Raises:
+      UserError: where there is none.
+    """
+    try:
+        return read_identity(trained_folder(path_of(folder)))["config"]
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from error
+
+
 def weights_of(folder: str, like: Any, flag: str = "--init_from") -> Any:
     """Return the weights of another run, to start a training from or to use in one.
 

@@ -37,7 +37,7 @@ SUREST = 1e-6  # odds beyond which float32 has no numbers
 class ExplainSound(ExplainFlags):
     """Hold the flags of ``./launch.sh explain``."""
 
-    index: int = option(0, "which string of the test split", minimum=0)
+    index: int = option(0, "which string of the test split, of those that count", minimum=0)
     wav: str = option("", "a recording of spoken digits in its place")
 
 
@@ -113,8 +113,10 @@ def chosen_sound(run: Run, flags: ExplainSound) -> tuple[np.ndarray, str]:
         said = [note.replace(f"{flags.wav} has", "It has") for note in notes]
         return sound, " ".join([f"{flags.wav}." if said else flags.wav, *said]).rstrip(".")
     test = run.program.data["test"]
-    check_index(flags.index, len(test["counts"]))
-    one = {name: jnp.asarray(each[flags.index : flags.index + 1]) for name, each in test.items()}
+    counted = spoken.rows_that_count(test, run.config.held_out)
+    check_index(flags.index, len(counted))
+    row = counted[flags.index]
+    one = {name: jnp.asarray(each[row : row + 1]) for name, each in test.items()}
     sound = spoken.sounded(one)
     said = spelt(one["classes"][0][: int(one["counts"][0])].tolist())
     samples = np.asarray(sound.samples[0, : int(sound.total[0])])
@@ -127,9 +129,10 @@ def features(sound: np.ndarray) -> np.ndarray:
 
 
 def others(run: Run, size: int) -> np.ndarray:
-    """Return spectrograms of training recordings, each repeated up to so many frames."""
+    """Return spectrograms of recordings that were trained on, each repeated up to so many frames."""
     train = run.program.data["train"]
-    rows = np.linspace(0, len(train["counts"]) - 1, BACKGROUND).astype(int)
+    counted = spoken.rows_that_count(train, run.config.held_out)
+    rows = counted[np.linspace(0, len(counted) - 1, BACKGROUND).astype(int)]
     strips, frames = spoken.heard(
         {name: jnp.asarray(each[rows]) for name, each in train.items()}, spoken.MOST_SNR
     )

@@ -14,8 +14,9 @@ from jax import Array
 from experiments.data.cache import computed_once
 from experiments.data.images import Splits
 from experiments.harness.config import option
+from experiments.harness.errors import UserError
 from experiments.harness.identity import hash_of_arrays
-from experiments.harness.runs import weights_of
+from experiments.harness.runs import trained_config, weights_of
 from experiments.shared.classification import CLASSES, as_arrays, metrics, unit_range
 from recurrent import training
 from recurrent.frechet import Gaussian, fit_gaussian, frechet_distance
@@ -148,15 +149,30 @@ def classifier(config: JudgedConfig, splits: Splits) -> Any:
     """Return the weights of the classifier: those of a run, or of a short training.
 
     Raises:
-      UserError: where the run has none, or such of images of another size.
+      UserError: where the run has none, or such of images of another size, or was trained on images
+        that others are held out from here.
     """
     shape = splits.train.images.shape[1:]
     like = jax.eval_shape(partial(initial, shape), jax.random.key(0))
     if config.classifier:
+        check_held_out(config)
         return jax.tree.map(jnp.asarray, weights_of(config.classifier, like, "--classifier"))
     key = hash_of_arrays((splits.train, EPOCHS[shape], BATCH, RATE))
     leaves = computed_once("classifier", key, lambda: jax.tree.leaves(trained(splits)))
     return jax.tree.unflatten(jax.tree.structure(like), map(jnp.asarray, leaves))
+
+
+def check_held_out(config: JudgedConfig) -> None:
+    """Raise `UserError` for a classifier that may have been trained on images of the test here."""
+    judge = trained_config(config.classifier, "--classifier")
+    for field in ("data", "split_seed"):
+        ours, theirs = getattr(config, field, None), judge.get(field)
+        if ours != theirs:
+            raise UserError(
+                f"--classifier: expected a run with --{field}={ours}, so that the images held out "
+                f"here are held out there, and {config.classifier} has {theirs!r}; train one with "
+                "the same, or leave the flag out."
+            )
 
 
 def initial(shape: tuple[int, int], key: Array) -> Any:

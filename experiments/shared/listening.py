@@ -45,8 +45,7 @@ def exhibits(
       names: of the speakers.
       finished: the training.
     """
-    batch = test | {"mask": np.ones(len(speakers), bool)}
-    chosen = np.flatnonzero(spoken.counted(batch, finished.hparams))
+    chosen = spoken.rows_that_count(test, finished.hparams["held_out"])
     images, widths = features(test, chosen, finished.hparams["snr"])
     own = {name: test[name][chosen] for name in test}
     truths = [row[:n].tolist() for row, n in zip(own["classes"], own["counts"], strict=True)]

@@ -4,6 +4,7 @@ Axis letters: B strings, N digits of the longest, L samples of a recording, W of
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jax import Array, lax
 
 from experiments.data.recordings import RATE, TEST, VALID, Recordings
 from experiments.harness.config import option
+from experiments.harness.errors import UserError
 from recurrent.spectrograms import frame_count, log_mel, warp_mel
 from recurrent.training.bucketing import Buckets, bucket_sizes
 from recurrent.training.task import HParams
@@ -115,6 +117,15 @@ def splits_of(
     return data, speakers
 
 
+def check_held_out(held_out: int, names: Sequence[str]) -> None:
+    """Raise `UserError` for the place of a speaker whom there are no recordings of."""
+    if held_out >= len(names):
+        raise UserError(
+            f"--held_out: expected at most {len(names) - 1}, got {held_out}: the recordings are of "
+            f"{', '.join(names)}."
+        )
+
+
 def roles(people: int, validate_on: str) -> dict[str, tuple[int, int]]:
     """Return whose strings count in each split, as the first and the last turn.
 
@@ -193,6 +204,12 @@ def counted(batch: Any, hparams: HParams) -> Array:
     first, last, people = batch["turns"].T
     turn = (batch["speakers"] - hparams["held_out"]) % jnp.maximum(people, 1)  # 0 fills up batches
     return batch["mask"] & (first <= turn) & (turn <= last)
+
+
+def rows_that_count(split: Strings, held_out: int) -> np.ndarray:
+    """Return the places of the strings of a split that count where this speaker is held out."""
+    batch = split | {"mask": np.ones(len(split["speakers"]), bool)}
+    return np.flatnonzero(counted(batch, {"held_out": held_out}))
 
 
 def joined_anew(key: Array, batch: Any, digits: int) -> Any:

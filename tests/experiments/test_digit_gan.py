@@ -380,6 +380,19 @@ def test_it_trains_sweeps_and_draws(
         assert said in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(("field", "value"), [("data", "mnist"), ("split_seed", 1)])
+def test_a_classifier_of_another_split_is_refused(
+    quick: None, tmp_path: Path, field: str, value: Any
+) -> None:
+    """It may have been trained on the images that are held out here."""
+    config = {"data": "digits", "split_seed": 0} | {field: value}
+    identity = {"experiment": "image_cnn", "config": config, "sources": {}}
+    (tmp_path / "config.json").write_text(json.dumps(identity))
+    asked = digit_gan.Config(data="digits", classifier=str(tmp_path))
+    with pytest.raises(UserError, match=rf"^--classifier: expected a run with --{field}="):
+        digit_gan.program(asked)
+
+
 @pytest.mark.long
 def test_a_classifier_that_is_none_is_refused(quick: None, tmp_path: Path) -> None:
     config = digit_gan.Config(data="digits", classifier=str(tmp_path))

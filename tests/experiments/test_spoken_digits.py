@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from experiments import __main__
+from experiments import __main__, spoken_digits
 from experiments.data.recordings import Recordings
 from experiments.harness.errors import UserError
 from experiments.shared import listening, spoken
+from experiments.shared.explain_sound import ExplainSound, chosen_sound
 from recurrent.spectrograms import mel
 from tests.experiments.small_data import data_folder
 
@@ -192,6 +194,27 @@ def test_training_hears_formants_elsewhere_where_spectra_are_stretched() -> None
 
 
 @pytest.mark.long
+def test_only_recordings_of_the_one_held_out_are_explained_and_none_is_background() -> None:
+    data = spoken.splits_of(numbered(), "speaker", 1, 0)[0]
+    for held_out in range(3):
+        test, train = (spoken.rows_that_count(data[name], held_out) for name in ("test", "train"))
+        assert {*data["test"]["speakers"][test].tolist()} == {held_out}
+        assert {*data["train"]["speakers"][train].tolist()} == {*range(3)} - {held_out}
+    program: Any = SimpleNamespace(data=data)
+    run: Any = SimpleNamespace(config=spoken_digits.Config(held_out=2), program=program)
+    test = spoken.rows_that_count(data["test"], 2)
+    _, title = chosen_sound(run, ExplainSound(index=3))
+    assert title == f"test recording 3, '{data['test']['classes'][test[3], 0]}'"
+    with pytest.raises(UserError, match=f"{len(test) - 1}"):
+        chosen_sound(run, ExplainSound(index=len(test)))
+
+
+def test_nobody_is_held_out_whom_there_are_no_recordings_of() -> None:
+    spoken.check_held_out(1, ["ann", "bob"])
+    with pytest.raises(UserError, match="expected at most 1, got 2: the recordings are of ann, bo"):
+        spoken.check_held_out(2, ["ann", "bob"])
+
+
 def test_what_a_string_sounds_like_does_not_depend_on_those_beside_it() -> None:
     """Neither its noise nor its features, though batches are cut to other lengths."""
     rows = spoken.splits_of(numbered(), "speaker", 2, 0)[0]["test"]

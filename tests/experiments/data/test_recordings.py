@@ -84,6 +84,20 @@ def test_a_missing_folder_is_unpacked_from_its_archive(
     assert len(chosen.samples) == len(files) // 6
 
 
+def test_a_folder_that_is_not_whole_is_used_and_spoken_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RECURRENT_DATA_DIR", str(tmp_path))
+    made = write_recordings(tmp_path / "fsdd" / "recordings")
+    count = len([*made.iterdir()])
+    assert len(load_recordings().samples) == count
+    said = f"{made} holds {count} recordings of ann, bob, cid, dan, eve, fay; as distributed there"
+    assert said in capsys.readouterr().err
+    monkeypatch.setattr(recordings, "EACH", count // 6)
+    load_recordings()
+    assert capsys.readouterr().err == ""
+
+
 def test_the_archive_is_known_by_its_contents() -> None:
     (file,) = download.REMOTE_FILES["fsdd"]
     assert file.hashed is contents_hash
