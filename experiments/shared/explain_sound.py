@@ -129,7 +129,7 @@ def features(sound: np.ndarray) -> np.ndarray:
 
 
 def others(run: Run, size: int) -> np.ndarray:
-    """Return spectrograms of recordings that were trained on, each repeated up to so many frames."""
+    """Return spectrograms of recordings trained on, each repeated up to so many frames."""
     train = run.program.data["train"]
     counted = spoken.rows_that_count(train, run.config.held_out)
     rows = counted[np.linspace(0, len(counted) - 1, BACKGROUND).astype(int)]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from experiments.data.recordings import RATE, TEST, VALID, Recordings
+from experiments.data.recordings import PEOPLE, RATE, TEST, VALID, Recordings
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from recurrent.spectrograms import frame_count, log_mel, warp_mel
@@ -117,12 +117,12 @@ def splits_of(
     return data, speakers
 
 
-def check_held_out(held_out: int, names: Sequence[str]) -> None:
-    """Raise `UserError` for the place of a speaker whom there are no recordings of."""
-    if held_out >= len(names):
+def check_people(names: Sequence[str]) -> None:
+    """Raise `UserError` where ``--held_out``, which counts six people, would count beyond them."""
+    if len(names) != PEOPLE:
         raise UserError(
-            f"--held_out: expected at most {len(names) - 1}, got {held_out}: the recordings are of "
-            f"{', '.join(names)}."
+            f"--split=speaker: expected recordings of {PEOPLE} people, each of whom --held_out may "
+            f"hold back, got those of {len(names)}: {', '.join(names)}."
         )
 
 
