@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.harness.errors import UserError
 from experiments.harness.files import check_regular, path_of
+from experiments.shared.shades import in_eight_bits
 
 LARGEST_FILE = 2**28  # bytes
 MOST_PIXELS = 50_000_000
@@ -88,7 +89,7 @@ def read_pixels(text: str, flag: str) -> tuple[np.ndarray, list[str]]:
                 turned = ImageOps.exif_transpose(image)
                 if turned.size != image.size:
                     notes.append(f"{text} says that it is lying on its side; it was turned.")
-                return colors(turned, notes), notes
+                return colors(in_eight_bits(turned, text, notes), notes), notes
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, MemoryError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{flag}{text} cannot be read as an image: {said}.") from error
@@ -109,13 +110,6 @@ def check_pixels(size: tuple[int, int], text: str, flag: str) -> None:
 
 def colors(image: Any, notes: list[str]) -> np.ndarray:
     """Return the colors of a Pillow image of any mode, floats ``[H, W, 3]``, not too large."""
-    from PIL import Image
-
-    if image.mode.startswith(("I", "F")):  # whole numbers of 16 bits or more, or floats
-        gray = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
-        low, high = gray.min(), gray.max()
-        gray = (gray - low) / (high - low) if high > low else np.zeros(gray.shape)
-        image = Image.fromarray((255 * gray).round().astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = on_paper(image.convert("RGBA"), notes)
     image = image.convert("RGB")

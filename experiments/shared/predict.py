@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from experiments.harness.errors import UserError
 from experiments.harness.files import check_regular, path_of
 from experiments.harness.runs import Command, Run
 from experiments.shared.classification import Classifier, class_probabilities
+from experiments.shared.shades import in_eight_bits
 
 SHOWN = 3  # classes of each image
 DARKEST = 16  # the largest whole number of images on another scale, such as scikit-learn's
@@ -78,9 +80,12 @@ def read_image(path: str, shape: tuple[int, int]) -> np.ndarray:
 
     file = path_of(path, "--image: ")
     check_regular(file, "--image: ")
+    notes: list[str] = []
     try:
         with Image.open(file) as image:
-            found = np.asarray(image.convert("L"))
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                notes.append(f"{path} has {frames} frames; the first is read.")
+            found = np.asarray(in_eight_bits(image, path, notes).convert("L"))
             clear = image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3] < 255
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"--image: {path} cannot be read as an image: {error}.") from error
@@ -90,6 +95,8 @@ def read_image(path: str, shape: tuple[int, int]) -> np.ndarray:
             f"--image: {path} has transparent pixels, which have no shade of gray; save it without "
             "transparency, white on black."
         )
+    for note in notes:
+        print(note, file=sys.stderr)
     return found
 
 

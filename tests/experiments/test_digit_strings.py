@@ -249,6 +249,28 @@ def test_what_was_done_to_a_picture_is_said(writing: np.ndarray, tmp_path: Path)
     deep.save(tmp_path / "deep.png")
     found = read_photo(str(tmp_path / "deep.png"), "--image: ", **LAYOUT)
     assert looks_like(found, photo_of(writing, tmp_path / "plain.png")) > 0.95
+    lightest = np.asarray(deep).max()
+    assert found.notes == [
+        f"{tmp_path / 'deep.png'} has shades up to {lightest}; 65535 is taken for white."
+    ]
+
+
+@pytest.mark.parametrize("blank", ["even", "slope", "dot", "dark", "noise", "floats"])
+def test_a_blank_page_of_many_shades_shows_no_writing(tmp_path: Path, blank: str) -> None:
+    """Were its shades stretched from the darkest to the lightest, noise would be writing."""
+    page = np.full((60, 200), 40_000, np.uint16)
+    pages = {
+        "even": page,
+        "slope": page + np.arange(200, dtype=np.uint16),
+        "dot": page + (np.arange(200) == 100).astype(np.uint16),
+        "dark": (page > 50_000) + (np.arange(200) == 100).astype(np.uint16),
+        "noise": page + np.random.default_rng(0).integers(0, 200, page.shape, np.uint16),
+        "floats": (page / 2**16 + (np.arange(200) == 100) * 1e-3).astype(np.float32),
+    }
+    path = tmp_path / ("page.tiff" if blank == "floats" else "page.png")
+    Image.fromarray(pages[blank]).save(path)
+    with pytest.raises(UserError, match="shows no writing"):
+        read_photo(str(path), "--image: ", **LAYOUT)
 
 
 @pytest.mark.parametrize("side", ["top", "bottom", "left", "right"])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments.harness.errors import UserError
-from experiments.shared.predict import Predict, read_images
+from experiments.shared.predict import Predict, read_image, read_images
 
 SHAPE = (8, 8)
 IMAGE = np.arange(64, dtype=np.uint8).reshape(SHAPE)
@@ -87,6 +87,33 @@ def test_either_an_image_or_an_array_is_given() -> None:
     for flags in (Predict(), Predict(image="a", array="b")):
         with pytest.raises(UserError, match=r"expected either --image=FILE or --array=FILE.npy"):
             read_images(flags, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("stored", "name", "white"),
+    [
+        (IMAGE.astype(np.uint16) * 257, "i.png", "65535"),
+        (IMAGE.astype(np.float32) / 255, "i.tiff", "1"),
+        (IMAGE.astype(np.int32) * 257, "i.tiff", "65535"),
+        (IMAGE.astype(np.uint16), "i.png", "255"),
+    ],
+)
+def test_shades_of_more_than_eight_bits_are_those_of_eight(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stored: np.ndarray, name: str, white: str
+) -> None:
+    """Pillow would cut them off at 255, which turns 16 bits white and floats black."""
+    Image.fromarray(stored).save(tmp_path / name)
+    np.testing.assert_array_equal(read_image(str(tmp_path / name), SHAPE), IMAGE)
+    assert f"; {white} is taken for white." in capsys.readouterr().err
+
+
+def test_of_several_frames_the_first_is_read_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [Image.fromarray(IMAGE), Image.fromarray(255 - IMAGE)]
+    frames[0].save(tmp_path / "i.gif", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(read_image(str(tmp_path / "i.gif"), SHAPE), IMAGE)
+    assert "has 2 frames; the first is read." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
