@@ -174,23 +174,22 @@ def test_a_step_that_is_not_finite_changes_neither_player_and_is_counted() -> No
     assert int(task.failures(mended)) == 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "kind",
     ["conv", *(pytest.param(each, marks=pytest.mark.long) for each in ("rows", "noise"))],
 )
-def test_a_game_goes_on_from_what_was_saved_to_the_same_bits(kind: str) -> None:
+def test_a_game_goes_on_from_its_arrays_alone_to_the_same_bits(kind: str) -> None:
     _, task, train = training(kind)
     first = train(task.init(HPARAMS), RATES)[0]
     whole = train(first, RATES)[0]
-    again = train(jax.tree.map(through_a_file, first), RATES)[0]
+    again = train(jax.tree.map(by_its_arrays, first), RATES)[0]
     assert same(task.keep(again), task.keep(whole))
     assert [bool(each.any()) for each in whole.film] == [True, True, False]
     assert same(whole.film[0], first.film[0])
 
 
-def through_a_file(leaf: Any) -> Any:
-    """The leaf as it comes back from a checkpoint."""
+def by_its_arrays(leaf: Any) -> Any:
+    """The leaf from what a checkpoint keeps of it; tests/faults/test_task_crash.py writes one."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(np.asarray(jax.random.key_data(leaf))))
     return jnp.asarray(np.asarray(leaf))

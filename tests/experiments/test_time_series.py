@@ -97,7 +97,6 @@ def test_a_csv_file_is_forecast(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert "the 60 steps of training before 2005-02-01 are read as well" in said
 
 
-@pytest.mark.long
 def test_yearly_series_are_forecast_by_one_network(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,7 +32,11 @@ FIELDS = {
     "recurrent_ppo": {
         **{"environment": "memory_chain", "length": 3, "hidden_size": 8, "steps": 60 * 32},
         **{"environments": 4, "horizon": 8, "minibatches": 2, "epochs": 2},
-    }
+    },
+    "digit_gan": {
+        **{"data": "digits", "evaluations": 40, "steps_per_evaluation": 2, "batch_size": 8},
+        **{"channels": 2, "features": 8, "discriminator_channels": 2, "samples": 100},
+    },
 }
 
 
