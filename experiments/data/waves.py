@@ -1,5 +1,6 @@
 """Read recordings of any rate, number of channels and format that libsndfile knows."""
 
+import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,19 +39,19 @@ def read_wave(text: str | Path, flag: str = "", *, longest: float) -> tuple[Wave
     """
     import soundfile
 
-    file = path_of(text, flag)
+    file, notes = path_of(text, flag), []
     check_regular(file, flag, LARGEST_FILE)
     if not file.exists():
         raise UserError(f"{flag}{text} is not there.")
     try:
-        with soundfile.SoundFile(file) as sound:
+        with soundfile.SoundFile(finished(file, text, notes)) as sound:
             check_header(sound, text, flag, longest)
             said = sound.frames
             samples = sound.read(said, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
         reason = " ".join(str(error).rpartition(": ")[2].split()) or type(error).__name__
         raise UserError(f"{flag}{text} cannot be read as a recording: {reason}") from error
-    notes = shortened(file, sound, len(samples), text)
+    notes += shortened(file, sound, len(samples), text)
     if not len(samples):
         raise UserError(f"{flag}{text} holds no sample.")
     if not np.isfinite(samples).all():
@@ -85,6 +86,28 @@ def check_header(sound: Any, text: str | Path, flag: str, longest: float) -> Non
             f"{flag}{text} is {sound.frames / rate:.1f} s long; expected at most {longest:g} s: "
             "cut it."
         )
+
+
+def finished(file: Path, text: str | Path, notes: list[str]) -> Any:
+    """Return a file, or the contents of one whose recorder was killed before it wrote their size.
+
+    Such a WAV file says that it has no samples, and that it ends where they begin.
+    """
+    said, start = data_chunk(file)
+    held = file.stat().st_size - start
+    if not start or said or not held or riff_size(file) + 8 == start + held:
+        return file
+    notes.append(f"{text} says that it has no samples; the {held} bytes that follow are read.")
+    contents = bytearray(file.read_bytes())
+    contents[4:8] = (len(contents) - 8).to_bytes(4, "little")
+    contents[start - 4 : start] = held.to_bytes(4, "little")
+    return io.BytesIO(contents)
+
+
+def riff_size(file: Path) -> int:
+    """Return how many bytes a WAV file says that it has after its first eight."""
+    with open(file, "rb") as stream:
+        return int.from_bytes(stream.read(8)[4:], "little")
 
 
 def shortened(file: Path, sound: Any, found: int, text: str | Path) -> list[str]:

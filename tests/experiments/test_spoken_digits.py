@@ -211,9 +211,7 @@ def test_only_recordings_of_the_one_held_out_are_explained_and_none_is_backgroun
 
 def test_nobody_is_held_out_whom_there_are_no_recordings_of() -> None:
     spoken.check_people(["ann", "bob", "cid", "dan", "eve", "fay"])
-    with pytest.raises(
-        UserError, match=r"of 6 people, .* those of 2: ann, bob"
-    ):
+    with pytest.raises(UserError, match=r"of 6 people, .* those of 2: ann, bob"):
         spoken.check_people(["ann", "bob"])
 
 

@@ -119,6 +119,34 @@ def test_each_format_gives_the_same_samples(tmp_path: Path, subtype: str, error:
     np.testing.assert_allclose(wave.samples, TONE, atol=error)
 
 
+@pytest.mark.parametrize("riff", [0, 36])
+def test_a_recording_whose_recorder_was_killed_is_read_and_it_is_said(
+    tmp_path: Path, riff: int
+) -> None:
+    """It writes the size of its data when it is closed, and 0 before."""
+    whole, _ = read_wave(write(tmp_path / "whole.wav", TONE), longest=1)
+    contents = bytearray((tmp_path / "whole.wav").read_bytes())
+    assert contents[36:40] == b"data"
+    contents[4:8], contents[40:44] = riff.to_bytes(4, "little"), bytes(4)
+    (tmp_path / "killed.wav").write_bytes(contents)
+    wave, notes = read_wave(tmp_path / "killed.wav", longest=1)
+    np.testing.assert_array_equal(wave.samples, whole.samples)
+    assert notes == [
+        f"{tmp_path / 'killed.wav'} says that it has no samples; the {2 * len(TONE)} bytes that "
+        "follow are read."
+    ]
+
+
+def test_a_chunk_after_no_samples_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "empty.wav", TONE[:0])
+    contents = bytearray((tmp_path / "empty.wav").read_bytes()[:44]) + b"LIST" + bytes([4, 0, 0, 0])
+    contents += b"INFO"
+    contents[4:8] = (len(contents) - 8).to_bytes(4, "little")
+    (tmp_path / "empty.wav").write_bytes(contents)
+    with pytest.raises(UserError, match="holds no sample"):
+        read_wave(tmp_path / "empty.wav", longest=1)
+
+
 def test_channels_are_averaged_and_it_is_said(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", np.stack([TONE, 0 * TONE], 1))
     wave, notes = read_wave(path, longest=1)
