@@ -267,8 +267,8 @@ def windows_of(panel: Panel, settings: Settings, places: Sequence[Place], what: 
         )
     if len(kept) < len(places):
         print(
-            f"{len(places) - len(kept):,} of {len(places):,} windows are left out of {what}: no "
-            "value is known in them, or before them.",
+            f"{what}: {len(places) - len(kept):,} of {len(places):,} have no known value in them, "
+            "or before them, and are left out.",
             file=sys.stderr,
         )
     arrays, last, scale = zip(*rows, strict=True)

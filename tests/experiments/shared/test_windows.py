@@ -197,7 +197,7 @@ def test_windows_without_a_known_value_are_counted(capsys: pytest.CaptureFixture
     values[-H:] = np.nan
     found = windows.prepared(Panel(["one"], [values], H), FOLDS, 0)
     assert len(found.windows["test"].places) == FOLDS - 1
-    assert f"1 of {FOLDS} windows are left out of the test windows" in capsys.readouterr().err
+    assert f"the test windows: 1 of {FOLDS} have no known value in them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("season", [1, 4, 7])
