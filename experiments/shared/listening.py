@@ -168,7 +168,7 @@ def speech_in(samples: np.ndarray) -> slice:
 
     Example:
       >>> speech_in(np.pad(np.ones(2000), 8000))
-      slice(6720, 11280, None)
+      slice(6800, 11280, None)
     """
     frames = np.pad(samples, (0, -len(samples) % FRAME)).reshape(-1, FRAME)
     power = np.square(frames, dtype=np.float64).mean(1)
