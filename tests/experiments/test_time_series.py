@@ -4,11 +4,15 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import __main__
+from experiments.harness.config import hparams_of
+from experiments.time_series import Config, program
 from tests.experiments.small_data import data_folder
 
 SMALL = ["--epochs=2", "--hidden_size=4", "--layers=1"]
@@ -97,6 +101,21 @@ def test_a_csv_file_is_forecast(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert "the 60 steps of training before 2005-02-01 are read as well" in said
 
 
+def test_a_few_steps_of_a_forecast_make_its_loss_smaller() -> None:
+    config = Config(data="m1_yearly", horizon=2, hidden_size=4, layers=1, learning_rate=0.01)
+    found, given = program(config), {name: x[0] for name, x in hparams_of(config).items()}
+    first = found.task.init(given)
+    after, _ = jax.jit(lambda state: found.task.train(state, given, found.data["train"], 5))(first)
+
+    @jax.jit
+    def loss(state: Any) -> Any:
+        data = found.data["train"]
+        return found.task.evaluate(found.task.keep(state), given, data)["loss"].mean
+
+    assert 0 < float(loss(after)) < float(loss(first))
+
+
+@pytest.mark.long
 def test_yearly_series_are_forecast_by_one_network(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
