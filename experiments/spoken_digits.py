@@ -68,11 +68,11 @@ class Config(spoken.SoundConfig, MinibatchConfig):
 
 def program(config: Config) -> Program:
     """Return the training run that ``config`` describes."""
+    if config.split != "speaker":
+        check_idle(config, dict.fromkeys(("held_out", "validate_on"), "--split=speaker"))
     found = load_recordings()
     if config.split == "speaker":
         spoken.check_people(found.names)
-    else:
-        check_idle(config, dict.fromkeys(("held_out", "validate_on"), "--split=speaker"))
     data, speakers = spoken.splits_of(
         found, config.split, config.digits, config.split_seed, config.validate_on
     )

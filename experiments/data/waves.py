@@ -27,6 +27,8 @@ class Wave(NamedTuple):
 def read_wave(text: str | Path, flag: str = "", *, longest: float) -> tuple[Wave, list[str]]:
     """Read a recording, its channels averaged; return it with what was done to it.
 
+    Whole numbers that differ by no more than rounding are read as zeros.
+
     Args:
       text: the path of a WAV file, or another that libsndfile reads.
       flag: what names it, such as ``"--wav: "``.
@@ -34,8 +36,6 @@ def read_wave(text: str | Path, flag: str = "", *, longest: float) -> tuple[Wave
 
     Raises:
       UserError: for what cannot be read, has no sample, is too long, or holds NaN.
-
-    Whole numbers that differ by no more than rounding are read as zeros.
     """
     import soundfile
 
@@ -44,14 +44,15 @@ def read_wave(text: str | Path, flag: str = "", *, longest: float) -> tuple[Wave
     if not file.exists():
         raise UserError(f"{flag}{text} is not there.")
     try:
-        with soundfile.SoundFile(finished(file, text, notes)) as sound:
+        chunk = data_chunk(file)
+        with soundfile.SoundFile(finished(file, chunk, text, notes)) as sound:
             check_header(sound, text, flag, longest)
             said = sound.frames
             samples = sound.read(said, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
         reason = " ".join(str(error).rpartition(": ")[2].split()) or type(error).__name__
         raise UserError(f"{flag}{text} cannot be read as a recording: {reason}") from error
-    notes += shortened(file, sound, len(samples), text)
+    notes += shortened(file, chunk, sound, len(samples), text)
     if not len(samples):
         raise UserError(f"{flag}{text} holds no sample.")
     if not np.isfinite(samples).all():
@@ -88,12 +89,12 @@ def check_header(sound: Any, text: str | Path, flag: str, longest: float) -> Non
         )
 
 
-def finished(file: Path, text: str | Path, notes: list[str]) -> Any:
+def finished(file: Path, chunk: tuple[int, int], text: str | Path, notes: list[str]) -> Any:
     """Return a file, or the contents of one whose recorder was killed before it wrote their size.
 
     Such a WAV file says that it has no samples, and that it ends where they begin.
     """
-    said, start = data_chunk(file)
+    said, start = chunk
     held = file.stat().st_size - start
     if not start or said or not held or riff_size(file) + 8 == start + held:
         return file
@@ -110,9 +111,11 @@ def riff_size(file: Path) -> int:
         return int.from_bytes(stream.read(8)[4:], "little")
 
 
-def shortened(file: Path, sound: Any, found: int, text: str | Path) -> list[str]:
+def shortened(
+    file: Path, chunk: tuple[int, int], sound: Any, found: int, text: str | Path
+) -> list[str]:
     """Return a note where a WAV file is shorter than its header says."""
-    said, start = data_chunk(file)
+    said, start = chunk
     held = file.stat().st_size - start
     if start == 0 or said <= held or said == 2**32 - 1:
         return []

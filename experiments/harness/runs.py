@@ -291,24 +291,15 @@ def restored_best(folder: Path, like: Kept, advice: str) -> Kept:
     )
 
 
-def config_of(folder: str) -> dict[str, Any]:
-    """Return the fields of the Config of a run, or of a sweep's best training.
-
-    Raises:
-      UserError: where there are none.
-    """
-    return read_identity(trained_folder(path_of(folder)))["config"]
-
-
-def trained_config(folder: str, flag: str) -> dict[str, Any]:
-    """Return the fields of the Config of another run, or of the best of a sweep.
+def config_of(folder: str, flag: str = "--init_from") -> dict[str, Any]:
+    """Return the fields of the Config of another run, or of a sweep's best training.
 
     Args:
       folder: of the run, or of a sweep.
       flag: that names the folder, for the sentences of errors.
 
     Raises:
-      UserError: where there is none.
+      UserError: where there are none.
     """
     try:
         return read_identity(trained_folder(path_of(folder)))["config"]

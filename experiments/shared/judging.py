@@ -16,7 +16,7 @@ from experiments.data.images import Splits
 from experiments.harness.config import option
 from experiments.harness.errors import UserError
 from experiments.harness.identity import hash_of_arrays
-from experiments.harness.runs import trained_config, weights_of
+from experiments.harness.runs import config_of, weights_of
 from experiments.shared.classification import CLASSES, as_arrays, metrics, unit_range
 from recurrent import training
 from recurrent.frechet import Gaussian, fit_gaussian, frechet_distance
@@ -164,7 +164,7 @@ def classifier(config: JudgedConfig, splits: Splits) -> Any:
 
 def check_held_out(config: JudgedConfig) -> None:
     """Raise `UserError` for a classifier that may have been trained on images of the test here."""
-    judge = trained_config(config.classifier, "--classifier")
+    judge = config_of(config.classifier, "--classifier")
     for field in ("data", "split_seed"):
         ours, theirs = getattr(config, field, None), judge.get(field)
         if ours != theirs:
