@@ -89,10 +89,8 @@ def dense_map(compute_dtype: Any = None) -> LinearMap:
         kernel, transposed = params["kernel"], params["kernel"].T
 
         def apply(x: Array, d_z: Array) -> Array:
-            # A kernel transposed before the loop is read row by row in each step: on a CPU up to
-            # three times as fast, but slower by up to a half for the product with a single row.
-            small = is_single_row(d_z) and kernel.size <= SINGLE_ROW_TRANSPOSE_SIZE
-            return product(d_z, kernel.T if small else transposed, compute_dtype)
+            as_stored = is_read_as_stored(d_z, kernel)
+            return product(d_z, kernel.T if as_stored else transposed, compute_dtype)
 
         return apply
 
@@ -103,6 +101,16 @@ def dense_map(compute_dtype: Any = None) -> LinearMap:
         return {"kernel": kernel, **bias}
 
     return LinearMap(partial(affine, compute_dtype=compute_dtype), to_input, to_params)
+
+
+def is_read_as_stored(d_z: Array, kernel: Array) -> bool:
+    """Return whether a product with a kernel's transpose reads the kernel as it is stored.
+
+    A kernel transposed before the loop is read row by row in each step: on a CPU up to three times
+    as fast, but slower by up to a half for the product with a single row. This rule was measured
+    there; `experiments.bench.drawn` tells by how much it misses.
+    """
+    return is_single_row(d_z) and kernel.size <= SINGLE_ROW_TRANSPOSE_SIZE
 
 
 def derived_map(apply: Apply) -> LinearMap:

@@ -321,7 +321,7 @@ def drawn_rows(settings: Settings, case: Case) -> Rows:
         def made(way: str, measure: str = measure) -> Any:
             return drawn.program(case, weights, xs, measure, way), right()[measure]
 
-        each = {way: partial(made, way) for way in drawn.ways_of(case)}
+        each = {way: partial(made, way) for way in drawn.ways_of(case, measure)}
         chosen = drawn.chosen_way(case, weights, xs, measure)
         rows += measured(settings, about(case, measure) | {"chosen": chosen}, each, [chosen])
     return rows

@@ -1,11 +1,13 @@
 """Measure by how much the choices of a gated loop miss the best ones, on shapes drawn at random.
 
-A CPU can multiply x outside the loop, inside it, or together with h. The library chooses by rules
-that were fitted to measurements, and here the choice is compared with all of them on shapes that
+A CPU can multiply x outside the loop, inside it, or together with h; on the way back it can read
+the recurrent kernel as it is stored, or transposed before the loop. The library chooses by rules
+that were fitted to measurements, and here the choice is compared with all others on shapes that
 nobody looked at. The regret of a choice is its time over that of the fastest.
 """
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -15,11 +17,13 @@ from experiments.bench import with_recurrent
 from experiments.bench.cases import CELLS, Case, Shape, flop
 from experiments.bench.program import Program, jax_program
 from experiments.bench.weights import Weights
+from recurrent import linear_map
 from recurrent.cells import _gated_loop
 
 RANGES = {"time": (8, 1000), "batch": (1, 256), "inputs": (1, 512), "hidden": (16, 1024)}
 MOST_FLOP = 2 * 10**10  # forward + backward, about a tenth of a second; larger shapes are redrawn
 MEASURES = ("forward", "backward")
+AS_STORED = ", kernel as stored"
 
 
 def drawn_cases(count: int, seed: int) -> Iterator[Case]:
@@ -44,10 +48,17 @@ def chosen_way(case: Case, weights: Weights, xs: np.ndarray, measure: str) -> st
     import jax
 
     rules, found = _gated_loop.way_on_cpu, []
+    reading, read = linear_map.is_read_as_stored, []
 
     def noted(*given: Any) -> str:
         found.append(rules(*given))
         return found[-1]
+
+    def noted_reading(d_z: Any, kernel: Any) -> bool:
+        as_stored = reading(d_z, kernel)
+        if is_one_step(d_z):
+            read.append(as_stored)
+        return as_stored
 
     network = with_recurrent.build(case, weights)
 
@@ -57,18 +68,36 @@ def chosen_way(case: Case, weights: Weights, xs: np.ndarray, measure: str) -> st
             return apply(params, xs)
         return jax.grad(lambda params: apply(params, xs).sum())(params)
 
-    with mock.patch.object(_gated_loop, "way_on_cpu", noted):
+    with chosen_by(noted, noted_reading):
         jax.eval_shape(run, network.params, xs)
-    return found[-1]
+    return found[-1] + (AS_STORED if read and read[-1] else "")
 
 
-def ways_of(case: Case) -> Sequence[str]:
+def ways_of(case: Case, measure: str) -> list[str]:
     """Return the ways that differ: the candidate of a GRU needs the product of h by itself."""
-    ways = _gated_loop.WAYS
-    return [way for way in ways if way != _gated_loop.TOGETHER] if case.cell == "gru" else ways
+    ways = [way for way in _gated_loop.WAYS if (case.cell, way) != ("gru", _gated_loop.TOGETHER)]
+    return ways if measure == "forward" else [way + end for end in ("", AS_STORED) for way in ways]
 
 
 def program(case: Case, weights: Weights, xs: np.ndarray, measure: str, way: str) -> Program:
-    """Build the program of one measurement in which x is multiplied in one of the ways."""
-    with mock.patch.object(_gated_loop, "way_on_cpu", return_value=way):
+    """Build the program of one measurement in which one of the ways is taken."""
+
+    def reading(d_z: Any, kernel: Any) -> bool:
+        return way.endswith(AS_STORED) if is_one_step(d_z) else by_rule(d_z, kernel)
+
+    by_rule = linear_map.is_read_as_stored
+    with chosen_by(lambda *_: way.removesuffix(AS_STORED), reading):
         return jax_program(with_recurrent.build(case, weights), xs, measure)
+
+
+def chosen_by(way: Any, reading: Any) -> contextlib.ExitStack:
+    """Return a context in which the library chooses by these functions in place of its rules."""
+    both = contextlib.ExitStack()
+    both.enter_context(mock.patch.object(_gated_loop, "way_on_cpu", way))
+    both.enter_context(mock.patch.object(linear_map, "is_read_as_stored", reading))
+    return both
+
+
+def is_one_step(d_z: Any) -> bool:
+    """Return whether a product is one of the loop's, ``[B, D]``, and not one of all steps."""
+    return d_z.ndim == 2
