@@ -25,6 +25,9 @@ CPU_CACHE_SIZE = 2**20
 # faster by up to a half up to about this size (3.7 million); above it, a copy transposed before
 # the loop was faster.
 SINGLE_ROW_TRANSPOSE_SIZE = 7 * 2**19
+# A kernel with an odd number of columns, whose rows begin at any byte, was read as it is stored up
+# to four times as slowly (JAX 0.12.0), unless it is at least as large as this.
+UNALIGNED_SIZE = 2**18
 
 
 class LinearMap(NamedTuple):
@@ -110,7 +113,8 @@ def is_read_as_stored(d_z: Array, kernel: Array) -> bool:
     as fast, but slower by up to a half for the product with a single row. This rule was measured
     there; `experiments.bench.drawn` tells by how much it misses.
     """
-    return is_single_row(d_z) and kernel.size <= SINGLE_ROW_TRANSPOSE_SIZE
+    aligned = kernel.shape[-1] % 2 == 0 or kernel.size >= UNALIGNED_SIZE
+    return is_single_row(d_z) and aligned and kernel.size <= SINGLE_ROW_TRANSPOSE_SIZE
 
 
 def derived_map(apply: Apply) -> LinearMap:

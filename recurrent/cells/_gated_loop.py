@@ -26,7 +26,6 @@ from recurrent.linear_map import (
     LinearMap,
     Maps,
     derived_map,
-    is_single_row,
     joined_affine,
 )
 
@@ -39,12 +38,12 @@ Blocks = list[Array]
 # loop takes as long: with four steps in a turn an H100 needs 0.5 to 0.7 of the time. Longer turns
 # take longer to compile and are no faster.
 UNROLL = 4
-# Rows of a step on a CPU up to which a second product costs more by its call than by its work.
-FEW_ROWS = 8
-# Where a CPU multiplies x.
+# Where a CPU multiplies x, and what that is chosen by.
 WAYS = OUTSIDE, INSIDE, TOGETHER = "outside", "inside", "together"
-# Steps from which on joining two kernels, once a call, costs less than it saves.
+MANY_INPUTS = 48
 MANY_STEPS = 32
+# Elements of two kernels that are copied in the time that one product in place of two saves a step.
+COPIED_A_STEP = 2**12
 
 
 class GateVJP(NamedTuple):
@@ -246,7 +245,7 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
     With ``keeps``, also return the states before each step and the residuals. Those states lack
     h, which is the output of the step before.
     """
-    way = way_on_cpu(forward, maps, weights, state, steps)
+    way = way_on_cpu(forward, keeps, maps, weights, state, steps)
 
     def apart(project):
         return lambda x, h: (project(x), maps.recurrent.apply(weights.recurrent, h))
@@ -299,34 +298,47 @@ def _run(forward, keeps, maps, reverse, weights, state, initial, steps) -> tuple
     return last, *stacked
 
 
-def way_on_cpu(forward, maps, weights, state, steps) -> str:
+def way_on_cpu(forward, keeps, maps, weights, state, steps) -> str:
     """Return where a CPU multiplies x: `OUTSIDE` the loop, `INSIDE` it, or `TOGETHER` with h.
 
-    Rules choose it, which were measured; `experiments.bench.drawn` tells by how much they miss.
+    Rules choose it, which were fitted to times of shapes drawn at random, with JAX 0.10.2 and
+    0.12.0; `experiments.bench.drawn` tells by how much they miss. Other platforms always multiply
+    all inputs before the loop. On a CPU that is faster
+
+    - if the kernel does not fit into the caches, where each step would read it anew;
+    - if there are many inputs, and the results of all steps fit: all cores share a large product;
+    - if the pre-activations are kept for the backward pass and x and h cannot share a product, for
+      then the results have a place to stay.
+
+    Else one product of x and h saves a call in each step, and the sum of the two results.
     """
-    if _is_read_once(weights, state, steps.x):
+    if _is_read_once(weights, steps.x):
         return OUTSIDE
-    return TOGETHER if _is_one_product(forward, maps, weights, state, steps) else INSIDE
+    if not _is_one_product(forward, maps, weights, state, steps):
+        return OUTSIDE if keeps and weights.input["kernel"].ndim == 2 else INSIDE
+    return TOGETHER if _pays_to_join(weights, steps.x) else INSIDE
+
+
+def _is_read_once(weights: Weights, x: Array) -> bool:
+    kernel = weights.input["kernel"]
+    size = math.prod(x.shape[:-1]) * kernel.shape[-1]
+    fits = is_known(size) and size <= 4 * CPU_CACHE_SIZE
+    return kernel.size > CPU_CACHE_SIZE or (kernel.shape[0] >= MANY_INPUTS and fits)
 
 
 def _is_one_product(forward, maps, weights, state, steps) -> bool:
-    """Return whether one product of x and h in each step is faster than two.
-
-    It needs a gate that uses zx and zh only as their sum. It saves a call in each step, which is
-    felt with few rows, and the sum of the results; it costs a copy of x and h, so that with more
-    rows it is faster where the results are larger than these. Before the first step the kernels are
-    copied, which a short sequence does not make up for.
-    """
+    """Return whether a gate uses zx and zh only as their sum, of operands of one type."""
     kernels = weights.input["kernel"], weights.recurrent["kernel"]
     if len({each.dtype for each in (*kernels, steps.x, state.hidden)}) > 1:
         return False
-    time, rows = steps.x.shape[0], math.prod(state.hidden.shape[:-1])
-    few = is_known(rows) and rows <= FEW_ROWS
-    pays = few or kernels[0].shape[-1] > sum(map(len, kernels))
-    if not (is_known(time) and time >= MANY_STEPS and pays):
-        return False
     of_x, of_h = _shapes_of_blocks(maps, weights, state, steps.x[0])
     return len(of_x) == len(of_h) == len(_sums_alone(forward, of_x, of_h, state))
+
+
+def _pays_to_join(weights: Weights, x: Array) -> bool:
+    """Return whether the steps are enough to make up for a copy of the kernels before them."""
+    copied, time = weights.input["kernel"].size + weights.recurrent["kernel"].size, x.shape[0]
+    return is_known(time) and time >= MANY_STEPS and copied <= COPIED_A_STEP * time
 
 
 def _together(maps, weights):
@@ -340,24 +352,6 @@ def _together(maps, weights):
         return z, jnp.zeros_like(z)
 
     return products
-
-
-def _is_read_once(weights: Weights, state: Any, x: Array) -> bool:
-    """Return whether one product of all inputs before the loop is the faster way on a CPU too.
-
-    On other platforms it always is. On a CPU a product in each step usually costs no more, and its
-    result is still in the caches when the gate reads it. One product before the loop is faster if
-    the kernel does not fit into the caches. It is faster too if the results of all steps do fit
-    and much of a step's work is on its inputs. That is so with at least 128 inputs that are no
-    fewer than the hidden units, for then all cores share one large product; or with a batch of one
-    row and at least 64 inputs, for then a step's product takes no longer than reading the kernel.
-    """
-    kernel, hidden = weights.input["kernel"], state.hidden.shape[-1]
-    inputs, columns = kernel.shape[0], kernel.shape[-1]
-    many = 64 if is_single_row(x[0]) else max(128, hidden)
-    size = math.prod(x.shape[:-1]) * columns
-    fits = is_known(size) and size <= 2 * CPU_CACHE_SIZE
-    return kernel.size > CPU_CACHE_SIZE or (inputs >= many and fits)
 
 
 def _unroll(stacked):

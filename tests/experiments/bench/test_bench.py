@@ -625,14 +625,24 @@ def test_a_way_that_is_asked_for_is_taken_and_agrees_with_the_others(way: str) -
 
 
 @pytest.mark.parametrize(
-    ("shape", "way"),
-    [((20, 1, 64, 8), "outside"), ((20, 9, 4, 8), "inside"), ((400, 4, 16, 48), "together")],
+    ("cell", "shape", "forward", "backward"),
+    [
+        ("lstm", (20, 1, 64, 8), "outside", "outside, kernel as stored"),
+        ("lstm", (20, 9, 4, 8), "inside", "inside"),  # too few steps to join the kernels
+        ("lstm", (400, 4, 16, 48), "together", "together"),
+        ("lstm", (999, 200, 64, 48), "together", "together"),  # more than fits
+        ("elman", (40, 3, 30, 831), "inside", "inside"),  # kernels too large to join
+        ("gru", (400, 4, 16, 48), "inside", "outside"),
+        ("gru", (40, 1, 3, 71), "inside", "outside"),  # an odd number of columns
+        ("elman", (40, 1, 3, 600), "inside", "inside, kernel as stored"),
+    ],
 )
-def test_what_the_rules_choose_is_told(shape: tuple[int, ...], way: str) -> None:
-    case = Case("lstm", Shape(*shape))
-    assert drawn.chosen_way(case, *draw(case), "forward") == way
-    as_stored = drawn.AS_STORED if case.shape.batch == 1 else ""
-    assert drawn.chosen_way(case, *draw(case), "backward") == way + as_stored
+def test_what_the_rules_choose_is_told(
+    cell: str, shape: tuple[int, ...], forward: str, backward: str
+) -> None:
+    case = Case(cell, Shape(*shape))
+    assert drawn.chosen_way(case, *draw(case), "forward") == forward
+    assert drawn.chosen_way(case, *draw(case), "backward") == backward
 
 
 def test_a_kernel_is_read_as_asked_for() -> None:
